@@ -1,0 +1,145 @@
+"""The smoothed family {μ_β}: a transformation together with its smoothing laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glsmooth._text import did_you_mean
+from glsmooth.laws import Law
+from glsmooth.regions import Region
+from glsmooth.transforms.base import ResolvableTransform
+from glsmooth.transforms.factors import Shift
+
+__all__ = ["SmoothedFamily"]
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothedFamily:
+    """μ_β, the law of γ(α, β) with α drawn from independent smoothing laws, for every β.
+
+    Certificates are statements about this family alone: no image and no model enters.
+
+    Args:
+        transform: what is done to images.
+        laws: a law for each of the transformation's parameters.
+        image_size: (H, W). Given, translations live on the torus Z_H × Z_W (exact and much tighter); without it
+            on the plane, whose values stay valid for images of any size.
+        pixel_noise: standard deviation of normal noise added to each pixel after φ. It is post-processing, so it
+            does not enter the bounds.
+
+    Raises:
+        ValueError: missing or stray laws, a law that leaves the parameter's domain, an impossible size.
+    """
+
+    transform: ResolvableTransform
+    laws: Mapping[str, Law]
+    image_size: tuple[int, int] | None = None
+    pixel_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        names = self.transform.parameters
+        for name in self.laws:
+            if name not in names:
+                raise ValueError(
+                    f"smoothing.{name}: {name!r} is not a parameter of {self.transform.name}{did_you_mean(name, names)}"
+                )
+        for name in names:
+            law = self.laws.get(name)
+            if law is None:
+                raise ValueError(f"smoothing.{name} is missing: {self.transform.name} needs a law for each of {', '.join(names)}")
+            if not isinstance(law, Law):
+                raise ValueError(f"smoothing.{name}={law!r} is not a smoothing law; use one of glsmooth's, e.g. Normal(0.0, 0.5)")
+            domain = self.transform.domain(name)
+            if not law.cyclic and law.interval[0] < domain.low:
+                raise ValueError(
+                    f"smoothing.{name}={law!r} reaches outside the domain of {name} ({domain}); "
+                    "use a positive law such as LogNormal, Rayleigh, Exponential or HalfNormal"
+                )
+        if self.image_size is not None:
+            if len(self.image_size) != 2 or any(int(v) != v or v < 1 for v in self.image_size):
+                raise ValueError(f"image_size={self.image_size!r} must be two positive integers (height, width)")
+            object.__setattr__(self, "image_size", (int(self.image_size[0]), int(self.image_size[1])))
+        for name, law in self.laws.items():
+            if law.cyclic and name not in self.torus:
+                why = "give image_size=(H, W)" if name in self.transform.integer_parameters else "only tx and ty are cyclic"
+                raise ValueError(f"smoothing.{name}={law!r} needs a cycle: {why}")
+        if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
+            raise ValueError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the last axis of every tensor."""
+        return self.transform.parameters
+
+    @property
+    def torus(self) -> dict[str, int]:
+        """Length of the cycle of each translation parameter; empty on the plane."""
+        if self.image_size is None or not self.transform.resolvable:
+            return {}
+        sizes = {"height": self.image_size[0], "width": self.image_size[1]}
+        shifts = (f for f in self.transform.factors or () if isinstance(f, Shift))
+        return {f.name: sizes[f.axis] for f in shifts if f.axis is not None}
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Smoothing parameters by inversion: uniforms u (n, d) in (0, 1), float64 -> α (n, d), float64."""
+        columns = []
+        for i, name in enumerate(self.parameters):
+            law = self.laws[name]
+            columns.append(torch.floor(u[:, i] * self.torus[name]) if law.cyclic else law.icdf(u[:, i]))
+        return torch.stack(columns, dim=-1)
+
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """``n`` independent draws of α ~ P: float64, shape (n, d)."""
+        u = torch.rand(n, len(self.parameters), dtype=torch.float64, generator=generator, device=device)
+        return self.quantile(u + 2.0**-54)  # the half step keeps u inside (0, 1)
+
+    def log_density(self, theta: Tensor, beta: Tensor) -> Tensor:
+        """log of the density of μ_β at θ, on the plane: (…, d), (…, d) -> (…)."""
+        if self.transform.factors is None:
+            raise ValueError(f"{self.transform!r} declares no factors, so its densities have no closed form")
+        theta, beta = torch.broadcast_tensors(theta, beta)
+        total, start = torch.zeros(theta.shape[:-1], dtype=theta.dtype), 0
+        for factor in self.transform.factors:
+            part = slice(start, start + len(factor.parameters))
+            total = total + factor.log_density(self.laws, theta[..., part], beta[..., part])
+            start = part.stop
+        return total
+
+    def log_ratio(self, theta: Tensor, beta: Tensor) -> Tensor:
+        """L(θ) = log dμ_β/dμ_β₀ (θ), the privacy-loss variable, on the plane; ±inf where one density vanishes."""
+        return self.log_density(theta, beta) - self.log_density(theta, self.transform.identity)
+
+    def check_region(self, region: Region) -> None:
+        """Raise a ValueError unless every β of ``region`` is one that the transformation can apply."""
+        from glsmooth.regions import Ball, Box, Points
+
+        for name in region.parameters:
+            if name not in self.parameters:
+                raise ValueError(
+                    f"region.{name}: {name!r} is not a parameter of {self.transform.name}"
+                    f"{did_you_mean(name, self.parameters)}"
+                )
+            domain = self.transform.domain(name)
+            if isinstance(region, Box):
+                ends: tuple[float, ...] = region.intervals[name]
+            elif isinstance(region, Ball):
+                ends = (region.centre[name] - region.radius, region.centre[name] + region.radius)
+            elif isinstance(region, Points):
+                ends = tuple(point[name] for point in region.points if name in point)
+            else:
+                raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
+            for end in ends:
+                if not domain.contains(end):
+                    raise ValueError(f"region.{name}={list(ends)} leaves the domain of {name}; every value must be {domain}")
+                if isinstance(region, Points) and name in self.torus and end != round(end):
+                    raise ValueError(
+                        f"region.{name}={end:g} is a fractional point on the torus; translations move by whole "
+                        f"pixels, give {round(end)}"
+                    )

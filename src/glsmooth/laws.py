@@ -1,0 +1,435 @@
+"""Smoothing laws: one-dimensional distributions of a transformation's parameter.
+
+``torch.distributions`` where it has the law, plus what certificates need and it lacks: Rayleigh and the
+uniform law on a cycle, tail probabilities that keep their relative precision, ``-inf`` (not an error or a
+NaN) as the log-density outside the support, and the facts about shape on which proofs lean (log-concavity,
+symmetry). Every law is scalar and lives in float64; arguments are positional as in torch, and *scale* and
+*rate* are different words: the rate of an exponential law is one over its mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.distribution import Distribution
+
+__all__ = [
+    "LAWS",
+    "Exponential",
+    "HalfNormal",
+    "Law",
+    "LogNormal",
+    "Normal",
+    "Rayleigh",
+    "Uniform",
+    "UniformCyclic",
+    "from_config",
+    "to_config",
+]
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Law(Distribution):
+    """A scalar law on an interval, in float64.
+
+    Subclasses give :meth:`_log_density` (inside the support), :meth:`cdf`, :meth:`survival`, :meth:`icdf`.
+    """
+
+    #: Names of the constructor's arguments, in order; also the fields of the configuration.
+    fields: ClassVar[tuple[str, ...]] = ()
+    #: Is the density log-concave on the real line? Then shifts of it have a monotone likelihood ratio.
+    log_concave: ClassVar[bool] = False
+    #: Positive law whose logarithm has a log-concave density? Then rescalings have a monotone ratio.
+    log_concave_in_log: ClassVar[bool] = False
+    #: The law lives on the cycle Z_H (or Z_W), not on the line.
+    cyclic: ClassVar[bool] = False
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # checked by name below, with better messages
+    has_rsample = True
+
+    low: float
+    high: float
+
+    def __init__(self, **values: float) -> None:
+        for field, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+                raise ValueError(f"{type(self).__name__}: {field}={value!r} is not a number; give a float")
+            value = float(value)
+            if not math.isfinite(value):
+                raise ValueError(f"{type(self).__name__}: {field}={value} is not finite; give a finite number")
+            if field in ("scale", "rate") and value <= 0:
+                raise ValueError(f"{type(self).__name__}: {field}={value:g} must be positive; give a number above 0")
+            setattr(self, "_" + field, value)
+        self.values = {field: float(value) for field, value in values.items()}
+        super().__init__(validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return constraints.interval(*self.interval)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends ``(low, high)`` of the support; infinite ends allowed."""
+        raise NotImplementedError
+
+    @property
+    def mode_point(self) -> float:
+        """A point where the (unimodal) density is largest."""
+        raise NotImplementedError
+
+    @property
+    def symmetric_about(self) -> float | None:
+        """Centre of symmetry, or None."""
+        return None
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density at ``value`` (any shape); ``-inf`` outside the support."""
+        low, high = self.interval
+        inside = (value >= low) & (value <= high)
+        # The density is evaluated at an inner point where value is outside, so that gradients stay finite.
+        safe = torch.where(inside, value, torch.full_like(value, self.mode_point))
+        return torch.where(inside, self._log_density(safe), torch.full_like(value, -math.inf))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(X <= value), precise relative to itself in the lower tail."""
+        raise NotImplementedError
+
+    def survival(self, value: Tensor) -> Tensor:
+        """P(X > value), precise relative to itself in the upper tail."""
+        raise NotImplementedError
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Quantile function on (0, 1)."""
+        raise NotImplementedError
+
+    def rsample(self, sample_shape: Any = torch.Size(), generator: torch.Generator | None = None) -> Tensor:
+        """Draws of shape ``sample_shape`` in float64, by inversion: exact up to rounding."""
+        device = generator.device if generator is not None else None
+        u = torch.rand(torch.Size(sample_shape), dtype=torch.float64, generator=generator, device=device)
+        # rand returns multiples of 2^-53 in [0, 1); half a step keeps u inside the open interval.
+        return self.icdf(u + 2.0**-54)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{v:g}' for v in self.values.values())})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.values == other.values  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, *self.values.items()))
+
+
+class Normal(Law):
+    """Normal law with mean ``loc`` and standard deviation ``scale``."""
+
+    fields = ("loc", "scale")
+    log_concave = True
+
+    def __init__(self, loc: float, scale: float) -> None:
+        super().__init__(loc=loc, scale=scale)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+    @property
+    def mode_point(self) -> float:
+        return self._loc
+
+    @property
+    def symmetric_about(self) -> float | None:
+        return self._loc
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor(self._loc, dtype=torch.float64)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        z = (x - self._loc) / self._scale
+        return -0.5 * z * z - _HALF_LOG_2PI - math.log(self._scale)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return torch.special.ndtr((value - self._loc) / self._scale)
+
+    def survival(self, value: Tensor) -> Tensor:
+        return torch.special.ndtr((self._loc - value) / self._scale)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self._loc + self._scale * torch.special.ndtri(value)
+
+
+class LogNormal(Law):
+    """Law of exp(N) with N normal of mean ``loc`` and standard deviation ``scale``."""
+
+    fields = ("loc", "scale")
+    log_concave_in_log = True
+
+    def __init__(self, loc: float, scale: float) -> None:
+        super().__init__(loc=loc, scale=scale)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    @property
+    def mode_point(self) -> float:
+        return math.exp(self._loc - self._scale**2)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor(math.exp(self._loc + self._scale**2 / 2), dtype=torch.float64)
+
+    def _z(self, x: Tensor) -> Tensor:
+        return (torch.log(x.clamp(min=0.0)) - self._loc) / self._scale
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        positive = torch.where(x > 0, x, torch.ones_like(x))
+        log = torch.log(positive)
+        z = (log - self._loc) / self._scale
+        value = -0.5 * z * z - _HALF_LOG_2PI - math.log(self._scale) - log
+        return torch.where(x > 0, value, torch.full_like(x, -math.inf))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return torch.special.ndtr(self._z(value))
+
+    def survival(self, value: Tensor) -> Tensor:
+        return torch.special.ndtr(-self._z(value))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return torch.exp(self._loc + self._scale * torch.special.ndtri(value))
+
+
+class Rayleigh(Law):
+    """Rayleigh law: the length of a two-dimensional normal vector with standard deviation ``scale`` an axis."""
+
+    fields = ("scale",)
+    log_concave = True
+    log_concave_in_log = True
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale=scale)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    @property
+    def mode_point(self) -> float:
+        return self._scale
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor(self._scale * math.sqrt(math.pi / 2), dtype=torch.float64)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        return torch.log(x) - 2 * math.log(self._scale) - 0.5 * (x / self._scale) ** 2
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return -torch.expm1(-0.5 * (value.clamp(min=0.0) / self._scale) ** 2)
+
+    def survival(self, value: Tensor) -> Tensor:
+        return torch.exp(-0.5 * (value.clamp(min=0.0) / self._scale) ** 2)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self._scale * torch.sqrt(-2 * torch.log1p(-value))
+
+
+class Exponential(Law):
+    """Exponential law of the given ``rate`` (mean 1 / rate)."""
+
+    fields = ("rate",)
+    log_concave = True
+    log_concave_in_log = True
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate=rate)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    @property
+    def mode_point(self) -> float:
+        return 0.0
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor(1 / self._rate, dtype=torch.float64)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        return math.log(self._rate) - self._rate * x
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return -torch.expm1(-self._rate * value.clamp(min=0.0))
+
+    def survival(self, value: Tensor) -> Tensor:
+        return torch.exp(-self._rate * value.clamp(min=0.0))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return -torch.log1p(-value) / self._rate
+
+
+class HalfNormal(Law):
+    """Law of |N| with N normal of mean 0 and standard deviation ``scale``."""
+
+    fields = ("scale",)
+    log_concave = True
+    log_concave_in_log = True
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(scale=scale)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return 0.0, math.inf
+
+    @property
+    def mode_point(self) -> float:
+        return 0.0
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor(self._scale * math.sqrt(2 / math.pi), dtype=torch.float64)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        return math.log(2) - _HALF_LOG_2PI - math.log(self._scale) - 0.5 * (x / self._scale) ** 2
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return torch.special.erf(value.clamp(min=0.0) / (self._scale * math.sqrt(2)))
+
+    def survival(self, value: Tensor) -> Tensor:
+        return torch.special.erfc(value.clamp(min=0.0) / (self._scale * math.sqrt(2)))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        # Through the survival probability near 1, where 1 + value would lose it.
+        return -self._scale * torch.special.ndtri((1 - value) / 2)
+
+
+class Uniform(Law):
+    """Uniform law on the interval from ``low`` to ``high``."""
+
+    fields = ("low", "high")
+    log_concave = True
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(low=low, high=high)
+        if not self._low < self._high:
+            raise ValueError(f"Uniform: low={low:g} must be below high={high:g}; exchange them or widen the interval")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self._low, self._high
+
+    @property
+    def log_concave_in_log(self) -> bool:  # type: ignore[override]
+        return self._low >= 0  # the density of log X is e^u on an interval
+
+    @property
+    def mode_point(self) -> float:
+        return (self._low + self._high) / 2
+
+    @property
+    def symmetric_about(self) -> float | None:
+        return (self._low + self._high) / 2
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.tensor((self._low + self._high) / 2, dtype=torch.float64)
+
+    def _log_density(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, -math.log(self._high - self._low))
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return ((value - self._low) / (self._high - self._low)).clamp(0.0, 1.0)
+
+    def survival(self, value: Tensor) -> Tensor:
+        return ((self._high - value) / (self._high - self._low)).clamp(0.0, 1.0)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self._low + (self._high - self._low) * value
+
+
+class UniformCyclic(Law):
+    """Uniform law on the cycle Z_W (for ``tx``) or Z_H (for ``ty``); it needs a family with an image size.
+
+    Every cyclic shift leaves it as it is, so every shift is certified at 1/2.
+    """
+
+    cyclic = True
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return -math.inf, math.inf
+
+    def _no_size(self) -> ValueError:
+        return ValueError("UniformCyclic lives on a cycle whose length is the image's; give image_size=(H, W)")
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        raise self._no_size()
+
+    def cdf(self, value: Tensor) -> Tensor:
+        raise self._no_size()
+
+    survival = icdf = cdf
+
+
+LAWS: dict[str, type[Law]] = {
+    law.__name__: law for law in (Normal, LogNormal, Rayleigh, Exponential, HalfNormal, Uniform, UniformCyclic)
+}
+
+
+def to_config(law: Law) -> dict[str, Any]:
+    """The plain dictionary ``{"law": name, field: value, …}`` of a law, as configurations and records hold it."""
+    return {"law": type(law).__name__, **law.values}
+
+
+def from_config(config: Mapping[str, Any], field: str = "smoothing") -> Law:
+    """Build a law from ``{"law": name, loc, scale, rate, low, high}``, null where unused.
+
+    Args:
+        config: the dictionary; fields that the law does not take must be absent or None.
+        field: how the caller calls this dictionary; it opens every message.
+
+    Raises:
+        ValueError: unknown law, missing, leftover or impossible field; the message names it and the fix.
+    """
+    from glsmooth._text import did_you_mean
+
+    name = config.get("law")
+    if name not in LAWS:
+        raise ValueError(f"{field}.law={name!r} is not a law{did_you_mean(str(name), LAWS)}")
+    law = LAWS[name]
+    for key in config:
+        if key != "law" and key not in ("loc", "scale", "rate", "low", "high"):
+            raise ValueError(f"{field}.{key}={config[key]!r} is not a field of a law; {name} takes {_listed(law.fields)}")
+    leftover = [key for key in config if key != "law" and key not in law.fields and config[key] is not None]
+    if leftover:
+        key = leftover[0]
+        raise ValueError(
+            f"{field}.{key}={config[key]!r} is left over: {name} takes {_listed(law.fields)}; "
+            f"add {key}:null to the dictionary ({field}.{key}=null)"
+        )
+    values: dict[str, Any] = {}
+    for key in law.fields:
+        value = config.get(key)
+        if value is None and key == "loc":
+            value = 0.0
+        if value is None:
+            raise ValueError(f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER")
+        values[key] = value
+    try:
+        return law(**values)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+def _listed(fields: tuple[str, ...]) -> str:
+    return " and ".join(fields) if fields else "no field"

@@ -1,0 +1,119 @@
+"""Regions of transformation parameters that a certificate covers: boxes, balls and finite sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["Ball", "Box", "Points", "Region"]
+
+
+def _number(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = float(value)  # numpy and torch scalars
+        except (TypeError, ValueError):
+            raise ValueError(f"{where}={value!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{where}={value} is not finite; give a finite number")
+    return float(value)
+
+
+class Region:
+    """A set of parameters β. Parameters that a region does not name stay at their identity."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that the region speaks of."""
+        raise NotImplementedError
+
+    def contains(self, beta: Mapping[str, float]) -> bool:
+        """Is β in the region? Looks only at the parameters that the region names."""
+        raise NotImplementedError
+
+    def to_config(self) -> dict[str, Any]:
+        """The region as plain primitives, for records."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.to_config()})"
+
+
+class Box(Region):
+    """All β with ``low <= β_name <= high`` for every named parameter: ``Box(contrast=(0.5, 2.0), tx=(-4, 4))``.
+
+    It need not contain the identity, and ``low == high`` is allowed. On a torus it means the integers inside it.
+
+    Raises:
+        ValueError: a bound that is not a finite number, or low above high.
+    """
+
+    def __init__(self, **intervals: Sequence[float]) -> None:
+        self.intervals: dict[str, tuple[float, float]] = {}
+        for name, interval in intervals.items():
+            if isinstance(interval, str) or not hasattr(interval, "__len__") or len(interval) != 2:
+                raise ValueError(f"region.{name}={interval!r} is not an interval; give [low, high]")
+            low, high = (_number(f"region.{name}", v) for v in interval)
+            if low > high:
+                raise ValueError(f"region.{name}=[{low:g}, {high:g}] is inverted; give [{high:g}, {low:g}]")
+            self.intervals[name] = (low, high)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(self.intervals)
+
+    def contains(self, beta: Mapping[str, float]) -> bool:
+        return all(low <= beta[name] <= high for name, (low, high) in self.intervals.items())
+
+    def to_config(self) -> dict[str, Any]:
+        return {name: [low, high] for name, (low, high) in self.intervals.items()}
+
+
+class Ball(Region):
+    """All β within ``radius`` (l2, in the parameters' own units) of a centre: ``Ball(20, tx=0, ty=0)``.
+
+    Raises:
+        ValueError: no named parameter, a centre that is not finite, a radius that is not a number >= 0.
+    """
+
+    def __init__(self, radius: float, **centre: float) -> None:
+        self.radius = _number("radius", radius)
+        if self.radius < 0:
+            raise ValueError(f"radius={radius:g} is negative; give a number >= 0")
+        if not centre:
+            raise ValueError("a ball needs named parameters with their centre, such as Ball(20, tx=0, ty=0)")
+        self.centre = {name: _number(f"centre of {name}", value) for name, value in centre.items()}
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(self.centre)
+
+    def contains(self, beta: Mapping[str, float]) -> bool:
+        return math.hypot(*(beta[name] - value for name, value in self.centre.items())) <= self.radius
+
+    def to_config(self) -> dict[str, Any]:
+        return {"ball": {"radius": self.radius, "centre": dict(self.centre)}}
+
+
+class Points(Region):
+    """Finitely many β: ``Points([{"tx": 1, "ty": 2}, {"tx": 3}])``.
+
+    Raises:
+        ValueError: no point at all, or a value that is not finite.
+    """
+
+    def __init__(self, points: Iterable[Mapping[str, float]]) -> None:
+        self.points = [{name: _number(name, value) for name, value in point.items()} for point in points]
+        if not self.points:
+            raise ValueError("points=[] is empty; give at least one point")
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for point in self.points for name in point))
+
+    def contains(self, beta: Mapping[str, float]) -> bool:
+        return any(all(beta[name] == value for name, value in point.items()) for point in self.points)
+
+    def to_config(self) -> dict[str, Any]:
+        return {"points": [dict(point) for point in self.points]}

@@ -1,0 +1,127 @@
+"""What a transformation is: an action on images and the function that merges two applications into one."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from glsmooth.transforms.factors import Domain, Factor, Shift
+
+__all__ = ["ResolvableTransform", "column"]
+
+
+def column(theta: Tensor, index: int, images: Tensor) -> Tensor:
+    """Parameter ``index`` of ``theta`` (N, d) as (N, 1, 1, 1) in the device and dtype of ``images``."""
+    return theta[:, index].to(device=images.device, dtype=images.dtype)[:, None, None, None]
+
+
+class ResolvableTransform(ABC):
+    """A semantic transformation φ with φ(φ(x, β), α) = φ(x, γ(α, β)) (Li et al. 2021; General Lipschitz, sec. 2).
+
+    A new transformation is one subclass with four things: ``name``, ``parameters``, :meth:`apply`, and either
+    ``factors`` (when its parameters merge like the built-in groups: bounds are then exact) or ``identity`` and
+    :meth:`resolve` (bounds then estimate at a stated confidence). Images never are clipped.
+    """
+
+    name: ClassVar[str]
+    parameters: tuple[str, ...]
+    #: Groups that the parameters form, in the order of ``parameters``; None when unknown.
+    factors: tuple[Factor, ...] | None = None
+    #: False for approximations (reflected translation): they may be plotted and trained with, never certified.
+    resolvable: bool = True
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        factors = cls.__dict__.get("factors")
+        if isinstance(factors, tuple) and "parameters" not in cls.__dict__:
+            cls.parameters = tuple(name for factor in factors for name in factor.parameters)
+
+    @property
+    def identity(self) -> Tensor:
+        """Parameters β₀ that leave every image as it is: float64, shape (d,)."""
+        if self.factors is None:
+            raise NotImplementedError(f"{type(self).__name__} must define identity (or factors)")
+        return torch.tensor([v for factor in self.factors for v in factor.identity], dtype=torch.float64)
+
+    @abstractmethod
+    def apply(self, images: Tensor, theta: Tensor) -> Tensor:
+        """φ(x, θ) for a batch.
+
+        Args:
+            images: (N, C, H, W), any floating dtype, any device.
+            theta: (N, d), one parameter vector an image; float64 is best (integer shifts are rounded from it).
+
+        Returns:
+            (N, C, H, W), same dtype and device, not clipped, differentiable in both arguments where φ is.
+        """
+
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        """Resolving function γ(α, β), β acting first: (…, d), (…, d) -> (…, d)."""
+        if self.factors is None:
+            raise NotImplementedError(f"{type(self).__name__} must define resolve (or factors)")
+        alpha, beta = torch.broadcast_tensors(alpha, beta)
+        merged, start = [], 0
+        for factor in self.factors:
+            part = slice(start, start + len(factor.parameters))
+            merged.append(factor.resolve(alpha[..., part], beta[..., part]))
+            start = part.stop
+        return torch.cat(merged, dim=-1)
+
+    @property
+    def integer_parameters(self) -> frozenset[str]:
+        """Parameters that the action rounds to the nearest integer (shifts of pixels)."""
+        return frozenset(f.name for f in self.factors or () if isinstance(f, Shift) and f.axis)
+
+    def domain(self, name: str) -> Domain:
+        """Values that the parameter ``name`` may take."""
+        for factor in self.factors or ():
+            if name in factor.parameters:
+                return factor.domain(name)
+        return Domain()
+
+    def vector(self, values: Mapping[str, float]) -> Tensor:
+        """Named parameters as a float64 vector (d,); those left out stay at the identity.
+
+        Raises:
+            ValueError: unknown name, or a value that is not finite or outside the domain.
+        """
+        self.check(values)
+        return torch.tensor(
+            [float(values.get(p, i)) for p, i in zip(self.parameters, self.identity.tolist(), strict=True)],
+            dtype=torch.float64,
+        )
+
+    def check(self, values: Mapping[str, float]) -> None:
+        """Raise a ValueError that names the first parameter that is unknown or outside its domain."""
+        from glsmooth._text import did_you_mean
+
+        for name, value in values.items():
+            if name not in self.parameters:
+                raise ValueError(f"{name!r} is not a parameter of {self.name}{did_you_mean(name, self.parameters)}")
+            if not math.isfinite(value):
+                raise ValueError(f"{name}={value} is not finite; give {self.domain(name)}")
+            if not self.domain(name).contains(value):
+                raise ValueError(f"{name}={value:g} is outside the domain of {self.name}; give {self.domain(name)}")
+
+    def random_parameters(self, n: int, generator: torch.Generator) -> Tensor:
+        """Moderate parameters (n, d) inside the domain, integers where the action rounds: for checks and demos."""
+        columns = []
+        for name in self.parameters:
+            domain = self.domain(name)
+            draw = torch.randn(n, dtype=torch.float64, generator=generator)
+            if name in self.integer_parameters:
+                draw = torch.round(6 * draw)
+            elif domain.low_included:
+                draw = 3 * draw.abs()
+            elif domain.low == 0:
+                draw = torch.exp(0.3 * draw)
+            columns.append(draw)
+        return torch.stack(columns, dim=-1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"

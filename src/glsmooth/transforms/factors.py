@@ -1,0 +1,205 @@
+"""Resolving functions: the groups of which the built-in transformations are products.
+
+A factor owns some of a transformation's parameters and says how two applications merge: θ = γ(α, β), β acting
+first. With smoothing laws for its parameters it gives the density of θ = γ(α, β), α ~ P, whose ratio to P's own
+density is all that a certificate needs. Bounds dispatch on these five classes, so a transformation that is built
+from them, a user's too, has exact certificates.
+
+Parameters come along the last axis of tensors, in the order of ``parameters``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glsmooth.laws import Law
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Interval of values that a parameter may take."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_included: bool = False
+
+    def contains(self, value: float) -> bool:
+        return (self.low < value or (self.low_included and value == self.low)) and value < self.high
+
+    def __str__(self) -> str:
+        if self.low == -math.inf:
+            return "any finite number"
+        return f"{'>=' if self.low_included else '>'} {self.low:g}"
+
+
+REAL = Domain()
+POSITIVE = Domain(low=0.0)
+NON_NEGATIVE = Domain(low=0.0, low_included=True)
+
+
+class Factor(ABC):
+    """One group (or semigroup) with its parameters."""
+
+    parameters: tuple[str, ...]
+    identity: tuple[float, ...]
+
+    @abstractmethod
+    def domain(self, name: str) -> Domain:
+        """Values that the parameter may take."""
+
+    @abstractmethod
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        """γ(α, β), β acting first: shapes (…, d), (…, d) -> (…, d)."""
+
+    @abstractmethod
+    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
+        """Log-density at ``theta`` (…, d) of γ(α, ``beta``) with α ~ ``laws``: shape (…)."""
+
+
+@dataclass(frozen=True)
+class Shift(Factor):
+    """θ = α + β: brightness, translation, blur. ``axis`` makes it a shift of pixels along H or W."""
+
+    name: str
+    non_negative: bool = False
+    axis: str | None = None  # "height" or "width": integer shifts, cyclic on an image of known size
+
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.name,)
+
+    @property
+    def identity(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (0.0,)
+
+    def domain(self, name: str) -> Domain:
+        return NON_NEGATIVE if self.non_negative else REAL
+
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        return alpha + beta
+
+    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
+        return laws[self.name].log_prob((theta - beta)[..., 0])
+
+
+@dataclass(frozen=True)
+class Scale(Factor):
+    """θ = α β with positive numbers: contrast, gamma."""
+
+    name: str
+
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.name,)
+
+    @property
+    def identity(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (1.0,)
+
+    def domain(self, name: str) -> Domain:
+        return POSITIVE
+
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        return alpha * beta
+
+    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
+        return laws[self.name].log_prob((theta / beta)[..., 0]) - torch.log(beta[..., 0])
+
+
+@dataclass(frozen=True)
+class ScaleThenShift(Factor):
+    """c·x + b (contrast first): γ = (α_c β_c, α_c β_b + α_b). The shift seen at θ is θ_c β_b / β_c."""
+
+    scale: str
+    shift: str
+
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.scale, self.shift)
+
+    @property
+    def identity(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (1.0, 0.0)
+
+    def domain(self, name: str) -> Domain:
+        return POSITIVE if name == self.scale else REAL
+
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        a_c, a_b = alpha.unbind(-1)
+        b_c, b_b = beta.unbind(-1)
+        return torch.stack((a_c * b_c, a_c * b_b + a_b), dim=-1)
+
+    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
+        t_c, t_b = theta.unbind(-1)
+        b_c, b_b = beta.unbind(-1)
+        alpha_c = t_c / b_c
+        outer = laws[self.scale].log_prob(alpha_c) - torch.log(b_c)
+        return outer + laws[self.shift].log_prob(t_b - alpha_c * b_b)
+
+
+@dataclass(frozen=True)
+class PowerThenScale(Factor):
+    """c·x^g: γ = (α_g β_g, α_c β_c^{α_g}); the affine group again, acting on log x."""
+
+    power: str
+    scale: str
+
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.power, self.scale)
+
+    @property
+    def identity(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (1.0, 1.0)
+
+    def domain(self, name: str) -> Domain:
+        return POSITIVE
+
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        a_g, a_c = alpha.unbind(-1)
+        b_g, b_c = beta.unbind(-1)
+        return torch.stack((a_g * b_g, a_c * b_c**a_g), dim=-1)
+
+    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
+        t_g, t_c = theta.unbind(-1)
+        b_g, b_c = beta.unbind(-1)
+        alpha_g = t_g / b_g
+        log_scale = alpha_g * torch.log(b_c)
+        outer = laws[self.power].log_prob(alpha_g) - torch.log(b_g)
+        return outer + laws[self.scale].log_prob(t_c * torch.exp(-log_scale)) - log_scale
+
+
+@dataclass(frozen=True)
+class ShiftThenScale(Factor):
+    """c·(x + b) (brightness first): γ = (α_c β_c, β_b + α_b / β_c); the two coordinates stay independent."""
+
+    scale: str
+    shift: str
+
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.scale, self.shift)
+
+    @property
+    def identity(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (1.0, 0.0)
+
+    def domain(self, name: str) -> Domain:
+        return POSITIVE if name == self.scale else REAL
+
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        a_c, a_b = alpha.unbind(-1)
+        b_c, b_b = beta.unbind(-1)
+        return torch.stack((a_c * b_c, b_b + a_b / b_c), dim=-1)
+
+    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
+        t_c, t_b = theta.unbind(-1)
+        b_c, b_b = beta.unbind(-1)
+        # The Jacobians 1/β_c of the scale and β_c of the shift cancel.
+        return laws[self.scale].log_prob(t_c / b_c) + laws[self.shift].log_prob((t_b - b_b) * b_c)

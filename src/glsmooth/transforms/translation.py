@@ -1,0 +1,55 @@
+"""Translation by whole pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from glsmooth.transforms.base import ResolvableTransform
+from glsmooth.transforms.factors import Shift
+
+__all__ = ["Translation", "nearest_integer"]
+
+PADDINGS = ("cyclic", "reflect")
+
+
+def nearest_integer(theta: Tensor) -> Tensor:
+    """Round half up. Unlike round-half-even and truncation it commutes with adding an integer."""
+    return torch.floor(theta + 0.5)
+
+
+class Translation(ResolvableTransform):
+    """Shift to the right by ``tx`` and down by ``ty`` pixels, each rounded to the nearest integer.
+
+    Args:
+        padding: ``"cyclic"`` (pixels that leave on one side enter on the other) is exactly resolvable for integer
+            β. ``"reflect"`` mirrors the border; border pixels are lost, so it is only approximately resolvable
+            and never certified.
+    """
+
+    name = "translation"
+    factors = (Shift("tx", axis="width"), Shift("ty", axis="height"))
+
+    def __init__(self, padding: str = "cyclic") -> None:
+        if padding not in PADDINGS:
+            raise ValueError(f"padding={padding!r} is unknown; choose from {', '.join(PADDINGS)}")
+        self.padding = padding
+        self.resolvable = padding == "cyclic"
+
+    def _sources(self, size: int, shift: Tensor) -> Tensor:
+        """Where each of ``size`` output pixels is read from, an image: (N, size)."""
+        source = torch.arange(size, device=shift.device)[None] - shift[:, None]
+        if self.padding == "cyclic":
+            return source % size
+        source = source % (2 * size)  # mirror without repeating rules for each side: a triangle wave
+        return torch.where(source < size, source, 2 * size - 1 - source)
+
+    def apply(self, images: Tensor, theta: Tensor) -> Tensor:
+        n, c, h, w = images.shape
+        shift = nearest_integer(theta).to(device=images.device, dtype=torch.int64)
+        rows, columns = self._sources(h, shift[:, 1]), self._sources(w, shift[:, 0])
+        index = (rows[:, :, None] * w + columns[:, None, :]).reshape(n, 1, h * w)
+        return images.reshape(n, c, h * w).gather(2, index.expand(n, c, h * w)).reshape(n, c, h, w)
+
+    def __repr__(self) -> str:
+        return f"Translation(padding={self.padding!r})"
