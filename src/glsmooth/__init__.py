@@ -1,0 +1,31 @@
+"""Certified robustness of image classifiers under semantic transformations, by randomized smoothing.
+
+>>> import glsmooth as gs
+>>> family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 0.3)})
+>>> round(gs.required_probability(family, gs.Box(brightness=(-0.4, 0.4))), 4)
+0.9088
+"""
+
+from glsmooth import transforms
+from glsmooth.family import SmoothedFamily
+from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
+from glsmooth.regions import Ball, Box, Points
+from glsmooth.transforms import ResolvableTransform
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Ball",
+    "Box",
+    "Exponential",
+    "HalfNormal",
+    "LogNormal",
+    "Normal",
+    "Points",
+    "Rayleigh",
+    "ResolvableTransform",
+    "SmoothedFamily",
+    "Uniform",
+    "UniformCyclic",
+    "transforms",
+]
