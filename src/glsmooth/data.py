@@ -1,0 +1,454 @@
+"""Datasets: images in [0, 1], a label and a position, split into train, val and test.
+
+Small images are decoded once and kept as one uint8 tensor; a batch is then an indexing operation. Large
+folders are decoded as they are read. Both kinds take a position or a list of positions, for one loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+# Fixed sizes (null: the user's dataset.image_size), and mean and standard deviation of each channel.
+_GREY_DIGITS = ((0.3053,), (0.3236,))
+_IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {"image_size": (32, 32), "stats": _GREY_DIGITS, "free_size": True},
+    "mnist": {"image_size": (28, 28), "stats": ((0.1307,), (0.3081,))},
+    "cifar10": {"image_size": (32, 32), "stats": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))},
+    "cifar100": {"image_size": (32, 32), "stats": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))},
+    "image_folder": {"image_size": (224, 224), "stats": _IMAGENET_COLOURS, "free_size": True},
+    "imagenet": {"image_size": (224, 224), "stats": _IMAGENET_COLOURS},
+}
+NAMES = tuple(_DEFAULTS)
+
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+_MEMORY_LIMIT = 2**30  # bytes of decoded pixels up to which a folder is kept in memory
+
+Split = Callable[[], Dataset]
+
+
+class TensorImages(Dataset):
+    """Images in memory.
+
+    Args:
+        images: uint8, `N x C x H x W`.
+        labels: `N` class numbers.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int | list[int]) -> tuple[Any, Any, Any]:
+        """(image float32 in [0, 1], label, index); for a list of positions a batch of each."""
+        images = self.images[index].float() / 255
+        if isinstance(index, list):
+            return images, self.labels[index], torch.tensor(index)
+        return images, int(self.labels[index]), index
+
+
+class FolderImages(Dataset):
+    """Image files, decoded when read: resized to cover ``resize``, then the centre of ``size``.
+
+    Args:
+        paths: one file an image.
+        labels: `N` class numbers.
+        size: (height, width) of what is returned.
+        resize: (height, width) that the resized image must cover before its centre is cut out.
+        channels: 3 for colour, 1 for grey.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: Tensor,
+        size: tuple[int, int],
+        resize: tuple[int, int],
+        channels: int = 3,
+    ) -> None:
+        self.paths, self.labels, self.size, self.resize, self.channels = paths, labels, size, resize, channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | list[int]) -> tuple[Any, Any, Any]:
+        """(image float32 in [0, 1], label, index); for a list of positions a batch of each."""
+        if isinstance(index, list):
+            images = torch.stack([self.decode(i) for i in index]).float() / 255
+            return images, self.labels[index], torch.tensor(index)
+        return self.decode(index).float() / 255, int(self.labels[index]), index
+
+    def decode(self, index: int) -> Tensor:
+        """One image as uint8, `C x H x W`."""
+        from PIL import Image
+
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB" if self.channels == 3 else "L")
+        except OSError as error:
+            raise ValueError(
+                f"dataset.root: {path} is not a readable image ({error}); repair or remove it"
+            ) from error
+        (height, width), (rows, columns) = self.resize, self.size
+        scale = max(height / image.height, width / image.width)
+        if scale != 1:
+            shape = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+            image = image.resize(shape, Image.Resampling.BILINEAR)
+        left, top = (image.width - columns) // 2, (image.height - rows) // 2
+        image = image.crop((left, top, left + columns, top + rows))
+        return torch.from_numpy(np.array(image)).view(rows, columns, self.channels).permute(2, 0, 1)
+
+    def in_memory(self) -> TensorImages:
+        """All images decoded now."""
+        from tqdm import tqdm
+
+        images = torch.empty(len(self), self.channels, *self.size, dtype=torch.uint8)
+        for i in tqdm(range(len(self)), desc="Decoding images", unit="image", delay=2, leave=False):
+            images[i] = self.decode(i)
+        return TensorImages(images, self.labels)
+
+
+class Batches(Sampler[list[int]]):
+    """Lists of positions for a loader: in order, or shuffled by (seed, epoch), which a resumed run repeats.
+
+    With several processes each takes every ``world_size``-th position. When shuffled, up to
+    ``world_size`` - 1 images sit an epoch out, so that all processes make equally many steps.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, shuffle_seed: int | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.size, self.batch_size, self.shuffle_seed = size, batch_size, shuffle_seed
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def _positions(self) -> Tensor:
+        if self.shuffle_seed is None:
+            return torch.arange(self.size)[self.rank :: self.world_size]
+        generator = torch.Generator().manual_seed(self.shuffle_seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.size, generator=generator)
+        return order[: self.size - self.size % self.world_size][self.rank :: self.world_size]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self._positions().split(self.batch_size))
+
+    def __len__(self) -> int:
+        return -(-len(self._positions()) // self.batch_size)
+
+
+def loader(dataset: Dataset, batches: Batches, num_workers: int = 0) -> DataLoader:
+    """A loader of ready-made batches (images `N x C x H x W`, labels `N`, indices `N`)."""
+    return DataLoader(
+        dataset, sampler=batches, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0
+    )
+
+
+@dataclass
+class Data:
+    """A dataset: what its images are, and its three splits, each loaded when first asked for.
+
+    Items are (image float32 in [0, 1] `C x H x W`, label, index); ``index`` is the position in the
+    whole split. ``mean`` and ``std`` are per channel, for the model's normalisation layer.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    splits: dict[str, Split] = field(repr=False)
+    crop_padding: int = 0
+    flip: bool = False
+    num_workers: int = 0
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @cached_property
+    def train(self) -> Dataset:
+        return self.splits["train"]()
+
+    @cached_property
+    def val(self) -> Dataset:
+        return self.splits["val"]()
+
+    @cached_property
+    def test(self) -> Dataset:
+        return self.splits["test"]()
+
+    def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The standard training augmentation, batched on the images' device.
+
+        Zero padding by ``crop_padding``, a random crop to ``image_size``, and with ``flip`` a mirror image
+        half of the time.
+        """
+        height, width = self.image_size
+        images = F.pad(images, (self.crop_padding,) * 4)
+        n, channels, padded_height, padded_width = images.shape
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (n, 1), generator=generator, device=images.device)
+
+        rows = draw(padded_height - height + 1) + torch.arange(height, device=images.device)
+        columns = draw(padded_width - width + 1) + torch.arange(width, device=images.device)
+        if self.flip:
+            columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+        batch = torch.arange(n, device=images.device).view(n, 1, 1, 1)
+        channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
+        return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def certification_images(data: Data, subset: int | None = None, seed: int = 0) -> Dataset:
+    """The test images to certify: all, or a random subset that ``seed`` fixes, in the order of the split.
+
+    Raises:
+        ValueError: ``subset`` is not between 1 and the number of test images.
+    """
+    size = len(data.test)  # type: ignore[arg-type]
+    if subset is None:
+        return data.test
+    if not 1 <= subset <= size:
+        raise ValueError(
+            f"dataset.subset={subset}: {data.name} has {size} test images; use dataset.subset=null for all, "
+            f"or 1 to {size}"
+        )
+    chosen = np.random.default_rng(seed).choice(size, subset, replace=False)
+    return Subset(data.test, sorted(chosen.tolist()))
+
+
+def load_dataset(spec: Mapping[str, Any]) -> Data:
+    """The dataset that ``spec`` describes; images are read when a split is first used.
+
+    Args:
+        spec: ``name`` (one of :data:`NAMES`) and, where they apply, ``root`` (folder), ``download``,
+            ``image_size`` ([height, width]; digits and image_folder), ``val_fraction`` and ``test_fraction``
+            (held out of each class, chosen by ``split_seed``), ``crop_padding`` and ``flip`` (augmentation),
+            ``num_workers`` (decoding processes).
+
+    Raises:
+        ValueError: an unknown name, a missing or empty root, an impossible fraction or size.
+    """
+    name = spec.get("name")
+    if name not in _DEFAULTS:
+        raise ValueError(f"dataset.name={name}: unknown; use one of {', '.join(NAMES)}")
+    size = _image_size(name, spec.get("image_size"))
+    mean, std = _DEFAULTS[name]["stats"]
+    if spec.get("download") and name not in ("mnist", "cifar10", "cifar100"):
+        raise ValueError(f"dataset.download=true: {name} cannot be downloaded; use dataset.download=false")
+    if name == "digits":
+        class_names, splits = _digits(spec, size)
+    elif name in ("image_folder", "imagenet"):
+        class_names, splits = _folders(spec, _root(spec), size, len(mean))
+    else:
+        root = _root(spec)
+        folders = (root / "train").is_dir() or (root / "test").is_dir()
+        class_names, splits = _folders(spec, root, size, len(mean)) if folders else _torchvision(spec, root)
+    return Data(
+        name,
+        class_names,
+        size,
+        mean,
+        std,
+        splits,
+        crop_padding=spec.get("crop_padding") or 0,
+        flip=bool(spec.get("flip")),
+        num_workers=spec.get("num_workers") or 0,
+    )
+
+
+def _image_size(name: str, given: Sequence[int] | None) -> tuple[int, int]:
+    default = _DEFAULTS[name]["image_size"]
+    if given is None:
+        return default
+    size = tuple(given)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"dataset.image_size={list(size)}: use [height, width], both at least 1")
+    if size != default and not _DEFAULTS[name].get("free_size"):
+        raise ValueError(
+            f"dataset.image_size={list(size)}: images of {name} are {list(default)}; leave it out"
+        )
+    return size[0], size[1]
+
+
+def _root(spec: Mapping[str, Any]) -> Path:
+    if spec.get("root") is None:
+        raise ValueError(
+            f"dataset.root is not set: give the folder of {spec['name']}, e.g. dataset.root=data"
+        )
+    root = Path(spec["root"]).expanduser()
+    if not root.is_dir() and not spec.get("download"):
+        raise ValueError(f"dataset.root={root}: no such folder; give the folder of {spec['name']}")
+    return root
+
+
+def _held_out(labels: np.ndarray, field: str, spec: Mapping[str, Any], default: float) -> tuple[Any, Any]:
+    """Sorted positions (kept, held out); held out is the fraction ``spec[field]`` of each class."""
+    fraction = default if spec.get(field) is None else spec[field]
+    if not 0 < fraction < 1:
+        raise ValueError(f"dataset.{field}={fraction}: must lie strictly between 0 and 1, e.g. {default}")
+    rng = np.random.default_rng(spec.get("split_seed") or 0)
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        held[members[: round(fraction * len(members))]] = True
+    if held.all() or not held.any():
+        raise ValueError(f"dataset.{field}={fraction}: leaves a part without images ({len(labels)} in all)")
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _digits(spec: Mapping[str, Any], size: tuple[int, int]) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """scikit-learn's 1,797 handwritten digits, 8x8 with 17 grey levels, enlarged to ``size``."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
+    images = (F.interpolate(small, size=size, mode="bilinear") * 255).round().to(torch.uint8)
+    rest, test = _held_out(digits.target, "test_fraction", spec, 0.2)
+    kept, held = _held_out(digits.target[rest], "val_fraction", spec, 0.1)
+
+    def split(positions: np.ndarray) -> Split:
+        return lambda: TensorImages(images[positions], torch.tensor(digits.target[positions]))
+
+    splits = {"train": split(rest[kept]), "val": split(rest[held]), "test": split(test)}
+    return tuple(map(str, digits.target_names)), splits
+
+
+def _torchvision(spec: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """MNIST or CIFAR from torchvision's files."""
+    from torchvision import datasets
+
+    name = spec["name"]
+    source = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+
+    @cache
+    def read(train: bool) -> tuple[Tensor, np.ndarray, list[str]]:
+        try:
+            part = source(root, train=train, download=bool(spec.get("download")))
+        except (RuntimeError, OSError) as error:
+            raise ValueError(
+                f"dataset.root={root}: {name} is not there, neither torchvision's files nor folders train/ "
+                f"and test/ of classes ({error}); give its folder, or fetch it with dataset.download=true"
+            ) from error
+        pixels = torch.as_tensor(part.data)
+        pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+        return pixels, np.asarray(part.targets), part.classes
+
+    def split(train: bool, part: int | None = None) -> Split:
+        def images() -> Dataset:
+            pixels, labels, _ = read(train)
+            if part is None:
+                return TensorImages(pixels, torch.as_tensor(labels))
+            positions = _held_out(labels, "val_fraction", spec, 0.1)[part]
+            return TensorImages(pixels[positions], torch.as_tensor(labels[positions]))
+
+        return images
+
+    class_names = tuple(map(str, range(10))) if name == "mnist" else tuple(read(False)[2])
+    return class_names, {"train": split(True, 0), "val": split(True, 1), "test": split(False)}
+
+
+class _Files(NamedTuple):
+    paths: list[Path]
+    labels: np.ndarray
+
+    def take(self, positions: np.ndarray) -> _Files:
+        return _Files([self.paths[i] for i in positions], self.labels[positions])
+
+
+def _folders(
+    spec: Mapping[str, Any], root: Path, size: tuple[int, int], channels: int
+) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """root/{train,val,test}/<class>/… or, for image_folder, root/<class>/…; classes in alphabetical order.
+
+    ImageNet's val is its test split, as in the literature: its test images have no labels.
+    """
+    imagenet = spec["name"] == "imagenet"
+    present = {name for name in ("train", "val", "test") if (root / name).is_dir()}
+    test_name = "test" if "test" in present and not imagenet else "val"
+    # ImageNet, as in the literature: the shorter side to 256, the centre 224. Training crops 224 out of 256.
+    resize = (256, 256) if imagenet else size
+
+    def images(files: _Files, crop: tuple[int, int]) -> Dataset:
+        folder = FolderImages(files.paths, torch.as_tensor(files.labels), crop, resize, channels)
+        fits = len(files.paths) * channels * crop[0] * crop[1] <= _MEMORY_LIMIT
+        return folder.in_memory() if fits else folder
+
+    if not present and spec["name"] == "image_folder":
+        class_names = _class_names(root)
+        files = _list_files(root, class_names)
+        rest, test = _held_out(files.labels, "test_fraction", spec, 0.2)
+        kept, held = _held_out(files.labels[rest], "val_fraction", spec, 0.1)
+        parts = {"train": files.take(rest[kept]), "val": files.take(rest[held]), "test": files.take(test)}
+        return class_names, {name: partial(images, part, size) for name, part in parts.items()}
+
+    if not present & {"train", test_name}:
+        raise ValueError(
+            f"dataset.root={root}: has neither train/ nor {test_name}/; give the folder that holds them"
+        )
+    class_names = _class_names(root / ("train" if "train" in present else test_name))
+
+    @cache
+    def listed(name: str) -> _Files:
+        if name not in present:
+            raise ValueError(f"dataset.root={root}: has no folder {name}/, which this command needs")
+        return _list_files(root / name, class_names)
+
+    def training_part(held_out: bool) -> _Files:
+        if test_name == "test" and "val" in present:
+            return listed("val" if held_out else "train")
+        files = listed("train")
+        return files.take(_held_out(files.labels, "val_fraction", spec, 0.1)[held_out])
+
+    return class_names, {
+        "train": lambda: images(training_part(held_out=False), resize),
+        "val": lambda: images(training_part(held_out=True), size),
+        "test": lambda: images(listed(test_name), size),
+    }
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
+    if len(names) < 2:
+        raise ValueError(
+            f"dataset.root: {folder} holds {len(names)} class folders; give a folder with one folder of "
+            "images a class, or with train/ and test/ made so"
+        )
+    return names
+
+
+def _list_files(folder: Path, class_names: Sequence[str]) -> _Files:
+    """The images under each class folder, sorted, so that positions do not depend on the file system."""
+    if set(_class_names(folder)) != set(class_names):
+        raise ValueError(
+            f"dataset.root: the class folders of {folder} differ from those of the training images"
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+        if not found:
+            raise ValueError(f"dataset.root: {folder / name} holds no images; fill it or remove it")
+        paths += found
+        labels += [label] * len(found)
+    return _Files(paths, np.array(labels))

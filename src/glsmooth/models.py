@@ -1,0 +1,245 @@
+"""Base classifiers: images in [0, 1] go in, logits come out; normalisation is the first layer."""
+
+from __future__ import annotations
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DEFAULT_MODEL = {
+    "digits": "small_cnn",
+    "mnist": "small_cnn",
+    "cifar10": "cifar_resnet20",
+    "cifar100": "cifar_resnet20",
+    "image_folder": "resnet50",
+    "imagenet": "resnet50",
+}
+
+
+class Normalize(nn.Module):
+    """Subtracts the mean and divides by the standard deviation of each channel.
+
+    A layer rather than a preprocessing step: transformations and certificates are about images in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
+def _conv_bn(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class SmallCNN(nn.Module):
+    """Four convolutions for small grey images: trains in about a minute on two CPU cores."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _conv_bn(channels, 32, size=5, stride=2),
+            nn.ReLU(),
+            _conv_bn(32, 64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            _conv_bn(64, 64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            _conv_bn(64, 128),
+            nn.ReLU(),
+        )
+        self.fc = nn.Linear(128, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.features(images).mean(dim=(2, 3)))
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv_bn(inputs, outputs, stride=stride)
+        self.conv2 = _conv_bn(outputs, outputs)
+        # A 1x1 convolution where the shape changes, as in Cohen et al. 2019 (He et al. pad with zeros).
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = _conv_bn(inputs, outputs, size=1, stride=stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """The residual network for 32x32 images of He et al. 2016, section 4.2, of depth 6n + 2.
+
+    Three stages of n basic blocks with 16, 32 and 64 channels; shortcuts are 1x1 convolutions ("option B"), as
+    in Cohen et al. 2019.
+    """
+
+    def __init__(self, depth: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.stem = _conv_bn(channels, 16)
+        blocks: list[nn.Module] = []
+        inputs = 16
+        for stage, outputs in enumerate((16, 32, 64)):
+            for block in range((depth - 2) // 6):
+                blocks.append(_BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.blocks(F.relu(self.stem(images))).mean(dim=(2, 3)))
+
+
+BUILTIN: dict[str, Callable[[int, int], nn.Module]] = {
+    "small_cnn": SmallCNN,
+    "cifar_resnet20": lambda channels, num_classes: CifarResNet(20, channels, num_classes),
+    "cifar_resnet110": lambda channels, num_classes: CifarResNet(110, channels, num_classes),
+}
+
+
+def resolve_model(spec: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """The model configuration with ``auto`` and null replaced by what the dataset's default is.
+
+    ``pretrained: null`` means pretrained on imagenet (the paper fine-tunes), and from scratch elsewhere.
+    """
+    name = DEFAULT_MODEL[dataset] if spec.get("name", "auto") == "auto" else spec["name"]
+    weights, pretrained = spec.get("weights"), spec.get("pretrained")
+    if pretrained is None:
+        pretrained = dataset == "imagenet" and name not in BUILTIN and weights is None
+    return {"name": name, "pretrained": pretrained, "weights": weights}
+
+
+def build_model(
+    spec: Mapping[str, Any],
+    num_classes: int,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: tuple[int, int],
+) -> nn.Module:
+    """A classifier of images in [0, 1], `N x C x H x W` to logits `N x num_classes`, normalisation included.
+
+    Args:
+        spec: ``name`` (``small_cnn``, ``cifar_resnet20``, ``cifar_resnet110`` or any timm name),
+            ``pretrained`` (timm only: weights from the hub) and ``weights`` (path of a state_dict, or null).
+        mean, std: per channel, over images in [0, 1].
+
+    Raises:
+        ValueError: an unknown name, weights that cannot be had or do not fit, images the model does not take.
+    """
+    name, weights = spec["name"], spec.get("weights")
+    if name in BUILTIN:
+        if spec.get("pretrained"):
+            raise ValueError(
+                f"model.pretrained=true: {name} has no pretrained weights; use model.pretrained=false"
+            )
+        network = BUILTIN[name](channels, num_classes)
+    else:
+        network = _timm_model(
+            name, bool(spec.get("pretrained")) and not weights, num_classes, channels, image_size
+        )
+    model = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
+    if weights:
+        _load_weights(network, Path(weights).expanduser())
+    _check_takes(model, name, channels, image_size)
+    return model
+
+
+def _timm_model(
+    name: str, pretrained: bool, num_classes: int, channels: int, image_size: tuple[int, int]
+) -> nn.Module:
+    import timm  # imported here: it takes a second, and most commands do not need it
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*BUILTIN, *timm.list_models()], n=3)
+        fix = f"did you mean {' or '.join(near)}?" if near else "use a name of timm.list_models()"
+        raise ValueError(f"model.name={name}: neither one of {', '.join(BUILTIN)} nor a timm model; {fix}")
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:
+        # The hub fails in many ways (no network, no such file, no weights of this name): one message for all.
+        if not pretrained:
+            raise ValueError(
+                f"model.name={name}: timm cannot build it ({_brief(error)}); use another name"
+            ) from error
+        raise ValueError(
+            f"model.pretrained=true: the weights of {name} could not be had ({_brief(error)}); "
+            "use model.pretrained=false or model.weights=FILE"
+        ) from error
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    """Start ``network`` from a state_dict: plain, under the key state_dict, or of this program's checkpoints.
+
+    The last layer keeps its initial values where the file's has another number of classes; all else must fit.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content.get("state_dict", content)
+        state = {_bare_name(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    except Exception as error:
+        raise ValueError(
+            f"model.weights={path}: not a readable state_dict ({_brief(error)}); give another file"
+        ) from error
+    own = network.state_dict()
+    state = {key: value for key, value in state.items() if not key.startswith("normalize.")}
+    head = {key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape}
+    state = {key: value for key, value in state.items() if key not in head}
+    missing = sorted(own.keys() - state.keys() - head)
+    unknown = sorted(state.keys() - own.keys())
+    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes in", shapes)):
+        if keys:
+            raise ValueError(
+                f"model.weights={path}: does not fit: it {what} {len(keys)} tensors, the first {keys[0]}; "
+                "use a file of the same architecture, or another model.name"
+            )
+    network.load_state_dict(state, strict=False)
+
+
+def _brief(error: Exception) -> str:
+    """Other libraries' errors run over many lines; the first says what happened."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _bare_name(key: str) -> str:
+    """A parameter's name without the wrappers that training programs leave in front of it."""
+    while key.startswith(("module.", "model.", "network.")):
+        key = key.split(".", 1)[1]
+    return key
+
+
+@torch.no_grad()
+def _check_takes(model: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> None:
+    """One blank image through the model, so that a misfit is told before the work starts."""
+    training = model.training
+    try:
+        model.eval()(torch.zeros(1, channels, *image_size))
+    except Exception as error:
+        height, width = image_size
+        raise ValueError(
+            f"model.name={name}: does not take {channels}x{height}x{width} images ({_brief(error)}); "
+            "use another model.name or dataset.image_size"
+        ) from error
+    model.train(training)
