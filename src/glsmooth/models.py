@@ -84,8 +84,8 @@ class _BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """The residual network for 32x32 images of He et al. 2016, section 4.2, of depth 6n + 2.
 
-    Three stages of n basic blocks with 16, 32 and 64 channels; shortcuts are 1x1 convolutions ("option B"), as
-    in Cohen et al. 2019.
+    Three stages of n basic blocks with 16, 32 and 64 channels; shortcuts are 1x1 convolutions ("option B"),
+    as in Cohen et al. 2019.
     """
 
     def __init__(self, depth: int, channels: int, num_classes: int) -> None:
