@@ -1,0 +1,88 @@
+"""``python -m glsmooth.report RUN…``: tables and pictures from stored votes, without a forward pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from glsmooth.cli import entry, run_directory
+from glsmooth.config import UserError, build_region, plain
+from glsmooth.regions import Box
+from glsmooth.report import page, published, tables
+from glsmooth.report.results import CertifyRun, Decision, check_methods, load_run
+
+
+def run(cfg: DictConfig) -> None:
+    """Write the report that ``cfg`` asks for and print its table to standard output."""
+    settings = plain(cfg)
+    paths, votes = settings["runs"], settings["votes"]
+    methods = settings["bound"]["methods"]
+    if methods is not None:
+        check_methods(methods)
+    if bool(paths) == bool(votes):
+        raise UserError(
+            "runs: give run directories (glsmooth report outputs/certify/ID) or votes=FILE, and not both"
+        )
+    if votes:
+        if any(interval is not None for interval in settings["region"].values()):
+            raise UserError("region: votes=FILE brings each run's own region; leave region.* out")
+        size = settings["image_size"]
+        table = published.votes_table(
+            published.load_votes(votes), methods or published.METHODS, None if size is None else (size[0], size[1])
+        )
+        (run_directory() / "votes.md").write_text(table, encoding="utf-8")
+        sys.stdout.write(table)
+        return
+    if settings["image_size"] is not None:
+        raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
+    overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
+    if len(paths) == 1 and not overrides and methods is None:
+        page.write_report(paths[0])
+        sys.stdout.write((Path(paths[0]) / "table.md").read_text(encoding="utf-8"))
+        return
+    results = [decide(load_run(path), overrides, methods) for path in paths]
+    if len(results) == 1:
+        stored, region, decisions = results[0]
+        page.write_run_report(stored, run_directory(), region, decisions, recertified_note(stored))
+        sys.stdout.write((run_directory() / "table.md").read_text(encoding="utf-8"))
+    else:
+        page.write_comparison(results, run_directory())
+        sys.stdout.write(tables.comparison_table(results))
+
+
+def decide(
+    stored: CertifyRun, overrides: Mapping[str, Any], methods: list[str] | None
+) -> tuple[CertifyRun, Box, dict[str, Decision]]:
+    """A run with its region and decisions; decided anew where a region or methods are asked for."""
+    if not overrides and methods is None:
+        return stored, stored.region, stored.stored_decisions()
+    region = build_region({**stored.summary["region"], **overrides}, stored.family.transform)
+    return stored, region, stored.decide(region, methods or list(stored.summary["methods"]))
+
+
+def recertified_note(stored: CertifyRun) -> str:
+    """What a reader must know about votes that were drawn for another region or method."""
+    if not stored.sequential:
+        return (
+            "Decided again from the stored votes, without a forward pass. An image's p_A does not depend on region or "
+            "method, so its one error probability covers the statements about all regions together."
+        )
+    drawn_for = ", ".join(
+        f"{tables.wording.ceil(d.h_min, 5)} ({d.title})"
+        for d in stored.stored_decisions().values()
+        if d.h_min is not None and d.sound
+    )
+    return (
+        f"The votes were stopped early, for h_min = {drawn_for}. They decide any other region through their p_A, which "
+        "holds at every stopping time but can be lower than a fixed number of votes would give."
+    )
+
+
+main = entry("report", run, positional="runs")
+
+if __name__ == "__main__":
+    main()

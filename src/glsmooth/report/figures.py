@@ -1,0 +1,395 @@
+"""The pictures of a report. Every function returns a Figure and touches no global state of matplotlib.
+
+Figures are 5 inches wide, so that their text keeps its size on a phone. Colours are from the Okabe-Ito
+palette and never the only carrier of a meaning: line styles, marks and words repeat it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glsmooth.report import wording
+from glsmooth.report.sweeps import Axis, Curve, Plane
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 5.0  # inches
+DASHES = {"neyman_pearson": "-", "gl": (0, (5, 2)), "gl_ode": (0, (1, 1.5)), "tss": (0, (5, 2, 1, 2))}
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a picture; ``paper`` is also the page's background behind it."""
+
+    name: str
+    paper: str
+    ink: str
+    muted: str
+    rule: str
+    yes: str
+    no: str
+    lines: Mapping[str, str] = field(default_factory=dict)
+
+    def line(self, method: str) -> str:
+        return self.lines.get(method, self.ink)
+
+
+LIGHT = Theme(
+    name="light",
+    paper="#ffffff",
+    ink="#1d1d1f",
+    muted="#65656b",
+    rule="#d9d9de",
+    yes="#0072b2",
+    no="#d55e00",
+    lines={"neyman_pearson": "#0072b2", "gl": "#d55e00", "gl_ode": "#009e73", "tss": "#b0578d", "mp": "#8a6d00"},
+)
+DARK = Theme(
+    name="dark",
+    paper="#1c1c1e",
+    ink="#f2f2f4",
+    muted="#a5a5ad",
+    rule="#3a3a3e",
+    yes="#56b4e9",
+    no="#f0904a",
+    lines={"neyman_pearson": "#56b4e9", "gl": "#f0904a", "gl_ode": "#3ccf9f", "tss": "#e29bc4", "mp": "#e8d24a"},
+)
+
+
+def _figure(theme: Theme, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), facecolor=theme.paper, layout="constrained")
+
+
+def _axes(figure: Figure, theme: Theme) -> Axes:
+    axes = figure.add_subplot(facecolor=theme.paper)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(theme.muted)
+    axes.tick_params(colors=theme.muted, labelsize=9)
+    axes.grid(color=theme.rule, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _label(axes: Axes, theme: Theme, x: str, y: str) -> None:
+    axes.set_xlabel(x, color=theme.ink, fontsize=9.5)
+    axes.set_ylabel(y, color=theme.ink, fontsize=9.5)
+
+
+def _legend(axes: Axes, theme: Theme, **options: Any) -> None:
+    axes.legend(fontsize=8.5, labelcolor=theme.ink, facecolor=theme.paper, edgecolor=theme.rule, **options)
+
+
+def _percent_axis(axes: Axes) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def region_curve(theme: Theme, curve: Curve, titles: Mapping[str, str], smoothed_accuracy: float) -> Figure:
+    """CRA against region size, one line a method."""
+    figure = _figure(theme, 3.3)
+    axes = _axes(figure, theme)
+    axes.axhline(smoothed_accuracy, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
+    axes.annotate(
+        "smoothed accuracy", (curve.sizes[-1], smoothed_accuracy), (0, 3), textcoords="offset points",
+        ha="right", va="bottom", fontsize=8, color=theme.muted,
+    )  # fmt: skip
+    axes.axvline(1.0, color=theme.muted, linewidth=1)
+    axes.annotate(
+        "the region\ncertified", (1.0, 0.0), (3, 4), textcoords="offset points", fontsize=8, color=theme.muted,
+    )  # fmt: skip
+    for method, cra in curve.cra.items():
+        axes.plot(
+            curve.sizes, cra, color=theme.line(method), linestyle=DASHES.get(method, "-"), linewidth=2,
+            label=titles[method],
+        )  # fmt: skip
+    axes.set_xlim(curve.sizes[0], curve.sizes[-1])
+    axes.set_ylim(-0.02, 1.05)
+    _percent_axis(axes)
+    _label(axes, theme, "region size (0: identity alone, 1: the region certified)", "certified robust accuracy")
+    _legend(axes, theme, loc="lower left")
+    return figure
+
+
+def threshold_curve(
+    theme: Theme,
+    p_lower: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    h_min: Mapping[str, float],
+    titles: Mapping[str, str],
+) -> Figure:
+    """Fraction of images that are correct with p_A above t, against t; each h_min is a vertical line."""
+    figure = _figure(theme, 3.1)
+    axes = _axes(figure, theme)
+    ascending = np.sort(p_lower[correct])
+    steps = np.concatenate([[0.5], ascending[ascending > 0.5], [1.0]])
+    above = np.array([(ascending > t).sum() for t in steps]) / len(p_lower)
+    axes.step(steps, above, where="post", color=theme.ink, linewidth=2)
+    for method, value in h_min.items():
+        axes.axvline(
+            value, color=theme.line(method), linestyle=DASHES.get(method, "-"), linewidth=1.5,
+            label=f"{titles[method]}: h_min = {wording.ceil(value, 4)}",
+        )  # fmt: skip
+    axes.set_xlim(0.5, 1.0)
+    axes.set_ylim(-0.02, 1.05)
+    _percent_axis(axes)
+    _label(axes, theme, "required probability h_min", "images correct with p_A > h_min")
+    _legend(axes, theme, loc="lower left")
+    return figure
+
+
+def _plain_ticks(low: float, high: float, log: bool) -> list[float]:
+    """Round values inside [low, high]; on a logarithmic axis spread by ratio."""
+    if not log:
+        from matplotlib.ticker import MaxNLocator
+
+        return [float(v) for v in MaxNLocator(6).tick_values(low, high) if low - 1e-9 <= v <= high + 1e-9]
+    candidates = [m * 10.0**e for e in range(-4, 5) for m in (1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 6, 7, 8)]
+    inside = [c for c in candidates if low * 0.999 <= c <= high * 1.001]
+    gap = np.log(high / low) / 8
+    ticks: list[float] = [1.0] if low <= 1.0 <= high else []
+    for c in inside:
+        if all(abs(np.log(c / t)) >= gap for t in ticks):
+            ticks.append(c)
+    return sorted(ticks)
+
+
+def parameter_plane(theme: Theme, plane: Plane, title: str) -> Figure:
+    """Heat map of the CRA at every point of the parameter plane, with the certified region's box."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import PercentFormatter
+
+    figure = _figure(theme, 4.2)
+    axes = _axes(figure, theme)
+    axes.grid(False)
+
+    # Logarithmic axes are drawn in the logarithm, where the nodes are evenly spaced.
+    def place(axis: Axis, values: Any) -> Any:
+        return np.log(values) if axis.log else np.asarray(values, dtype=float)
+
+    x, y = place(plane.x, plane.x.nodes), place(plane.y, plane.y.nodes)
+    half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
+    image = axes.imshow(
+        plane.cra, origin="lower", aspect="auto", interpolation="nearest", cmap="cividis", vmin=0.0, vmax=1.0,
+        extent=(x[0] - half_x, x[-1] + half_x, y[0] - half_y, y[-1] + half_y),
+    )  # fmt: skip
+    if plane.cra.min() < 0.5 < plane.cra.max():
+        lines = axes.contour(x, y, plane.cra, levels=[0.5], colors="white", linewidths=1, linestyles="dotted")
+        axes.clabel(lines, fmt={0.5: "50 %"}, fontsize=8)
+    (x_low, x_high), (y_low, y_high) = place(plane.x, plane.x.interval), place(plane.y, plane.y.interval)
+    x_identity, y_identity = place(plane.x, plane.x.identity), place(plane.y, plane.y.identity)
+    # White on a black rim is seen on every colour of the map.
+    for colour, box_width, cross_size, cross_width in (("black", 3.5, 11, 3.5), ("white", 1.6, 10, 1.6)):
+        axes.add_patch(
+            Rectangle(
+                (x_low, y_low), x_high - x_low, y_high - y_low, fill=False, edgecolor=colour, linewidth=box_width
+            )
+        )  # fmt: skip
+        axes.plot([x_identity], [y_identity], "+", color=colour, markersize=cross_size, markeredgewidth=cross_width)
+    for axis, setter in ((plane.x, axes.set_xticks), (plane.y, axes.set_yticks)):
+        ticks = _plain_ticks(float(axis.nodes[0]), float(axis.nodes[-1]), axis.log)
+        setter(place(axis, ticks), [wording.number(tick) for tick in ticks])
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0), pad=0.02)
+    bar.ax.tick_params(colors=theme.muted, labelsize=9)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.set_label("correct and certified at the point", color=theme.ink, fontsize=9.5)
+    _label(axes, theme, wording.axis_label(plane.x.name), wording.axis_label(plane.y.name))
+    axes.set_title(title, color=theme.ink, fontsize=9.5)
+    return figure
+
+
+def show_image(axes: Axes, image: NDArray[np.floating]) -> None:
+    """Draw a (C, H, W) image; values outside [0, 1] are clipped for the eye only."""
+    pixels = np.clip(np.nan_to_num(np.asarray(image, dtype=np.float64)), 0.0, 1.0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if pixels.shape[0] == 1:
+        axes.imshow(pixels[0], cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    else:
+        axes.imshow(pixels.transpose(1, 2, 0), interpolation="nearest")
+
+
+def _frame(axes: Axes, colour: str, width: float) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(colour)
+        spine.set_linewidth(width)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """What was done to one image: the content of the diagram.
+
+    Attributes:
+        image: (C, H, W) original; ``transformed``: (k, C, H, W) copies phi(x, alpha_i).
+        captions: k strings, the drawn parameters.
+        votes: k strings, the class that each copy was given; ``agree``: (k,) whether it is the selected class.
+        selected, label: names of the selected class and of the true one.
+        count, n: votes for the selected class, of how many.
+        p_lower, h_min: the two numbers compared; ``alpha``: error probability of the first.
+        method: the method of h_min.
+    """
+
+    image: NDArray[np.floating]
+    transformed: NDArray[np.floating]
+    captions: Sequence[str]
+    votes: Sequence[str]
+    agree: Sequence[bool]
+    selected: str
+    label: str
+    count: int
+    n: int
+    p_lower: float
+    h_min: float
+    alpha: float
+    method: str
+    bound_name: str
+
+
+def procedure(theme: Theme, what: Procedure) -> Figure:
+    """The paper's Figure 1: image, transformed copies with their votes, the count, p_A against h_min."""
+    k = min(len(what.transformed), 8)
+    columns = 4
+    rows = max(1, -(-k // columns))
+    figure = _figure(theme, 2.45 + 1.42 * rows + 1.95)
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[2.1, 0.35 + 1.42 * rows, 1.95])
+    for part in (top, middle, bottom):
+        part.set_facecolor(theme.paper)
+
+    grid = top.add_gridspec(1, 2, width_ratios=[1, 1.35])
+    axes = top.add_subplot(grid[0])
+    show_image(axes, what.image)
+    _frame(axes, theme.muted, 1)
+    axes.set_title(f"original image x, true class {what.label}", fontsize=9, color=theme.ink)
+    note = top.add_subplot(grid[1])
+    note.axis("off")
+    note.text(
+        0.02, 0.5,
+        f"1  Draw αᵢ from the smoothing laws,\n    transform: φ(x, αᵢ)\n\n"
+        f"2  Let the base classifier vote on\n    every copy\n\n"
+        f"3  Count the votes for {what.selected}\n\n"
+        f"4  Bound its probability from below:\n    p_A. Certified if p_A > h_min",
+        fontsize=9, color=theme.ink, va="center", transform=note.transAxes, linespacing=1.25,
+    )  # fmt: skip
+
+    middle.suptitle(f"{k} of the {what.n} copies, and the vote each gets", fontsize=9, color=theme.ink)
+    cells = middle.subplots(rows, columns, squeeze=False).ravel()
+    for i, cell in enumerate(cells):
+        if i >= k:
+            cell.axis("off")
+            continue
+        show_image(cell, what.transformed[i])
+        colour = theme.yes if what.agree[i] else theme.no
+        _frame(cell, colour, 2)
+        mark = "✓" if what.agree[i] else "✗"
+        cell.set_title(what.captions[i], fontsize=7.5, color=theme.muted, pad=3)
+        cell.set_xlabel(f"{mark} {what.votes[i]}", fontsize=9, color=colour, labelpad=3)
+
+    share, line = bottom.subplots(2, 1, gridspec_kw={"height_ratios": [0.55, 1]})
+    share.set_facecolor(theme.paper)
+    share.barh([0], [what.count], color=theme.yes, height=0.7)
+    share.barh([0], [what.n - what.count], left=[what.count], color=theme.no, height=0.7)
+    share.set_xlim(0, what.n)
+    share.axis("off")
+    share.set_title(
+        f"{what.count} of n = {what.n} votes are for {what.selected}", fontsize=9.5, color=theme.ink, loc="left"
+    )
+    _number_line(line, theme, what)
+    return figure
+
+
+def _number_line(axes: Axes, theme: Theme, what: Procedure) -> None:
+    """p_A and h_min on the line from 1/2 to 1 (from lower, where p_A is)."""
+    certified = what.p_lower > what.h_min
+    colour = theme.yes if certified else theme.no
+    left = min(0.5, np.floor(what.p_lower * 10) / 10)
+    axes.set_facecolor(theme.paper)
+    axes.set_xlim(left, 1.0)
+    axes.set_ylim(-1.25, 1.5)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_position(("data", 0.0))
+    axes.spines["bottom"].set_color(theme.muted)
+    axes.set_yticks([])
+    axes.tick_params(colors=theme.muted, labelsize=8)
+    axes.plot([what.h_min, 1.0], [0, 0], color=theme.yes, linewidth=5, alpha=0.35, solid_capstyle="butt")
+    middle = (left + 1.0) / 2
+    axes.plot([what.p_lower], [0.0], "v", color=colour, ms=9, clip_on=False, zorder=3)
+    axes.plot([what.h_min], [0.0], "|", color=theme.ink, ms=20, mew=2, clip_on=False, zorder=3)
+    axes.annotate(
+        f"p_A = {wording.floor(what.p_lower, 4)}\n{what.bound_name}, α = {wording.probability(what.alpha)}",
+        (what.p_lower, 0.0), (0, 8), textcoords="offset points", fontsize=8.5, color=colour,
+        ha="right" if what.p_lower > middle else "left", va="bottom",
+    )  # fmt: skip
+    axes.annotate(
+        f"h_min = {wording.ceil(what.h_min, 4)}, {what.method}", (what.h_min, 0.0), (0, -20),
+        textcoords="offset points", fontsize=8.5, color=theme.ink,
+        ha="right" if what.h_min > middle else "left", va="top",
+    )  # fmt: skip
+    verdict = "p_A > h_min: certified" if certified else "p_A ≤ h_min: not certified"
+    axes.set_title(verdict, fontsize=10, color=colour, fontweight="bold", loc="left")
+
+
+def gallery(
+    theme: Theme,
+    certified: Sequence[tuple[NDArray[np.floating], str]],
+    others: Sequence[tuple[NDArray[np.floating], str]],
+    columns: int = 6,
+) -> Figure:
+    """Two blocks of (image (C, H, W), caption): certified and correct, and the rest."""
+    blocks = [
+        ("certified and correct: the first by index", certified, theme.yes),
+        ("not certified, or certified in a wrong class", others, theme.no),
+    ]
+    blocks = [block for block in blocks if block[1]]
+    heights = [0.35 + 1.0 * -(-len(images) // columns) for _, images, _ in blocks]
+    figure = _figure(theme, sum(heights))
+    parts = np.atleast_1d(figure.subfigures(len(blocks), 1, height_ratios=heights))
+    for part, (title, images, colour) in zip(parts, blocks, strict=True):
+        part.set_facecolor(theme.paper)
+        part.suptitle(title, fontsize=9.5, color=colour, x=0.01, ha="left")
+        cells = part.subplots(-(-len(images) // columns), columns, squeeze=False).ravel()
+        for cell in cells[len(images) :]:
+            cell.axis("off")
+        for cell, (image, caption) in zip(cells, images, strict=False):
+            show_image(cell, image)
+            _frame(cell, colour, 1.5)
+            cell.set_xlabel(caption, fontsize=7, color=theme.ink, labelpad=2)
+    return figure
+
+
+def comparison(theme: Theme, names: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> Figure:
+    """Accuracies of several runs as points on one line a run; ``values`` maps a title to one value a run."""
+    figure = _figure(theme, 1.2 + 0.42 * len(names))
+    axes = _axes(figure, theme)
+    markers = "osD^vP*X"
+    colours = [theme.muted, theme.ink, *theme.lines.values()]
+    rows = np.arange(len(names))[::-1]
+    for i, (title, series) in enumerate(values.items()):
+        pairs = [(value, row) for value, row in zip(series, rows, strict=True) if value is not None]
+        if pairs:
+            x, y = zip(*pairs, strict=True)
+            axes.plot(
+                x, y, markers[i % len(markers)], color=colours[i % len(colours)], ms=7, label=title, clip_on=False,
+                fillstyle="none" if i == 0 else "full",
+            )  # fmt: skip
+    axes.set_yticks(rows, names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlim(0, 1)
+    from matplotlib.ticker import PercentFormatter
+
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("fraction of the test images", color=theme.ink, fontsize=9.5)
+    _legend(axes, theme, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+    return figure

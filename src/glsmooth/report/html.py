@@ -1,0 +1,115 @@
+"""report.html: one file that holds everything, without scripts and without a network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d1d1f; --muted: #65656b; --page: #f4f4f6; --card: #ffffff;
+  --rule: #d9d9de; --yes: #0072b2; --no: #b34a00; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #f2f2f4; --muted: #a5a5ad; --page: #000000; --card: #1c1c1e; --rule: #3a3a3e;
+    --yes: #56b4e9; --no: #f0904a; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 46rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.15rem; margin: .5rem 0 1rem; color: var(--muted); font-weight: 600; }
+h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
+section, .headline { background: var(--card); border-radius: 12px; padding: 1rem 1.1rem; margin: 0 0 1rem; }
+.headline p { margin: 0; font-size: 1.3rem; line-height: 1.4; }
+.headline .note { font-size: .95rem; color: var(--muted); margin-top: .6rem; }
+p { margin: 0 0 .7rem; }
+p.small, figcaption { color: var(--muted); font-size: .9rem; }
+figure { margin: 0; }
+figure img { width: 100%; height: auto; display: block; border-radius: 6px; }
+figcaption { margin-top: .5rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
+th { color: var(--muted); font-weight: 600; font-size: .85rem; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.unsound td { color: var(--no); }
+td.wrap { overflow-wrap: anywhere; }
+ul { margin: 0; padding-left: 1.2rem; }
+li { margin-bottom: .35rem; }
+summary { cursor: pointer; }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG picture for a light and a dark page, with words for who cannot see it."""
+
+    light: bytes
+    dark: bytes
+    alternative: str
+    caption: str
+
+
+def data_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+
+
+def figure(picture: Picture) -> str:
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{data_uri(picture.dark)}">'
+        f'<img src="{data_uri(picture.light)}" alt="{escape(picture.alternative)}"></picture>'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = (), flagged: Sequence[int] = ()
+) -> str:
+    """A table; ``numeric`` columns are right-aligned, ``flagged`` rows carry the warning colour."""
+
+    def cell(tag: str, column: int, text: str) -> str:
+        kind = ' class="number"' if column in numeric else ""
+        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+
+    def line(number: int, row: Sequence[str]) -> str:
+        kind = ' class="unsound"' if number in flagged else ""
+        return f"<tr{kind}>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>"
+
+    head = "".join(cell("th", i, text) for i, text in enumerate(header))
+    body = "".join(line(number, row) for number, row in enumerate(rows))
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
+    """A table of (name, value) without a header."""
+    body = "".join(f'<tr><th>{escape(k)}</th><td class="wrap">{escape(v)}</td></tr>' for k, v in rows)
+    return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+
+
+def section(title: str, *content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{''.join(content)}</section>"
+
+
+def paragraph(text: str, small: bool = False) -> str:
+    kind = ' class="small"' if small else ""
+    return f"<p{kind}>{escape(text)}</p>"
+
+
+def details(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def page(title: str, headline: str, note: str, sections: Sequence[str]) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
+        f'<h1>{escape(title)}</h1><div class="headline"><p>{escape(headline)}</p>'
+        + (f'<p class="note">{escape(note)}</p>' if note else "")
+        + f"</div>{''.join(sections)}</main></body></html>\n"
+    )

@@ -1,0 +1,300 @@
+"""Puts the report of a run together: tables, pictures and report.html in one directory."""
+
+from __future__ import annotations
+
+import io
+import logging
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glsmooth.config import UserError
+from glsmooth.regions import Box
+from glsmooth.report import figures, html, sweeps, tables, wording
+from glsmooth.report.results import CertifyRun, Decision, load_run, primary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+SIZES = np.linspace(0.0, 1.5, 31)
+LISTED_IMAGES = 500  # rows of the list of images in report.html; records.csv always has all
+GALLERY = 12  # images in each half of the gallery
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write table.md, report.html and the pictures of a finished certify run into its directory.
+
+    Reads records.csv, summary.json and, for the diagram of one image, figure1.npz. No network, no model, no GPU.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UserError: the directory, a file or a value in it is missing, unreadable or of another run.
+    """
+    run = load_run(run_dir)
+    return write_run_report(run, run.path, run.region, run.stored_decisions())
+
+
+def write_run_report(
+    run: CertifyRun, out: Path, region: Box, decisions: Mapping[str, Decision], note: str = ""
+) -> Path:
+    """The same for any region and methods, written to ``out``; ``note`` follows the headline."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(tables.run_table(run, region, decisions, note), encoding="utf-8")
+    log.info("report: pictures of %d images under %s", run.images, out)
+    sections = [_result(run, decisions)]
+    for title, build in (
+        ("What was done to one image", _procedure),
+        ("Certified robust accuracy against the size of the region", _region_curve),
+        ("Certified robust accuracy at every point of the plane", _plane),
+        ("How far the images are from the threshold", _threshold),
+        ("Some of the images", _gallery),
+    ):
+        picture = build(run, region, decisions, out)
+        if picture is not None:
+            sections.append(html.section(title, html.figure(picture)))
+    sections.append(html.section("Settings", html.pairs(tables.settings(run, region))))
+    sections.append(html.section("What the certificate assumes", html.bullets(tables.assumptions(run, decisions))))
+    sections.append(html.section("Every image", _images(run, decisions)))
+    sections.append(html.section("This run", html.pairs(tables.provenance(run))))
+    title = f"Certified robustness: {run.family.transform.name} on {run.name}"
+    file = out / "report.html"
+    file.write_text(html.page(title, tables.headline(run, region, decisions), note, sections), encoding="utf-8")
+    log.info("report: wrote %s", file)
+    return file
+
+
+def save_picture(draw: Callable[[figures.Theme], Figure], out: Path, name: str, words: str, caption: str) -> html.Picture:
+    """Save NAME.svg and NAME.png under ``out`` and return the picture in both themes for the page."""
+    light = draw(figures.LIGHT)
+    light.savefig(out / f"{name}.png", dpi=200)
+    images = [_svg(light), _svg(draw(figures.DARK))]
+    (out / f"{name}.svg").write_bytes(images[0])
+    return html.Picture(images[0], images[1], words, caption)
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=150)
+    return buffer.getvalue()
+
+
+def _result(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
+    flagged = [i for i, d in enumerate(decisions.values()) if not d.sound]
+    return html.section(
+        "Result",
+        html.table(tables.METHOD_HEADER, tables.method_rows(run, decisions), (1, 2, 3), flagged),
+        html.paragraph(
+            "An image is certified when the lower bound p_A of its class probability is above h_min, which depends "
+            "on the transformation, the smoothing laws and the region alone. CRA counts the images certified in "
+            "their true class.",
+            small=True,
+        ),
+        html.table(("without transformation", "images", "share"), tables.accuracy_rows(run), (1, 2)),
+    )
+
+
+def _sound(decisions: Mapping[str, Decision]) -> dict[str, Decision]:
+    return {name: d for name, d in decisions.items() if d.sound and d.h_min is not None}
+
+
+def _region_curve(
+    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
+) -> html.Picture | None:
+    sound = _sound(decisions)
+    if not sound:
+        return None
+    with _progress("CRA against region size", len(sound) * len(SIZES)) as tick:
+        curve = sweeps.region_curve(run.family, region, list(sound), run.p_lower, run.correct, SIZES, tick)
+    titles = {name: d.title for name, d in sound.items()}
+    smoothed = float(np.mean(run.correct & (run.p_lower > 0.5)))
+    powers = [
+        wording.parameter(name) for name in region.intervals if sweeps.multiplicative(run.family.transform, name)
+    ]
+    caption = (
+        f"The region {wording.region(region.intervals)} scaled around the identity. Every point is a certificate for "
+        "a whole region, from the same votes."
+    )
+    if powers:
+        caption += f" For {wording.join(powers)} the ends are raised to the power of the size."
+    last = ", ".join(f"{titles[m]} {wording.floor(float(c[-1]), 3)}" for m, c in curve.cra.items())
+    words = f"Line chart: CRA falls as the region grows; at size {SIZES[-1]:g}: {last}."
+    return save_picture(
+        lambda theme: figures.region_curve(theme, curve, titles, smoothed), out, "cra_region", words, caption
+    )
+
+
+def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+    best = primary(decisions)
+    if best is None:
+        return None
+    axes = sweeps.plane_axes(run.family, region)
+    if axes is None:
+        return None
+    with _progress("CRA over the plane", axes[0].nodes.size * axes[1].nodes.size) as tick:
+        plane = sweeps.parameter_plane(run.family, axes, best.method, run.p_lower, run.correct, tick)
+    caption = (
+        "The colour at a point is the share of the images that are correct and certified at that single "
+        f"transformation, by {best.title}. The box is the region of the headline, which must hold everywhere inside "
+        "at once; the cross is the untransformed image."
+    )
+    words = f"Heat map of CRA over {wording.join(wording.parameter(axis.name) for axis in axes)}."
+    return save_picture(
+        lambda theme: figures.parameter_plane(theme, plane, best.title), out, "cra_plane", words, caption
+    )
+
+
+def _threshold(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+    del region
+    sound = _sound(decisions)
+    if not sound:
+        return None
+    h_min = {name: d.h_min for name, d in sound.items() if d.h_min is not None}
+    titles = {name: d.title for name, d in sound.items()}
+    caption = (
+        "The share of the images that are in their true class with p_A above the horizontal value. Where a vertical "
+        "line meets the curve, its height is the CRA of that method."
+    )
+    if run.sequential:
+        caption += " Votes stopped once an image was decided, so p_A piles up just above the h_min they were drawn for."
+    return save_picture(
+        lambda theme: figures.threshold_curve(theme, run.p_lower, run.correct, h_min, titles),
+        out, "threshold", "Falling curve of the share of images against the required probability.", caption,
+    )  # fmt: skip
+
+
+def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+    """The diagram of one image, from figure1.npz, which certify leaves for one image of the run."""
+    del region
+    file = run.path / "figure1.npz"
+    best = primary(decisions)
+    if best is None or best.h_min is None or not file.is_file():
+        return None
+    arrays = _arrays(file)
+    row = _row(run, int(arrays["index"]), file)
+    prediction = int(run.columns["prediction"][row])
+    names = [wording.SYMBOLS.get(name, name) for name in run.family.parameters]
+    what = figures.Procedure(
+        image=arrays["image"],
+        transformed=arrays["transformed"],
+        captions=[
+            ", ".join(f"{name} {value:.2g}" for name, value in zip(names, theta, strict=True)).replace("-", "−")
+            for theta in arrays["theta"]
+        ],
+        votes=[run.class_name(int(vote)) if vote >= 0 else "abstains" for vote in arrays["votes"]],
+        agree=[int(vote) == prediction for vote in arrays["votes"]],
+        selected=run.class_name(prediction),
+        label=run.class_name(int(run.columns["label"][row])),
+        count=int(run.columns["count"][row]),
+        n=int(run.columns["n"][row]),
+        p_lower=float(run.p_lower[row]),
+        h_min=best.h_min,
+        alpha=run.alpha,
+        method=best.title,
+        bound_name="anytime-valid bound" if run.sequential else "Clopper–Pearson",
+    )
+    verdict = "certified" if what.p_lower > what.h_min else "not certified"
+    caption = (
+        f"Image {int(arrays['index'])} of the test split. Pixels are clipped to [0, 1] for the eye only; the classifier "
+        f"sees the unclipped values. {what.count} of {what.n} votes give p_A = {wording.floor(what.p_lower, 4)} "
+        f"against h_min = {wording.ceil(what.h_min, 4)}: {verdict}."
+    )
+    words = f"One image, {len(what.votes)} transformed copies with the vote of each, the count and the verdict: {verdict}."
+    return save_picture(lambda theme: figures.procedure(theme, what), out, "procedure", words, caption)
+
+
+def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("index", "image", "transformed", "theta", "votes")}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: not readable ({error}); delete it, or run the same certify command again") from None
+    copies = {name: len(arrays[name]) for name in ("transformed", "theta", "votes")}
+    if len(set(copies.values())) > 1:
+        raise UserError(f"{file}: {copies} differ in length; delete it, or run the same certify command again")
+    return arrays
+
+
+def _row(run: CertifyRun, index: int, file: Path) -> int:
+    rows = np.flatnonzero(run.columns["index"] == index)
+    if len(rows) == 0:
+        raise UserError(f"{file}: index {index} is not in records.csv; the file is of another run, delete it")
+    return int(rows[0])
+
+
+def _gallery(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+    """The first images of each verdict by index: not picked by eye."""
+    del region
+    best = primary(decisions)
+    images = _test_images(run)
+    if best is None or images is None:
+        return None
+    robust = best.certified & run.correct
+
+    def entries(rows: NDArray[np.int64]) -> list[tuple[NDArray[np.floating], str]]:
+        chosen = []
+        for row in rows[:GALLERY]:
+            label, prediction = run.columns["label"][row], run.columns["prediction"][row]
+            caption = run.class_name(int(label))
+            if label != prediction:
+                caption += f" → {run.class_name(int(prediction))}"
+            chosen.append((images(int(run.columns["index"][row])), f"{caption}\np_A {wording.floor(run.p_lower[row], 3)}"))
+        return chosen
+
+    certified, others = entries(np.flatnonzero(robust)), entries(np.flatnonzero(~robust))
+    caption = (
+        f"The first {GALLERY} images of each kind in the order of the test split, with the true class (and, after an "
+        f"arrow, the selected one where it differs) and p_A. The threshold is h_min = {wording.ceil(best.h_min or 1.0, 4)}."
+    )
+    words = f"{len(certified)} certified and {len(others)} other test images."
+    return save_picture(lambda theme: figures.gallery(theme, certified, others), out, "gallery", words, caption)
+
+
+def _test_images(run: CertifyRun) -> Callable[[int], NDArray[np.floating]] | None:
+    """Test images by index, or None where the data set is not on this machine."""
+    from glsmooth.data import load_dataset
+
+    try:
+        test = load_dataset({**run.summary["dataset"], "download": False}).test
+        test[int(run.columns["index"].max())]
+    except (ValueError, OSError, IndexError) as error:
+        log.warning("report: no gallery, the images of %s cannot be read: %s", run.name, error)
+        return None
+    return lambda index: np.asarray(test[index][0])
+
+
+def _images(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
+    best = primary(decisions)
+    certified = best.certified if best is not None else np.zeros(run.images, dtype=bool)
+    columns = run.columns
+    rows = [
+        (
+            str(columns["index"][i]),
+            run.class_name(int(columns["label"][i])),
+            run.class_name(int(columns["prediction"][i])),
+            f"{columns['count'][i]} of {columns['n'][i]}",
+            wording.floor(run.p_lower[i], 4),
+            ("yes" if run.correct[i] else "yes, in a wrong class") if certified[i] else "no",
+        )
+        for i in range(min(run.images, LISTED_IMAGES))
+    ]
+    header = ("index", "true class", "selected class", "votes", "p_A", "certified")
+    listing = html.details(f"The first {len(rows)} of {run.images} images", html.table(header, rows, (0, 3, 4)))
+    return listing + html.paragraph("All of them, with every method, are in records.csv.", small=True)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], object]]:
+    """A progress bar on standard error where that is a terminal; yields the function that advances it."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="bound", leave=False, disable=None) as bar:
+        yield bar.update

@@ -1,0 +1,224 @@
+"""Published per-image votes, decided again under sound bounds.
+
+The file is a JSON list of runs with the keys ``run, dataset, transform, smoothing, region, n0, n, alpha,
+published_cra, caveat, p_lower, correct``: names and intervals as in this program's configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glsmooth import bounds, laws
+from glsmooth._text import did_you_mean
+from glsmooth.config import UserError
+from glsmooth.family import SmoothedFamily
+from glsmooth.regions import Box
+from glsmooth.report import wording
+from glsmooth.report.results import Decision, check_methods, decide
+from glsmooth.report.tables import count, markdown
+from glsmooth.transforms import BUILTIN
+
+METHODS = ("neyman_pearson", "gl", "tss", "mp")
+KEYS = ("run", "dataset", "transform", "smoothing", "region", "n", "alpha", "published_cra", "caveat")
+# Image sizes that the data sets of published runs are certified at.
+IMAGE_SIZES = {"cifar10": (32, 32), "cifar100": (32, 32), "mnist": (28, 28), "imagenet": (224, 224)}
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One published certification run.
+
+    Attributes:
+        name: as published; ``dataset``: its name; ``caveat``: where the sampler was not the stated law, or None.
+        transform, laws, region: what was certified.
+        n, alpha: votes an image and the error probability of p_lower.
+        published: method -> CRA as printed by the authors.
+        p_lower: (images,) lower bounds p_A; ``correct``: (images,) bool.
+    """
+
+    name: str
+    dataset: str
+    caveat: str | None
+    transform: str
+    laws: Mapping[str, laws.Law]
+    region: Box
+    n: int
+    alpha: float
+    published: Mapping[str, float | None]
+    p_lower: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+
+    def decide(self, method: str, image_size: tuple[int, int] | None) -> Decision:
+        """Decide the stored votes by ``method``; translation is on the plane unless ``image_size`` is given."""
+        family = SmoothedFamily(BUILTIN[self.transform](), self.laws, image_size=image_size)
+        return decide(family, self.region, method, self.p_lower)
+
+
+def load_votes(file: str | Path) -> list[PublishedRun]:
+    """Read a file of published votes.
+
+    Raises:
+        UserError: no such file, not JSON, or a run with a missing or impossible value; it names run and key.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise UserError(f"votes: no file {str(file)!r}; give a JSON file of published votes")
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"votes: {str(file)!r} is not readable as JSON ({error}); give a file of votes") from None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"votes: {str(file)!r} must hold a list of at least one run")
+    return [_parse(entry, f"votes: run {i}") for i, entry in enumerate(entries)]
+
+
+def _parse(entry: Any, field: str) -> PublishedRun:
+    if not isinstance(entry, dict):
+        raise UserError(f"{field} is {type(entry).__name__}, not an object with the keys {', '.join(KEYS)}")
+    for key in (*KEYS, "p_lower", "correct"):
+        if key not in entry:
+            raise UserError(f"{field}: no key {key!r}; each run needs {', '.join((*KEYS, 'p_lower', 'correct'))}")
+    if entry["transform"] not in BUILTIN:
+        raise UserError(
+            f"{field}: transform={entry['transform']!r} is not a transformation"
+            f"{did_you_mean(str(entry['transform']), BUILTIN)}"
+        )
+    try:
+        p_lower = np.asarray(entry["p_lower"], dtype=np.float64)
+        correct = np.asarray(entry["correct"], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{field}: p_lower and correct must be lists of numbers, one an image") from None
+    if p_lower.ndim != 1 or p_lower.shape != correct.shape or not len(p_lower):
+        raise UserError(
+            f"{field}: p_lower and correct have shapes {p_lower.shape} and {correct.shape}; give one number an image"
+        )
+    if not np.all((p_lower >= 0) & (p_lower <= 1)):
+        image = int(np.flatnonzero(~((p_lower >= 0) & (p_lower <= 1)))[0])
+        raise UserError(f"{field}: p_lower of image {image} is {p_lower[image]}; it must lie in [0, 1]")
+    if not np.all((correct == 0) | (correct == 1)):
+        raise UserError(f"{field}: correct must be 0 or 1 for every image")
+    try:
+        family_laws = {
+            name: laws.from_config({"loc": None, **spec}, f"{field}: smoothing.{name}")
+            for name, spec in entry["smoothing"].items()
+        }
+        region = Box(**entry["region"])
+        SmoothedFamily(BUILTIN[entry["transform"]](), family_laws).check_region(region)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{field}: {error}") from None
+    return PublishedRun(
+        name=str(entry["run"]),
+        dataset=str(entry["dataset"]),
+        caveat=entry["caveat"],
+        transform=entry["transform"],
+        laws=family_laws,
+        region=region,
+        n=int(entry["n"]),
+        alpha=float(entry["alpha"]),
+        published=dict(entry["published_cra"]),
+        p_lower=p_lower,
+        correct=correct == 1,
+    )
+
+
+class _Notes:
+    """Footnotes: a letter for every distinct text, in order of first use."""
+
+    def __init__(self) -> None:
+        self.letters: dict[str, str] = {}
+
+    def __getitem__(self, text: str) -> str:
+        return self.letters.setdefault(text, chr(ord("a") + len(self.letters)))
+
+    def lines(self) -> str:
+        return "".join(f"* ({letter}) {text}\n" for text, letter in self.letters.items())
+
+
+def votes_table(
+    runs: Sequence[PublishedRun], methods: Sequence[str] = METHODS, image_size: tuple[int, int] | None = None
+) -> str:
+    """Markdown: the published CRA next to the CRA of sound methods on the same votes, with notes.
+
+    Args:
+        runs: from :func:`load_votes`.
+        methods: names in ``bounds.METHODS``.
+        image_size: puts every translation on that torus; None is the plane, with an extra column for the torus
+            of the data set's own image size.
+    """
+    check_methods(methods)
+    published = [name for name in ("gl", "tss", "mp") if any(run.published.get(name) is not None for run in runs)]
+    header = ["run", "dataset", "transformation and region", "smoothing", "n"]
+    header += [f"published {name.upper()}" for name in published]
+    header += [
+        f"{bounds.METHODS[name].title} (h_min)" + ("" if bounds.METHODS[name].sound else ", unsound")
+        for name in methods
+    ]
+    torus = image_size is None and any(_has_torus(run) for run in runs)
+    if torus:
+        header.append("Neyman–Pearson on the torus (h_min)")
+    header.append("note")
+    notes = _Notes()
+    rows, above = [], 0
+    for run in runs:
+        decisions = {name: run.decide(name, image_size) for name in methods}
+        row = [
+            run.name.rsplit("/", 1)[-1],
+            run.dataset,
+            f"{run.transform.replace('_', ' ')}: {_short_region(run.region)}",
+            "; ".join(f"{wording.SYMBOLS.get(name, name)} {law!r}" for name, law in run.laws.items()),
+            str(run.n),
+        ]
+        row += [_published(run.published.get(name)) for name in published]
+        row += [_cell(run, decision, notes) for decision in decisions.values()]
+        if torus:
+            row.append(
+                _cell(run, run.decide("neyman_pearson", IMAGE_SIZES[run.dataset]), notes) if _has_torus(run) else "–"
+            )
+        row.append(f"({notes[_caveat(run.caveat)]})" if run.caveat else "")
+        rows.append(row)
+        limit = run.decide("neyman_pearson", image_size)
+        above += (run.published.get("gl") or 0.0) > count(limit.certified & run.correct) / len(run.correct) + 1e-9
+    where = "on the plane" if image_size is None else f"on the torus of {image_size[0]} × {image_size[1]} pixels"
+    return (
+        markdown(header, rows, numeric_from=4)
+        + f"\nEach cell is the share of the images that are certified in their true class (p_lower > h_min), from the "
+        f"published votes; translations are {where}. In {above} of {len(runs)} runs the published CRA of GL is above "
+        "the one of Neyman–Pearson, which is the most that any sound method can certify from these votes.\n"
+        + ("\nNotes:\n\n" + notes.lines() if notes.letters else "")
+    )
+
+
+def _has_torus(run: PublishedRun) -> bool:
+    return run.dataset in IMAGE_SIZES and bool({"tx", "ty"} & set(run.region.intervals))
+
+
+def _caveat(caveat: str) -> str:
+    return f"{caveat}: the votes do not follow the law that is certified, so no number in this row is a certificate."
+
+
+def _short_region(region: Box) -> str:
+    return ", ".join(
+        f"{wording.SYMBOLS.get(name, name)} {wording.interval(ends)}" for name, ends in region.intervals.items()
+    )
+
+
+def _published(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _cell(run: PublishedRun, decision: Decision, notes: _Notes) -> str:
+    if decision.h_min is None:
+        reason = f"{decision.title} does not apply: {decision.reason}"
+        return f"n/a ({notes[reason]})"
+    images = len(run.correct)
+    # Floor in integers: a share is never rounded up.
+    share = f"{1000 * count(decision.claimed & run.correct) // images / 1000:.3f}"
+    cell = f"{share} ({wording.ceil(decision.h_min, 5)})"
+    return cell if decision.sound else f"unsound: {cell}"

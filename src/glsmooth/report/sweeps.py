@@ -1,0 +1,161 @@
+"""Certified robust accuracy over many regions, from one run's stored votes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glsmooth import bounds
+from glsmooth.family import SmoothedFamily
+from glsmooth.regions import Box, Points
+from glsmooth.transforms import ResolvableTransform
+
+
+def robust_accuracy(
+    p_lower: NDArray[np.float64], correct: NDArray[np.bool_], h_min: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """CRA at required probabilities of any shape: mean(correct and p_lower > h_min) over the images.
+
+    Args:
+        p_lower: (images,) lower bounds p_A.
+        correct: (images,) whether the selected class is the true one.
+        h_min: required probabilities, any shape.
+    """
+    ascending = np.sort(p_lower[correct])
+    # side="right" counts p_lower <= h_min, so that equality does not certify.
+    below = np.searchsorted(ascending, h_min, side="right")
+    return (len(ascending) - below) / len(p_lower)
+
+
+def multiplicative(transform: ResolvableTransform, name: str) -> bool:
+    """Whether the parameter's domain is (0, inf): it composes by products and is scaled in the logarithm."""
+    domain = transform.domain(name)
+    return domain.low == 0.0 and not domain.low_included
+
+
+def scaled_box(transform: ResolvableTransform, region: Box, scale: float) -> Box:
+    """``region`` scaled around the identity: 0 is the identity alone, 1 is ``region``.
+
+    Additive parameters move as identity + scale * (beta - identity), multiplicative ones as beta ** scale,
+    so that [0.5, 2] becomes [0.25, 4] at scale 2. Ends stay inside the parameter's domain.
+    """
+    intervals = {}
+    for i, name in enumerate(transform.parameters):
+        if name not in region.intervals:
+            continue
+        identity = float(transform.identity[i])
+        lowest = transform.domain(name).low
+        ends = []
+        for end in region.intervals[name]:
+            if multiplicative(transform, name):
+                ends.append(identity * (end / identity) ** scale)
+            else:
+                ends.append(max(identity + scale * (end - identity), lowest))
+        intervals[name] = (ends[0], ends[1])
+    return Box(**intervals)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """CRA against region size: ``cra[method]`` is (scales,); ``sizes`` is (scales,), 1 for the run's region."""
+
+    sizes: NDArray[np.float64]
+    cra: Mapping[str, NDArray[np.float64]]
+
+
+def region_curve(
+    family: SmoothedFamily,
+    region: Box,
+    methods: Sequence[str],
+    p_lower: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    sizes: NDArray[np.float64],
+    tick: Callable[[], object] = lambda: None,
+) -> Curve:
+    """CRA of ``region`` scaled by each of ``sizes``, per method; ``tick`` is called after every bound."""
+    cra = {}
+    for method in methods:
+        h_min = []
+        for size in sizes:
+            h_min.append(bounds.required_probability(family, scaled_box(family.transform, region, float(size)), method))
+            tick()
+        cra[method] = robust_accuracy(p_lower, correct, np.array(h_min))
+    return Curve(sizes, cra)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a parameter plane.
+
+    Attributes:
+        name: the parameter.
+        nodes: (k,) values, evenly spaced, in the logarithm where ``log``.
+        log: whether the axis is logarithmic (multiplicative parameters).
+        identity: the parameter's identity.
+        interval: the region's interval of the parameter.
+    """
+
+    name: str
+    nodes: NDArray[np.float64]
+    log: bool
+    identity: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """CRA at single points of a two-parameter plane.
+
+    Attributes:
+        x, y: the axes.
+        cra: (ny, nx) fraction of the images that are correct and certified at that point.
+    """
+
+    x: Axis
+    y: Axis
+    cra: NDArray[np.float64]
+
+
+def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 1.5) -> tuple[Axis, Axis] | None:
+    """The axes of the plane of a two-parameter region; None for other regions.
+
+    An axis covers the region and the identity, ``reach`` times as far from the identity as the region's ends.
+    """
+    transform = family.transform
+    wide = scaled_box(transform, region, reach)
+    axes = []
+    for name, interval in wide.intervals.items():
+        identity = float(transform.identity[transform.parameters.index(name)])
+        low, high = min(interval[0], identity), max(interval[1], identity)
+        log = multiplicative(transform, name)
+        if name in family.torus:
+            # A torus has whole-pixel shifts only.
+            values = np.arange(math.ceil(low), math.floor(high) + 1, dtype=np.float64)
+        else:
+            values = np.geomspace(low, high, nodes) if log else np.linspace(low, high, nodes)
+        if low < high and len(values) > 1:
+            axes.append(Axis(name, values, log, identity, region.intervals[name]))
+    return (axes[0], axes[1]) if len(axes) == 2 else None
+
+
+def parameter_plane(
+    family: SmoothedFamily,
+    axes: tuple[Axis, Axis],
+    method: str,
+    p_lower: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    tick: Callable[[], object] = lambda: None,
+) -> Plane:
+    """CRA at every point of the grid of ``axes``; ``tick`` is called after every bound."""
+    x, y = axes
+    h_min = np.empty((len(y.nodes), len(x.nodes)))
+    for i, y_value in enumerate(y.nodes):
+        for j, x_value in enumerate(x.nodes):
+            point = Points([{x.name: float(x_value), y.name: float(y_value)}])
+            h_min[i, j] = bounds.required_probability(family, point, method)
+            tick()
+    return Plane(x, y, robust_accuracy(p_lower, correct, h_min))

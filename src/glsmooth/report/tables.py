@@ -1,0 +1,252 @@
+"""The tables of a report, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from glsmooth import bounds
+from glsmooth.regions import Box
+from glsmooth.report import wording
+from glsmooth.report.results import CertifyRun, Decision, primary
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int = 1) -> str:
+    """A Markdown table; columns from ``numeric_from`` on are right-aligned."""
+    lines = ["| " + " | ".join(header) + " |"]
+    lines.append("|" + "|".join("---" if i < numeric_from else "---:" for i in range(len(header))) + "|")
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def count(flags: np.ndarray) -> int:
+    return int(np.count_nonzero(flags))
+
+
+def robust_count(run: CertifyRun, decision: Decision) -> int:
+    """Number of images that are certified in their true class."""
+    return count(decision.certified & run.correct)
+
+
+def accuracy_rows(run: CertifyRun) -> list[tuple[str, str, str]]:
+    """(quantity, images, share) of what the classifiers do without any transformation of the test image."""
+    base = count(run.columns["base_prediction"] == run.columns["label"])
+    # A smoothed classifier abstains where no class is known to have more than half of the probability.
+    abstained = run.p_lower <= 0.5
+    smoothed = count(run.correct & ~abstained)
+    total = run.images
+    return [
+        ("base classifier correct", f"{base}", wording.percent(base, total)),
+        ("smoothed classifier correct", f"{smoothed}", wording.percent(smoothed, total)),
+        ("smoothed classifier abstains", f"{count(abstained)}", wording.percent(count(abstained), total)),
+    ]
+
+
+def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tuple[str, str, str, str, str]]:
+    """(method, h_min, certified, certified and correct, CRA) per method; unsound methods have no CRA."""
+    rows = []
+    for decision in decisions.values():
+        if decision.h_min is None:
+            rows.append((decision.title, "n/a", "n/a", "n/a", f"does not apply: {decision.reason}"))
+        elif not decision.sound:
+            claimed = count(decision.claimed & run.correct)
+            rows.append(
+                (
+                    f"{decision.title} (unsound)" if "unsound" not in decision.title.lower() else decision.title,
+                    wording.ceil(decision.h_min, 5),
+                    "unsound",
+                    "unsound",
+                    f"unsound, not counted (it would claim {wording.percent(claimed, run.images)})",
+                )
+            )
+        else:
+            robust = robust_count(run, decision)
+            rows.append(
+                (
+                    decision.title,
+                    wording.ceil(decision.h_min, 5),
+                    f"{count(decision.certified)}",
+                    f"{robust}",
+                    wording.percent(robust, run.images),
+                )
+            )
+    return rows
+
+
+METHOD_HEADER = ("method", "required probability h_min", "certified", "certified and correct", "CRA")
+
+
+def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> str:
+    """The result in one plain sentence, with its error probability."""
+    best = primary(decisions)
+    where = wording.region(region.intervals)
+    if best is None:
+        return f"No sound method applies, so none of the {run.images} test images is certified under every {where}."
+    robust = robust_count(run, best)
+    alpha = wording.probability(run.alpha + best.failure_probability)
+    if robust == 0:
+        return f"None of the {run.images} test images is certified under every {where}. {_why_none(run, best)}".rstrip()
+    return (
+        f"Of {run.images} test images, {robust} ({wording.percent(robust, run.images)}) provably keep their correct "
+        f"class under every {where}, except with probability at most {alpha} for each image."
+    )
+
+
+def _why_none(run: CertifyRun, decision: Decision) -> str:
+    assert decision.h_min is not None
+    needed = bounds.samples_needed(decision.h_min, run.alpha)
+    if needed is None:
+        return f"{decision.title} requires h_min = {wording.ceil(decision.h_min, 5)}, which no vote can reach."
+    votes = int(run.columns["n"].max())
+    if needed > votes:
+        return (
+            f"h_min = {wording.ceil(decision.h_min, 5)} needs at least {needed} unanimous votes an image, "
+            f"and at most {votes} were drawn."
+        )
+    return ""
+
+
+def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]:
+    """What must hold for the certificate to be true, a sentence each."""
+    best = primary(decisions)
+    estimated = best.failure_probability if best is not None else 0.0
+    votes = f"The statement about one image fails with probability at most {wording.probability(run.alpha)} (votes)"
+    if estimated > 0:
+        votes += f" plus {wording.probability(estimated)} (the bound was estimated from samples)"
+    sentences = [
+        votes + "; over many images it may fail for a few.",
+        "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the classifier.",
+        "Arithmetic is treated as exact: rounding of the transformation and of the network is not covered.",
+        "The statement is about the smoothed classifier, the majority vote over the smoothing laws, "
+        "not about the base classifier alone.",
+    ]
+    parameters = run.family.parameters
+    if "tx" in parameters or "ty" in parameters:
+        torus = run.family.torus
+        where = (
+            f"h_min is that of the torus of {run.family.image_size[0]} × {run.family.image_size[1]} pixels."
+            if torus and run.family.image_size is not None
+            else "h_min is that of shifts on the plane, which stays valid for cyclic ones."
+        )
+        sentences.append(f"Shifts are cyclic and by whole pixels (what leaves at one border enters at the other); {where}")
+    if "blur" in parameters:
+        sentences.append("Blur is exact multiplication in the frequency domain, not a truncated kernel.")
+    return sentences
+
+
+def settings(run: CertifyRun, region: Box) -> list[tuple[str, str]]:
+    """The settings in words: (what, value)."""
+    monte_carlo = run.summary["monte_carlo"]
+    transform = run.family.transform
+    order = run.summary["transform"].get("order")
+    rows = [
+        ("transformation", transform.name + (f" ({str(order).replace('_', ' ')})" if order else "")),
+        (
+            "smoothing laws",
+            "; ".join(
+                f"{wording.parameter(name)} ~ {wording.law(law)}"
+                for name, law in run.summary["smoothing"].items()
+                if law is not None
+            ),
+        ),
+        ("certified region", wording.region(region.intervals)),
+    ]
+    left_out = [name for name in transform.parameters if name not in region.intervals]
+    if left_out:
+        rows.append(("left at the identity", wording.join(wording.parameter(name) for name in left_out)))
+    if run.family.pixel_noise:
+        rows.append(("pixel noise", f"Normal, standard deviation {wording.number(run.family.pixel_noise)}"))
+    drawn = f"{monte_carlo.get('n0')} draws select the class"
+    if run.sequential:
+        drawn += (
+            f", then up to {monte_carlo.get('n')} fresh ones in an anytime-valid test that stops once the image is decided"
+        )
+    else:
+        drawn += f", {monte_carlo.get('n')} fresh ones count it; Clopper–Pearson lower bound"
+    rows.append(("Monte Carlo", f"{monte_carlo.get('name')}: {drawn}; α = {wording.probability(run.alpha)} an image"))
+    rows.append(("votes", f"{int((run.columns['n0'] + run.columns['n']).sum()):,} in all"))
+    dataset = run.summary["dataset"]
+    subset = dataset.get("subset")
+    rows.append(
+        (
+            "images",
+            f"{run.images} of the test split of {run.name}"
+            + (f" (random subset, seed {dataset.get('subset_seed')})" if subset is not None else ""),
+        )
+    )
+    model = run.summary.get("model")
+    rows.append(("model", str(model.get("name")) if isinstance(model, Mapping) else str(model)))
+    return rows
+
+
+def provenance(run: CertifyRun) -> list[tuple[str, str]]:
+    """Seed, checkpoint, hardware, versions: what is needed to run it again."""
+    summary = run.summary
+    rows = [("run directory", run.path.name), ("seed", str(summary.get("seed", "not recorded")))]
+    checkpoint = summary.get("checkpoint")
+    if isinstance(checkpoint, Mapping):
+        rows.append(("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)"))
+    seconds = summary.get("seconds_per_image")
+    if seconds is not None:
+        rows.append(("seconds an image", f"{float(seconds):.3g}"))
+    if summary.get("hardware"):
+        rows.append(("hardware", _flat(summary["hardware"])))
+    if summary.get("versions"):
+        rows.append(("versions", _flat(summary["versions"])))
+    return rows
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)
+
+
+def run_table(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], note: str = "") -> str:
+    """table.md of one run."""
+    parts = [
+        f"# Certified robust accuracy: {run.family.transform.name} on {run.name}\n",
+        headline(run, region, decisions) + "\n",
+    ]
+    if note:
+        parts.append(note + "\n")
+    parts.append(markdown(METHOD_HEADER, method_rows(run, decisions)))
+    parts.append(
+        "CRA, certified robust accuracy: the share of the images that are certified (p_A > h_min) in their true class.\n"
+    )
+    parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
+    parts.append(markdown(("setting", "value"), settings(run, region), numeric_from=2))
+    parts.append("What the certificate assumes:\n")
+    parts.append("\n".join(f"* {sentence}" for sentence in assumptions(run, decisions)) + "\n")
+    parts.append(markdown(("run", "value"), provenance(run), numeric_from=2))
+    return "\n".join(parts)
+
+
+def comparison_table(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decision]]]) -> str:
+    """One row a run, one CRA column a method that occurs in any of them."""
+    methods = list(dict.fromkeys(name for _, _, decisions in results for name in decisions))
+    header = ["run", "dataset", "transformation", "region", "images", "base", "smoothed"]
+    header += [
+        f"CRA {bounds.METHODS[name].title}" + ("" if bounds.METHODS[name].sound else " (unsound, not counted)")
+        for name in methods
+    ]
+    rows = []
+    for run, region, decisions in results:
+        accuracies = [share for _, _, share in accuracy_rows(run)[:2]]
+        row = [run.path.name, run.name, run.family.transform.name, wording.region(region.intervals)]
+        row += [str(run.images), *accuracies]
+        row += [_comparison_cell(run, decisions.get(name)) for name in methods]
+        rows.append(row)
+    return markdown(header, rows, numeric_from=4)
+
+
+def _comparison_cell(run: CertifyRun, decision: Decision | None) -> str:
+    if decision is None:
+        return "–"
+    if decision.h_min is None:
+        return "n/a"
+    if not decision.sound:
+        return "unsound"
+    robust = robust_count(run, decision)
+    return f"{wording.percent(robust, run.images)} (h_min {wording.ceil(decision.h_min, 5)})"

@@ -1,0 +1,90 @@
+"""Numbers and settings in words, rounded so that no printed statement claims more than was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+
+# parameter -> (name in a sentence, unit as an axis label shows it)
+PARAMETERS: dict[str, tuple[str, str]] = {
+    "brightness": ("brightness", "added to intensities in [0, 1]"),
+    "contrast": ("contrast", "factor"),
+    "gamma": ("gamma", "exponent"),
+    "tx": ("horizontal shift", "pixels"),
+    "ty": ("vertical shift", "pixels"),
+    "blur": ("blur", "kernel variance, pixels²"),
+}
+SYMBOLS = {"brightness": "b", "contrast": "c", "gamma": "γ", "tx": "tx", "ty": "ty", "blur": "r"}
+
+
+def floor(value: float, digits: int) -> str:
+    """``value`` rounded down: for what a certificate claims (p_A)."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
+
+
+def ceil(value: float, digits: int) -> str:
+    """``value`` rounded up: for what a certificate needs (h_min)."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+
+
+def percent(count: int, total: int) -> str:
+    """``count`` of ``total`` in per cent with one digit, rounded down in exact integer arithmetic."""
+    tenths = 1000 * count // total
+    return f"{tenths // 10}.{tenths % 10} %"
+
+
+def number(value: float) -> str:
+    return f"{value:.6g}".replace("-", "−")
+
+
+def interval(bounds: Sequence[float]) -> str:
+    return f"[{number(bounds[0])}, {number(bounds[1])}]"
+
+
+def parameter(name: str) -> str:
+    return PARAMETERS.get(name, (name, ""))[0]
+
+
+def axis_label(name: str) -> str:
+    word, unit = PARAMETERS.get(name, (name, ""))
+    return f"{word} ({unit})" if unit else word
+
+
+def join(words: Iterable[str]) -> str:
+    words = list(words)
+    if len(words) < 2:
+        return "".join(words)
+    return ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def region(intervals: Mapping[str, Sequence[float]]) -> str:
+    """``contrast in [0.7, 1.4] and brightness in [−0.2, 0.2]``."""
+    parts = []
+    for name, bounds in intervals.items():
+        unit = " pixels" if name in ("tx", "ty") else ""
+        parts.append(f"{parameter(name)} in {interval(bounds)}{unit}")
+    return join(parts)
+
+
+def law(settings: Mapping[str, object]) -> str:
+    """``LogNormal(loc 0, scale 0.6)`` from the plain dict of a smoothing law."""
+    values = [
+        f"{key} {number(float(value))}"
+        for key, value in settings.items()
+        if key != "law" and isinstance(value, (int, float))
+    ]
+    return f"{settings['law']}({', '.join(values)})"
+
+
+def point(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{SYMBOLS.get(name, name)} = {number(value)}" for name, value in values.items())
+
+
+def probability(value: float) -> str:
+    """An error probability, rounded up to three significant digits."""
+    if value <= 0.0:
+        return "0"
+    # str is the number as it was typed: 0.001 must not become 0.00101 for its binary tail.
+    exact = Decimal(str(value))
+    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), ROUND_CEILING)
+    return f"{float(rounded):.3g}"
