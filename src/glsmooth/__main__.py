@@ -1,0 +1,39 @@
+"""``glsmooth COMMAND …``, the same as ``python -m glsmooth.COMMAND …``."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from glsmooth._text import did_you_mean
+
+COMMANDS = {
+    "train": "train a base classifier under smoothing laws",
+    "certify": "certify test images of a trained classifier",
+    "bounds": "the class probability that a region requires; no model, no data",
+    "report": "tables and pictures from finished runs",
+}
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` names."""
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        commands = "\n".join(f"  {command:<{width}}  {about}" for command, about in COMMANDS.items())
+        print(
+            "Certified robustness of image classifiers under semantic transformations.\n\n"
+            f"Usage: glsmooth COMMAND [group=choice] [key=value]\n\nCommands\n{commands}\n\n"
+            "glsmooth COMMAND --help explains what each takes."
+        )
+        return
+    if name not in COMMANDS:
+        print(f"glsmooth {name}: no such command{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    # As python -m would, sys.argv and __main__ included: Lightning starts further processes by these two.
+    sys.argv[1:] = arguments
+    runpy.run_module(f"glsmooth.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
