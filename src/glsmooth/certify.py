@@ -1,0 +1,421 @@
+"""``python -m glsmooth.certify``: certify test images with a trained base classifier."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import platform
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import Dataset, Subset
+
+from glsmooth import bounds
+from glsmooth.certification import CertificationModule, Settings, columns
+from glsmooth.checkpoint import Checkpoint, digest, load_checkpoint
+from glsmooth.cli import entry
+from glsmooth.config import UserError, build_family, build_region, merge_checkpoint
+from glsmooth.data import Data, certification_images, load_dataset
+from glsmooth.family import SmoothedFamily
+from glsmooth.procedures import FixedSample, Procedure
+from glsmooth.records import Records, read_rows
+from glsmooth.regions import Box
+from glsmooth.report import write_report
+from glsmooth.votes import BaseClassifier, VoteEngine
+
+log = logging.getLogger(__name__)
+
+#: Transformed copies in the picture of what was done to one image.
+_FIGURE_COPIES = 8
+
+
+def run(cfg: DictConfig) -> None:
+    """Certify, or go on where an earlier run stopped. Writes records.csv, summary.json and the report."""
+    _quieten_lightning()
+    checkpoint = load_checkpoint(cfg.ckpt)
+    stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
+    settings = merge_checkpoint(cfg, stored)
+    directory = Path(settings["run_dir"])
+
+    data = load_dataset(settings["dataset"])
+    _check_dataset(data, checkpoint)
+    images = certification_images(data, settings["dataset"]["subset"], settings["dataset"]["subset_seed"])
+    indices = list(images.indices) if isinstance(images, Subset) else list(range(len(images)))  # type: ignore[arg-type]
+    noise = checkpoint.loss["pixel_noise"] if settings["pixel_noise"] is None else settings["pixel_noise"]
+    family = build_family(settings["transform"], settings["smoothing"], data.image_size, noise)
+    region = build_region(settings["region"], family.transform)
+
+    methods = required_probabilities(family, region, settings["bound"]["methods"])
+    procedure = build_procedure(settings["monte_carlo"], methods)
+    speed = Settings(
+        seed=settings["seed"],
+        batch_size=settings["batch_size"],
+        precision=settings["precision"],
+        compile=settings["compile"],
+        channels_last=settings["channels_last"],
+        num_workers=data.num_workers,
+    )
+    print(preflight(methods, procedure), file=sys.stderr)
+    if settings["dry_run"]:
+        print(estimate(checkpoint, family, procedure, images, speed, _accelerator(settings)))
+        return
+
+    trainer = _trainer(settings["trainer"], _accelerator(settings))
+    thresholds = {
+        method: entry["required_probability"] if entry["sound"] else None for method, entry in methods.items()
+    }
+    module = CertificationModule(
+        checkpoint.build_model(),
+        family,
+        procedure,
+        len(checkpoint.classes),
+        images,
+        indices,
+        thresholds,
+        speed,
+        directory,
+    )
+    if not trainer.is_global_zero:
+        trainer.predict(module, return_predictions=False)
+        return
+    identity = {
+        "checkpoint": digest(cfg.ckpt),
+        **{part: settings[part] for part in ("transform", "smoothing", "region", "seed", "precision")},
+        "methods": list(methods),
+        "pixel_noise": noise,
+        "monte_carlo": procedure.describe(),
+        "dataset": {key: settings["dataset"].get(key) for key in ("name", "subset", "subset_seed", "image_size")},
+    }
+    records = Records(directory, identity, columns(list(methods)))
+    try:
+        OmegaConf.save(OmegaConf.create(settings), directory / "config.yaml")
+        recorded = len(records.finished)
+        start = time.monotonic()
+        if recorded < len(indices):
+            if recorded:
+                print(f"Resuming: {recorded} of {len(indices)} images are recorded", file=sys.stderr)
+            trainer.predict(module, return_predictions=False)
+            records.merge(indices)
+        session = {
+            "images": len(indices) - recorded,
+            "seconds": time.monotonic() - start,
+            "evaluations": _evaluations(directory),
+        }
+        summary = summarise(read_rows(directory), methods, session, directory)
+        summary |= {
+            "transform": settings["transform"],
+            "smoothing": settings["smoothing"],
+            "region": settings["region"],
+            "image_size": list(data.image_size),
+            "pixel_noise": noise,
+            "dataset": settings["dataset"],
+            "model": settings["model"],
+            "classes": list(checkpoint.classes),
+            "checkpoint": {"path": str(cfg.ckpt), "sha256": identity["checkpoint"]},
+            "monte_carlo": procedure.describe(),
+            "seed": settings["seed"],
+            "precision": settings["precision"],
+            "hardware": _hardware(trainer),
+            "versions": {name: version(name) for name in ("glsmooth", "torch", "lightning", "numpy", "scipy")}
+            | {"python": platform.python_version()},
+        }
+        _save_figure(directory, checkpoint, family, procedure, images, indices, speed)
+        (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        report = write_report(directory)
+        _log(settings, summary, directory)
+    finally:
+        records.close()
+    print((directory / "table.md").read_text())
+    print(f"Report: {report}")
+
+
+def build_procedure(spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> Procedure:
+    """The Monte Carlo procedure of a configuration's ``monte_carlo``."""
+    name, n0, n, alpha = spec["name"], spec["n0"], spec["n"], spec["alpha"]
+    if name == "paper":
+        return FixedSample(n0, n, alpha)
+    if name == "paper_literal":
+        return FixedSample(n0, n, alpha, rule="majority", two_sided=True)
+    raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal or sequential")
+
+
+def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each method requires of the region, or why it says nothing, as plain values for summary.json."""
+    family.check_region(region)
+    results: dict[str, dict[str, Any]] = {}
+    for method in methods:
+        entry: dict[str, Any] = {"sound": bounds.METHODS[method].sound, "required_probability": None, "reason": None}
+        try:
+            bound = bounds.certify_region(family, region, method)
+        except bounds.NotApplicable as reason:
+            entry["reason"] = str(reason)
+        else:
+            entry |= {
+                "required_probability": bound.h_min,
+                "worst_parameter": bound.worst,
+                "sound": bound.sound,
+                "failure_probability": bound.failure_probability,
+                "argument": bound.argument,
+            }
+        results[method] = entry
+    return results
+
+
+def preflight(methods: Mapping[str, Mapping[str, Any]], procedure: Procedure) -> str:
+    """What can be certified at all with these numbers of draws, before any is taken."""
+    n = procedure.describe()["n"]
+    lines = []
+    for method, entry in methods.items():
+        h_min, title = entry["required_probability"], bounds.METHODS[method].title
+        needed = None if h_min is None else procedure.draws_needed(h_min)
+        if h_min is None:
+            line = f"does not apply: {entry['reason']}"
+        elif needed is None:
+            line = "required probability 1: no number of votes can certify this region"
+        else:
+            line = f"required probability {_up(h_min)}, at least {needed} votes"
+            if needed > n:  # type: ignore[operator]
+                line += f": n = {n} can never certify; set monte_carlo.n={needed} or more"
+        lines.append(f"{title}: {line}{'' if entry['sound'] else ' (unsound: never counts as certified)'}")
+    return "\n".join(lines)
+
+
+def _up(p: float) -> str:
+    return f"{math.ceil(p * 1e4) / 1e4:.4f}"
+
+
+def estimate(
+    checkpoint: Checkpoint,
+    family: SmoothedFamily,
+    procedure: Procedure,
+    images: Dataset,
+    speed: Settings,
+    accelerator: str,
+) -> str:
+    """Passes, time, memory and disk that a run would take, from a few batches of its own."""
+    device = torch.device("cuda" if accelerator in ("gpu", "cuda") else "cpu")
+    engine = _engine(checkpoint, family, FixedSample(n0=1, n=5 * speed.batch_size), speed, device)
+    engine.add(0, images[0][0])
+    engine.step()  # the first batch compiles, allocates and warms up
+    start, before = time.perf_counter(), engine.evaluations
+    while engine.busy:
+        engine.step()
+    rate = (engine.evaluations - before) / (time.perf_counter() - start)
+    fewest, most = (len(images) * (draws + 1) for draws in procedure.draws_range())  # type: ignore[arg-type]
+    passes = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    hours = f"{most / rate / 3600:.2f}" if fewest == most else f"{fewest / rate / 3600:.2f} to {most / rate / 3600:.2f}"
+    memory = "on the CPU"
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} of {total / 2**30:.0f} GiB on the GPU"
+    return "\n".join(
+        [
+            f"Images:          {len(images):,}",  # type: ignore[arg-type]
+            f"Network passes:  {passes} (with one an image for the base accuracy)",
+            f"Time:            {hours} hours on one device at {rate:,.0f} passes a second",
+            f"Memory:          {memory}, whatever the number of images and draws",
+            f"Disk:            {len(images) * 120 / 2**20 + 2:.0f} MiB",  # type: ignore[arg-type]
+            "Nothing was started (dry_run=true).",
+        ]
+    )
+
+
+def summarise(
+    rows: Sequence[Mapping[str, str]],
+    methods: Mapping[str, Mapping[str, Any]],
+    session: Mapping[str, Any],
+    directory: Path,
+) -> dict[str, Any]:
+    """The numbers of summary.json.
+
+    ``smoothed_accuracy`` counts images whose selected class is the true one; ``abstained`` is the fraction whose
+    p_lower is not above 1/2, so that the selected class is not proved to be the smoothed classifier's.
+    """
+
+    def column(name: str) -> np.ndarray:
+        return np.array([float(row[name]) for row in rows])
+
+    label, votes = column("label"), column("n0") + column("n")
+    correct = column("prediction") == label
+    seconds = session["seconds"] / session["images"] if session["images"] else None
+    return {
+        "command": "certify",
+        "images": len(rows),
+        "base_accuracy": float((column("base_prediction") == label).mean()),
+        "smoothed_accuracy": float(correct.mean()),
+        "abstained": float((column("p_lower") <= 0.5).mean()),
+        "votes_used": int(votes.sum()),
+        "votes_per_image": float(votes.mean()),
+        "abstained_votes": int(column("abstain_votes").sum()),
+        "nonfinite_votes": int(column("nonfinite_votes").sum()),
+        "near_ties": int(column("near_ties").sum()),
+        "seconds_per_image": seconds,
+        "session": dict(session),
+        "methods": {
+            method: dict(entry)
+            | {
+                "certified_robust_accuracy": None
+                if entry["required_probability"] is None
+                else float((correct & (column(f"certified_{method}") == 1)).mean())
+            }
+            for method, entry in methods.items()
+        },
+    }
+
+
+def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
+    if list(data.class_names) != list(checkpoint.classes):
+        raise UserError(
+            f"dataset.root: its {data.num_classes} classes ({', '.join(data.class_names[:5])} …) are not the "
+            f"{len(checkpoint.classes)} of the checkpoint ({', '.join(checkpoint.classes[:5])} …); give the dataset that "
+            "it was trained for"
+        )
+    if data.channels != len(checkpoint.mean):
+        raise UserError(
+            f"dataset.name={data.name}: its images have {data.channels} channels, the checkpoint's {len(checkpoint.mean)}; "
+            "give the dataset that it was trained for"
+        )
+
+
+def _engine(
+    checkpoint: Checkpoint, family: SmoothedFamily, procedure: Procedure, speed: Settings, device: torch.device
+) -> VoteEngine:
+    classifier = BaseClassifier(
+        checkpoint.build_model(),
+        len(checkpoint.classes),
+        device=device,
+        precision=speed.precision,
+        compile=speed.compile,
+        channels_last=speed.channels_last,
+    )
+    return VoteEngine(classifier, family, procedure, seed=speed.seed, batch_size=speed.batch_size, clean=True)
+
+
+def _save_figure(
+    directory: Path,
+    checkpoint: Checkpoint,
+    family: SmoothedFamily,
+    procedure: Procedure,
+    images: Dataset,
+    indices: Sequence[int],
+    speed: Settings,
+) -> None:
+    """figure1.npz: the first counting draws of one image, the first that is certified and correct if there is one."""
+    rows = read_rows(directory)
+    certified = [name for name in rows[0] if name.startswith("certified_")]
+
+    def shows(row: Mapping[str, str]) -> bool:
+        return row["prediction"] == row["label"] and any(row[name] == "1" for name in certified)
+
+    index = int(next((row for row in rows if shows(row)), rows[0])["index"])
+    image = images[indices.index(index)][0]
+    plain_speed = Settings(seed=speed.seed, precision=speed.precision)
+    engine = _engine(checkpoint, family, procedure, plain_speed, torch.device("cpu"))
+    theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
+    np.savez_compressed(
+        directory / "figure1.npz",
+        index=index,
+        image=image.numpy(),
+        transformed=transformed.numpy(),
+        theta=theta.numpy(),
+        votes=votes.numpy(),
+        class_names=np.array(checkpoint.classes),
+    )
+
+
+def _accelerator(settings: Mapping[str, Any]) -> str:
+    # Smoothing parameters are drawn in float64, which Apple's accelerator lacks: auto means CUDA or the CPU.
+    chosen = settings["trainer"]["accelerator"]
+    return ("gpu" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen
+
+
+def _trainer(chosen: Mapping[str, Any], accelerator: str) -> Trainer:
+    devices = chosen["devices"]
+    strategy: Any = chosen.get("strategy", "auto")
+    one = devices in (1, "auto") if accelerator == "cpu" else devices == 1 or torch.cuda.device_count() == 1
+    if strategy == "auto" and not one:
+        external = SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
+        # A device that has finished its share waits for the others, as long as it takes.
+        strategy = DDPStrategy(start_method="popen" if external else "spawn", timeout=timedelta(days=30))
+    return Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=chosen.get("num_nodes", 1),
+        strategy=strategy,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # glsmooth.data.Batches shares the images out
+    )
+
+
+def _evaluations(directory: Path) -> int:
+    """Network evaluations of this session, padding included, from the files that the processes left."""
+    total = 0
+    for path in directory.glob("evaluations.rank*"):
+        total += int(path.read_text())
+        path.unlink()
+    return total
+
+
+def _hardware(trainer: Trainer) -> dict[str, Any]:
+    cuda = trainer.strategy.root_device.type == "cuda"
+    name = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return {"device": name, "devices": trainer.world_size}
+
+
+def _log(settings: Mapping[str, Any], summary: Mapping[str, Any], directory: Path) -> None:
+    """Send the summary's numbers to W&B with ``logger=wandb``."""
+    if settings["logger"]["name"] != "wandb":
+        return
+    import wandb
+
+    remembered = directory / "wandb_id"
+    if not remembered.is_file():
+        remembered.write_text(secrets.token_hex(4))
+    chosen = settings["logger"]
+    try:
+        wandb.init(
+            project=chosen["project"],
+            entity=chosen["entity"],
+            id=remembered.read_text(),
+            resume="allow",
+            dir=directory,
+            config=dict(settings),
+        )
+        wandb.log({name: value for name, value in summary.items() if isinstance(value, (int, float))})
+        wandb.log({f"cra/{m}": entry["certified_robust_accuracy"] for m, entry in summary["methods"].items()})
+    except wandb.Error as error:
+        raise UserError(
+            f"logger=wandb: {error}; log in with `wandb login`, set WANDB_MODE=offline, or use logger=csv"
+        ) from error
+    finally:
+        wandb.finish()
+
+
+def _quieten_lightning() -> None:
+    """Drop Lightning's greetings and the advice that does not fit; other warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for advice in (".*does not have many workers.*", ".*Consider setting `persistent_workers.*"):
+        warnings.filterwarnings("ignore", message=advice)
+
+
+main = entry("certify", run)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Confidence bounds for the probability of a vote.
+
+*Clopper–Pearson* (1934) for a number of draws that is fixed in advance; an *anytime-valid test* (a mixture
+supermartingale: Ville 1939; Robbins 1970) for a number that depends on the votes. Every value is rounded in the
+safe direction: lower bounds down, upper bounds up, evidence down.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import betaincc, betaincinv, betaln
+
+__all__ = [
+    "anytime_lower",
+    "anytime_samples_needed",
+    "clopper_pearson_lower",
+    "clopper_pearson_upper",
+    "fewest_successes",
+    "log_evidence",
+    "samples_needed",
+]
+
+# scipy's incomplete beta functions and their inverses are good to about 1e-13 relative; this is wider.
+_ROUNDING = 1e-11
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha={alpha} is not a failure probability; give a number between 0 and 1 (0.001, say)")
+
+
+def _check_counts(count: int, n: int) -> None:
+    if n < 1 or not 0 <= count <= n:
+        raise ValueError(f"count={count} of n={n} is not a number of successes; 0 <= count <= n and n >= 1")
+
+
+def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
+    """One-sided lower confidence bound of p after ``count`` successes in ``n`` draws, n fixed in advance.
+
+    P(bound > p) <= alpha for every p. The lower end of the two-sided interval is this at ``alpha / 2``.
+    """
+    _check_counts(count, n)
+    _check_alpha(alpha)
+    if count == 0:
+        return 0.0
+    return float(betaincinv(count, n - count + 1, alpha)) * (1 - _ROUNDING)
+
+
+def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
+    """One-sided upper confidence bound of p: P(bound < p) <= alpha for every p."""
+    return 1.0 - clopper_pearson_lower(n - count, n, alpha)
+
+
+def samples_needed(h_min: float, alpha: float) -> int | None:
+    """Fewest draws whose Clopper–Pearson bound can exceed ``h_min`` at all: ⌊ln α / ln h_min⌋ + 1, all successes.
+
+    None when ``h_min`` is 1: no number of draws is enough. No other test can use fewer.
+    """
+    _check_alpha(alpha)
+    if not 0 < h_min <= 1:
+        raise ValueError(f"h_min={h_min} is not a probability; give a number in (0, 1]")
+    return None if h_min == 1 else math.floor(math.log(alpha) / math.log(h_min)) + 1
+
+
+def log_evidence(count: int, n: int, h: float) -> float:
+    """log M_n(h), the evidence against ``p <= h`` after ``count`` successes in ``n`` draws; 0 < h < 1.
+
+    M_n(h) = ∫_h^1 p^S (1-p)^(n-S) dp / (1-h) / [h^S (1-h)^(n-S)] is a supermartingale in n for every p <= h, so
+    that P(sup_n M_n(h) >= 1/α) <= α: looking after every draw and stopping at will cost nothing. It decreases in
+    h. The value is rounded down.
+    """
+    if n == 0:
+        return 0.0
+    # 1 - I_h(a, b) is a survival function; where it underflows the evidence is nil, and log(0) = -inf says so.
+    with np.errstate(divide="ignore"):
+        tail = float(np.log(betaincc(count + 1, n - count + 1, h)))
+    log_m = (
+        float(betaln(count + 1, n - count + 1))
+        + tail
+        - count * math.log(h)
+        - (n - count + 1) * math.log1p(-h)
+    )
+    # Terms as large as n cancel: their rounding, about n machine epsilons, is taken off.
+    return log_m - _ROUNDING - 1e-14 * n
+
+
+def anytime_lower(count: int, n: int, alpha: float) -> float:
+    """Lower confidence bound of p that holds at every n at once: sup{h : M_n(h) >= 1/α}, rounded down.
+
+    P(the bound exceeds p at any n, however the votes decided when to stop) <= alpha. Its running maximum over n is
+    valid with the same alpha.
+    """
+    _check_counts(count, n)
+    _check_alpha(alpha)
+    goal = -math.log(alpha)
+    if count == 0:
+        return 0.0
+    # Bisection: log M falls from +inf at h = 0 to below 0 at h = count / n. `low` always has enough evidence.
+    low, high = 0.0, count / n
+    while high - low > 1e-12:
+        middle = 0.5 * (low + high)
+        if log_evidence(count, n, middle) >= goal:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def fewest_successes(n: int, h: float, alpha: float) -> int | None:
+    """Least count of ``n`` draws whose anytime-valid bound exceeds ``h``; None when even n successes do not."""
+    goal = -math.log(alpha)
+    if log_evidence(n, n, h) < goal:
+        return None
+    low, high = 0, n  # the evidence grows with the count; `high` always has enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        if log_evidence(middle, n, h) >= goal:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def anytime_samples_needed(h: float, alpha: float, failures: int = 0) -> int | None:
+    """Least n at which the anytime-valid test can exceed ``h`` when ``failures`` of the n votes fail.
+
+    None when ``h`` is 1. With no failures it is about 1.3 times :func:`samples_needed`: the price of a test that
+    may be looked at after every draw.
+    """
+    _check_alpha(alpha)
+    if h >= 1:
+        return None
+    goal = -math.log(alpha)
+
+    def enough(n: int) -> bool:
+        return n > failures and log_evidence(n - failures, n, h) >= goal
+
+    high = failures + 1
+    while not enough(high):
+        high *= 2
+    low = high // 2  # not enough: from there on the evidence of successes alone grows with n
+    while high - low > 1:
+        middle = (low + high) // 2
+        if enough(middle):
+            high = middle
+        else:
+            low = middle
+    return high

@@ -1,0 +1,193 @@
+"""The smoothed classifier: predict and certify (Cohen et al. 2019; General Lipschitz, Figure 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from glsmooth.bounds import certify_region
+from glsmooth.family import SmoothedFamily
+from glsmooth.procedures import ABSTAIN, FixedSample, Procedure
+from glsmooth.regions import Region
+from glsmooth.votes import BaseClassifier, VoteEngine
+
+__all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "check_image"]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proved about one image.
+
+    Attributes:
+        prediction: the selected class, also when nothing is certified; ABSTAIN (-1) when no draw voted.
+        p_lower: lower confidence bound of the selected class's probability under the smoothing law.
+        certified: ``p_lower > h_min``: the smoothed classifier keeps ``prediction`` on the whole region. It does
+            not know the label.
+        samples_used: votes drawn for this image, n0 + n.
+        h_min: required probability of the region (1.0: nothing can be certified).
+        method: the bound that gave ``h_min``.
+        failure_probability: of a false certificate: alpha, plus that of a bound that was itself estimated.
+        n0, n, count: selection draws, counting draws, and how many of these voted for ``prediction``.
+        abstained: draws that voted for no class: exact ties and non-finite logits.
+        near_ties: draws decided by less than rounding could change.
+    """
+
+    prediction: int
+    p_lower: float
+    certified: bool
+    samples_used: int
+    h_min: float
+    method: str
+    failure_probability: float
+    n0: int
+    n: int
+    count: int
+    abstained: int
+    near_ties: int
+
+
+def check_image(image: Tensor, name: str) -> None:
+    """Raise a ValueError unless ``image`` is a finite floating (C, H, W) tensor with values in [0, 1]."""
+    if not isinstance(image, Tensor):
+        raise ValueError(f"{name} is a {type(image).__name__}; give a torch.Tensor of shape (C, H, W)")
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(image.shape)}; give one image of shape (C, H, W), or use certify_many for a batch"
+        )
+    if not image.is_floating_point():
+        raise ValueError(f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)")
+    if not bool(torch.isfinite(image).all()):
+        raise ValueError(f"{name} has non-finite pixels; replace NaN and infinity before certifying")
+    low, high = float(image.min()), float(image.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"{name} has values in [{low:g}, {high:g}]; give pixels in [0, 1] and keep normalisation inside the model"
+        )
+
+
+class SmoothedClassifier:
+    """h(x) = argmax_c P_{α~P}[ f(φ(x, α)) = c ] for a base classifier f.
+
+    Args:
+        model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes); normalisation belongs
+            inside it. It is put in evaluation mode.
+        family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that size.
+        num_classes: number of classes, at least 2.
+        batch_size: evaluations a batch; it changes speed and memory, not the votes.
+        precision, compile, channels_last, device: see :class:`glsmooth.votes.BaseClassifier`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: SmoothedFamily,
+        num_classes: int,
+        *,
+        batch_size: int = 256,
+        device: torch.device | str | None = None,
+        precision: str = "32-true",
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        self.family = family
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.classifier = BaseClassifier(
+            model, num_classes, device=device, precision=precision, compile=compile, channels_last=channels_last
+        )
+
+    def predict(self, x: Tensor, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
+        """The smoothed classifier's class at ``x`` (C, H, W), or ABSTAIN (-1).
+
+        Except with probability at most ``alpha`` over the ``n`` draws, the returned class is the one that the
+        smoothed classifier predicts (Cohen et al. 2019, PREDICT): a two-sided binomial test of the two leaders.
+        """
+        check_image(x, "x")
+        engine = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed)
+        (tally,) = engine.run([(index, x)])
+        second, first = sorted(tally.selection.tolist())[-2:]
+        if first == 0 or binomtest(first, first + second, 0.5).pvalue > alpha:
+            return ABSTAIN
+        return tally.prediction
+
+    def certify(
+        self,
+        x: Tensor,
+        region: Region,
+        n0: int = 200,
+        n: int = 1000,
+        alpha: float = 1e-3,
+        seed: int = 0,
+        method: str = "neyman_pearson",
+        index: int = 0,
+    ) -> Certificate:
+        """Certify one image over a region of transformation parameters.
+
+        Except with probability at most ``alpha`` over the draws (plus that of a bound estimated from samples; see
+        ``failure_probability``), ``certified`` implies, in exact arithmetic: the smoothed classifier predicts
+        ``prediction`` on φ(x, β) for every β in ``region``.
+
+        Args:
+            x: image (C, H, W) with values in [0, 1].
+            region: Box, Ball or Points of parameters; those left out stay at the identity.
+            n0: draws that select the class.
+            n: fresh draws that count it.
+            alpha: failure probability, in (0, 1).
+            seed: of the draws. With ``index`` it fixes every draw, on any batch size.
+            method: bound that gives h_min, a name in ``glsmooth.bounds.METHODS``.
+            index: the image's number: images with different numbers get independent draws.
+
+        Raises:
+            ValueError: an impossible argument, named with its fix.
+            NotApplicable: ``method`` says nothing about this family.
+        """
+        return self.certify_many([x], region, n0, n, alpha, seed, method, indices=[index])[0]
+
+    def certify_many(
+        self,
+        images: Tensor | Iterable[Tensor],
+        region: Region,
+        n0: int = 200,
+        n: int = 1000,
+        alpha: float = 1e-3,
+        seed: int = 0,
+        method: str = "neyman_pearson",
+        indices: Sequence[int] | None = None,
+    ) -> list[Certificate]:
+        """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full batches.
+
+        The guarantee is for each image separately. ``indices`` defaults to 0, 1, …
+        """
+        images = list(images)
+        indices = range(len(images)) if indices is None else [int(i) for i in indices]
+        if len(indices) != len(images) or len(set(indices)) != len(images):
+            raise ValueError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
+        for i, image in enumerate(images):
+            check_image(image, "x" if len(images) == 1 else f"images[{i}]")
+        procedure = FixedSample(n0, n, alpha)
+        bound = certify_region(self.family, region, method)
+        tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
+        return [
+            Certificate(
+                prediction=tally.prediction,
+                p_lower=tally.p_lower,
+                certified=bound.sound and tally.p_lower > bound.h_min,
+                samples_used=tally.n0 + tally.n,
+                h_min=bound.h_min,
+                method=bound.method,
+                failure_probability=alpha + bound.failure_probability,
+                n0=tally.n0,
+                n=tally.n,
+                count=tally.count,
+                abstained=tally.abstained,
+                near_ties=tally.near_ties,
+            )
+            for tally in (tallies[index] for index in indices)
+        ]
+
+    def _engine(self, procedure: Procedure, seed: int) -> VoteEngine:
+        return VoteEngine(self.classifier, self.family, procedure, seed=seed, batch_size=self.batch_size)
