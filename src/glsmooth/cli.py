@@ -1,4 +1,4 @@
-"""Entry points: compose the configuration with Hydra, check it, run, and show mistakes without a traceback."""
+"""Entry points: compose the configuration with Hydra, check it, run; mistakes show no traceback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from glsmooth._text import did_you_mean
-from glsmooth.config import UserError, conf_dir, leaves, near_field, validate
+from glsmooth.config import conf_dir, validate
+from glsmooth.fields import UserError, leaves, near_field
 
 __all__ = ["entry", "run_directory"]
 
@@ -57,12 +58,12 @@ def entry(
 
     Args:
         command: names ``conf/<command>.yaml``.
-        run: does the job with the composed and validated configuration, once for each job of a ``--multirun``.
+        run: does the job with the composed and validated configuration, once a job of a ``--multirun``.
         positional: a field that collects the arguments without ``=`` in a list.
 
     Returns:
-        A function without arguments that reads ``sys.argv``. Mistakes of the user's end it with status 2 and a
-        message whose last line says what to type; any other exception passes through.
+        A function without arguments that reads ``sys.argv``. A mistake of the user's ends it with status 2
+        and a message whose last line says what to type; any other exception passes through.
     """
 
     def task(cfg: DictConfig) -> None:
@@ -87,7 +88,7 @@ def entry(
             cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
             _stop(f"{error}{cause}\n{_what_to_type(error, command)}")
         except OmegaConfBaseException as error:
-            # Hydra asks for the run directory, hence for the run's id, which validates, before it starts the task.
+            # Hydra asks for the run directory before the task starts, and naming it validates.
             mistake = _behind(error)
             if mistake is None:
                 raise
@@ -152,7 +153,8 @@ def _stop(message: str) -> NoReturn:
 
 def _collect_positional(arguments: list[str], field: str) -> list[str]:
     """Replace the arguments that are neither options nor overrides by one override ``field=[…]``."""
-    plain_arguments, rest = [], []
+    plain_arguments: list[str] = []
+    rest: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         is_override = "=" in argument or argument.startswith(("-", "~")) or before in _OPTIONS
         (rest if is_override else plain_arguments).append(argument)
@@ -180,7 +182,9 @@ def _what_to_type(error: HydraException, command: str) -> str:
     )
     if isinstance(error, ConfigCompositionException) and unknown:
         key = unknown.group(1).partition("@")[0]
-        return f"{key} is not a field of {command}{near_field(key, _known_keys(command))} (glsmooth {command} --help)"
+        hint = near_field(key, _known_keys(command))
+        typed = next((a for a in sys.argv[1:] if a.lstrip("+~").startswith(key)), key)
+        return f"{typed} is not a field of {command}{hint} (glsmooth {command} --help)"
     if isinstance(error, SearchPathException):
         return "--config-dir is not a directory; name one that exists"
     return f"type glsmooth {command} --help for what the command takes"
@@ -195,6 +199,5 @@ def _known_keys(command: str) -> list[str]:
             cfg = hydra.compose(command, chosen)
         except HydraException:
             cfg = hydra.compose(command)
-    fields = OmegaConf.to_container(cfg, resolve=False)
-    assert isinstance(fields, dict)
-    return ["experiment", "cluster", *map(str, fields), *(key for key, _ in leaves(fields))]
+    fields = {str(key): value for key, value in OmegaConf.to_container(cfg, resolve=False).items()}  # type: ignore[union-attr]
+    return ["experiment", "cluster", *fields, *(key for key, _ in leaves(fields))]
