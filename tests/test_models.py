@@ -1,0 +1,132 @@
+import pytest
+import torch
+
+from glsmooth.models import build_model, resolve_model
+
+GREY = {"channels": 1, "mean": (0.3,), "std": (0.2,), "image_size": (32, 32)}
+COLOUR = {"channels": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "image_size": (32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # He et al. count 0.27 and 1.7 million with parameter-free shortcuts; two 1x1 convolutions add 2,752.
+    [("small_cnn", 131_690), ("cifar_resnet20", 269_722 + 2_752), ("cifar_resnet110", 1_727_962 + 2_752)],
+)
+def test_builtin_models(name, parameters):
+    model = build_model({"name": name}, 10, **GREY).eval()
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+    grey_stem = 0 if name == "small_cnn" else 2 * 9 * 16  # counted for colour images
+    assert sum(p.numel() for p in model.parameters()) == parameters - grey_stem
+
+
+def test_mnist_size():
+    model = build_model({"name": "small_cnn"}, 10, **GREY | {"image_size": (28, 28)})
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_normalisation_is_the_first_layer():
+    model = build_model({"name": "cifar_resnet20"}, 10, **COLOUR).eval()
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    by_hand = ((images.movedim(1, -1) - mean) / std).movedim(-1, 1)
+    torch.testing.assert_close(model(images), model.network(by_hand))
+    assert {"normalize.mean", "normalize.std"} <= model.state_dict().keys()
+    assert not {"normalize.mean", "normalize.std"} & {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_timm_head_and_channels_follow_the_dataset(name):
+    model = build_model({"name": name, "pretrained": False}, 7, **GREY)
+    assert model.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "resnet5O"}, ["model.name=resnet5O", "did you mean", "resnet50"]),
+        ({"name": "small_cnn", "pretrained": True}, ["model.pretrained=true", "model.pretrained=false"]),
+        ({"name": "small_cnn", "weights": "nowhere.pt"}, ["model.weights=nowhere.pt"]),
+    ],
+)
+def test_mistakes_are_named(spec, words):
+    with pytest.raises(ValueError) as error:
+        build_model(spec, 10, **GREY)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unsuitable_image_size_is_named():
+    with pytest.raises(ValueError, match=r"model.name=small_cnn: does not take 1x2x2 images"):
+        build_model({"name": "small_cnn"}, 10, **GREY | {"image_size": (2, 2)})
+
+
+def test_hub_failure_is_explained(monkeypatch):
+    import timm
+
+    def offline(*args, **kwargs):
+        raise OSError("no network\nsecond line")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ValueError, match=r"model.pretrained=true: .*\(no network\).*model.pretrained=false"):
+        build_model({"name": "resnet18", "pretrained": True}, 10, **COLOUR)
+
+
+class TestWeights:
+    @pytest.fixture
+    def trained(self):
+        torch.manual_seed(1)
+        return build_model({"name": "small_cnn"}, 10, **GREY)
+
+    @pytest.mark.parametrize("wrapper", ["", "module.", "model."])
+    def test_state_dicts_of_several_programs(self, trained, tmp_path, wrapper):
+        state = {wrapper + key: value for key, value in trained.state_dict().items()}
+        torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
+        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+        images = torch.rand(2, 1, 32, 32)
+        torch.testing.assert_close(model.eval()(images), trained.eval()(images))
+
+    def test_plain_network(self, trained, tmp_path):
+        torch.save(trained.network.state_dict(), tmp_path / "w.pt")
+        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+        assert torch.equal(model.network.fc.weight, trained.network.fc.weight)
+
+    def test_head_of_another_size_starts_afresh(self, trained, tmp_path):
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 4, **GREY)
+        assert model.network.fc.weight.shape == (4, 128)
+        assert torch.equal(model.network.features[0][0].weight, trained.network.features[0][0].weight)
+
+    def test_another_architecture_does_not_fit(self, trained, tmp_path):
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        with pytest.raises(ValueError, match=r"model.weights=.*does not fit: it lacks"):
+            build_model({"name": "cifar_resnet20", "weights": tmp_path / "w.pt"}, 10, **GREY)
+
+    def test_other_shapes_do_not_fit(self, trained, tmp_path):
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        with pytest.raises(
+            ValueError, match=r"does not fit: it has other shapes in 1 tensors, .*features.0.0.weight"
+        ):
+            build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **COLOUR)
+
+    def test_damaged_file(self, tmp_path):
+        (tmp_path / "w.pt").write_bytes(b"not a state_dict")
+        with pytest.raises(ValueError, match=r"model.weights=.*not a readable state_dict"):
+            build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+
+
+@pytest.mark.parametrize(
+    ("spec", "dataset", "name", "pretrained"),
+    [
+        ({"name": "auto"}, "digits", "small_cnn", False),
+        ({"name": "auto"}, "cifar100", "cifar_resnet20", False),
+        ({"name": "auto"}, "imagenet", "resnet50", True),
+        ({"name": "auto", "pretrained": False}, "imagenet", "resnet50", False),
+        ({"name": "resnet50", "weights": "w.pt"}, "imagenet", "resnet50", False),
+        ({"name": "resnet50"}, "cifar10", "resnet50", False),
+        ({"name": "resnet50", "pretrained": True}, "cifar10", "resnet50", True),
+    ],
+)
+def test_auto(spec, dataset, name, pretrained):
+    resolved = resolve_model(spec, dataset)
+    assert (resolved["name"], resolved["pretrained"]) == (name, pretrained)
