@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from glsmooth.checkpoint import digest, load_checkpoint, make_payload
-from glsmooth.cli import entry, run_directory
+from glsmooth.cli import entry
 from glsmooth.config import build_family, plain
 from glsmooth.data import load_dataset
 from glsmooth.models import build_model, resolve_model
@@ -34,7 +34,7 @@ _NOT_TRAINING = ("subset", "subset_seed", "num_workers", "download")
 def run(cfg: DictConfig) -> None:
     """Train, or resume, or say that it is done. Writes best.ckpt, last.ckpt, metrics and summary.json."""
     settings = plain(cfg)
-    directory = run_directory()
+    directory = Path(settings["run_dir"])
     seed_everything(settings["seed"], workers=True, verbose=False)
     if settings["trainer"]["num_threads"]:
         torch.set_num_threads(settings["trainer"]["num_threads"])
