@@ -1,7 +1,7 @@
 """Configuration: checks, the objects that its dictionaries describe, and the names of runs.
 
-Everything here works on plain dictionaries (or OmegaConf's), so what a checkpoint or a run stores builds the same
-objects as the command line. Hydra itself enters in :mod:`glsmooth.cli` only.
+Everything here works on plain dictionaries (or OmegaConf's), so what a checkpoint or a run stores builds the
+same objects as the command line. Hydra itself enters in :mod:`glsmooth.cli` only.
 """
 
 from __future__ import annotations

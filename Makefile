@@ -1,0 +1,54 @@
+# Every target sets up what it needs: a virtual environment in .venv, dependencies, an editable installation.
+# BASE_PYTHON=/path/to/python3.12 chooses the interpreter, VENV=DIR the place.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+DEMO := outputs/demo
+
+.PHONY: demo test lint bench clean
+
+demo: $(INSTALLED)
+	$(PYTHON) -m glsmooth.train experiment=demo hydra.run.dir=$(DEMO)/train
+	$(PYTHON) -m glsmooth.certify ckpt=$(DEMO)/train/best.ckpt hydra.run.dir=$(DEMO)/certify
+	@echo
+	@echo "The report: $(CURDIR)/$(DEMO)/certify/report.html"
+
+test: $(INSTALLED)
+	$(PYTHON) -m pytest
+
+lint: $(INSTALLED)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+bench: $(INSTALLED)
+	for benchmark in benchmarks/*.py; do $(PYTHON) "$$benchmark" || exit 1; done
+
+# Results in outputs/ stay.
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv is fast and compiles the bytecode that would otherwise slow the first start; pip does as well without it.
+$(INSTALLED): pyproject.toml | $(PYTHON)
+	@echo "Installing glsmooth and its dependencies into $(VENV) (once)"
+	@set -e; uv=$$(command -v uv || true); \
+	if [ -z "$$uv" ] && $(PYTHON) -m pip install --quiet uv 2>/dev/null; then uv=$(VENV)/bin/uv; fi; \
+	if [ -n "$$uv" ] && "$$uv" pip install --quiet --compile-bytecode --python $(PYTHON) -e '.[dev]'; then :; \
+	else $(PYTHON) -m pip install --quiet -e '.[dev]'; fi
+	@touch $@
+
+# A system Python may lack ensurepip (Debian's python3-venv); then uv, or the pip of the system, fills the environment.
+$(PYTHON):
+	@set -e; \
+	supported() { "$$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; }; \
+	base=; for candidate in $(BASE_PYTHON) python3 python3.13 python3.12 python3.11; do \
+	    if supported "$$candidate"; then base=$$(command -v "$$candidate"); break; fi; done; \
+	if command -v uv >/dev/null; then uv venv --quiet --seed --python "$${base:->=3.11,<3.14}" $(VENV); \
+	elif [ -z "$$base" ]; then echo "glsmooth needs Python 3.11, 3.12 or 3.13: install one, or uv" >&2; exit 1; \
+	elif "$$base" -m venv $(VENV) >/dev/null 2>&1; then :; \
+	elif "$$base" -m venv --without-pip --clear $(VENV) \
+	    && "$$base" -m pip --python $(PYTHON) install --quiet pip 2>/dev/null; then :; \
+	else rm -rf $(VENV); \
+	    echo "cannot make a virtual environment: install your system's python3-venv package, or uv" >&2; exit 1; fi
