@@ -9,36 +9,36 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from glsmooth.cli import entry, run_directory
+from glsmooth.cli import entry
 from glsmooth.config import UserError, build_region, plain
 from glsmooth.regions import Box
-from glsmooth.report import page, published, tables
+from glsmooth.report import page, published
 from glsmooth.report.results import CertifyRun, Decision, check_methods, load_run
 
 
 def run(cfg: DictConfig) -> None:
     """Write the report that ``cfg`` asks for and print its table to standard output."""
     settings = plain(cfg)
-    paths, votes = settings["runs"], settings["votes"]
+    paths, votes, out = settings["runs"], settings["votes"], Path(settings["run_dir"])
     methods = settings["bound"]["methods"]
     if methods is not None:
         check_methods(methods)
-    if bool(paths) == bool(votes):
-        raise UserError(
-            "runs: give run directories (glsmooth report outputs/certify/ID) or votes=FILE, and not both"
-        )
     if votes:
         if any(interval is not None for interval in settings["region"].values()):
             raise UserError("region: votes=FILE brings each run's own region; leave region.* out")
         size = settings["image_size"]
         table = published.votes_table(
-            published.load_votes(votes), methods or published.METHODS, None if size is None else (size[0], size[1])
+            published.load_votes(votes),
+            methods or published.METHODS,
+            None if size is None else (size[0], size[1]),
         )
-        (run_directory() / "votes.md").write_text(table, encoding="utf-8")
+        (out / "votes.md").write_text(table, encoding="utf-8")
         sys.stdout.write(table)
         return
     if settings["image_size"] is not None:
-        raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
+        raise UserError(
+            "image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE"
+        )
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
     if len(paths) == 1 and not overrides and methods is None:
         page.write_report(paths[0])
@@ -47,11 +47,11 @@ def run(cfg: DictConfig) -> None:
     results = [decide(load_run(path), overrides, methods) for path in paths]
     if len(results) == 1:
         stored, region, decisions = results[0]
-        page.write_run_report(stored, run_directory(), region, decisions, recertified_note(stored))
-        sys.stdout.write((run_directory() / "table.md").read_text(encoding="utf-8"))
+        note = page.recertified_note(stored, region)
+        page.write_run_report(stored, out, region, decisions, note)
+        sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
     else:
-        page.write_comparison(results, run_directory())
-        sys.stdout.write(tables.comparison_table(results))
+        sys.stdout.write(page.write_comparison(results, out))
 
 
 def decide(
@@ -62,24 +62,6 @@ def decide(
         return stored, stored.region, stored.stored_decisions()
     region = build_region({**stored.summary["region"], **overrides}, stored.family.transform)
     return stored, region, stored.decide(region, methods or list(stored.summary["methods"]))
-
-
-def recertified_note(stored: CertifyRun) -> str:
-    """What a reader must know about votes that were drawn for another region or method."""
-    if not stored.sequential:
-        return (
-            "Decided again from the stored votes, without a forward pass. An image's p_A does not depend on region or "
-            "method, so its one error probability covers the statements about all regions together."
-        )
-    drawn_for = ", ".join(
-        f"{tables.wording.ceil(d.h_min, 5)} ({d.title})"
-        for d in stored.stored_decisions().values()
-        if d.h_min is not None and d.sound
-    )
-    return (
-        f"The votes were stopped early, for h_min = {drawn_for}. They decide any other region through their p_A, which "
-        "holds at every stopping time but can be lower than a fixed number of votes would give."
-    )
 
 
 main = entry("report", run, positional="runs")

@@ -18,10 +18,11 @@ from glsmooth.report.sweeps import Axis, Curve, Plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 WIDTH = 5.0  # inches
-DASHES = {"neyman_pearson": "-", "gl": (0, (5, 2)), "gl_ode": (0, (1, 1.5)), "tss": (0, (5, 2, 1, 2))}
+DASHES = {"neyman_pearson": "-", "gl": "--", "gl_ode": ":", "tss": "-.", "mp": (0, (1, 4))}
+P_A, H_MIN = "$p_A$", r"$h_{\mathrm{min}}$"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ LIGHT = Theme(
     rule="#d9d9de",
     yes="#0072b2",
     no="#d55e00",
-    lines={"neyman_pearson": "#0072b2", "gl": "#d55e00", "gl_ode": "#009e73", "tss": "#b0578d", "mp": "#8a6d00"},
+    lines={
+        "neyman_pearson": "#0072b2",
+        "gl": "#d55e00",
+        "gl_ode": "#009e73",
+        "tss": "#b0578d",
+        "mp": "#8a6d00",
+    },
 )
 DARK = Theme(
     name="dark",
@@ -59,14 +66,30 @@ DARK = Theme(
     rule="#3a3a3e",
     yes="#56b4e9",
     no="#f0904a",
-    lines={"neyman_pearson": "#56b4e9", "gl": "#f0904a", "gl_ode": "#3ccf9f", "tss": "#e29bc4", "mp": "#e8d24a"},
+    lines={
+        "neyman_pearson": "#56b4e9",
+        "gl": "#f0904a",
+        "gl_ode": "#3ccf9f",
+        "tss": "#e29bc4",
+        "mp": "#e8d24a",
+    },
 )
 
 
 def _figure(theme: Theme, height: float) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(WIDTH, height), facecolor=theme.paper, layout="constrained")
+    layout = ConstrainedLayoutEngine(h_pad=0.06)
+    return Figure(figsize=(WIDTH, height), facecolor=theme.paper, layout=layout)
+
+
+def _stack(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
+    """Subfigures below each other with these heights, in the figure's colour."""
+    parts = np.atleast_1d(np.asarray(figure.subfigures(len(heights), 1, height_ratios=heights))).tolist()
+    for part in parts:
+        part.set_facecolor(figure.get_facecolor())
+    return parts
 
 
 def _axes(figure: Figure, theme: Theme) -> Axes:
@@ -87,13 +110,14 @@ def _label(axes: Axes, theme: Theme, x: str, y: str) -> None:
 
 
 def _legend(axes: Axes, theme: Theme, **options: Any) -> None:
+    options = {"framealpha": 1.0, **options}
     axes.legend(fontsize=8.5, labelcolor=theme.ink, facecolor=theme.paper, edgecolor=theme.rule, **options)
 
 
 def _percent_axis(axes: Axes) -> None:
     from matplotlib.ticker import PercentFormatter
 
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
 def region_curve(theme: Theme, curve: Curve, titles: Mapping[str, str], smoothed_accuracy: float) -> Figure:
@@ -102,22 +126,39 @@ def region_curve(theme: Theme, curve: Curve, titles: Mapping[str, str], smoothed
     axes = _axes(figure, theme)
     axes.axhline(smoothed_accuracy, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
     axes.annotate(
-        "smoothed accuracy", (curve.sizes[-1], smoothed_accuracy), (0, 3), textcoords="offset points",
-        ha="right", va="bottom", fontsize=8, color=theme.muted,
-    )  # fmt: skip
+        "smoothed accuracy",
+        (curve.sizes[-1], smoothed_accuracy),
+        (0, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=theme.muted,
+    )
     axes.axvline(1.0, color=theme.muted, linewidth=1)
     axes.annotate(
-        "the region\ncertified", (1.0, 0.0), (3, 4), textcoords="offset points", fontsize=8, color=theme.muted,
-    )  # fmt: skip
+        "the region\ncertified",
+        (1.0, 0.0),
+        (3, 4),
+        textcoords="offset points",
+        fontsize=8,
+        color=theme.muted,
+    )
     for method, cra in curve.cra.items():
         axes.plot(
-            curve.sizes, cra, color=theme.line(method), linestyle=DASHES.get(method, "-"), linewidth=2,
+            curve.sizes,
+            cra,
+            color=theme.line(method),
+            linestyle=DASHES.get(method, "-"),
+            linewidth=2,
             label=titles[method],
-        )  # fmt: skip
+        )
     axes.set_xlim(curve.sizes[0], curve.sizes[-1])
     axes.set_ylim(-0.02, 1.05)
     _percent_axis(axes)
-    _label(axes, theme, "region size (0: identity alone, 1: the region certified)", "certified robust accuracy")
+    _label(
+        axes, theme, "region size (0: identity alone, 1: the region certified)", "certified robust accuracy"
+    )
     _legend(axes, theme, loc="lower left")
     return figure
 
@@ -138,13 +179,16 @@ def threshold_curve(
     axes.step(steps, above, where="post", color=theme.ink, linewidth=2)
     for method, value in h_min.items():
         axes.axvline(
-            value, color=theme.line(method), linestyle=DASHES.get(method, "-"), linewidth=1.5,
-            label=f"{titles[method]}: h_min = {wording.ceil(value, 4)}",
-        )  # fmt: skip
+            value,
+            color=theme.line(method),
+            linestyle=DASHES.get(method, "-"),
+            linewidth=1.5,
+            label=f"{titles[method]}: {H_MIN} = {wording.ceil(value, 4)}",
+        )
     axes.set_xlim(0.5, 1.0)
     axes.set_ylim(-0.02, 1.05)
     _percent_axis(axes)
-    _label(axes, theme, "required probability h_min", "images correct with p_A > h_min")
+    _label(axes, theme, f"required probability {H_MIN}", f"images correct with {P_A} > {H_MIN}")
     _legend(axes, theme, loc="lower left")
     return figure
 
@@ -181,9 +225,15 @@ def parameter_plane(theme: Theme, plane: Plane, title: str) -> Figure:
     x, y = place(plane.x, plane.x.nodes), place(plane.y, plane.y.nodes)
     half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
     image = axes.imshow(
-        plane.cra, origin="lower", aspect="auto", interpolation="nearest", cmap="cividis", vmin=0.0, vmax=1.0,
+        plane.cra,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap="cividis",
+        vmin=0.0,
+        vmax=1.0,
         extent=(x[0] - half_x, x[-1] + half_x, y[0] - half_y, y[-1] + half_y),
-    )  # fmt: skip
+    )
     if plane.cra.min() < 0.5 < plane.cra.max():
         lines = axes.contour(x, y, plane.cra, levels=[0.5], colors="white", linewidths=1, linestyles="dotted")
         axes.clabel(lines, fmt={0.5: "50 %"}, fontsize=8)
@@ -193,16 +243,23 @@ def parameter_plane(theme: Theme, plane: Plane, title: str) -> Figure:
     for colour, box_width, cross_size, cross_width in (("black", 3.5, 11, 3.5), ("white", 1.6, 10, 1.6)):
         axes.add_patch(
             Rectangle(
-                (x_low, y_low), x_high - x_low, y_high - y_low, fill=False, edgecolor=colour, linewidth=box_width
+                (x_low, y_low),
+                x_high - x_low,
+                y_high - y_low,
+                fill=False,
+                edgecolor=colour,
+                linewidth=box_width,
             )
-        )  # fmt: skip
-        axes.plot([x_identity], [y_identity], "+", color=colour, markersize=cross_size, markeredgewidth=cross_width)
+        )
+        axes.plot(
+            [x_identity], [y_identity], "+", color=colour, markersize=cross_size, markeredgewidth=cross_width
+        )
     for axis, setter in ((plane.x, axes.set_xticks), (plane.y, axes.set_yticks)):
         ticks = _plain_ticks(float(axis.nodes[0]), float(axis.nodes[-1]), axis.log)
         setter(place(axis, ticks), [wording.number(tick) for tick in ticks])
-    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0), pad=0.02)
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0, symbol=" %"), pad=0.02)
     bar.ax.tick_params(colors=theme.muted, labelsize=9)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.set_label("correct and certified at the point", color=theme.ink, fontsize=9.5)
     _label(axes, theme, wording.axis_label(plane.x.name), wording.axis_label(plane.y.name))
     axes.set_title(title, color=theme.ink, fontsize=9.5)
@@ -234,7 +291,7 @@ class Procedure:
     Attributes:
         image: (C, H, W) original; ``transformed``: (k, C, H, W) copies phi(x, alpha_i).
         captions: k strings, the drawn parameters.
-        votes: k strings, the class that each copy was given; ``agree``: (k,) whether it is the selected class.
+        votes: k strings, the class that each copy was given; ``agree``: (k,) is it the selected one.
         selected, label: names of the selected class and of the true one.
         count, n: votes for the selected class, of how many.
         p_lower, h_min: the two numbers compared; ``alpha``: error probability of the first.
@@ -262,10 +319,9 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
     k = min(len(what.transformed), 8)
     columns = 4
     rows = max(1, -(-k // columns))
-    figure = _figure(theme, 2.45 + 1.42 * rows + 1.95)
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=[2.1, 0.35 + 1.42 * rows, 1.95])
-    for part in (top, middle, bottom):
-        part.set_facecolor(theme.paper)
+    heights = [2.1, 0.35 + 1.5 * rows, 1.85]
+    figure = _figure(theme, sum(heights))
+    top, middle, bottom = _stack(figure, heights)
 
     grid = top.add_gridspec(1, 2, width_ratios=[1, 1.35])
     axes = top.add_subplot(grid[0])
@@ -275,13 +331,18 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
     note = top.add_subplot(grid[1])
     note.axis("off")
     note.text(
-        0.02, 0.5,
+        0.02,
+        0.5,
         f"1  Draw αᵢ from the smoothing laws,\n    transform: φ(x, αᵢ)\n\n"
         f"2  Let the base classifier vote on\n    every copy\n\n"
         f"3  Count the votes for {what.selected}\n\n"
-        f"4  Bound its probability from below:\n    p_A. Certified if p_A > h_min",
-        fontsize=9, color=theme.ink, va="center", transform=note.transAxes, linespacing=1.25,
-    )  # fmt: skip
+        f"4  Bound its probability from below:\n    {P_A}. Certified if {P_A} > {H_MIN}",
+        fontsize=9,
+        color=theme.ink,
+        va="center",
+        transform=note.transAxes,
+        linespacing=1.25,
+    )
 
     middle.suptitle(f"{k} of the {what.n} copies, and the vote each gets", fontsize=9, color=theme.ink)
     cells = middle.subplots(rows, columns, squeeze=False).ravel()
@@ -296,14 +357,17 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
         cell.set_title(what.captions[i], fontsize=7.5, color=theme.muted, pad=3)
         cell.set_xlabel(f"{mark} {what.votes[i]}", fontsize=9, color=colour, labelpad=3)
 
-    share, line = bottom.subplots(2, 1, gridspec_kw={"height_ratios": [0.55, 1]})
+    share, line = bottom.subplots(2, 1, gridspec_kw={"height_ratios": [0.4, 1]})
     share.set_facecolor(theme.paper)
     share.barh([0], [what.count], color=theme.yes, height=0.7)
     share.barh([0], [what.n - what.count], left=[what.count], color=theme.no, height=0.7)
     share.set_xlim(0, what.n)
     share.axis("off")
     share.set_title(
-        f"{what.count} of n = {what.n} votes are for {what.selected}", fontsize=9.5, color=theme.ink, loc="left"
+        f"{what.count} of n = {what.n} votes are for {what.selected}",
+        fontsize=9.5,
+        color=theme.ink,
+        loc="left",
     )
     _number_line(line, theme, what)
     return figure
@@ -328,16 +392,26 @@ def _number_line(axes: Axes, theme: Theme, what: Procedure) -> None:
     axes.plot([what.p_lower], [0.0], "v", color=colour, ms=9, clip_on=False, zorder=3)
     axes.plot([what.h_min], [0.0], "|", color=theme.ink, ms=20, mew=2, clip_on=False, zorder=3)
     axes.annotate(
-        f"p_A = {wording.floor(what.p_lower, 4)}\n{what.bound_name}, α = {wording.probability(what.alpha)}",
-        (what.p_lower, 0.0), (0, 8), textcoords="offset points", fontsize=8.5, color=colour,
-        ha="right" if what.p_lower > middle else "left", va="bottom",
-    )  # fmt: skip
+        f"{P_A} = {wording.floor(what.p_lower, 4)}\n{what.bound_name}, α = {wording.probability(what.alpha)}",
+        (what.p_lower, 0.0),
+        (0, 8),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=colour,
+        ha="right" if what.p_lower > middle else "left",
+        va="bottom",
+    )
     axes.annotate(
-        f"h_min = {wording.ceil(what.h_min, 4)}, {what.method}", (what.h_min, 0.0), (0, -20),
-        textcoords="offset points", fontsize=8.5, color=theme.ink,
-        ha="right" if what.h_min > middle else "left", va="top",
-    )  # fmt: skip
-    verdict = "p_A > h_min: certified" if certified else "p_A ≤ h_min: not certified"
+        f"{H_MIN} = {wording.ceil(what.h_min, 4)}, {what.method}",
+        (what.h_min, 0.0),
+        (0, -20),
+        textcoords="offset points",
+        fontsize=8.5,
+        color=theme.ink,
+        ha="right" if what.h_min > middle else "left",
+        va="top",
+    )
+    verdict = f"{P_A} > {H_MIN}: certified" if certified else f"{P_A} ≤ {H_MIN}: not certified"
     axes.set_title(verdict, fontsize=10, color=colour, fontweight="bold", loc="left")
 
 
@@ -349,15 +423,13 @@ def gallery(
 ) -> Figure:
     """Two blocks of (image (C, H, W), caption): certified and correct, and the rest."""
     blocks = [
-        ("certified and correct: the first by index", certified, theme.yes),
+        ("certified in their true class", certified, theme.yes),
         ("not certified, or certified in a wrong class", others, theme.no),
     ]
     blocks = [block for block in blocks if block[1]]
     heights = [0.35 + 1.0 * -(-len(images) // columns) for _, images, _ in blocks]
     figure = _figure(theme, sum(heights))
-    parts = np.atleast_1d(figure.subfigures(len(blocks), 1, height_ratios=heights))
-    for part, (title, images, colour) in zip(parts, blocks, strict=True):
-        part.set_facecolor(theme.paper)
+    for part, (title, images, colour) in zip(_stack(figure, heights), blocks, strict=True):
         part.suptitle(title, fontsize=9.5, color=colour, x=0.01, ha="left")
         cells = part.subplots(-(-len(images) // columns), columns, squeeze=False).ravel()
         for cell in cells[len(images) :]:
@@ -381,15 +453,21 @@ def comparison(theme: Theme, names: Sequence[str], values: Mapping[str, Sequence
         if pairs:
             x, y = zip(*pairs, strict=True)
             axes.plot(
-                x, y, markers[i % len(markers)], color=colours[i % len(colours)], ms=7, label=title, clip_on=False,
+                x,
+                y,
+                markers[i % len(markers)],
+                color=colours[i % len(colours)],
+                ms=7,
+                label=title,
+                clip_on=False,
                 fillstyle="none" if i == 0 else "full",
-            )  # fmt: skip
+            )
     axes.set_yticks(rows, names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(0, 1)
     from matplotlib.ticker import PercentFormatter
 
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.set_xlabel("fraction of the test images", color=theme.ink, fontsize=9.5)
     _legend(axes, theme, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
     return figure

@@ -20,22 +20,24 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 46rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.15rem; margin: .5rem 0 1rem; color: var(--muted); font-weight: 600; }
 h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
+.scroll { margin: 0 0 .7rem; overflow-x: auto; }
 section, .headline { background: var(--card); border-radius: 12px; padding: 1rem 1.1rem; margin: 0 0 1rem; }
 .headline p { margin: 0; font-size: 1.3rem; line-height: 1.4; }
 .headline .note { font-size: .95rem; color: var(--muted); margin-top: .6rem; }
 p { margin: 0 0 .7rem; }
-p.small, figcaption { color: var(--muted); font-size: .9rem; }
+p.small, ul.small, figcaption { color: var(--muted); font-size: .9rem; }
 figure { margin: 0; }
 figure img { width: 100%; height: auto; display: block; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
-.scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
+th, td { text-align: left; padding: .4rem .8rem .4rem 0;
+  border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { color: var(--muted); font-weight: 600; font-size: .85rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.unsound td { color: var(--no); }
 td.wrap { overflow-wrap: anywhere; }
-ul { margin: 0; padding-left: 1.2rem; }
+sub { line-height: 0; font-size: .75em; }
+ul { margin: 0 0 .7rem; padding-left: 1.2rem; }
 li { margin-bottom: .35rem; }
 summary { cursor: pointer; }
 """
@@ -51,6 +53,11 @@ class Picture:
     caption: str
 
 
+def text(words: str) -> str:
+    """Escaped text, with the two symbols of the comparison set as the literature does."""
+    return escape(words).replace("h_min", "h<sub>min</sub>").replace("p_A", "p<sub>A</sub>")
+
+
 def data_uri(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
@@ -59,45 +66,51 @@ def figure(picture: Picture) -> str:
     return (
         f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{data_uri(picture.dark)}">'
         f'<img src="{data_uri(picture.light)}" alt="{escape(picture.alternative)}"></picture>'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+        f"<figcaption>{text(picture.caption)}</figcaption></figure>"
     )
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = (), flagged: Sequence[int] = ()
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric: Sequence[int] = (),
+    flagged: Sequence[int] = (),
 ) -> str:
     """A table; ``numeric`` columns are right-aligned, ``flagged`` rows carry the warning colour."""
 
-    def cell(tag: str, column: int, text: str) -> str:
+    def cell(tag: str, column: int, words: str) -> str:
         kind = ' class="number"' if column in numeric else ""
-        return f"<{tag}{kind}>{escape(text)}</{tag}>"
+        return f"<{tag}{kind}>{text(words)}</{tag}>"
 
     def line(number: int, row: Sequence[str]) -> str:
         kind = ' class="unsound"' if number in flagged else ""
-        return f"<tr{kind}>{''.join(cell('td', i, text) for i, text in enumerate(row))}</tr>"
+        return f"<tr{kind}>{''.join(cell('td', i, words) for i, words in enumerate(row))}</tr>"
 
-    head = "".join(cell("th", i, text) for i, text in enumerate(header))
+    head = "".join(cell("th", i, words) for i, words in enumerate(header))
     body = "".join(line(number, row) for number, row in enumerate(rows))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """A table of (name, value) without a header."""
-    body = "".join(f'<tr><th>{escape(k)}</th><td class="wrap">{escape(v)}</td></tr>' for k, v in rows)
+    body = "".join(f'<tr><th>{text(k)}</th><td class="wrap">{text(v)}</td></tr>' for k, v in rows)
     return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
 
 
-def bullets(sentences: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+def bullets(sentences: Sequence[str], small: bool = False) -> str:
+    if not sentences:
+        return ""
+    kind = ' class="small"' if small else ""
+    return f"<ul{kind}>" + "".join(f"<li>{text(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
 def section(title: str, *content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(content)}</section>"
+    return f"<section><h2>{text(title)}</h2>{''.join(content)}</section>"
 
 
-def paragraph(text: str, small: bool = False) -> str:
+def paragraph(words: str, small: bool = False) -> str:
     kind = ' class="small"' if small else ""
-    return f"<p{kind}>{escape(text)}</p>"
+    return f"<p{kind}>{text(words)}</p>"
 
 
 def details(title: str, content: str) -> str:
@@ -109,7 +122,7 @@ def page(title: str, headline: str, note: str, sections: Sequence[str]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f'<h1>{escape(title)}</h1><div class="headline"><p>{escape(headline)}</p>'
-        + (f'<p class="note">{escape(note)}</p>' if note else "")
+        f'<h1>{escape(title)}</h1><div class="headline"><p>{text(headline)}</p>'
+        + (f'<p class="note">{text(note)}</p>' if note else "")
         + f"</div>{''.join(sections)}</main></body></html>\n"
     )

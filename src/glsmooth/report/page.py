@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glsmooth import bounds
 from glsmooth.config import UserError
 from glsmooth.regions import Box
 from glsmooth.report import figures, html, sweeps, tables, wording
@@ -31,7 +32,7 @@ GALLERY = 12  # images in each half of the gallery
 def write_report(run_dir: str | Path) -> Path:
     """Write table.md, report.html and the pictures of a finished certify run into its directory.
 
-    Reads records.csv, summary.json and, for the diagram of one image, figure1.npz. No network, no model, no GPU.
+    Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
 
     Returns:
         The path of report.html.
@@ -62,17 +63,88 @@ def write_run_report(
         if picture is not None:
             sections.append(html.section(title, html.figure(picture)))
     sections.append(html.section("Settings", html.pairs(tables.settings(run, region))))
-    sections.append(html.section("What the certificate assumes", html.bullets(tables.assumptions(run, decisions))))
+    sections.append(
+        html.section("What the certificate assumes", html.bullets(tables.assumptions(run, decisions)))
+    )
     sections.append(html.section("Every image", _images(run, decisions)))
     sections.append(html.section("This run", html.pairs(tables.provenance(run))))
     title = f"Certified robustness: {run.family.transform.name} on {run.name}"
     file = out / "report.html"
-    file.write_text(html.page(title, tables.headline(run, region, decisions), note, sections), encoding="utf-8")
+    file.write_text(
+        html.page(title, tables.headline(run, region, decisions), note, sections), encoding="utf-8"
+    )
     log.info("report: wrote %s", file)
     return file
 
 
-def save_picture(draw: Callable[[figures.Theme], Figure], out: Path, name: str, words: str, caption: str) -> html.Picture:
+def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decision]]], out: Path) -> str:
+    """Write table.md, report.html and comparison.svg/png of several runs to ``out``; returns the table."""
+    out.mkdir(parents=True, exist_ok=True)
+    header, rows = tables.comparison_rows(results)
+    notes = [note for stored, region, _ in results if (note := recertified_note(stored, region))]
+    table = tables.markdown(header, rows, numeric_from=4)
+    if notes:
+        table += "\n" + "".join(f"* {note}\n" for note in notes)
+    (out / "table.md").write_text(table, encoding="utf-8")
+    names = [f"{run.family.transform.name}\n{run.name}, {run.path.resolve().name}" for run, _, _ in results]
+    methods = list(dict.fromkeys(name for _, _, decisions in results for name in _sound(decisions)))
+    values: dict[str, list[float | None]] = {
+        "smoothed accuracy": [float(np.mean(run.correct)) for run, _, _ in results]
+    }
+    for method in methods:
+        series: list[float | None] = []
+        for run, _, decisions in results:
+            decision = _sound(decisions).get(method)
+            series.append(None if decision is None else float(np.mean(decision.certified & run.correct)))
+        values[f"CRA {bounds.METHODS[method].title}"] = series
+    picture = save_picture(
+        lambda theme: figures.comparison(theme, names, values),
+        out,
+        "comparison",
+        "Accuracies of the runs as points, one line a run.",
+        "Smoothed accuracy is that of the untransformed images; CRA is that of the region in the table.",
+    )
+    sections = [
+        html.section(
+            "Result", html.table(header, rows, range(4, len(header))), html.bullets(notes, small=True)
+        ),
+        html.section("In a picture", html.figure(picture)),
+    ]
+    page = html.page("Certified robustness: comparison", f"{len(results)} runs compared.", "", sections)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    log.info("report: wrote %s", out / "report.html")
+    return table
+
+
+def recertified_note(run: CertifyRun, region: Box) -> str:
+    """What a reader must know about votes that decide another region than the one they were drawn for, or "".
+
+    Fixed-n votes do not know the region. Sequential votes stop as soon as theirs is decided.
+    """
+    if region.to_config() == run.region.to_config():
+        return ""
+    if not run.sequential:
+        return (
+            f"{run.path.resolve().name}: decided again from the stored votes, without a forward pass. An "
+            "image's p_A does "
+            "not depend on the region, so its one error probability covers all regions together."
+        )
+    drawn_for = ", ".join(
+        f"{wording.ceil(d.h_min, 5)} ({d.title})"
+        for d in _sound(run.stored_decisions()).values()
+        if d.h_min is not None
+    )
+    return (
+        f"{run.path.resolve().name}: the votes were stopped early, for h_min = {drawn_for} of the region "
+        f"{wording.region(run.region.intervals)}. They decide another region only through their p_A, which "
+        "holds at every "
+        "stopping time but can be lower than a fixed number of votes would give."
+    )
+
+
+def save_picture(
+    draw: Callable[[figures.Theme], Figure], out: Path, name: str, words: str, caption: str
+) -> html.Picture:
     """Save NAME.svg and NAME.png under ``out`` and return the picture in both themes for the page."""
     light = draw(figures.LIGHT)
     light.savefig(out / f"{name}.png", dpi=200)
@@ -91,11 +163,14 @@ def _result(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
     flagged = [i for i, d in enumerate(decisions.values()) if not d.sound]
     return html.section(
         "Result",
-        html.table(tables.METHOD_HEADER, tables.method_rows(run, decisions), (1, 2, 3), flagged),
+        html.table(tables.METHOD_HEADER, tables.method_rows(run, decisions), (1, 2, 3, 4), flagged),
+        html.bullets(tables.method_notes(run, decisions), small=True),
         html.paragraph(
-            "An image is certified when the lower bound p_A of its class probability is above h_min, which depends "
-            "on the transformation, the smoothing laws and the region alone. CRA counts the images certified in "
-            "their true class.",
+            "An image is certified when the lower bound p_A of its class probability is above h_min, the "
+            "probability that "
+            "the method requires for this transformation, these smoothing laws and this region. CRA, "
+            "certified robust "
+            "accuracy, is the share of the images certified in their true class.",
             small=True,
         ),
         html.table(("without transformation", "images", "share"), tables.accuracy_rows(run), (1, 2)),
@@ -115,12 +190,15 @@ def _region_curve(
     with _progress("CRA against region size", len(sound) * len(SIZES)) as tick:
         curve = sweeps.region_curve(run.family, region, list(sound), run.p_lower, run.correct, SIZES, tick)
     titles = {name: d.title for name, d in sound.items()}
-    smoothed = float(np.mean(run.correct & (run.p_lower > 0.5)))
+    smoothed = float(np.mean(run.correct))
     powers = [
-        wording.parameter(name) for name in region.intervals if sweeps.multiplicative(run.family.transform, name)
+        wording.parameter(name)
+        for name in region.intervals
+        if sweeps.multiplicative(run.family.transform, name)
     ]
     caption = (
-        f"The region {wording.region(region.intervals)} scaled around the identity. Every point is a certificate for "
+        f"The region {wording.region(region.intervals)} scaled around the identity. Every point is a "
+        "certificate for "
         "a whole region, from the same votes."
     )
     if powers:
@@ -143,7 +221,8 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
         plane = sweeps.parameter_plane(run.family, axes, best.method, run.p_lower, run.correct, tick)
     caption = (
         "The colour at a point is the share of the images that are correct and certified at that single "
-        f"transformation, by {best.title}. The box is the region of the headline, which must hold everywhere inside "
+        f"transformation, by {best.title}. The box is the region of the headline, which must hold "
+        "everywhere inside "
         "at once; the cross is the untransformed image."
     )
     words = f"Heat map of CRA over {wording.join(wording.parameter(axis.name) for axis in axes)}."
@@ -152,7 +231,9 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     )
 
 
-def _threshold(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+def _threshold(
+    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
+) -> html.Picture | None:
     del region
     sound = _sound(decisions)
     if not sound:
@@ -160,35 +241,39 @@ def _threshold(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], 
     h_min = {name: d.h_min for name, d in sound.items() if d.h_min is not None}
     titles = {name: d.title for name, d in sound.items()}
     caption = (
-        "The share of the images that are in their true class with p_A above the horizontal value. Where a vertical "
+        "The share of the images that are in their true class with p_A above the horizontal value. Where a "
+        "vertical "
         "line meets the curve, its height is the CRA of that method."
     )
     if run.sequential:
-        caption += " Votes stopped once an image was decided, so p_A piles up just above the h_min they were drawn for."
+        caption += (
+            " Votes stopped once an image was decided, so p_A piles up just above the h_min of this run."
+        )
     return save_picture(
         lambda theme: figures.threshold_curve(theme, run.p_lower, run.correct, h_min, titles),
-        out, "threshold", "Falling curve of the share of images against the required probability.", caption,
-    )  # fmt: skip
+        out,
+        "threshold",
+        "Falling curve of the share of images against the required probability.",
+        caption,
+    )
 
 
-def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+def _procedure(
+    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
+) -> html.Picture | None:
     """The diagram of one image, from figure1.npz, which certify leaves for one image of the run."""
     del region
     file = run.path / "figure1.npz"
     best = primary(decisions)
     if best is None or best.h_min is None or not file.is_file():
         return None
-    arrays = _arrays(file)
+    arrays = _arrays(run, file)
     row = _row(run, int(arrays["index"]), file)
     prediction = int(run.columns["prediction"][row])
-    names = [wording.SYMBOLS.get(name, name) for name in run.family.parameters]
     what = figures.Procedure(
         image=arrays["image"],
         transformed=arrays["transformed"],
-        captions=[
-            ", ".join(f"{name} {value:.2g}" for name, value in zip(names, theta, strict=True)).replace("-", "−")
-            for theta in arrays["theta"]
-        ],
+        captions=[_caption(run.family.parameters, theta) for theta in arrays["theta"]],
         votes=[run.class_name(int(vote)) if vote >= 0 else "abstains" for vote in arrays["votes"]],
         agree=[int(vote) == prediction for vote in arrays["votes"]],
         selected=run.class_name(prediction),
@@ -203,23 +288,41 @@ def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], 
     )
     verdict = "certified" if what.p_lower > what.h_min else "not certified"
     caption = (
-        f"Image {int(arrays['index'])} of the test split. Pixels are clipped to [0, 1] for the eye only; the classifier "
-        f"sees the unclipped values. {what.count} of {what.n} votes give p_A = {wording.floor(what.p_lower, 4)} "
+        f"Image {int(arrays['index'])} of the test split. Pixels are clipped to [0, 1] for the eye only; "
+        "the classifier "
+        f"sees the unclipped values. {what.count} of {what.n} votes give p_A = "
+        f"{wording.floor(what.p_lower, 4)} "
         f"against h_min = {wording.ceil(what.h_min, 4)}: {verdict}."
     )
-    words = f"One image, {len(what.votes)} transformed copies with the vote of each, the count and the verdict: {verdict}."
+    words = f"One image, {len(what.votes)} transformed copies with their votes, the count; {verdict}."
     return save_picture(lambda theme: figures.procedure(theme, what), out, "procedure", words, caption)
 
 
-def _arrays(file: Path) -> dict[str, NDArray[Any]]:
+def _caption(names: Sequence[str], theta: NDArray[np.floating]) -> str:
+    """The drawn parameters of one copy, short; at most two of them fit on a line."""
+    words = [
+        f"{wording.SYMBOLS.get(name, name)} {value:.2g}" for name, value in zip(names, theta, strict=True)
+    ]
+    lines = [", ".join(words[i : i + 2]) for i in range(0, len(words), 2)]
+    return "\n".join(lines).replace("-", "−")
+
+
+def _arrays(run: CertifyRun, file: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ("index", "image", "transformed", "theta", "votes")}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: not readable ({error}); delete it, or run the same certify command again") from None
-    copies = {name: len(arrays[name]) for name in ("transformed", "theta", "votes")}
-    if len(set(copies.values())) > 1:
-        raise UserError(f"{file}: {copies} differ in length; delete it, or run the same certify command again")
+        raise UserError(f"{file}: not readable ({error}); delete it, or run certify again") from None
+    copies, parameters = len(arrays["votes"]), len(run.family.parameters)
+    wanted = {
+        "transformed": (copies, *arrays["image"].shape),
+        "theta": (copies, parameters),
+    }
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape:
+            raise UserError(
+                f"{file}: {name} has shape {arrays[name].shape}, not {shape}; it is of another run, delete it"
+            )
     return arrays
 
 
@@ -230,7 +333,9 @@ def _row(run: CertifyRun, index: int, file: Path) -> int:
     return int(rows[0])
 
 
-def _gallery(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+def _gallery(
+    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
+) -> html.Picture | None:
     """The first images of each verdict by index: not picked by eye."""
     del region
     best = primary(decisions)
@@ -246,16 +351,25 @@ def _gallery(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], ou
             caption = run.class_name(int(label))
             if label != prediction:
                 caption += f" → {run.class_name(int(prediction))}"
-            chosen.append((images(int(run.columns["index"][row])), f"{caption}\np_A {wording.floor(run.p_lower[row], 3)}"))
+            chosen.append(
+                (
+                    images(int(run.columns["index"][row])),
+                    f"{caption}\np_A {wording.floor(run.p_lower[row], 3)}",
+                )
+            )
         return chosen
 
     certified, others = entries(np.flatnonzero(robust)), entries(np.flatnonzero(~robust))
     caption = (
-        f"The first {GALLERY} images of each kind in the order of the test split, with the true class (and, after an "
-        f"arrow, the selected one where it differs) and p_A. The threshold is h_min = {wording.ceil(best.h_min or 1.0, 4)}."
+        f"The first {GALLERY} images of each kind in the order of the test split, with the true class (and, "
+        "after an "
+        "arrow, the selected one where it differs) and p_A. The threshold is h_min = "
+        f"{wording.ceil(best.h_min or 1.0, 4)}."
     )
     words = f"{len(certified)} certified and {len(others)} other test images."
-    return save_picture(lambda theme: figures.gallery(theme, certified, others), out, "gallery", words, caption)
+    return save_picture(
+        lambda theme: figures.gallery(theme, certified, others), out, "gallery", words, caption
+    )
 
 
 def _test_images(run: CertifyRun) -> Callable[[int], NDArray[np.floating]] | None:
@@ -287,7 +401,9 @@ def _images(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
         for i in range(min(run.images, LISTED_IMAGES))
     ]
     header = ("index", "true class", "selected class", "votes", "p_A", "certified")
-    listing = html.details(f"The first {len(rows)} of {run.images} images", html.table(header, rows, (0, 3, 4)))
+    listing = html.details(
+        f"The first {len(rows)} of {run.images} images", html.table(header, rows, (0, 3, 4))
+    )
     return listing + html.paragraph("All of them, with every method, are in records.csv.", small=True)
 
 

@@ -36,7 +36,7 @@ class PublishedRun:
     """One published certification run.
 
     Attributes:
-        name: as published; ``dataset``: its name; ``caveat``: where the sampler was not the stated law, or None.
+        name: as published; ``dataset``: its name; ``caveat``: how the sampler differed from the law.
         transform, laws, region: what was certified.
         n, alpha: votes an image and the error probability of p_lower.
         published: method -> CRA as printed by the authors.
@@ -56,7 +56,7 @@ class PublishedRun:
     correct: NDArray[np.bool_]
 
     def decide(self, method: str, image_size: tuple[int, int] | None) -> Decision:
-        """Decide the stored votes by ``method``; translation is on the plane unless ``image_size`` is given."""
+        """Decide the votes by ``method``; translation is on the plane unless ``image_size`` is given."""
         family = SmoothedFamily(BUILTIN[self.transform](), self.laws, image_size=image_size)
         return decide(family, self.region, method, self.p_lower)
 
@@ -73,7 +73,9 @@ def load_votes(file: str | Path) -> list[PublishedRun]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"votes: {str(file)!r} is not readable as JSON ({error}); give a file of votes") from None
+        raise UserError(
+            f"votes: {str(file)!r} is not readable as JSON ({error}); give a file of votes"
+        ) from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"votes: {str(file)!r} must hold a list of at least one run")
     return [_parse(entry, f"votes: run {i}") for i, entry in enumerate(entries)]
@@ -84,7 +86,9 @@ def _parse(entry: Any, field: str) -> PublishedRun:
         raise UserError(f"{field} is {type(entry).__name__}, not an object with the keys {', '.join(KEYS)}")
     for key in (*KEYS, "p_lower", "correct"):
         if key not in entry:
-            raise UserError(f"{field}: no key {key!r}; each run needs {', '.join((*KEYS, 'p_lower', 'correct'))}")
+            raise UserError(
+                f"{field}: no key {key!r}; each run needs {', '.join((*KEYS, 'p_lower', 'correct'))}"
+            )
     if entry["transform"] not in BUILTIN:
         raise UserError(
             f"{field}: transform={entry['transform']!r} is not a transformation"
@@ -97,7 +101,8 @@ def _parse(entry: Any, field: str) -> PublishedRun:
         raise UserError(f"{field}: p_lower and correct must be lists of numbers, one an image") from None
     if p_lower.ndim != 1 or p_lower.shape != correct.shape or not len(p_lower):
         raise UserError(
-            f"{field}: p_lower and correct have shapes {p_lower.shape} and {correct.shape}; give one number an image"
+            f"{field}: p_lower and correct have shapes {p_lower.shape} and {correct.shape}; give one number "
+            "an image"
         )
     if not np.all((p_lower >= 0) & (p_lower <= 1)):
         image = int(np.flatnonzero(~((p_lower >= 0) & (p_lower <= 1)))[0])
@@ -149,11 +154,13 @@ def votes_table(
     Args:
         runs: from :func:`load_votes`.
         methods: names in ``bounds.METHODS``.
-        image_size: puts every translation on that torus; None is the plane, with an extra column for the torus
-            of the data set's own image size.
+        image_size: puts every translation on that torus; None is the plane, with an extra column for
+            the torus of the data set's own image size.
     """
     check_methods(methods)
-    published = [name for name in ("gl", "tss", "mp") if any(run.published.get(name) is not None for run in runs)]
+    published = [
+        name for name in ("gl", "tss", "mp") if any(run.published.get(name) is not None for run in runs)
+    ]
     header = ["run", "dataset", "transformation and region", "smoothing", "n"]
     header += [f"published {name.upper()}" for name in published]
     header += [
@@ -179,18 +186,24 @@ def votes_table(
         row += [_cell(run, decision, notes) for decision in decisions.values()]
         if torus:
             row.append(
-                _cell(run, run.decide("neyman_pearson", IMAGE_SIZES[run.dataset]), notes) if _has_torus(run) else "–"
+                _cell(run, run.decide("neyman_pearson", IMAGE_SIZES[run.dataset]), notes)
+                if _has_torus(run)
+                else "–"
             )
         row.append(f"({notes[_caveat(run.caveat)]})" if run.caveat else "")
         rows.append(row)
         limit = run.decide("neyman_pearson", image_size)
-        above += (run.published.get("gl") or 0.0) > count(limit.certified & run.correct) / len(run.correct) + 1e-9
-    where = "on the plane" if image_size is None else f"on the torus of {image_size[0]} × {image_size[1]} pixels"
+        above += (run.published.get("gl") or 0.0) > count(limit.certified & run.correct) / len(
+            run.correct
+        ) + 1e-9
+    where = (
+        "on the plane" if image_size is None else f"on the torus of {image_size[0]} × {image_size[1]} pixels"
+    )
     return (
         markdown(header, rows, numeric_from=4)
-        + f"\nEach cell is the share of the images that are certified in their true class (p_lower > h_min), from the "
-        f"published votes; translations are {where}. In {above} of {len(runs)} runs the published CRA of GL is above "
-        "the one of Neyman–Pearson, which is the most that any sound method can certify from these votes.\n"
+        + "\nA cell is the share of the images that are certified in their true class (p_lower > h_min), from "
+        f"the published votes; translations are {where}. In {above} of {len(runs)} runs the published CRA of "
+        "GL is above that of Neyman–Pearson, the most that any sound method can certify from these votes.\n"
         + ("\nNotes:\n\n" + notes.lines() if notes.letters else "")
     )
 
@@ -200,12 +213,13 @@ def _has_torus(run: PublishedRun) -> bool:
 
 
 def _caveat(caveat: str) -> str:
-    return f"{caveat}: the votes do not follow the law that is certified, so no number in this row is a certificate."
+    return f"{caveat}: not the law that is certified, so no number in this row is a certificate."
 
 
 def _short_region(region: Box) -> str:
     return ", ".join(
-        f"{wording.SYMBOLS.get(name, name)} {wording.interval(ends)}" for name, ends in region.intervals.items()
+        f"{wording.SYMBOLS.get(name, name)} {wording.interval(ends)}"
+        for name, ends in region.intervals.items()
     )
 
 

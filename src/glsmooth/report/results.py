@@ -24,7 +24,7 @@ from glsmooth.config import UserError, build_family, build_region
 from glsmooth.family import SmoothedFamily
 from glsmooth.regions import Box
 
-INTEGER_COLUMNS = ("index", "label", "prediction", "n0", "n", "count", "base_prediction", "abstain_votes")
+NEEDED_COLUMNS = ("index", "label", "prediction", "n0", "n", "count", "base_prediction")
 SUMMARY_KEYS = ("transform", "smoothing", "region", "dataset", "monte_carlo", "images", "methods")
 
 
@@ -64,7 +64,7 @@ class CertifyRun:
     Attributes:
         path: the directory.
         summary: summary.json.
-        columns: column name -> (images,) array of records.csv; counts and labels int64, the rest float64.
+        columns: column name -> (images,) array of records.csv; p_lower float64, the rest int64.
     """
 
     path: Path
@@ -198,7 +198,7 @@ def load_run(path: str | Path, field: str = "runs") -> CertifyRun:
     """Read a run directory and check that its files belong together.
 
     Raises:
-        UserError: the directory, a file, a column or a value is missing, unreadable or contradicts another one.
+        UserError: a directory, file, column or value is missing, unreadable or contradicts another one.
     """
     path = Path(path)
     if not path.is_dir():
@@ -220,12 +220,16 @@ def _read_summary(file: Path) -> dict[str, Any]:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); run the same certify command again") from None
+        raise UserError(
+            f"{file}: not readable as JSON ({error}); run the same certify command again"
+        ) from None
     if not isinstance(summary, dict):
         raise UserError(f"{file}: holds {type(summary).__name__}, not an object; run certify again")
     missing = [key for key in SUMMARY_KEYS if key not in summary]
     if missing:
-        raise UserError(f"{file}: lacks {missing[0]!r}; it was not written by certify, or by an older version")
+        raise UserError(
+            f"{file}: lacks {missing[0]!r}; it was not written by certify, or by an older version"
+        )
     check_methods(list(summary["methods"]), f"{file}: methods")
     return summary
 
@@ -237,19 +241,20 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
             header = next(reader, [])
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: not readable as CSV ({error}); run the same certify command again") from None
-    needed = [*INTEGER_COLUMNS, "p_lower", *(f"certified_{name}" for name in methods)]
+        raise UserError(
+            f"{file}: not readable as CSV ({error}); run the same certify command again"
+        ) from None
+    needed = [*NEEDED_COLUMNS, "p_lower", *(f"certified_{name}" for name in methods)]
     missing = [name for name in needed if name not in header]
     if missing:
-        raise UserError(f"{file}: no column {missing[0]!r}; these are not the records of this run's summary.json")
+        raise UserError(
+            f"{file}: no column {missing[0]!r}; these are not the records of this run's summary.json"
+        )
     if not rows:
         raise UserError(f"{file}: holds no image; run the same certify command again")
-    columns: dict[str, NDArray[Any]] = {}
-    for name in header:
-        if name in INTEGER_COLUMNS or name.startswith("certified_"):
-            columns[name] = np.empty(len(rows), dtype=np.int64)
-        elif name in ("p_lower", "seconds"):
-            columns[name] = np.empty(len(rows), dtype=np.float64)
+    columns: dict[str, NDArray[Any]] = {
+        name: np.empty(len(rows), dtype=np.float64 if name == "p_lower" else np.int64) for name in header
+    }
     for i, row in enumerate(rows):
         line = i + 2
         if len(row) != len(header):
@@ -258,12 +263,12 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
                 "the same certify command again repairs it"
             )
         for name, text in zip(header, row, strict=True):
-            if name not in columns:
-                continue
             try:
-                columns[name][i] = float(text) if columns[name].dtype == np.float64 else int(text)
+                columns[name][i] = float(text) if name == "p_lower" else int(text)
             except ValueError:
-                raise UserError(f"{file}: line {line}: {name} is {text!r}, not a number; run certify again") from None
+                raise UserError(
+                    f"{file}: line {line}: {name} is {text!r}, not a number; run certify again"
+                ) from None
         p_lower = columns["p_lower"][i]
         if not (math.isfinite(p_lower) and 0.0 <= p_lower <= 1.0):
             raise UserError(f"{file}: line {line}: p_lower is {p_lower}, not in [0, 1]; run certify again")
@@ -281,11 +286,12 @@ def _check_together(run: CertifyRun) -> None:
     if counts.max() > 1:
         raise UserError(f"{file}: index {index[counts.argmax()]} occurs {counts.max()} times; {fix}")
     for name, decision in run.stored_decisions().items():
-        if decision.h_min is None:
-            continue
-        wrong = np.flatnonzero((run.columns[f"certified_{name}"] != 0) & ~decision.claimed)
+        wrong = np.flatnonzero((run.columns[f"certified_{name}"] != 0) != decision.certified)
         if len(wrong):
+            row = wrong[0]
             raise UserError(
-                f"{file}: index {run.columns['index'][wrong[0]]}: certified_{name} is 1, but "
-                f"p_lower={run.p_lower[wrong[0]]:.6g} is not above required_probability={decision.h_min:.6g}; {fix}"
+                f"{file}: index {run.columns['index'][row]}: "
+                f"certified_{name}={run.columns[f'certified_{name}'][row]}, "
+                f"but p_lower={run.p_lower[row]:.6g} and summary.json has "
+                f"required_probability={decision.h_min}; {fix}"
             )

@@ -61,7 +61,7 @@ def scaled_box(transform: ResolvableTransform, region: Box, scale: float) -> Box
 
 @dataclass(frozen=True)
 class Curve:
-    """CRA against region size: ``cra[method]`` is (scales,); ``sizes`` is (scales,), 1 for the run's region."""
+    """CRA against region size: ``sizes`` (k,), 1 for the run's region, and (k,) ``cra`` by method."""
 
     sizes: NDArray[np.float64]
     cra: Mapping[str, NDArray[np.float64]]
@@ -81,7 +81,9 @@ def region_curve(
     for method in methods:
         h_min = []
         for size in sizes:
-            h_min.append(bounds.required_probability(family, scaled_box(family.transform, region, float(size)), method))
+            h_min.append(
+                bounds.required_probability(family, scaled_box(family.transform, region, float(size)), method)
+            )
             tick()
         cra[method] = robust_accuracy(p_lower, correct, np.array(h_min))
     return Curve(sizes, cra)
@@ -120,7 +122,9 @@ class Plane:
     cra: NDArray[np.float64]
 
 
-def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 1.5) -> tuple[Axis, Axis] | None:
+def plane_axes(
+    family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 1.5
+) -> tuple[Axis, Axis] | None:
     """The axes of the plane of a two-parameter region; None for other regions.
 
     An axis covers the region and the identity, ``reach`` times as far from the identity as the region's ends.

@@ -31,50 +31,60 @@ def robust_count(run: CertifyRun, decision: Decision) -> int:
 
 def accuracy_rows(run: CertifyRun) -> list[tuple[str, str, str]]:
     """(quantity, images, share) of what the classifiers do without any transformation of the test image."""
-    base = count(run.columns["base_prediction"] == run.columns["label"])
-    # A smoothed classifier abstains where no class is known to have more than half of the probability.
-    abstained = run.p_lower <= 0.5
-    smoothed = count(run.correct & ~abstained)
     total = run.images
-    return [
-        ("base classifier correct", f"{base}", wording.percent(base, total)),
-        ("smoothed classifier correct", f"{smoothed}", wording.percent(smoothed, total)),
-        ("smoothed classifier abstains", f"{count(abstained)}", wording.percent(count(abstained), total)),
+    counts = [
+        ("base classifier correct", count(run.columns["base_prediction"] == run.columns["label"])),
+        ("smoothed classifier: selected class correct", count(run.correct)),
+        ("smoothed classifier abstains (p_A ≤ 1/2)", count(run.p_lower <= 0.5)),
     ]
+    return [(what, str(images), wording.percent(images, total)) for what, images in counts]
+
+
+METHOD_HEADER = ("method", "h_min", "certified", "and correct", "CRA")
 
 
 def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tuple[str, str, str, str, str]]:
-    """(method, h_min, certified, certified and correct, CRA) per method; unsound methods have no CRA."""
+    """(method, h_min, certified, certified and correct, CRA) per method; unsound methods have no counts."""
     rows = []
     for decision in decisions.values():
         if decision.h_min is None:
-            rows.append((decision.title, "n/a", "n/a", "n/a", f"does not apply: {decision.reason}"))
+            rows.append((decision.title, "n/a", "n/a", "n/a", "n/a"))
         elif not decision.sound:
-            claimed = count(decision.claimed & run.correct)
             rows.append(
-                (
-                    f"{decision.title} (unsound)" if "unsound" not in decision.title.lower() else decision.title,
-                    wording.ceil(decision.h_min, 5),
-                    "unsound",
-                    "unsound",
-                    f"unsound, not counted (it would claim {wording.percent(claimed, run.images)})",
-                )
+                (unsound_title(decision), wording.ceil(decision.h_min, 5), "unsound", "unsound", "unsound")
             )
         else:
             robust = robust_count(run, decision)
+            share = wording.percent(robust, run.images)
             rows.append(
                 (
                     decision.title,
                     wording.ceil(decision.h_min, 5),
                     f"{count(decision.certified)}",
                     f"{robust}",
-                    wording.percent(robust, run.images),
+                    share,
                 )
             )
     return rows
 
 
-METHOD_HEADER = ("method", "required probability h_min", "certified", "certified and correct", "CRA")
+def unsound_title(decision: Decision) -> str:
+    return decision.title if "unsound" in decision.title.lower() else f"{decision.title} (unsound)"
+
+
+def method_notes(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]:
+    """Why a method has no CRA, a sentence each."""
+    notes = []
+    for decision in decisions.values():
+        if decision.h_min is None:
+            notes.append(f"{decision.title} does not apply: {decision.reason}")
+        elif not decision.sound:
+            claimed = wording.percent(count(decision.claimed & run.correct), run.images)
+            why = f" ({decision.reason})" if decision.reason else ""
+            notes.append(
+                f"{unsound_title(decision)} proves nothing{why}; never counted. It would claim {claimed}."
+            )
+    return notes
 
 
 def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> str:
@@ -82,13 +92,17 @@ def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
     best = primary(decisions)
     where = wording.region(region.intervals)
     if best is None:
-        return f"No sound method applies, so none of the {run.images} test images is certified under every {where}."
+        return (
+            f"No sound method applies: none of the {run.images} test images is certified under every {where}."
+        )
     robust = robust_count(run, best)
     alpha = wording.probability(run.alpha + best.failure_probability)
     if robust == 0:
-        return f"None of the {run.images} test images is certified under every {where}. {_why_none(run, best)}".rstrip()
+        nothing = f"None of the {run.images} test images is certified in its true class under every {where}."
+        return f"{nothing} {_why_none(run, best)}".rstrip()
     return (
-        f"Of {run.images} test images, {robust} ({wording.percent(robust, run.images)}) provably keep their correct "
+        f"Of {run.images} test images, {robust} ({wording.percent(robust, run.images)}) provably keep their "
+        "correct "
         f"class under every {where}, except with probability at most {alpha} for each image."
     )
 
@@ -97,7 +111,9 @@ def _why_none(run: CertifyRun, decision: Decision) -> str:
     assert decision.h_min is not None
     needed = bounds.samples_needed(decision.h_min, run.alpha)
     if needed is None:
-        return f"{decision.title} requires h_min = {wording.ceil(decision.h_min, 5)}, which no vote can reach."
+        return (
+            f"{decision.title} requires h_min = {wording.ceil(decision.h_min, 5)}, which no vote can reach."
+        )
     votes = int(run.columns["n"].max())
     if needed > votes:
         return (
@@ -111,12 +127,14 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
     """What must hold for the certificate to be true, a sentence each."""
     best = primary(decisions)
     estimated = best.failure_probability if best is not None else 0.0
-    votes = f"The statement about one image fails with probability at most {wording.probability(run.alpha)} (votes)"
+    alpha = wording.probability(run.alpha)
+    votes = f"The statement about one image fails with probability at most {alpha} (votes)"
     if estimated > 0:
         votes += f" plus {wording.probability(estimated)} (the bound was estimated from samples)"
     sentences = [
         votes + "; over many images it may fail for a few.",
-        "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the classifier.",
+        "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the "
+        "classifier.",
         "Arithmetic is treated as exact: rounding of the transformation and of the network is not covered.",
         "The statement is about the smoothed classifier, the majority vote over the smoothing laws, "
         "not about the base classifier alone.",
@@ -129,7 +147,9 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
             if torus and run.family.image_size is not None
             else "h_min is that of shifts on the plane, which stays valid for cyclic ones."
         )
-        sentences.append(f"Shifts are cyclic and by whole pixels (what leaves at one border enters at the other); {where}")
+        sentences.append(
+            f"Shifts are cyclic and by whole pixels (what leaves at one border enters at the other); {where}"
+        )
     if "blur" in parameters:
         sentences.append("Blur is exact multiplication in the frequency domain, not a truncated kernel.")
     return sentences
@@ -157,15 +177,13 @@ def settings(run: CertifyRun, region: Box) -> list[tuple[str, str]]:
         rows.append(("left at the identity", wording.join(wording.parameter(name) for name in left_out)))
     if run.family.pixel_noise:
         rows.append(("pixel noise", f"Normal, standard deviation {wording.number(run.family.pixel_noise)}"))
-    drawn = f"{monte_carlo.get('n0')} draws select the class"
-    if run.sequential:
-        drawn += (
-            f", then up to {monte_carlo.get('n')} fresh ones in an anytime-valid test that stops once the image is decided"
+    rows.append(
+        (
+            "Monte Carlo",
+            f"{monte_carlo.get('name')}: {_draws(run)}; α = {wording.probability(run.alpha)} an image",
         )
-    else:
-        drawn += f", {monte_carlo.get('n')} fresh ones count it; Clopper–Pearson lower bound"
-    rows.append(("Monte Carlo", f"{monte_carlo.get('name')}: {drawn}; α = {wording.probability(run.alpha)} an image"))
-    rows.append(("votes", f"{int((run.columns['n0'] + run.columns['n']).sum()):,} in all"))
+    )
+    rows.append(("votes", _votes(run)))
     dataset = run.summary["dataset"]
     subset = dataset.get("subset")
     rows.append(
@@ -180,13 +198,42 @@ def settings(run: CertifyRun, region: Box) -> list[tuple[str, str]]:
     return rows
 
 
+def _draws(run: CertifyRun) -> str:
+    """How the votes of an image are drawn and counted."""
+    monte_carlo = run.summary["monte_carlo"]
+    words = f"{monte_carlo.get('n0')} draws select the class"
+    if run.sequential:
+        return f"{words}, then up to {monte_carlo.get('n')} fresh ones in an anytime-valid test"
+    words += f", {monte_carlo.get('n')} fresh ones count it; Clopper–Pearson lower bound"
+    if monte_carlo.get("interval") == "two-sided":
+        words += " of the two-sided interval (α/2)"
+    if monte_carlo.get("vote") == "majority":
+        words += "; a vote is a softmax output above 1/2"
+    return words
+
+
+def _votes(run: CertifyRun) -> str:
+    """How many votes there were, and how many of them are doubtful."""
+    words = f"{int((run.columns['n0'] + run.columns['n']).sum()):,} in all"
+    for column, meaning in (
+        ("abstain_votes", "for no class (exact ties, non-finite logits)"),
+        ("nonfinite_votes", "with a non-finite logit"),
+        ("near_ties", "nearer to a tie than rounding"),
+    ):
+        if column in run.columns and run.columns[column].any():
+            words += f"; {int(run.columns[column].sum()):,} {meaning}"
+    return words
+
+
 def provenance(run: CertifyRun) -> list[tuple[str, str]]:
     """Seed, checkpoint, hardware, versions: what is needed to run it again."""
     summary = run.summary
-    rows = [("run directory", run.path.name), ("seed", str(summary.get("seed", "not recorded")))]
+    rows = [("run directory", run.path.resolve().name), ("seed", str(summary.get("seed", "not recorded")))]
     checkpoint = summary.get("checkpoint")
     if isinstance(checkpoint, Mapping):
-        rows.append(("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)"))
+        rows.append(
+            ("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)")
+        )
     seconds = summary.get("seconds_per_image")
     if seconds is not None:
         rows.append(("seconds an image", f"{float(seconds):.3g}"))
@@ -212,8 +259,12 @@ def run_table(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], n
     if note:
         parts.append(note + "\n")
     parts.append(markdown(METHOD_HEADER, method_rows(run, decisions)))
+    if notes := method_notes(run, decisions):
+        parts.append("\n".join(f"* {line}" for line in notes) + "\n")
     parts.append(
-        "CRA, certified robust accuracy: the share of the images that are certified (p_A > h_min) in their true class.\n"
+        "h_min: the probability that the method requires for this region. Certified: p_A > h_min. CRA, "
+        "certified robust "
+        "accuracy: the share of the images that are certified in their true class.\n"
     )
     parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
     parts.append(markdown(("setting", "value"), settings(run, region), numeric_from=2))
@@ -223,22 +274,25 @@ def run_table(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], n
     return "\n".join(parts)
 
 
-def comparison_table(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decision]]]) -> str:
-    """One row a run, one CRA column a method that occurs in any of them."""
+def comparison_rows(
+    results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decision]]],
+) -> tuple[list[str], list[list[str]]]:
+    """Header and one row a run, with one CRA column for every method that occurs in any of them."""
     methods = list(dict.fromkeys(name for _, _, decisions in results for name in decisions))
     header = ["run", "dataset", "transformation", "region", "images", "base", "smoothed"]
-    header += [
-        f"CRA {bounds.METHODS[name].title}" + ("" if bounds.METHODS[name].sound else " (unsound, not counted)")
-        for name in methods
-    ]
+    for name in methods:
+        method = bounds.METHODS[name]
+        header.append(
+            f"CRA {method.title} (h_min)" if method.sound else f"{method.title}: unsound, not counted"
+        )
     rows = []
     for run, region, decisions in results:
         accuracies = [share for _, _, share in accuracy_rows(run)[:2]]
-        row = [run.path.name, run.name, run.family.transform.name, wording.region(region.intervals)]
+        row = [run.path.resolve().name, run.name, run.family.transform.name, wording.region(region.intervals)]
         row += [str(run.images), *accuracies]
         row += [_comparison_cell(run, decisions.get(name)) for name in methods]
         rows.append(row)
-    return markdown(header, rows, numeric_from=4)
+    return header, rows
 
 
 def _comparison_cell(run: CertifyRun, decision: Decision | None) -> str:
@@ -248,5 +302,4 @@ def _comparison_cell(run: CertifyRun, decision: Decision | None) -> str:
         return "n/a"
     if not decision.sound:
         return "unsound"
-    robust = robust_count(run, decision)
-    return f"{wording.percent(robust, run.images)} (h_min {wording.ceil(decision.h_min, 5)})"
+    return f"{wording.percent(robust_count(run, decision), run.images)} ({wording.ceil(decision.h_min, 5)})"
