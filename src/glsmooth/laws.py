@@ -87,6 +87,16 @@ class Law(Distribution):
         """Centre of symmetry, or None."""
         return None
 
+    @property
+    def peak(self) -> float:
+        """Largest value of the density (inf where it is unbounded)."""
+        return math.exp(float(self.log_prob(torch.tensor(self.mode_point, dtype=torch.float64))))
+
+    @property
+    def peak_of_log(self) -> float:
+        """Largest value of the density of log X, for a positive law."""
+        raise NotImplementedError
+
     def _log_density(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -180,6 +190,10 @@ class LogNormal(Law):
         return 0.0, math.inf
 
     @property
+    def peak_of_log(self) -> float:
+        return 1 / (self._scale * math.sqrt(2 * math.pi))
+
+    @property
     def mode_point(self) -> float:
         return math.exp(self._loc - self._scale**2)
 
@@ -222,6 +236,10 @@ class Rayleigh(Law):
         return 0.0, math.inf
 
     @property
+    def peak_of_log(self) -> float:
+        return 2 / math.e  # at x² = 2 scale²
+
+    @property
     def mode_point(self) -> float:
         return self._scale
 
@@ -257,6 +275,10 @@ class Exponential(Law):
         return 0.0, math.inf
 
     @property
+    def peak_of_log(self) -> float:
+        return 1 / math.e  # at the mean
+
+    @property
     def mode_point(self) -> float:
         return 0.0
 
@@ -290,6 +312,10 @@ class HalfNormal(Law):
     @property
     def interval(self) -> tuple[float, float]:
         return 0.0, math.inf
+
+    @property
+    def peak_of_log(self) -> float:
+        return math.sqrt(2 / (math.pi * math.e))  # at x = scale
 
     @property
     def mode_point(self) -> float:
@@ -331,6 +357,10 @@ class Uniform(Law):
     @property
     def log_concave_in_log(self) -> bool:  # type: ignore[override]
         return self._low >= 0  # the density of log X is e^u on an interval
+
+    @property
+    def peak_of_log(self) -> float:
+        return self._high / (self._high - self._low)
 
     @property
     def mode_point(self) -> float:

@@ -1,0 +1,134 @@
+"""From a family and a region to the required probability: no image and no model enters.
+
+A certificate of an image is the comparison ``p_lower > required_probability(family, region)``, strictly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from scipy.special import ndtri
+
+from glsmooth._text import did_you_mean
+from glsmooth.bounds import cover, mp, neyman_pearson, tss
+from glsmooth.bounds.base import NotApplicable, RegionBound, samples_needed
+from glsmooth.bounds.loss import Tradeoff
+from glsmooth.family import SmoothedFamily
+from glsmooth.regions import Region
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "NotApplicable",
+    "RegionBound",
+    "certify_region",
+    "cohen_radius",
+    "required_probability",
+    "samples_needed",
+    "tradeoff",
+]
+
+
+def _by_neyman_pearson(family: SmoothedFamily, region: Region) -> RegionBound:
+    worst = cover.worst_case(family, region)
+    return RegionBound(worst.value, worst.beta, "neyman_pearson", argument=worst.argument)
+
+
+def _by_points(
+    name: str, at: Callable[[SmoothedFamily, Mapping[str, float]], float], sound: bool = True
+) -> Callable[[SmoothedFamily, Region], RegionBound]:
+    """A method that is a formula for one β, made to cover a region."""
+
+    def certify(family: SmoothedFamily, region: Region) -> RegionBound:
+        plane = SmoothedFamily(family.transform, _line_laws(name, family))
+        plane.check_region(region)
+        best, beta = cover.largest_found(plane, region, lambda point: at(plane, point))
+        if not sound:
+            return RegionBound(min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound")
+        # The formula is at or above the exact value everywhere, and the exact value is bounded over the whole
+        # region: whatever lies at or above that bound certifies, even if the formula's own maximum was missed.
+        exact = cover.worst_case(plane, region)
+        return RegionBound(
+            min(1.0, max(best, exact.value)), beta, name, argument=f"at or above Neyman-Pearson's: {exact.argument}"
+        )
+
+    return certify
+
+
+def _line_laws(method: str, family: SmoothedFamily):  # type: ignore[no-untyped-def]
+    for name, law in family.laws.items():
+        if law.cyclic:
+            raise NotApplicable(f"{method} has no form on the torus, and {law!r} (for {name}) none on the plane")
+    return family.laws
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to bound the required probability. ``sound`` is False for the paper's printed procedure only."""
+
+    name: str
+    title: str
+    certify: Callable[[SmoothedFamily, Region], RegionBound]
+    sound: bool = True
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("neyman_pearson", "Neyman–Pearson (exact)", _by_neyman_pearson),
+        Method("tss", "TSS (Li et al. 2021)", _by_points("tss", tss.required_probability_at)),
+        Method("mp", "MP (Muravev & Petiushko 2021)", _by_points("mp", mp.required_probability_at)),
+    )
+}
+
+
+def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman_pearson") -> RegionBound:
+    """Required probability of a region with everything there is to say about it.
+
+    Args:
+        family: transformation, smoothing laws and, for translations, the image size.
+        region: the parameters to be covered, every one of them.
+        method: one of ``METHODS``.
+
+    Raises:
+        NotApplicable: the method has no statement about this family; the message says why.
+        ValueError: unknown method; a region that does not fit the transformation.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown{did_you_mean(method, METHODS)}")
+    return METHODS[method].certify(family, region)
+
+
+def required_probability(family: SmoothedFamily, region: Region, method: str = "neyman_pearson") -> float:
+    """h_min of a region: a lower bound of the class probability strictly above it certifies the region.
+
+    Args: as :func:`certify_region`.
+
+    Returns:
+        A number in [1/2, 1], rounded up; 1.0 when nothing can be certified.
+    """
+    return certify_region(family, region, method).h_min
+
+
+def tradeoff(family: SmoothedFamily, beta: Mapping[str, float]) -> Tradeoff:
+    """Exact trade-off curve of one parameter: a callable p ↦ the smallest possible h(β) given h(β₀) >= p.
+
+    It is the trade-off function of f-differential privacy of the pair (μ_β₀, μ_β): convex, continuous, at most p.
+    """
+    return neyman_pearson.tradeoff(family, beta)
+
+
+def cohen_radius(p: float, sigma: float) -> float:
+    """l2 radius σ Φ⁻¹(p) certified by pixel noise N(0, σ²) (Cohen et al. 2019, Theorem 1); 0 when p <= 1/2.
+
+    Args:
+        p: lower bound of the class probability, in [0, 1].
+        sigma: standard deviation of the noise, in the units of a pixel.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p={p} is not a probability; give a number in [0, 1]")
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma={sigma} must be a finite number above 0")
+    return float(sigma * ndtri(p)) if p > 0.5 else 0.0

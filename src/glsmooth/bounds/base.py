@@ -1,0 +1,43 @@
+"""What every bound shares: the result for a region, and the refusal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["NotApplicable", "RegionBound", "samples_needed"]
+
+
+class NotApplicable(ValueError):
+    """The method has no statement about this family or region; the message says why."""
+
+
+@dataclass(frozen=True)
+class RegionBound:
+    """The required probability for a whole region.
+
+    Attributes:
+        h_min: in [1/2, 1]; a smoothed class probability strictly above it certifies the region; 1.0 means that
+            nothing can be certified. Rounded up.
+        worst: the parameter where the bound is largest (the worst one found), or None.
+        method: name of the method.
+        sound: False for estimates and for the paper's printed procedure; those never count as certified.
+        failure_probability: α_b, the probability that h_min is too small, where samples entered it; 0 otherwise.
+        argument: why the value covers every β of the region.
+    """
+
+    h_min: float
+    worst: dict[str, float] | None
+    method: str
+    sound: bool = True
+    failure_probability: float = 0.0
+    argument: str = ""
+
+
+def samples_needed(h_min: float, alpha: float) -> int | None:
+    """Least n at which n votes out of n certify: ⌊ln α / ln h⌋ + 1, from p_A = α^(1/n); None where h_min is 1."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha={alpha} must lie strictly between 0 and 1")
+    if h_min >= 1:
+        return None
+    return math.floor(math.log(alpha) / math.log(h_min)) + 1

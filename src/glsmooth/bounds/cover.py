@@ -1,0 +1,486 @@
+"""From one parameter to a whole region: which β can be worst, and why no other one can.
+
+Three arguments cover a box, axis by axis.
+
+*Monotone axes.* If a coordinate's family has a monotone likelihood ratio (a shifted log-concave law; a rescaled law
+whose logarithm is log-concave), its trade-off curve only falls as the parameter moves away from the identity, and a
+product of independent (or conditionally independent, given an observed coordinate) parts falls with each of its
+parts (Blackwell's order). So only the two ends of the interval matter.
+
+*Cyclic axes.* A shift whose whole trade-off curve lies above another's can never be the worse one, whatever it is
+combined with; curves of finite laws are piecewise linear, so this is checked exactly, and the remaining shifts are
+all tried.
+
+*Search axes.* The contrast of c·x + b, the power of c·x^g and laws that are not log-concave have no such order. The
+interval is cut into cells. For β* and any β′ = g∘β* in a cell the family's group structure gives
+h_min(β′) <= N_β*⁻¹(N_g⁻¹(1/2)), and N_g⁻¹(1/2) is bounded over the whole cell through the total variation distance
+and the monotone rescaling. Cells are refined until the bound is within a tolerance of a value attained; the bound,
+not the value, is returned.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from glsmooth.bounds.base import NotApplicable
+from glsmooth.bounds.loss import Atoms, Gaussian, Monotone, Tradeoff, cyclic_pair
+from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
+from glsmooth.family import SmoothedFamily
+from glsmooth.laws import Law, LogNormal, Normal
+from glsmooth.regions import Ball, Box, Points, Region
+from glsmooth.transforms.factors import Factor, PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
+
+__all__ = ["Worst", "candidates", "covers_torus", "worst_case"]
+
+#: Cells are refined until the returned bound is within this of a value that some β attains, or the budget is spent.
+TOLERANCE = 5e-7
+BUDGET = 600
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Worst:
+    """An upper bound ``value`` on a quantity over a region, and the β with the largest value found."""
+
+    value: float
+    beta: dict[str, float]
+    argument: str
+
+
+def _ends(interval: Interval, identity: float, symmetric: bool = False, log: bool = False) -> list[float]:
+    """Values of a monotone axis that can be worst: the ends on either side of the identity."""
+    low, high = interval
+    ends = [v for v, outer in ((low, low < identity), (high, high > identity)) if outer]
+    if not ends:
+        return [identity if low <= identity <= high else low]
+    if len(ends) == 2 and symmetric:
+        far = max(ends, key=lambda v: abs(math.log(v / identity)) if log else abs(v - identity))
+        ends = [far]
+    return ends
+
+
+def _symmetric_shift(law: Law) -> bool:
+    return law.symmetric_about is not None
+
+
+def _log_symmetric(law: Law) -> bool:
+    return isinstance(law, LogNormal)
+
+
+def covers_torus(family: SmoothedFamily, region: Box) -> list[str]:
+    """Translation parameters whose interval holds every shift of the cycle."""
+    full = []
+    for name, size in family.torus.items():
+        if name in region.intervals:
+            low, high = region.intervals[name]
+            if math.floor(high) - math.ceil(low) + 1 >= size:
+                full.append(name)
+    return full
+
+
+def _cyclic_candidates(law: Law, size: int, interval: Interval) -> list[float]:
+    """Integer shifts in the interval, less those that another one dominates on the whole trade-off curve."""
+    low, high = math.ceil(interval[0] - 1e-9), math.floor(interval[1] + 1e-9)
+    if low > high:
+        raise NotApplicable(f"the interval {list(interval)} holds no whole number of pixels")
+    masses = cyclic_masses(law, size)
+    reflected = np.allclose(masses[1:], masses[:0:-1], rtol=1e-12, atol=0)
+    shifts: dict[int, int] = {}  # shift on the cycle (up to reflection) -> the integer that stands for it
+    for shift in range(low, min(high, low + size - 1) + 1):
+        key = shift % size
+        key = min(key, size - key) if reflected else key
+        shifts.setdefault(key, shift)
+    if masses.max() - masses.min() <= 1e-15 * masses.max() or set(shifts) == {0}:
+        return [float(low if not low <= 0 <= high else 0)]
+    curves = {key: cyclic_pair(masses, key)._curve() + (cyclic_pair(masses, key).only_0,) for key in shifts if key}
+    order = sorted(curves, key=lambda key: -float(np.interp(0.5, curves[key][1], curves[key][0])))
+    kept: list[int] = []
+    for key in order:
+        p, n, only = curves[key]
+        if not any(_dominates(curves[other], p, n, only) for other in kept):
+            kept.append(key)
+    return [float(shifts[key]) for key in kept]
+
+
+def _dominates(worse: tuple[np.ndarray, np.ndarray, float], p: np.ndarray, n: np.ndarray, only: float) -> bool:
+    """Does the curve ``worse`` lie on or below the curve with corners (p, n) everywhere?
+
+    Both are convex and piecewise linear: comparing at the corners of the upper one is enough.
+    """
+    at = np.interp(p, worse[0], worse[1], left=0.0)
+    return bool((at <= n + 1e-13).all())
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """A factor's share of a box: finite choices, and intervals that must be searched.
+
+    ``fixed`` lists assignments; for each, ``search`` intervals remain. ``step`` bounds N_g⁻¹(1/2) over all g that
+    lead from a point to a cell: (point, cell) -> q.
+    """
+
+    fixed: list[dict[str, float]]
+    search: dict[str, Interval]
+    step: Callable[[float, dict[str, float], dict[str, Interval]], float] | None = None
+
+
+def _grow(interval: Interval, centre: float) -> float:
+    return max(abs(interval[0] - centre), abs(interval[1] - centre))
+
+
+def _scale_step(law: Law, q: float, ratios: Interval) -> float:
+    """Largest N⁻¹(q) of rescalings of ``law`` by a ratio in the interval around 1."""
+    return max([q, *(Monotone(law, 0.0, r).inverse(q) for r in ratios if r != 1)])
+
+
+def _mean(law: Law) -> float:
+    return float(law.mean)
+
+
+def _shift_axes(factor: Shift, family: SmoothedFamily, interval: Interval) -> _Axes:
+    law = family.laws[factor.name]
+    size = family.torus.get(factor.name)
+    if size is not None:
+        values = _cyclic_candidates(law, size, interval)
+        return _Axes([{factor.name: v} for v in values], {})
+    if law.log_concave:
+        return _Axes([{factor.name: v} for v in _ends(interval, 0.0, _symmetric_shift(law))], {})
+    if interval[0] == interval[1]:
+        return _Axes([{factor.name: interval[0]}], {})
+
+    def step(q: float, point: dict[str, float], cell: dict[str, Interval]) -> float:
+        return min(1.0, q + _grow(cell[factor.name], point[factor.name]) * law.peak)
+
+    return _Axes([{}], {factor.name: interval}, step)
+
+
+def _affine_axes(
+    outer: str, inner: str, family: SmoothedFamily, box: dict[str, Interval], inner_scales: bool
+) -> _Axes:
+    """Axes of c·x + b and of c·x^g: given the outer coordinate, the inner one is an ordinary shift or scale."""
+    law_o, law_i = family.laws[outer], family.laws[inner]
+    o, i = box[outer], box[inner]
+    identity = 1.0 if inner_scales else 0.0
+    if i == (identity, identity):
+        return _Axes([{outer: v, inner: identity} for v in _ends(o, 1.0, _log_symmetric(law_o), log=True)], {})
+    ordered = law_i.log_concave_in_log if inner_scales else law_i.log_concave
+    if ordered:
+        symmetric = _log_symmetric(law_i) if inner_scales else _symmetric_shift(law_i)
+        inner_values = [{inner: v} for v in _ends(i, identity, symmetric, log=inner_scales)]
+        if o[0] == o[1]:
+            return _Axes([{outer: o[0], **v} for v in inner_values], {})
+        search = {outer: o}
+    else:
+        inner_values, search = [{}], {outer: o, inner: i}
+
+    peak = law_i.peak_of_log if inner_scales else law_i.peak
+    mean = _mean(law_o)
+
+    def step(q: float, point: dict[str, float], cell: dict[str, Interval]) -> float:
+        # β′ = g∘β* with g = (ρ, d): the inner coordinate moves by α_o·d, in log where it scales.
+        o_cell = cell[outer]
+        ratios = (o_cell[0] / point[outer], o_cell[1] / point[outer])
+        i_cell = cell.get(inner, (point[inner], point[inner]))
+        if inner_scales:
+            start, ends = math.log(point[inner]), tuple(math.log(v) for v in i_cell)
+        else:
+            start, ends = point[inner], i_cell
+        d = max(abs(end - r * start) for end in ends for r in ratios)
+        return _scale_step(law_o, min(1.0, q + d * mean * peak), ratios)
+
+    return _Axes(inner_values, search, step)
+
+
+def _shift_then_scale_axes(factor: ShiftThenScale, family: SmoothedFamily, box: dict[str, Interval]) -> _Axes:
+    """Axes of c·(x + b): the coordinates are independent, both move with c."""
+    c, b = factor.scale, factor.shift
+    law_c, law_b = family.laws[c], family.laws[b]
+    centred = isinstance(law_b, Normal) and law_b.values["loc"] == 0
+    if box[b] == (0.0, 0.0) and (centred or law_b.log_concave_in_log):
+        # A pure rescaling of both; |b| has a monotone ratio when b is a centred normal.
+        return _Axes([{c: v, b: 0.0} for v in _ends(box[c], 1.0)], {})
+    if box[c] == (1.0, 1.0):
+        axes = _shift_axes(Shift(b), family, box[b])
+        return _Axes([{c: 1.0, **fixed} for fixed in axes.fixed], axes.search, axes.step)
+    if centred:
+        # At fixed c: the best test is an interval around μ/(1 - v) or its complement, and moving μ away from 0
+        # raises its power (the derivative at a fixed test is positive), so the ends in |b| are worst.
+        fixed = [{b: v} for v in _ends(box[b], 0.0, symmetric=True)]
+        search = {c: box[c]}
+    else:
+        fixed, search = [{}], {c: box[c], b: box[b]}
+    if box[c][0] == box[c][1] and centred:
+        return _Axes([{c: box[c][0], **v} for v in fixed], {})
+    speed = _scale_variation(law_b)
+    peak = law_b.peak
+
+    def step(q: float, point: dict[str, float], cell: dict[str, Interval]) -> float:
+        ratios = (cell[c][0] / point[c], cell[c][1] / point[c])
+        b_cell = cell.get(b, (point[b], point[b]))
+        shift = point[c] * _grow(b_cell, point[b])
+        rescaled = speed * max(abs(math.log(r)) for r in ratios)
+        # Widest rescaling of b enlarges the peak that the shift's total variation is measured with.
+        shifted = shift * peak * max(ratios)
+        return _scale_step(law_c, min(1.0, q + shifted + rescaled), ratios)
+
+    return _Axes(fixed, search, step)
+
+
+@lru_cache(maxsize=64)
+def _scale_variation(law: Law) -> float:
+    """Bound on the total variation per unit of log-scale between a law and its rescalings: ½E|1 + X (log τ)′(X)|."""
+    if math.isinf(law.peak):
+        return math.inf
+    u = torch.linspace(1e-7, 1 - 1e-7, 200_001, dtype=torch.float64)
+    x = law.icdf(u).requires_grad_()
+    (slope,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    inner = 0.5 * float((1 + x * slope).abs().mean().detach())
+    # Laws with an end away from 0 also lose the mass that the moving end sweeps.
+    swept = sum(abs(v) * math.exp(float(law.log_prob(torch.tensor(v, dtype=torch.float64)))) for v in law.interval if math.isfinite(v) and v != 0)
+    return 1.001 * inner + 1e-6 + swept
+
+
+def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _Axes:
+    if isinstance(factor, Shift):
+        return _shift_axes(factor, family, box[factor.name])
+    if isinstance(factor, Scale):
+        law = family.laws[factor.name]
+        ends = _ends(box[factor.name], 1.0, _log_symmetric(law), log=True)
+        return _Axes([{factor.name: v} for v in ends], {})
+    if isinstance(factor, ScaleThenShift):
+        return _affine_axes(factor.scale, factor.shift, family, box, inner_scales=False)
+    if isinstance(factor, PowerThenScale):
+        return _affine_axes(factor.power, factor.scale, family, box, inner_scales=True)
+    if isinstance(factor, ShiftThenScale):
+        return _shift_then_scale_axes(factor, family, box)
+    raise NotApplicable(f"{factor!r} is not a factor with known densities")
+
+
+def full_box(family: SmoothedFamily, region: Box) -> dict[str, Interval]:
+    """The box with parameters that it leaves out at their identity."""
+    identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
+    return {name: region.intervals.get(name, (v, v)) for name, v in identity.items()}
+
+
+def candidates(family: SmoothedFamily, region: Box) -> Iterator[dict[str, float]]:
+    """Finitely many β of a box among which its worst ones are, searched intervals shown by both ends."""
+    box = full_box(family, region)
+    shares = [_axes(factor, family, box) for factor in family.transform.factors or ()]
+    for choice in itertools.product(*(share.fixed for share in shares)):
+        fixed = {k: v for part in choice for k, v in part.items()}
+        names = [name for share in shares for name in share.search]
+        for corner in itertools.product(*(sorted(set(box[name])) for name in names)):
+            yield {**fixed, **dict(zip(names, corner, strict=True))}
+
+
+def _worst_in_box(family: SmoothedFamily, region: Box, value: Callable[[Tradeoff, float], float]) -> Worst:
+    box = full_box(family, region)
+    shares = [_axes(factor, family, box) for factor in family.transform.factors or ()]
+    search = {name: interval for share in shares for name, interval in share.search.items()}
+    fixed = [
+        {k: v for part in choice for k, v in part.items()}
+        for choice in itertools.product(*(share.fixed for share in shares))
+    ]
+    if not search:
+        results = [(value(tradeoff(family, beta), 0.5), beta) for beta in fixed]
+        best, beta = max(results, key=lambda result: result[0])
+        return Worst(best, beta, "monotone or exhausted on every axis: the worst of finitely many parameters")
+
+    best, best_beta = -math.inf, fixed[0]
+    counter = itertools.count()
+    queue: list[tuple[float, int, dict[str, float], dict[str, Interval]]] = []
+    evaluations = 0
+
+    def visit(start: dict[str, float], cell: dict[str, Interval]) -> None:
+        nonlocal best, best_beta, evaluations
+        centre = {name: _middle(name, interval, family) for name, interval in cell.items()}
+        beta = {**start, **centre}
+        wide = any(_width(k, v, family) > 3e-3 * _width(k, search[k], family) for k, v in cell.items())
+        q = 0.5
+        for share in shares:
+            if share.step is not None:
+                q = share.step(q, beta, {name: cell[name] for name in share.search})
+        curve = tradeoff(family, beta, coarse=wide)
+        evaluations += 1
+        if not wide and (attained := value(curve, 0.5)) > best:
+            best, best_beta = attained, beta
+        heapq.heappush(queue, (-value(curve, min(q, 1.0)), next(counter), start, cell))
+
+    for start in fixed:
+        for corner in itertools.product(*(sorted(set(interval)) for interval in search.values())):
+            beta = {**start, **dict(zip(search, corner, strict=True))}
+            attained = value(tradeoff(family, beta), 0.5)
+            if attained > best:
+                best, best_beta = attained, beta
+        visit(start, dict(search))
+    while -queue[0][0] > best + TOLERANCE and evaluations < BUDGET:
+        _, _, start, cell = heapq.heappop(queue)
+        name = max(cell, key=lambda k: _width(k, cell[k], family) / max(_width(k, search[k], family), 1e-300))
+        middle = _middle(name, cell[name], family)
+        visit(start, {**cell, name: (cell[name][0], middle)})
+        visit(start, {**cell, name: (middle, cell[name][1])})
+    bound = max(best, -queue[0][0])
+    return Worst(
+        min(bound, 1.0),
+        best_beta,
+        f"adaptive cells over {', '.join(search)} (bound within {bound - best:.1g} of an attained value), "
+        "monotone or exhausted on the other axes",
+    )
+
+
+def _middle(name: str, interval: Interval, family: SmoothedFamily) -> float:
+    if family.transform.domain(name).low == 0 and interval[0] > 0:
+        return math.sqrt(interval[0] * interval[1])
+    return (interval[0] + interval[1]) / 2
+
+
+def _width(name: str, interval: Interval, family: SmoothedFamily) -> float:
+    if family.transform.domain(name).low == 0 and interval[0] > 0:
+        return math.log(interval[1] / interval[0])
+    return interval[1] - interval[0]
+
+
+def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, float], float]) -> Worst:
+    identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
+    names = list(ball.centre)
+    centred = all(ball.centre[name] == identity[name] for name in names)
+    plain = {f.name for f in family.transform.factors or () if isinstance(f, Shift) and f.name not in family.torus}
+    laws = [family.laws[name] for name in names]
+    if centred and set(names) <= plain and all(isinstance(law, Normal) for law in laws):
+        # Normal shifts: h_min grows with Σ(β_i/σ_i)², largest along the axis with the smallest scale.
+        name = min(names, key=lambda n: family.laws[n].values["scale"])
+        beta = {**identity, name: ball.radius}
+        return Worst(value(tradeoff(family, beta), 0.5), beta, "normal shifts: worst along the smallest scale")
+    if set(names) <= set(family.torus):
+        return _worst_of(
+            (_worst_in_box(family, slab, value) for slab in _slabs(ball, names)), "all whole shifts in the ball"
+        )
+    return _cover_ball(family, ball, value)
+
+
+def _slabs(ball: Ball, names: list[str]) -> Iterator[Box]:
+    """Boxes over whole shifts whose union is the ball's whole shifts."""
+    first, rest = names[0], names[1:]
+    centre = ball.centre[first]
+    if not rest:
+        yield Box(**{first: (centre - ball.radius, centre + ball.radius)})
+        return
+    for v in range(math.ceil(centre - ball.radius), math.floor(centre + ball.radius) + 1):
+        left = math.sqrt(max(0.0, ball.radius**2 - (v - centre) ** 2)) + 1e-9
+        for slab in _slabs(Ball(left, **{name: ball.centre[name] for name in rest}), rest):
+            if all(math.ceil(low) <= math.floor(high) for low, high in slab.intervals.values()):
+                yield Box(**{first: (v, v)}, **slab.intervals)
+
+
+def _worst_of(results: Iterator[Worst], argument: str) -> Worst:
+    worst = max(results, key=lambda result: result.value)
+    return Worst(worst.value, worst.beta, argument)
+
+
+def _cover_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, float], float]) -> Worst:
+    """Cover the ball by boxes, refined where their bound exceeds what points of the ball attain."""
+    names = list(ball.centre)
+    best, best_beta = -math.inf, {}
+    counter = itertools.count()
+    queue: list[tuple[float, int, Box]] = []
+
+    def visit(box: Box) -> None:
+        nonlocal best, best_beta
+        near = {n: min(max(c, box.intervals[n][0]), box.intervals[n][1]) for n, c in ball.centre.items()}
+        if math.dist(list(near.values()), list(ball.centre.values())) > ball.radius:
+            return
+        worst = _worst_in_box(family, box, value)
+        # Pull the box's worst point back into the ball for a value that is attained.
+        offset = {n: worst.beta[n] - ball.centre[n] for n in names}
+        length = math.hypot(*offset.values())
+        shrink = min(1.0, ball.radius / length) if length else 1.0
+        inside = {**worst.beta, **{n: ball.centre[n] + shrink * offset[n] for n in names}}
+        inside = {n: round(v) if n in family.torus else v for n, v in inside.items()}
+        if ball.contains(inside):
+            attained = value(tradeoff(family, inside), 0.5)
+            if attained > best:
+                best, best_beta = attained, inside
+        heapq.heappush(queue, (-worst.value, next(counter), box))
+
+    visit(Box(**{n: (c - ball.radius, c + ball.radius) for n, c in ball.centre.items()}))
+    for _ in range(200):
+        if not queue or -queue[0][0] <= best + 1e-4:
+            break
+        _, _, box = heapq.heappop(queue)
+        name = max(names, key=lambda n: box.intervals[n][1] - box.intervals[n][0])
+        low, high = box.intervals[name]
+        for half in ((low, (low + high) / 2), ((low + high) / 2, high)):
+            visit(Box(**{**box.intervals, name: half}))
+    bound = max(best, -queue[0][0])
+    return Worst(min(bound, 1.0), best_beta, f"boxes that cover the ball (bound within {bound - best:.1g} of an attained value)")
+
+
+def h_min_of(curve: Tradeoff, q: float) -> float:
+    """The quantity whose supremum certifies: N_β⁻¹(q), never below q (doing nothing costs nothing)."""
+    return max(q, curve.inverse(q))
+
+
+def worst_case(family: SmoothedFamily, region: Region) -> Worst:
+    """Upper bound on h_min(β) over every β of the region.
+
+    Raises:
+        NotApplicable: the transformation declares no factors.
+        ValueError: the region does not fit the family.
+    """
+    if not family.transform.resolvable:
+        raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
+    if family.transform.factors is None:
+        raise NotApplicable(f"{family.transform!r} declares no factors; use the sampled bound for it")
+    family.check_region(region)
+    if isinstance(region, Points):
+        results = [(h_min_of(tradeoff(family, point), 0.5), point) for point in region.points]
+        value, beta = max(results, key=lambda result: result[0])
+        return Worst(value, dict(beta), "the worst of the listed points")
+    if isinstance(region, Ball):
+        return _worst_in_ball(family, region, h_min_of)
+    assert isinstance(region, Box)
+    return _worst_in_box(family, region, h_min_of)
+
+
+def largest_found(
+    family: SmoothedFamily, region: Region, at: Callable[[dict[str, float]], float]
+) -> tuple[float, dict[str, float]]:
+    """Largest value of a formula over parameters of a region that are likely worst, and where it was found.
+
+    Corners, a scan of the intervals that need one, directions of a ball. Not an upper bound by itself.
+    """
+    identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
+    if isinstance(region, Points):
+        points = [{**identity, **point} for point in region.points]
+    elif isinstance(region, Ball):
+        points = [{**identity, **point} for point in _sphere(region)]
+    else:
+        assert isinstance(region, Box)
+        points = list(candidates(family, region))
+    results = [(at(point), point) for point in points]
+    if isinstance(region, Box):
+        best = max(results, key=lambda result: result[0])[1]
+        box = full_box(family, region)
+        shares = [_axes(factor, family, box) for factor in family.transform.factors or ()]
+        for name in (name for share in shares for name in share.search):
+            low, high = box[name]
+            inner = [{**best, name: low + (high - low) * i / 8} for i in range(1, 8)]
+            results += [(at(point), point) for point in inner]
+    return max(results, key=lambda result: result[0])
+
+
+def _sphere(ball: Ball) -> Iterator[dict[str, float]]:
+    names = list(ball.centre)
+    rng = np.random.default_rng(0)
+    directions = np.concatenate((np.eye(len(names)), -np.eye(len(names)), rng.standard_normal((60, len(names)))))
+    for direction in directions / np.linalg.norm(directions, axis=1, keepdims=True):
+        yield {n: c + ball.radius * float(d) for (n, c), d in zip(ball.centre.items(), direction, strict=True)}

@@ -1,0 +1,175 @@
+"""Neyman-Pearson: the exact required probability, the limit that no sound method can beat (THEORY of the package:
+docs/certificates.md).
+
+For one β the worst base classifier is a threshold on L = log dμ_β/dμ_β₀, so h_min(β) is the mass that μ_β₀ gives to
+{L <= median of L under μ_β}. The factors of a built-in transformation are independent, so their L's add up; each
+factor contributes a normal shift, a monotone ratio, finitely many atoms, or a normal shift whose size depends on an
+observed coordinate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from glsmooth.bounds.base import NotApplicable
+from glsmooth.bounds.loss import (
+    Atoms,
+    Conditional,
+    Gaussian,
+    Monotone,
+    Tradeoff,
+    combine,
+    cyclic_pair,
+    density_nodes,
+    scalar_pair,
+)
+from glsmooth.family import SmoothedFamily
+from glsmooth.laws import Law, LogNormal, Normal
+from glsmooth.transforms.factors import (
+    Factor,
+    PowerThenScale,
+    Scale,
+    ScaleThenShift,
+    Shift,
+    ShiftThenScale,
+)
+
+__all__ = ["cyclic_masses", "tradeoff"]
+
+
+@lru_cache(maxsize=64)
+def cyclic_masses(law: Law, size: int) -> np.ndarray:
+    """Probabilities (size,) of round(α) modulo ``size`` for α ~ ``law``."""
+    if law.cyclic:
+        return np.full(size, 1.0 / size)
+    # All integers that carry mass, in whole turns of the cycle.
+    tails = torch.tensor([1e-18, 1 - 1e-16], dtype=torch.float64)
+    low, high = (float(v) for v in law.icdf(tails))
+    first = size * (math.floor(low / size) - 1)
+    last = size * (math.ceil(high / size) + 1)
+    edges = torch.arange(first, last + 1, dtype=torch.float64) - 0.5
+    below, above = law.cdf(edges), law.survival(edges)
+    mass = torch.where(below[1:] < 0.5, below[1:] - below[:-1], above[:-1] - above[1:])
+    wrapped = mass.numpy().reshape(-1, size).sum(axis=0)
+    return wrapped / wrapped.sum()
+
+
+class _Parts:
+    """Contributions of a family's factors at one β, gathered by kind."""
+
+    def __init__(self, coarse: bool) -> None:
+        self.coarse = coarse
+        self.delta_squared = 0.0
+        self.plain: list[Atoms] = []
+        self.conditional: list[Conditional] = []
+        self.monotone: list[Monotone] = []
+
+    def pair(self, law: Law, shift: float, scale: float) -> None:
+        """α ~ law against shift + scale·α."""
+        if shift == 0 and scale == 1:
+            return
+        if isinstance(law, Normal) and scale == 1:
+            self.delta_squared += (shift / law.values["scale"]) ** 2
+        elif isinstance(law, LogNormal) and shift == 0:
+            self.delta_squared += (math.log(scale) / law.values["scale"]) ** 2
+        elif (scale == 1 and law.log_concave) or (shift == 0 and law.log_concave_in_log):
+            self.monotone.append(Monotone(law, shift, scale))
+        else:
+            self.plain.append(self._cells(law, shift, scale))
+
+    def _cells(self, law: Law, shift: float, scale: float) -> Atoms:
+        return scalar_pair(law, shift, scale, 300 if self.coarse else 2000)
+
+    def observed(self, outer: Law, scale: float, inner: Law, step: float, inner_scales: bool) -> None:
+        """θ_o = scale·α_o observed; given it the inner coordinate moves by α_o·step, in log where it scales."""
+        if step == 0:
+            return self.pair(outer, 0.0, scale)
+        nodes = density_nodes(outer, scale)
+        alpha = nodes.size
+        normal = isinstance(inner, LogNormal) if inner_scales else isinstance(inner, Normal)
+        if normal:
+            size, pair = alpha * abs(step) / inner.values["scale"], None
+        else:
+            size = np.zeros_like(alpha)
+
+            def pair(i: int) -> Atoms:
+                moved = (0.0, math.exp(alpha[i] * step)) if inner_scales else (alpha[i] * step, 1.0)
+                return scalar_pair(inner, *moved, count=300)
+
+        self.conditional.append(
+            Conditional(nodes.ell, nodes.p_0, nodes.p_b, size, nodes.only_0, nodes.only_b, pair)
+        )
+        return None
+
+    def tradeoff(self) -> Tradeoff:
+        delta = math.sqrt(self.delta_squared)
+        if not self.plain and not self.conditional:
+            if not self.monotone:
+                return Gaussian(delta)
+            if len(self.monotone) == 1 and delta == 0:
+                return self.monotone[0]
+        cells = [self._cells(m.law, m.shift, m.scale) for m in self.monotone]
+        return combine(delta, self.plain + cells, self.conditional, self.coarse)
+
+
+def _add(parts: _Parts, factor: Factor, family: SmoothedFamily, beta: Mapping[str, float]) -> None:
+    laws = family.laws
+    if isinstance(factor, Shift):
+        b = beta[factor.name]
+        size = family.torus.get(factor.name)
+        if size is None:
+            parts.pair(laws[factor.name], b, 1.0)
+        elif round(b) % size:
+            masses = cyclic_masses(laws[factor.name], size)
+            if masses.max() - masses.min() > 1e-15 * masses.max():
+                parts.plain.append(cyclic_pair(masses, round(b) % size))
+    elif isinstance(factor, Scale):
+        parts.pair(laws[factor.name], 0.0, beta[factor.name])
+    elif isinstance(factor, ScaleThenShift):
+        c, b = beta[factor.scale], beta[factor.shift]
+        parts.observed(laws[factor.scale], c, laws[factor.shift], b, inner_scales=False)
+    elif isinstance(factor, PowerThenScale):
+        g, c = beta[factor.power], beta[factor.scale]
+        parts.observed(laws[factor.power], g, laws[factor.scale], math.log(c), inner_scales=True)
+    elif isinstance(factor, ShiftThenScale):
+        c, b = beta[factor.scale], beta[factor.shift]
+        parts.pair(laws[factor.scale], 0.0, c)
+        parts.pair(laws[factor.shift], b, 1.0 / c)
+    else:
+        raise NotApplicable(f"{factor!r} is not a factor with known densities")
+
+
+def tradeoff(family: SmoothedFamily, beta: Mapping[str, float], coarse: bool = False) -> Tradeoff:
+    """The exact trade-off curve N_β of a family whose transformation is built from known factors.
+
+    Args:
+        family: the smoothed family.
+        beta: named parameters; those left out stay at the identity.
+        coarse: quicker, and rounded further up where cells or grids enter.
+
+    Returns:
+        A callable p ↦ N_β(p), the least E_{μ_β} F over all base classifiers with E_{μ_β₀} F >= p (rounded down);
+        its ``inverse(1/2)`` is h_min(β) (rounded up).
+
+    Raises:
+        NotApplicable: the transformation declares no factors, or only approximates a resolvable one.
+        ValueError: β outside the domain, not finite, or fractional on the torus.
+    """
+    if not family.transform.resolvable:
+        raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
+    if family.transform.factors is None:
+        raise NotApplicable(f"{family.transform!r} declares no factors; use the sampled bound for it")
+    family.transform.check(beta)
+    point = dict(zip(family.parameters, family.transform.vector(beta).tolist(), strict=True))
+    for name in family.torus:
+        if point[name] != round(point[name]):
+            raise ValueError(f"{name}={point[name]:g} is fractional; on the torus translations move by whole pixels")
+    parts = _Parts(coarse)
+    for factor in family.transform.factors:
+        _add(parts, factor, family, point)
+    return parts.tradeoff()
