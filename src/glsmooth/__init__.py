@@ -6,10 +6,12 @@
 0.9088
 """
 
-from glsmooth import transforms
+from glsmooth import bounds, transforms
+from glsmooth.bounds import NotApplicable, required_probability, tradeoff
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
 from glsmooth.regions import Ball, Box, Points
+from glsmooth.smoothing import SmoothedClassifier
 from glsmooth.transforms import ResolvableTransform
 
 __version__ = "0.1.0"
@@ -20,12 +22,17 @@ __all__ = [
     "Exponential",
     "HalfNormal",
     "LogNormal",
+    "NotApplicable",
     "Normal",
     "Points",
     "Rayleigh",
     "ResolvableTransform",
+    "SmoothedClassifier",
     "SmoothedFamily",
     "Uniform",
     "UniformCyclic",
+    "bounds",
+    "required_probability",
+    "tradeoff",
     "transforms",
 ]

@@ -66,6 +66,6 @@ def required_probability_at(family: SmoothedFamily, beta: Mapping[str, float]) -
     if k < 0:
         p = float(2 * ndtr(math.exp(-k) * ndtri((1 + p) / 2)) - 1)
     elif k > 0:
-        p = float(2 * (1 - ndtr(math.exp(k) * ndtri(1 - p / 2))))
+        p = float(2 * (1 - ndtr(math.exp(-k) * ndtri(1 - p / 2))))
     # Exponential blur: a mass 1 - exp(-λβ) of the law is lost, on the rest the ratio is constant.
     return 1 - math.exp(-blur) * (1 - p)
