@@ -63,6 +63,7 @@ class TrainingModule(LightningModule):
         self.model, self.family, self.data = model, family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
         self._draws = torch.Generator()
+        self._first_epoch = 0
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
@@ -134,15 +135,20 @@ class TrainingModule(LightningModule):
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(self.data.train, shuffle_seed=self.seed)
+        batches = self._batches(self.data.train, shuffle_seed=self.seed)
+        batches.set_epoch(self._first_epoch)
+        return loader(self.data.train, batches, self.data.num_workers)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(self.data.val, shuffle_seed=None)
+        return loader(self.data.val, self._batches(self.data.val), self.data.num_workers)
 
-    def _loader(self, dataset: Any, shuffle_seed: int | None) -> DataLoader:
+    def _batches(self, dataset: Any, shuffle_seed: int | None = None) -> Batches:
         world = self.trainer.global_rank, self.trainer.world_size
-        batches = Batches(len(dataset), self.optimizer["batch_size"], shuffle_seed, *world)
-        return loader(dataset, batches, self.data.num_workers)
+        return Batches(len(dataset), self.optimizer["batch_size"], shuffle_seed, *world)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
+        self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}

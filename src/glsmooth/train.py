@@ -183,11 +183,12 @@ def _quieten_lightning() -> None:
     """Drop Lightning's greetings and the advice that does not fit images in memory; other warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for advice in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*smaller than the logging.*",
+        "does not have many workers",
+        "exists and is not empty",
+        "smaller than the logging",
+        "LeafSpec",
     ):
-        warnings.filterwarnings("ignore", message=advice)
+        warnings.filterwarnings("ignore", message=f"(?s).*{advice}")
 
 
 class _Progress(Callback):
