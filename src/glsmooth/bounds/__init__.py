@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scipy.special import ndtri
 
 from glsmooth._text import did_you_mean
-from glsmooth.bounds import cover, mp, neyman_pearson, tss
+from glsmooth.bounds import cover, gl, mp, neyman_pearson, tss
 from glsmooth.bounds.base import NotApplicable, RegionBound, samples_needed
 from glsmooth.bounds.loss import Tradeoff
 from glsmooth.family import SmoothedFamily
@@ -78,6 +78,14 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("neyman_pearson", "Neyman–Pearson (exact)", _by_neyman_pearson),
+        Method("gl", "General Lipschitz, product form", _by_points("gl", gl.product_at)),
+        Method("gl_ode", "General Lipschitz, ode form", _by_points("gl_ode", gl.ode_at)),
+        Method(
+            "gl_printed",
+            "General Lipschitz as printed (unsound)",
+            _by_points("gl_printed", gl.printed, sound=False),
+            sound=False,
+        ),
         Method("tss", "TSS (Li et al. 2021)", _by_points("tss", tss.required_probability_at)),
         Method("mp", "MP (Muravev & Petiushko 2021)", _by_points("mp", mp.required_probability_at)),
     )

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import brentq
-from scipy.signal import fftconvolve
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
@@ -391,6 +391,12 @@ def _range(atoms: Atoms) -> tuple[float, float]:
     return (low, high) if low < high else (high, low)
 
 
+def convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Convolution of two non-negative arrays; rounding below zero is cut off."""
+    size = next_fast_len(len(a) + len(b) - 1, real=True)
+    return np.maximum(irfft(rfft(a, size) * rfft(b, size), size)[: len(a) + len(b) - 1], 0.0)
+
+
 def _convolve(parts: list[Atoms], step: float) -> Atoms:
     """Sum of independent unsmeared losses on one grid of the given step."""
     total: Atoms | None = None
@@ -401,8 +407,8 @@ def _convolve(parts: list[Atoms], step: float) -> Atoms:
         if total is None:
             total = grid
             continue
-        p_0 = np.maximum(fftconvolve(total.p_0, grid.p_0), 0.0)
-        p_b = np.maximum(fftconvolve(total.p_b, grid.p_b), 0.0)
+        p_0 = convolve(total.p_0, grid.p_0)
+        p_b = convolve(total.p_b, grid.p_b)
         ell = total.ell[0] + grid.ell[0] + step * np.arange(len(p_0))
         only_0 = total.only_0 + grid.only_0 - total.only_0 * grid.only_0
         only_b = total.only_b + grid.only_b - total.only_b * grid.only_b

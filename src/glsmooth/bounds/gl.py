@@ -1,0 +1,494 @@
+"""General Lipschitz (Korzh et al.): how fast can a smoothed classifier change along a curve of parameters?
+
+Along β(t) with velocity v a classifier at level h changes at a rate of at most
+
+    w(h; β, v) = sup { ∫ q s dμ_β : ∫ q dμ_β = h, 0 <= q <= 1 },   s = ⟨∇_β log ρ(θ|β), v⟩,
+
+the mean of the top h of the score (paper, eq. 9-11). The *ode form* integrates it; the *product form* first bounds
+it by p(h) g(t) and compares ĝ = ∫ g dt with ξ(h) = ∫ dh / p(h) (Theorem 1, eq. 7-8).
+
+For the built-in factors the law of the score is known, so w needs no samples: the score of each factor is cut into
+cells whose masses and mean scores have closed forms, and each cell is moved to the two ends of its range, which can
+only enlarge w (the top mean grows in the convex order); a score that is normal given an observed coordinate is
+integrated over nodes of that coordinate. Integrals and maxima along the path are computed at two resolutions and
+their difference is added on the safe side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.integrate import simpson
+from scipy.interpolate import CubicSpline
+from scipy.special import ndtr
+
+from glsmooth.bounds.base import NotApplicable
+from glsmooth.bounds.loss import convolve, density_nodes
+from glsmooth.family import SmoothedFamily
+from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
+from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
+
+__all__ = ["ProductForm", "ode_form", "printed", "product_form", "straight"]
+
+#: Intervals of the path; half as many for the error estimate.
+STEPS = 64
+#: Levels h at which w is tabulated, geometric from the smallest to 1/2.
+LEVELS = np.geomspace(1e-6, 0.5, 600)
+
+_SQRT_2PI = math.sqrt(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Law of a score: values s_i + sd_i·N(0, 1) with masses p_i; ``excess`` is a bound on a cut-off upper tail."""
+
+    s: np.ndarray
+    p: np.ndarray
+    sd: np.ndarray
+    excess: float = 0.0
+
+
+def _numpy(function: Callable[[torch.Tensor], torch.Tensor], x: np.ndarray) -> np.ndarray:
+    return function(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))).numpy()
+
+
+def _density(law: Law, x: np.ndarray) -> np.ndarray:
+    return np.exp(_numpy(law.log_prob, x))
+
+
+def _slope(law: Law, x: np.ndarray) -> np.ndarray:
+    """(log τ)′ inside the support, in closed form."""
+    v = law.values
+    if isinstance(law, Normal):
+        return -(x - v["loc"]) / v["scale"] ** 2
+    if isinstance(law, LogNormal):
+        return -(1 + (np.log(x) - v["loc"]) / v["scale"] ** 2) / x
+    if isinstance(law, Rayleigh):
+        return 1 / x - x / v["scale"] ** 2
+    if isinstance(law, Exponential):
+        return np.full_like(x, -v["rate"])
+    if isinstance(law, HalfNormal):
+        return -x / v["scale"] ** 2
+    raise NotApplicable(f"{law!r} has no score")
+
+
+def _refuse_shift(name: str, law: Law) -> None:
+    """A moved density must not jump: at a jump mass is gained that no score sees."""
+    if not isinstance(law, (Normal, LogNormal, Rayleigh)):
+        raise NotApplicable(
+            f"GL cannot use {law!r} for {name}: its density jumps at an end of its support, and when it is shifted "
+            "the score misses the mass that the end sweeps; use neyman_pearson, or Normal, Rayleigh, LogNormal"
+        )
+
+
+def _refuse_scale(name: str, law: Law) -> None:
+    if not isinstance(law, (LogNormal, Rayleigh, Exponential, HalfNormal)):
+        raise NotApplicable(
+            f"GL cannot use {law!r} for {name}: its density jumps at an end away from 0, and when it is rescaled the "
+            "score misses the mass that the end sweeps; use neyman_pearson, or LogNormal, Rayleigh"
+        )
+
+
+def _cells(law: Law, a: float, b: float, count: int = 1500) -> _Scores:
+    """Scores a·(-(log τ)′(α)) + b·(-1 - α (log τ)′(α)) for α ~ ``law``: a shift at speed a, a rescaling at speed b.
+
+    They are derivatives of the density: over a cell [x, y] the first has the integral a (τ(x) - τ(y)), the second
+    b (x τ(x) - y τ(y)). Critical points of the score are among the edges, so its range is that of the ends.
+    """
+    edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
+    low, high = law.interval
+    critical = _critical_points(law, a, b)
+    edges = np.unique(np.concatenate((edges, [x for x in critical if edges[0] < x < edges[-1]])))
+    density = _density(law, edges)
+    s = -a * _slope(law, edges) - b * (1 + edges * _slope(law, edges))
+    below, above = _numpy(law.cdf, edges), _numpy(law.survival, edges)
+    mass = np.where(below[1:] < 0.5, np.diff(below), -np.diff(above))
+    flux = (a + b * edges) * density  # integral of the score from x to the upper end of the support
+    moment = -np.diff(flux)
+    # Tails: lower and upper ends; the score there lies between its value at the last edge and infinity of either
+    # sign. Raising it to the edge's value, or counting its whole positive excess, can only enlarge w.
+    # Where the density does not vanish at the end (exponential and half-normal laws, rescaled) the flux does.
+    tails = ((float(below[0]), float(-flux[0]), float(s[0])), (float(above[-1]), float(flux[-1]), float(s[-1])))
+    excess = sum(abs(tail_moment - tail_mass * edge) for tail_mass, tail_moment, edge in tails)
+    least, most = np.minimum(s[:-1], s[1:]), np.maximum(s[:-1], s[1:])
+    width = np.maximum(most - least, 1e-300)
+    upper = np.clip((moment - mass * least) / width, 0.0, mass)
+    values = np.concatenate((least, most, [s[0], s[-1]]))
+    masses = np.concatenate((mass - upper, upper, [tails[0][0], tails[1][0]]))
+    # Rounding of the closed-form moments: let no cell's mean fall below its own.
+    slack = float(np.maximum(moment - (mass - upper) * least - upper * most, 0.0).sum())
+    return _Scores(values, masses, np.zeros_like(values), excess + slack)
+
+
+def _critical_points(law: Law, a: float, b: float) -> list[float]:
+    """Where d/dα of the score vanishes inside the support."""
+    v = law.values
+    if isinstance(law, Normal):  # s = a z/σ + b (z² + loc z/σ - 1) with z = (α - loc)/σ
+        return [v["loc"] - (a + b * v["loc"]) / (2 * b)] if b else []
+    if isinstance(law, LogNormal):  # b alone: monotone; a alone: d/dα of (1 + (log α - m)/σ²)/α = 0
+        return [math.exp(v["loc"] + 1 - v["scale"] ** 2)] if a else []
+    if isinstance(law, (Rayleigh, HalfNormal, Exponential)):
+        return []  # a alone and b alone are monotone; the two are never mixed for positive laws
+    raise NotApplicable(f"{law!r} has no score")
+
+
+def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bool) -> _Scores:
+    """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
+    nodes = density_nodes(outer, 1.0)
+    alpha = nodes.size
+    s = -b * (1 + alpha * _slope(outer, alpha))
+    if inner_scales:
+        normal = isinstance(inner, LogNormal)
+    else:
+        normal = isinstance(inner, Normal)
+    if normal:
+        return _Scores(s, nodes.p_0, np.abs(alpha * step) / inner.values["scale"])
+    unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
+    # A negative speed turns the unit score over.
+    values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
+    return _Scores(values, np.outer(nodes.p_0, unit.p).ravel(), np.zeros(values.size), abs(step) * unit.excess * float(nodes.p_0 @ alpha))
+
+
+def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> _Scores:
+    """Law of ⟨∇_β log ρ(θ|β), v⟩ under μ_β."""
+    variance = 0.0
+    parts: list[_Scores] = []
+
+    def shift(name: str, a: float, b: float = 0.0) -> None:
+        nonlocal variance
+        law = family.laws[name]
+        if a == 0 and b == 0:
+            return
+        if a:
+            _refuse_shift(name, law)
+        if b and not isinstance(law, Normal):
+            _refuse_scale(name, law)
+            if a:
+                raise NotApplicable(f"GL has no closed form for a shift and a rescaling of {law!r} ({name}) at once")
+        if isinstance(law, Normal) and b == 0:
+            variance += (a / law.values["scale"]) ** 2
+        elif isinstance(law, LogNormal) and a == 0:
+            variance += (b / law.values["scale"]) ** 2
+        else:
+            parts.append(_cells(law, a, b))
+
+    def observed(outer: str, speed: float, inner: str, step: float, inner_scales: bool) -> None:
+        if step == 0:
+            return shift(outer, 0.0, speed)
+        _refuse_scale(outer, family.laws[outer])
+        (_refuse_scale if inner_scales else _refuse_shift)(inner, family.laws[inner])
+        parts.append(_conditional(family.laws[outer], speed, family.laws[inner], step, inner_scales))
+        return None
+
+    for factor in family.transform.factors or ():
+        if isinstance(factor, Shift):
+            shift(factor.name, v[factor.name])
+        elif isinstance(factor, Scale):
+            shift(factor.name, 0.0, v[factor.name] / beta[factor.name])
+        elif isinstance(factor, ScaleThenShift):
+            speed = v[factor.scale] / beta[factor.scale]
+            observed(factor.scale, speed, factor.shift, v[factor.shift] - beta[factor.shift] * speed, False)
+        elif isinstance(factor, PowerThenScale):
+            speed = v[factor.power] / beta[factor.power]
+            step = v[factor.scale] / beta[factor.scale] - math.log(beta[factor.scale]) * speed
+            observed(factor.power, speed, factor.scale, step, True)
+        elif isinstance(factor, ShiftThenScale):
+            c = beta[factor.scale]
+            speed = v[factor.scale] / c
+            shift(factor.scale, 0.0, speed)
+            shift(factor.shift, c * v[factor.shift], -speed)
+        else:
+            raise NotApplicable(f"{factor!r} is not a factor with known scores")
+    return _combine(math.sqrt(variance), parts)
+
+
+def _combine(sd: float, parts: list[_Scores]) -> _Scores:
+    if not parts:
+        return _Scores(np.zeros(1), np.ones(1), np.array([sd]))
+    smooth = [part for part in parts if part.sd.max() > 0]
+    rough = [part for part in parts if part.sd.max() == 0]
+    total: _Scores | None = None
+    if rough:
+        scale = max(math.sqrt(float((part.p * part.s**2).sum())) for part in rough)
+        scale = math.hypot(scale, sd)
+        total = rough[0]
+        for part in rough[1:]:
+            total = _sum_on_grid(total, part, scale)
+        if sd > 0 or smooth:
+            total = _to_grid(total, scale)
+    for part in smooth:
+        total = part if total is None else _Scores(
+            np.add.outer(total.s, part.s).ravel(),
+            np.multiply.outer(total.p, part.p).ravel(),
+            np.hypot.outer(total.sd, part.sd).ravel(),
+            total.excess + part.excess,
+        )
+    assert total is not None
+    return _Scores(total.s, total.p, np.hypot(total.sd, sd), total.excess)
+
+
+def _to_grid(scores: _Scores, scale: float) -> _Scores:
+    """Move each value to the grid points around it, keeping its mean; far ones are cut off on the safe side."""
+    step = scale / 300
+    s = np.maximum(scores.s, -10 * scale)  # raising low scores enlarges w
+    excess = scores.excess + float((scores.p * np.maximum(s - 30 * scale, 0.0)).sum())
+    s = np.minimum(s, 30 * scale)
+    start = step * math.floor(float(s.min()) / step)
+    position = ((s - start) / step).astype(np.int64)
+    share = np.clip((s - start) / step - position, 0.0, 1.0)
+    p = np.bincount(position, scores.p * (1 - share), minlength=int(position.max()) + 2)
+    p = p + np.bincount(position + 1, scores.p * share, minlength=len(p))
+    return _Scores(start + step * np.arange(len(p)), p, np.zeros(len(p)), excess)
+
+
+def _sum_on_grid(a: _Scores, b: _Scores, scale: float) -> _Scores:
+    a, b = _to_grid(a, scale), _to_grid(b, scale)
+    p = convolve(a.p, b.p)
+    return _Scores(a.s[0] + b.s[0] + scale / 300 * np.arange(len(p)), p, np.zeros(len(p)), a.excess + b.excess + 1e-12)
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """w(h) at the levels, and its maximum over all h."""
+
+    w: np.ndarray
+    peak: float
+
+
+def _rate(scores: _Scores) -> _Rate:
+    """w from the law of the score: w(h) = min_q { q h + E(s - q)₊ }, an upper bound for every q tried."""
+    keep = scores.p > 1e-18
+    s, p, sd = scores.s[keep], scores.p[keep], scores.sd[keep]
+    excess = scores.excess + float((scores.p * np.maximum(scores.s, 0.0))[~keep].sum())
+    span = math.sqrt(float((p * (s**2 + sd**2)).sum()))
+    if span == 0:
+        return _Rate(np.full_like(LEVELS, excess), excess)
+    if float(sd.max()) == 0:
+        q, expected = _expected_excess_of_atoms(s, p)
+    elif float(sd.min()) == float(sd.max()) and len(s) > 500:
+        q, expected = _expected_excess_on_grid(s, p, float(sd[0]), span)
+    else:
+        q, expected = _expected_excess_of_mixture(s, p, np.maximum(sd, 1e-12 * span), span)
+    # expected is convex in q, so the best q for a level is where its slope passes -h.
+    slope = np.diff(expected) / np.diff(q)
+    best = np.searchsorted(slope, -LEVELS)
+    tried = [np.clip(best + shift, 0, len(q) - 1) for shift in (-1, 0, 1)]
+    w = np.min([q[i] * LEVELS + expected[i] for i in tried], axis=0) + excess
+    peak = float(np.interp(0.0, q, expected)) + excess  # a chord of a convex function lies above it
+    return _Rate(w, peak)
+
+
+def _expected_excess_of_atoms(s: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending q and E(s - q)₊ for finitely many values, q running through them: exact."""
+    q, where = np.unique(s, return_inverse=True)
+    mass = np.bincount(where, p)
+    above = np.concatenate((np.cumsum(mass[::-1])[::-1][1:], [0.0]))
+    total = np.concatenate((np.cumsum((mass * q)[::-1])[::-1][1:], [0.0]))
+    return q, total - q * above
+
+
+def _smeared_excess(x: np.ndarray, sd: np.ndarray | float) -> np.ndarray:
+    """E(x + sd·N)₊."""
+    z = x / sd
+    return sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / _SQRT_2PI)
+
+
+def _expected_excess_on_grid(
+    s: np.ndarray, p: np.ndarray, sd: float, span: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for values on a uniform grid, all smeared alike: one convolution."""
+    step = float(np.min(np.diff(s)))
+    index = np.rint((s - s[0]) / step).astype(np.int64)
+    mass = np.bincount(index, p)
+    reach = math.ceil((8 * sd + 2 * step) / step)
+    # q runs over the grid, widened by the smear: E(s - q)₊ = Σ_i p_i ψ(s_i - q).
+    q = s[0] + step * np.arange(-reach, len(mass) + reach)
+    lags = step * np.arange(-(len(q) - 1) + reach, len(mass) + reach)
+    values = convolve(mass[::-1], _smeared_excess(lags, sd))
+    expected = values[len(mass) - 1 : len(mass) - 1 + len(q)][::-1]
+    return q, expected
+
+
+def _expected_excess_of_mixture(
+    s: np.ndarray, p: np.ndarray, sd: np.ndarray, span: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for values smeared differently, at q as dense as the answer needs."""
+    low = high = 5.0 * span
+    while float((p * ndtr((s - high) / sd)).sum()) > LEVELS[0] / 20:
+        high *= 1.3
+    q = np.concatenate((np.linspace(-low, 4 * span, 500, endpoint=False), np.linspace(4 * span, high, 250)))
+    expected = np.empty_like(q)
+    for i in range(0, len(q), 64):  # in blocks: the table (q, s) can be large
+        expected[i : i + 64] = (p * _smeared_excess(s - q[i : i + 64, None], sd)).sum(axis=1)
+    return q, expected
+
+
+Curve = Callable[[float], tuple[dict[str, float], dict[str, float]]]
+
+
+def straight(family: SmoothedFamily, beta: Mapping[str, float]) -> Curve:
+    """The straight path from the identity to β in the raw parameters, t ↦ (β(t), β′(t))."""
+    start = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
+    v = {name: beta[name] - start[name] for name in start}
+    return lambda t: ({name: start[name] + t * v[name] for name in start}, v)
+
+
+def _rates(family: SmoothedFamily, curve: Curve, steps: int) -> list[_Rate]:
+    rates = []
+    for j in range(steps + 1):
+        beta, v = curve(j / steps)
+        family.transform.check(beta)
+        rates.append(_rate(_scores(family, beta, v)))
+    return rates
+
+
+@lru_cache(maxsize=128)
+def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> list[_Rate]:
+    return _rates(family, straight(family, dict(beta)), steps)
+
+
+@dataclass(frozen=True)
+class ProductForm:
+    """ξ and ĝ of Theorem 1 along one curve, with the margins already on the safe side.
+
+    Attributes:
+        levels: (K,) levels h, ascending to 1/2.
+        p: (K,) the bound p(h) on w(h; β(t), v) / g(t).
+        times: (T,) nodes t of the curve.
+        g: (T,) g(t) = max_h w(h; β(t), v).
+    """
+
+    levels: np.ndarray
+    p: np.ndarray
+    times: np.ndarray
+    g: np.ndarray
+    g_margin: float
+
+    def g_hat(self, t: float = 1.0) -> float:
+        """ĝ(β(t)) = ∫₀ᵗ g, rounded up: non-decreasing in t."""
+        fine = np.linspace(0.0, t, 257)
+        return float(simpson(CubicSpline(self.times, self.g)(fine), x=fine)) + self.g_margin * t
+
+    def xi(self, h: float) -> float:
+        """ξ(h) = -∫_h^½ dh / p(h) for levels h in (0, 1/2]; ξ(1/2) = 0. Rounded towards 0, never extrapolated."""
+        if not self.levels[0] <= h <= 0.5:
+            raise ValueError(f"h={h} is outside the tabulated levels [{self.levels[0]:g}, 0.5]")
+        return -float(np.interp(h, self.levels, self._integral()))
+
+    def _integral(self) -> np.ndarray:
+        """∫_h^½ dh/p at the levels: trapezoids in log h, less their error."""
+        y = self.levels / self.p
+        u = np.log(self.levels)
+        cells = np.diff(u) * (y[1:] + y[:-1]) / 2
+        fine = np.concatenate((np.cumsum(cells[::-1])[::-1], [0.0]))
+        # The trapezoid's error is h²/12 |y''|; second differences estimate h² y'', a third of them is ample.
+        bend = np.abs(np.diff(y, 2)) * np.diff(u)[1:] / 3
+        error = np.concatenate((np.cumsum(bend[::-1])[::-1], [0.0, 0.0]))
+        return np.maximum(fine - error - 1e-9, 0.0)
+
+    @property
+    def required_probability(self) -> float:
+        """h_min at the end of the curve: the least h with ĝ < ξ(1/2) - ξ(1 - h); 1.0 if there is none."""
+        return self.required_after(self.g_hat())
+
+    def required_after(self, distance: float) -> float:
+        integral = self._integral()
+        if distance <= 0:
+            return 0.5
+        if integral[0] <= distance:
+            return 1.0  # ξ may be finite at 0: what is not tabulated is not claimed
+        # integral falls with h; find the level where it meets the distance, rounding the level down.
+        return 1.0 - float(np.interp(distance, integral[::-1], self.levels[::-1]))
+
+
+def _product(rates: list[_Rate]) -> tuple[np.ndarray, np.ndarray]:
+    g = np.array([rate.peak for rate in rates])
+    shape = [rate.w / rate.peak for rate in rates if rate.peak > 0]
+    return (np.max(shape, axis=0) if shape else np.ones_like(LEVELS)), g
+
+
+def _product_form(rates: list[_Rate]) -> ProductForm:
+    steps = len(rates) - 1
+    p, g = _product(rates)
+    half_p, half_g = _product(rates[::2])
+    times = np.linspace(0.0, 1.0, steps + 1)
+    error = abs(simpson(g, x=times) - simpson(half_g, x=times[::2]))
+    # p and g are smooth along the path: their maxima and integrals converge at least quadratically, so the error
+    # left is a third of the difference between the two resolutions, or less; twice the difference is added.
+    p = p + 2 * np.abs(p - half_p) + 1e-9
+    return ProductForm(LEVELS, p, times, g, 2 * float(error) + 1e-12)
+
+
+def product_form(family: SmoothedFamily, curve: Curve) -> ProductForm:
+    """ξ and ĝ along any curve t ↦ (β(t), β′(t)) on [0, 1] that starts at the identity (Theorem 1).
+
+    Raises:
+        NotApplicable: a law whose score misses mass, or a factor without closed-form scores.
+        ValueError: the curve leaves the domain.
+    """
+    return _product_form(_rates(family, curve, STEPS))
+
+
+def _ode(rates: list[_Rate]) -> float:
+    """U(0) of U′(t) = w(U; t), U(1) = 1/2, by classical Runge-Kutta back from t = 1 on every second node."""
+    logs = np.log(LEVELS)
+
+    def w(u: float, rate: _Rate) -> float:
+        if u <= LEVELS[0]:
+            return float(rate.w[0])
+        return float(np.interp(math.log(u), logs, rate.w))
+
+    steps = len(rates) - 1
+    h = 2.0 / steps
+    u = 0.5
+    for j in range(steps, 0, -2):
+        end, middle, start = rates[j], rates[j - 1], rates[j - 2]
+        k1 = w(u, end)
+        k2 = w(u - h / 2 * k1, middle)
+        k3 = w(u - h / 2 * k2, middle)
+        k4 = w(u - h * k3, start)
+        u -= h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        if u <= LEVELS[0]:
+            return 0.0
+    return u
+
+
+def ode_form(family: SmoothedFamily, curve: Curve) -> float:
+    """h_min at the end of a curve without factorisation: 1 - U(0), U′ = w(U; β(t), β′(t)), U(1) = 1/2."""
+    return _ode_form(_rates(family, curve, STEPS))
+
+
+def _ode_form(rates: list[_Rate]) -> float:
+    fine, coarse = _ode(rates), _ode(rates[::2])
+    if fine <= 0 or coarse <= 0:
+        return 1.0
+    return min(1.0, 1.0 - fine + 2 * abs(fine - coarse) + 2e-6)
+
+
+def _key(beta: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(beta.items()))
+
+
+def product_at(family: SmoothedFamily, beta: Mapping[str, float]) -> float:
+    """h_min(β) by the product form along the straight path."""
+    return _product_form(_straight_rates(family, _key(beta), STEPS)).required_probability
+
+
+def ode_at(family: SmoothedFamily, beta: Mapping[str, float]) -> float:
+    """h_min(β) by the ode form along the straight path."""
+    return _ode_form(_straight_rates(family, _key(beta), STEPS))
+
+
+def printed(family: SmoothedFamily, beta: Mapping[str, float]) -> float:
+    """What the paper's Algorithms 1-2 ask for as printed: UNSOUND.
+
+    They multiply g by ‖β_j - β₀‖ and integrate it over t, although dh/dt carries that factor already, so the
+    integral has an extra factor t and comes out about half of what it must be. For comparison only.
+    """
+    form = _product_form(_straight_rates(family, _key(beta), STEPS))
+    return form.required_after(float(np.trapezoid(form.times * form.g, form.times)))
