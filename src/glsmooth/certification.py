@@ -60,7 +60,8 @@ def record(tally: Tally, label: int, thresholds: Mapping[str, float | None]) -> 
         thresholds: required probability by method; None where the method does not apply or is not sound.
     """
     certified = {
-        f"certified_{method}": h_min is not None and tally.p_lower > h_min for method, h_min in thresholds.items()
+        f"certified_{method}": h_min is not None and tally.p_lower > h_min
+        for method, h_min in thresholds.items()
     }
     return {
         "index": tally.index,
@@ -81,8 +82,8 @@ def record(tally: Tally, label: int, thresholds: Mapping[str, float | None]) -> 
 class CertificationModule(LightningModule):
     """Takes the votes of ``images`` and appends a row for each to a file of records, in their order.
 
-    Images that records.csv holds already are left out. With several processes each takes a share and writes its own
-    part (:func:`glsmooth.records.part_path`), which :class:`glsmooth.records.Records` merges.
+    Images that records.csv holds already are left out. With several processes each takes a share and writes
+    its own part (:func:`glsmooth.records.part_path`), which :class:`glsmooth.records.Records` merges.
 
     Args:
         model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes).
@@ -114,12 +115,19 @@ class CertificationModule(LightningModule):
         self.model = model
         self.family, self.procedure, self.num_classes = family, procedure, num_classes
         self.images, self.indices = images, list(indices)
-        self.thresholds, self.settings, self.directory, self.progress = dict(thresholds), settings, directory, progress
+        self.thresholds, self.settings, self.directory, self.progress = (
+            dict(thresholds),
+            settings,
+            directory,
+            progress,
+        )
 
     def predict_dataloader(self) -> DataLoader:
         finished = {int(row["index"]) for row in read_rows(self.directory)}
         remaining = [position for position, index in enumerate(self.indices) if index not in finished]
-        share = Batches(len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size)
+        share = Batches(
+            len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size
+        )
         return loader(Subset(self.images, remaining), share, self.settings.num_workers)
 
     def on_predict_start(self) -> None:
@@ -175,7 +183,9 @@ class CertificationModule(LightningModule):
         path.write_text(str(self._engine.evaluations))
 
     def teardown(self, stage: str) -> None:
-        self.trainer.strategy.barrier("certified")  # all parts are complete; also passed by a process without images
+        self.trainer.strategy.barrier(
+            "certified"
+        )  # all parts are complete; also passed by a process without images
 
     def _write(self, tallies: Sequence[Tally]) -> None:
         """Record finished images in their order; those that finished before an earlier one wait for it."""

@@ -31,7 +31,7 @@ from glsmooth.cli import entry
 from glsmooth.config import UserError, build_family, build_region, merge_checkpoint
 from glsmooth.data import Data, certification_images, load_dataset
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import FixedSample, Procedure
+from glsmooth.procedures import FixedSample, Procedure, Sequential
 from glsmooth.records import Records, read_rows
 from glsmooth.regions import Box
 from glsmooth.report import write_report
@@ -47,7 +47,9 @@ def run(cfg: DictConfig) -> None:
     """Certify, or go on where an earlier run stopped. Writes records.csv, summary.json and the report."""
     _quieten_lightning()
     checkpoint = load_checkpoint(cfg.ckpt)
-    stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
+    stored = {
+        part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")
+    }
     settings = merge_checkpoint(cfg, stored)
     directory = Path(settings["run_dir"])
 
@@ -97,8 +99,11 @@ def run(cfg: DictConfig) -> None:
         **{part: settings[part] for part in ("transform", "smoothing", "region", "seed", "precision")},
         "methods": list(methods),
         "pixel_noise": noise,
-        "monte_carlo": procedure.describe(),
-        "dataset": {key: settings["dataset"].get(key) for key in ("name", "subset", "subset_seed", "image_size")},
+        # Targets follow from the rest.
+        "monte_carlo": {key: value for key, value in procedure.describe().items() if key != "stopped_for"},
+        "dataset": {
+            key: settings["dataset"].get(key) for key in ("name", "subset", "subset_seed", "image_size")
+        },
     }
     records = Records(directory, identity, columns(list(methods)))
     try:
@@ -150,28 +155,37 @@ def build_procedure(spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, 
         return FixedSample(n0, n, alpha)
     if name == "paper_literal":
         return FixedSample(n0, n, alpha, rule="majority", two_sided=True)
+    if name == "sequential":
+        required = {m: e["required_probability"] for m, e in methods.items() if e["sound"]}
+        return Sequential({m: h for m, h in required.items() if h is not None and h < 1}, n0, n, alpha)
     raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal or sequential")
 
 
-def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
+def required_probabilities(
+    family: SmoothedFamily, region: Box, methods: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """What each method requires of the region, or why it says nothing, as plain values for summary.json."""
     family.check_region(region)
     results: dict[str, dict[str, Any]] = {}
     for method in methods:
-        entry: dict[str, Any] = {"sound": bounds.METHODS[method].sound, "required_probability": None, "reason": None}
+        found: dict[str, Any] = {
+            "sound": bounds.METHODS[method].sound,
+            "required_probability": None,
+            "reason": None,
+        }
         try:
             bound = bounds.certify_region(family, region, method)
         except bounds.NotApplicable as reason:
-            entry["reason"] = str(reason)
+            found["reason"] = str(reason)
         else:
-            entry |= {
+            found |= {
                 "required_probability": bound.h_min,
                 "worst_parameter": bound.worst,
                 "sound": bound.sound,
                 "failure_probability": bound.failure_probability,
                 "argument": bound.argument,
             }
-        results[method] = entry
+        results[method] = found
     return results
 
 
@@ -179,18 +193,18 @@ def preflight(methods: Mapping[str, Mapping[str, Any]], procedure: Procedure) ->
     """What can be certified at all with these numbers of draws, before any is taken."""
     n = procedure.describe()["n"]
     lines = []
-    for method, entry in methods.items():
-        h_min, title = entry["required_probability"], bounds.METHODS[method].title
+    for method, found in methods.items():
+        h_min, title = found["required_probability"], bounds.METHODS[method].title
         needed = None if h_min is None else procedure.draws_needed(h_min)
         if h_min is None:
-            line = f"does not apply: {entry['reason']}"
+            line = f"does not apply: {found['reason']}"
         elif needed is None:
             line = "required probability 1: no number of votes can certify this region"
         else:
             line = f"required probability {_up(h_min)}, at least {needed} votes"
             if needed > n:  # type: ignore[operator]
                 line += f": n = {n} can never certify; set monte_carlo.n={needed} or more"
-        lines.append(f"{title}: {line}{'' if entry['sound'] else ' (unsound: never counts as certified)'}")
+        lines.append(f"{title}: {line}{'' if found['sound'] else ' (unsound: never counts as certified)'}")
     return "\n".join(lines)
 
 
@@ -217,11 +231,17 @@ def estimate(
     rate = (engine.evaluations - before) / (time.perf_counter() - start)
     fewest, most = (len(images) * (draws + 1) for draws in procedure.draws_range())  # type: ignore[arg-type]
     passes = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    hours = f"{most / rate / 3600:.2f}" if fewest == most else f"{fewest / rate / 3600:.2f} to {most / rate / 3600:.2f}"
+    hours = (
+        f"{most / rate / 3600:.2f}"
+        if fewest == most
+        else f"{fewest / rate / 3600:.2f} to {most / rate / 3600:.2f}"
+    )
     memory = "on the CPU"
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} of {total / 2**30:.0f} GiB on the GPU"
+        memory = (
+            f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} of {total / 2**30:.0f} GiB on the GPU"
+        )
     return "\n".join(
         [
             f"Images:          {len(images):,}",  # type: ignore[arg-type]
@@ -242,8 +262,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The numbers of summary.json.
 
-    ``smoothed_accuracy`` counts images whose selected class is the true one; ``abstained`` is the fraction whose
-    p_lower is not above 1/2, so that the selected class is not proved to be the smoothed classifier's.
+    ``smoothed_accuracy`` counts images whose selected class is the true one; ``abstained`` is the fraction
+    whose p_lower is not above 1/2, so that the selected class is not proved to be the smoothed classifier's.
     """
 
     def column(name: str) -> np.ndarray:
@@ -278,21 +298,25 @@ def summarise(
 
 
 def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
+    fix = "give the dataset that the checkpoint was trained for"
     if list(data.class_names) != list(checkpoint.classes):
         raise UserError(
-            f"dataset.root: its {data.num_classes} classes ({', '.join(data.class_names[:5])} …) are not the "
-            f"{len(checkpoint.classes)} of the checkpoint ({', '.join(checkpoint.classes[:5])} …); give the dataset that "
-            "it was trained for"
+            f"dataset.name={data.name}: its {data.num_classes} classes ({', '.join(data.class_names[:3])} …) are "
+            f"not the checkpoint's {len(checkpoint.classes)} ({', '.join(checkpoint.classes[:3])} …); {fix}"
         )
     if data.channels != len(checkpoint.mean):
         raise UserError(
-            f"dataset.name={data.name}: its images have {data.channels} channels, the checkpoint's {len(checkpoint.mean)}; "
-            "give the dataset that it was trained for"
+            f"dataset.name={data.name}: its images have {data.channels} channels, not the checkpoint's "
+            f"{len(checkpoint.mean)}; {fix}"
         )
 
 
 def _engine(
-    checkpoint: Checkpoint, family: SmoothedFamily, procedure: Procedure, speed: Settings, device: torch.device
+    checkpoint: Checkpoint,
+    family: SmoothedFamily,
+    procedure: Procedure,
+    speed: Settings,
+    device: torch.device,
 ) -> VoteEngine:
     classifier = BaseClassifier(
         checkpoint.build_model(),
@@ -314,7 +338,8 @@ def _save_figure(
     indices: Sequence[int],
     speed: Settings,
 ) -> None:
-    """figure1.npz: the first counting draws of one image, the first that is certified and correct if there is one."""
+    """figure1.npz: the first counting draws of one image, the first that is certified and correct if there is
+    one."""
     rows = read_rows(directory)
     certified = [name for name in rows[0] if name.startswith("certified_")]
 
@@ -375,7 +400,11 @@ def _evaluations(directory: Path) -> int:
 
 def _hardware(trainer: Trainer) -> dict[str, Any]:
     cuda = trainer.strategy.root_device.type == "cuda"
-    name = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    name = (
+        torch.cuda.get_device_name()
+        if cuda
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
     return {"device": name, "devices": trainer.world_size}
 
 

@@ -1,15 +1,17 @@
 """Confidence bounds for the probability of a vote.
 
 *Clopper–Pearson* (1934) for a number of draws that is fixed in advance; an *anytime-valid test* (a mixture
-supermartingale: Ville 1939; Robbins 1970) for a number that depends on the votes. Every value is rounded in the
+supermartingale: Ville 1939; Robbins 1970) for a number that depends on the votes. Every value is rounded in
+    the
 safe direction: lower bounds down, upper bounds up, evidence down.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-import numpy as np
+from scipy.optimize import brentq
 from scipy.special import betaincc, betaincinv, betaln
 
 __all__ = [
@@ -24,11 +26,14 @@ __all__ = [
 
 # scipy's incomplete beta functions and their inverses are good to about 1e-13 relative; this is wider.
 _ROUNDING = 1e-11
+_SMALLEST = 1e-9  # lower bounds below it are 0
 
 
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha} is not a failure probability; give a number between 0 and 1 (0.001, say)")
+        raise ValueError(
+            f"alpha={alpha} is not a failure probability; give a number between 0 and 1 (0.001, say)"
+        )
 
 
 def _check_counts(count: int, n: int) -> None:
@@ -50,11 +55,13 @@ def clopper_pearson_lower(count: int, n: int, alpha: float) -> float:
 
 def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     """One-sided upper confidence bound of p: P(bound < p) <= alpha for every p."""
-    return 1.0 - clopper_pearson_lower(n - count, n, alpha)
+    # Near 1 the spacing of floats, not the inverse function, is what rounds.
+    return min(1.0, math.nextafter(1.0 - clopper_pearson_lower(n - count, n, alpha), 2.0))
 
 
 def samples_needed(h_min: float, alpha: float) -> int | None:
-    """Fewest draws whose Clopper–Pearson bound can exceed ``h_min`` at all: ⌊ln α / ln h_min⌋ + 1, all successes.
+    """Fewest draws whose Clopper–Pearson bound can exceed ``h_min`` at all: ⌊ln α / ln h_min⌋ + 1, all
+    successes.
 
     None when ``h_min`` is 1: no number of draws is enough. No other test can use fewer.
     """
@@ -67,18 +74,18 @@ def samples_needed(h_min: float, alpha: float) -> int | None:
 def log_evidence(count: int, n: int, h: float) -> float:
     """log M_n(h), the evidence against ``p <= h`` after ``count`` successes in ``n`` draws; 0 < h < 1.
 
-    M_n(h) = ∫_h^1 p^S (1-p)^(n-S) dp / (1-h) / [h^S (1-h)^(n-S)] is a supermartingale in n for every p <= h, so
-    that P(sup_n M_n(h) >= 1/α) <= α: looking after every draw and stopping at will cost nothing. It decreases in
-    h. The value is rounded down.
+    M_n(h) = ∫_h^1 p^S (1-p)^(n-S) dp / (1-h) / [h^S (1-h)^(n-S)] is a supermartingale in n for every p <= h,
+    so that P(sup_n M_n(h) >= 1/α) <= α: looking after every draw and stopping at will cost nothing. It
+    decreases in h. The value is rounded down.
     """
     if n == 0:
         return 0.0
-    # 1 - I_h(a, b) is a survival function; where it underflows the evidence is nil, and log(0) = -inf says so.
-    with np.errstate(divide="ignore"):
-        tail = float(np.log(betaincc(count + 1, n - count + 1, h)))
+    tail = float(betaincc(count + 1, n - count + 1, h))  # 1 - I_h(S + 1, n - S + 1)
+    if tail == 0:
+        return -math.inf  # it underflows where h is far above count / n: no evidence
     log_m = (
         float(betaln(count + 1, n - count + 1))
-        + tail
+        + math.log(tail)
         - count * math.log(h)
         - (n - count + 1) * math.log1p(-h)
     )
@@ -89,27 +96,32 @@ def log_evidence(count: int, n: int, h: float) -> float:
 def anytime_lower(count: int, n: int, alpha: float) -> float:
     """Lower confidence bound of p that holds at every n at once: sup{h : M_n(h) >= 1/α}, rounded down.
 
-    P(the bound exceeds p at any n, however the votes decided when to stop) <= alpha. Its running maximum over n is
-    valid with the same alpha.
+    P(the bound exceeds p at any n, however the votes decided when to stop) <= alpha. Its running maximum over
+    n is valid with the same alpha.
     """
     _check_counts(count, n)
     _check_alpha(alpha)
     goal = -math.log(alpha)
     if count == 0:
         return 0.0
-    # Bisection: log M falls from +inf at h = 0 to below 0 at h = count / n. `low` always has enough evidence.
-    low, high = 0.0, count / n
-    while high - low > 1e-12:
-        middle = 0.5 * (low + high)
-        if log_evidence(count, n, middle) >= goal:
-            low = middle
-        else:
-            high = middle
-    return low
+
+    def excess(h: float) -> float:
+        return log_evidence(count, n, h) - goal
+
+    # The evidence falls from +inf at h = 0 to at most 1 at h = count / n (to -inf just above, where it
+    # underflows).
+    if excess(_SMALLEST) < 0:
+        return 0.0
+    bound = float(brentq(excess, _SMALLEST, count / n if count < n else 1 - 1e-16, xtol=1e-12, rtol=1e-12))
+    step = 1e-12
+    while excess(bound) < 0:  # the root finder may end on either side
+        bound, step = bound - step, 2 * step
+    return bound
 
 
 def fewest_successes(n: int, h: float, alpha: float) -> int | None:
-    """Least count of ``n`` draws whose anytime-valid bound exceeds ``h``; None when even n successes do not."""
+    """Least count of ``n`` draws whose anytime-valid bound exceeds ``h``; None when even n successes do
+    not."""
     goal = -math.log(alpha)
     if log_evidence(n, n, h) < goal:
         return None
@@ -123,11 +135,12 @@ def fewest_successes(n: int, h: float, alpha: float) -> int | None:
     return high
 
 
+@lru_cache(maxsize=65536)
 def anytime_samples_needed(h: float, alpha: float, failures: int = 0) -> int | None:
     """Least n at which the anytime-valid test can exceed ``h`` when ``failures`` of the n votes fail.
 
-    None when ``h`` is 1. With no failures it is about 1.3 times :func:`samples_needed`: the price of a test that
-    may be looked at after every draw.
+    None when ``h`` is 1. With no failures it is about 1.3 times :func:`samples_needed`: the price of a test
+    that may be looked at after every draw.
     """
     _check_alpha(alpha)
     if h >= 1:

@@ -52,16 +52,19 @@ def _key(seed: int, index: int) -> np.ndarray:
 def pixel_normals(keys: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Standard normal pixel noise (N, C, H, W), float32, made on the device of ``keys`` (N,) from them alone.
 
-    Each pair of pixels hashes (key, position) with the finaliser of SplitMix64 (Steele et al. 2014) to 64 bits
-    and turns them into two normals by Box and Muller's formula.
+    Each pair of pixels hashes (key, position) with the finaliser of SplitMix64 (Steele et al. 2014) to 64
+    bits and turns them into two normals by Box and Muller's formula.
     """
     size = math.prod(shape)
     pairs = torch.arange(1, size // 2 + 2, device=keys.device)
-    z = keys[:, None] + pairs * -7046029254386353131  # 0x9E3779B97F4A7C15: int64 arithmetic wraps as it should
+    z = (
+        keys[:, None] + pairs * -7046029254386353131
+    )  # 0x9E3779B97F4A7C15: int64 arithmetic wraps as it should
     z = (z ^ _shift_right(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ _shift_right(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     z = z ^ _shift_right(z, 31)
-    # 24 and 32 bits: as many as float32 resolves near 1, and enough near 0 for a tail of 6 standard deviations.
+    # 24 and 32 bits: as many as float32 resolves near 1, and enough near 0 for a tail of 6 standard
+    # deviations.
     radius = torch.sqrt(-2 * torch.log((_shift_right(z, 32).to(torch.float32) + 0.5) * 2.0**-32))
     angle = (z & 0xFFFFFF).to(torch.float32) * (2 * math.pi * 2.0**-24)
     normals = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)

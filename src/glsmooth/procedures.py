@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from scipy.special import betaincc
 
-from glsmooth.confidence import clopper_pearson_lower, samples_needed
+from glsmooth.confidence import (
+    anytime_lower,
+    anytime_samples_needed,
+    clopper_pearson_lower,
+    fewest_successes,
+    log_evidence,
+    samples_needed,
+)
 from glsmooth.draws import Stream
 
-__all__ = ["ABSTAIN", "FixedSample", "Procedure", "Tally"]
+__all__ = ["ABSTAIN", "FixedSample", "Procedure", "Sequential", "Tally"]
 
 #: Stands for "no class".
 ABSTAIN = -1
 
-#: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax exceeds 1/2.
+#: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax
+#: exceeds 1/2.
 VoteRule = Literal["argmax", "majority"]
 
 
@@ -58,7 +68,8 @@ class Procedure(Protocol):
     rule: VoteRule
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
-        """Bring ``tally.p_lower`` up to date; return the draws to add, by stream; none: the image is finished."""
+        """Bring ``tally.p_lower`` up to date; return the draws to add, by stream; none: the image is
+        finished."""
         ...
 
     def draws_needed(self, h_min: float) -> int | None:
@@ -88,9 +99,7 @@ class FixedSample:
     two_sided: bool = False
 
     def __post_init__(self) -> None:
-        if self.n0 < 1 or self.n < 1:
-            raise ValueError(f"n0={self.n0}, n={self.n}: both must be at least 1")
-        samples_needed(0.5, self.alpha)  # refuses an impossible alpha
+        _check(self.n0, self.n, self.alpha)
 
     @property
     def _tail(self) -> float:
@@ -117,3 +126,103 @@ class FixedSample:
             "vote": self.rule,
             "interval": "two-sided" if self.two_sided else "one-sided",
         }
+
+
+# Sequential draws. None of these numbers touches validity; they trade draws against undecided images.
+_SELECTION_BLOCK = 16  # selection draws at a time
+_SELECTION_LEAD = 8  # votes by which the leader must lead the second: a wrong choice only loses the image
+_FIRST_BLOCK = 32  # counting draws until the first look
+_HOPELESS = 0.01  # chance, given the votes, of being certifiable within n below which an image is given up
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Draws until the image is decided, by the anytime-valid test of
+    :func:`glsmooth.confidence.log_evidence`.
+
+    Stops as soon as p_A exceeds every target, and gives a target up when the votes so far make it hopeless:
+    both may depend on the votes in any way, since p_A holds at every n at once. One alpha serves all targets.
+
+    Args:
+        targets: required probability (in (0, 1)) by name; those that even ``n`` equal votes cannot reach are
+            left out.
+        n0: selection draws, at most.
+        n: counting draws, at most.
+        alpha: failure probability.
+    """
+
+    targets: Mapping[str, float]
+    n0: int = 200
+    n: int = 2000
+    alpha: float = 1e-3
+    rule: VoteRule = "argmax"
+
+    def __post_init__(self) -> None:
+        _check(self.n0, self.n, self.alpha)
+        # What the rate of votes must be in the end for the target to be certified.
+        needed = {h: fewest_successes(self.n, h, self.alpha) for h in self.targets.values()}
+        reachable = {h: count / self.n for h, count in needed.items() if count is not None}
+        object.__setattr__(self, "_rates", dict(sorted(reachable.items())))
+
+    def advance(self, tally: Tally) -> dict[Stream, int]:
+        if tally.n0 == 0:
+            return {Stream.SELECTION: min(_SELECTION_BLOCK, self.n0)}
+        open_targets = self._open(tally)
+        if open_targets and tally.n == 0 and not self._selected(tally):
+            return {Stream.SELECTION: min(_SELECTION_BLOCK, self.n0 - tally.n0)}
+        if open_targets and tally.n < self.n:
+            return {Stream.COUNTING: self._block(tally, open_targets[-1])}
+        if tally.n:
+            tally.p_lower = max(tally.p_lower, anytime_lower(tally.count, tally.n, self.alpha))
+        return {}
+
+    def _open(self, tally: Tally) -> list[float]:
+        """Targets that are neither certified nor hopeless, ascending; certified ones raise
+        ``tally.p_lower``."""
+        if tally.prediction == ABSTAIN:
+            return []
+        rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
+        count, n = tally.count, tally.n
+        if n and any(h >= tally.p_lower and log_evidence(count, n, h) >= -np.log(self.alpha) for h in rates):
+            tally.p_lower = max(tally.p_lower, anytime_lower(count, n, self.alpha))
+        # P(p >= rate) given all votes for the class, under a uniform prior.
+        successes = count + int(tally.selection[tally.prediction])
+        failures = n + tally.n0 - successes
+        return [
+            h
+            for h, rate in rates.items()
+            if h >= tally.p_lower and betaincc(successes + 1, failures + 1, rate) > _HOPELESS
+        ]
+
+    def _selected(self, tally: Tally) -> bool:
+        second, first = np.sort(tally.selection)[-2:]
+        return tally.n0 >= self.n0 or first - second >= _SELECTION_LEAD
+
+    def _block(self, tally: Tally, target: float) -> int:
+        """Up to the first n at which the target can be certified, by steps that grow with n."""
+        earliest = anytime_samples_needed(target, self.alpha, tally.n - tally.count)
+        assert earliest is not None
+        block = min(max(earliest - tally.n, tally.n // 16, 1), max(_FIRST_BLOCK, tally.n // 2))
+        return min(block, self.n - tally.n)
+
+    def draws_needed(self, h_min: float) -> int | None:
+        return anytime_samples_needed(h_min, self.alpha)
+
+    def draws_range(self) -> tuple[int, int]:
+        return min(_SELECTION_BLOCK, self.n0), self.n0 + self.n
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": "sequential",
+            "n0": self.n0,
+            "n": self.n,
+            "alpha": self.alpha,
+            "vote": self.rule,
+            "stopped_for": dict(self.targets),
+        }
+
+
+def _check(n0: int, n: int, alpha: float) -> None:
+    if n0 < 1 or n < 1:
+        raise ValueError(f"n0={n0}, n={n}: both must be at least 1")
+    samples_needed(0.5, alpha)  # refuses an impossible alpha

@@ -1,8 +1,9 @@
 """The records of a certification run: records.csv, a row an image, appended as images finish.
 
-A row is on disk before its image counts as done. Whatever kills the run, the same command goes on where it stopped
-and ends with the same bytes: rows hold nothing that depends on time, batch size or device, and end up in image
-order. Runs on several devices write a part each, merged into one file.
+A row is on disk before its image counts as done. Whatever kills the run, the same command goes on where it
+stopped
+and ends with the same bytes: rows hold nothing that depends on time, batch size or device, and end up in
+image order. Runs on several devices write a part each, merged into one file.
 """
 
 from __future__ import annotations
@@ -188,23 +189,31 @@ def _whole_lines(path: Path, content: bytes, columns: Sequence[str]) -> bytes:
     if not lines or (len(lines) == 1 and header.startswith(lines[0])):
         return content if content == header else b""
     if lines[0] != header:
-        raise UserError(f"{path}: has other columns than this run; choose another hydra.run.dir, or remove the file")
+        raise UserError(
+            f"{path}: has other columns than this run; choose another hydra.run.dir, or remove the file"
+        )
     for number, line in enumerate(lines[1:], start=2):
-        whole = line.endswith(b"\n") and line.count(b",") == len(columns) - 1 and line.split(b",", 1)[0].isdigit()
+        whole = (
+            line.endswith(b"\n") and line.count(b",") == len(columns) - 1 and line.split(b",", 1)[0].isdigit()
+        )
         if not whole and number == len(lines):
             return content[: -len(line)]
         if not whole:
-            raise UserError(f"{path}: line {number} is damaged; remove that line and run the same command again")
+            raise UserError(
+                f"{path}: line {number} is damaged; remove that line and run the same command again"
+            )
     return content
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    # Record locks, unlike flock's, are not inherited by data loading processes, which may outlive a killed run. They
-    # end when this process closes any descriptor of the file: hence it is read through this one.
+    # Record locks, unlike flock's, are not inherited by data loading processes, which may outlive a killed
+    # run. They end when this process closes any descriptor of the file: hence it is read through this one.
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise UserError(f"{path}: another process is writing here; wait for it, or choose another hydra.run.dir") from None
+        raise UserError(
+            f"{path}: another process is writing here; wait for it, or choose another hydra.run.dir"
+        ) from None
 
 
 def _replace(path: Path, text: str) -> None:
@@ -217,7 +226,9 @@ def _replace(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space and run the same command again") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free space and run the same command again"
+        ) from error
     _sync_directory(path.parent)
 
 

@@ -25,8 +25,8 @@ class Certificate:
     Attributes:
         prediction: the selected class, also when nothing is certified; ABSTAIN (-1) when no draw voted.
         p_lower: lower confidence bound of the selected class's probability under the smoothing law.
-        certified: ``p_lower > h_min``: the smoothed classifier keeps ``prediction`` on the whole region. It does
-            not know the label.
+        certified: ``p_lower > h_min``: the smoothed classifier keeps ``prediction`` on the whole region. It
+            does not know the label.
         samples_used: votes drawn for this image, n0 + n.
         h_min: required probability of the region (1.0: nothing can be certified).
         method: the bound that gave ``h_min``.
@@ -56,16 +56,20 @@ def check_image(image: Tensor, name: str) -> None:
         raise ValueError(f"{name} is a {type(image).__name__}; give a torch.Tensor of shape (C, H, W)")
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(
-            f"{name} has shape {tuple(image.shape)}; give one image of shape (C, H, W), or use certify_many for a batch"
+            f"{name} has shape {tuple(image.shape)}; give one image of shape (C, H, W), or use certify_many "
+            "for a batch"
         )
     if not image.is_floating_point():
-        raise ValueError(f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)")
+        raise ValueError(
+            f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)"
+        )
     if not bool(torch.isfinite(image).all()):
         raise ValueError(f"{name} has non-finite pixels; replace NaN and infinity before certifying")
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
         raise ValueError(
-            f"{name} has values in [{low:g}, {high:g}]; give pixels in [0, 1] and keep normalisation inside the model"
+            f"{name} has values in [{low:g}, {high:g}]; give pixels in [0, 1] and keep normalisation inside "
+            "the model"
         )
 
 
@@ -73,9 +77,10 @@ class SmoothedClassifier:
     """h(x) = argmax_c P_{α~P}[ f(φ(x, α)) = c ] for a base classifier f.
 
     Args:
-        model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes); normalisation belongs
-            inside it. It is put in evaluation mode.
-        family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that size.
+        model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes); normalisation
+            belongs inside it. It is put in evaluation mode.
+        family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that
+            size.
         num_classes: number of classes, at least 2.
         batch_size: evaluations a batch; it changes speed and memory, not the votes.
         precision, compile, channels_last, device: see :class:`glsmooth.votes.BaseClassifier`.
@@ -97,14 +102,20 @@ class SmoothedClassifier:
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.classifier = BaseClassifier(
-            model, num_classes, device=device, precision=precision, compile=compile, channels_last=channels_last
+            model,
+            num_classes,
+            device=device,
+            precision=precision,
+            compile=compile,
+            channels_last=channels_last,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
         """The smoothed classifier's class at ``x`` (C, H, W), or ABSTAIN (-1).
 
         Except with probability at most ``alpha`` over the ``n`` draws, the returned class is the one that the
-        smoothed classifier predicts (Cohen et al. 2019, PREDICT): a two-sided binomial test of the two leaders.
+        smoothed classifier predicts (Cohen et al. 2019, PREDICT): a two-sided binomial test of the two
+        leaders.
         """
         check_image(x, "x")
         engine = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed)
@@ -127,9 +138,9 @@ class SmoothedClassifier:
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
 
-        Except with probability at most ``alpha`` over the draws (plus that of a bound estimated from samples; see
-        ``failure_probability``), ``certified`` implies, in exact arithmetic: the smoothed classifier predicts
-        ``prediction`` on φ(x, β) for every β in ``region``.
+        Except with probability at most ``alpha`` over the draws (plus that of a bound estimated from samples;
+        see ``failure_probability``), ``certified`` implies, in exact arithmetic: the smoothed classifier
+        predicts ``prediction`` on φ(x, β) for every β in ``region``.
 
         Args:
             x: image (C, H, W) with values in [0, 1].
@@ -158,7 +169,8 @@ class SmoothedClassifier:
         method: str = "neyman_pearson",
         indices: Sequence[int] | None = None,
     ) -> list[Certificate]:
-        """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full batches.
+        """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
+        batches.
 
         The guarantee is for each image separately. ``indices`` defaults to 0, 1, …
         """

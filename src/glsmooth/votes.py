@@ -1,8 +1,9 @@
 """The vote engine: draws parameters, transforms images, runs the base classifier and counts its votes.
 
-Certification costs forward passes of the base classifier; everything here serves to add nothing to them. Draws of
-many images share batches of one fixed shape, always full but for the last; parameters are drawn on the host while
-the device works; an image crosses to the device once; votes come back without making the device wait.
+Certification costs forward passes of the base classifier; everything here serves to add nothing to them.
+Draws of many images share batches of one fixed shape, always full but for the last; parameters are drawn on
+the host while the device works; an image crosses to the device once; votes come back without making the
+device wait.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "16-mixed": torch.float16,
 }
 
-# Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel could
-# have ordered them the other way.
+# Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
+# could have ordered them the other way.
 _NEAR_TIE_EPSILONS = 16.0
 
 
@@ -92,8 +93,8 @@ def cast_votes(logits: Tensor, rule: VoteRule, epsilon: float) -> Tensor:
         epsilon: rounding error of the logits relative to the largest one.
 
     Returns:
-        int64 (N,): ``2 * code + near``. code is the class; K for no class (an exact tie, or no majority), K + 1 for
-        a non-finite logit. near is 1 where rounding of the logits could have changed the vote.
+        int64 (N,): ``2 * code + near``. code is the class; K for no class (an exact tie, or no majority), K +
+        1 for a non-finite logit. near is 1 where rounding of the logits could have changed the vote.
     """
     classes = logits.shape[1]
     finite = logits.isfinite().all(dim=1)
@@ -136,8 +137,8 @@ class _Batch:
 class VoteEngine:
     """Counts votes for a stream of images, each as long as ``procedure`` asks.
 
-    The votes of an image depend on ``seed`` and its index alone, never on its neighbours in a batch. Memory is that
-    of a batch and a fixed number of images, whatever the number of draws or images.
+    The votes of an image depend on ``seed`` and its index alone, never on its neighbours in a batch. Memory
+    is that of a batch and a fixed number of images, whatever the number of draws or images.
 
     Args:
         classifier: the base classifier.
@@ -208,13 +209,13 @@ class VoteEngine:
             self._free = list(range(capacity))
         if image.shape != self._slots.shape[1:]:
             raise ValueError(
-                f"image {index} has shape {tuple(image.shape)}, those before it {tuple(self._slots.shape[1:])}; "
-                "resize all images to one size"
+                f"image {index} has shape {tuple(image.shape)}, those before it "
+                f"{tuple(self._slots.shape[1:])}; resize all images to one size"
             )
         if self.family.image_size is not None and tuple(image.shape[1:]) != self.family.image_size:
             raise ValueError(
-                f"image {index} has size {tuple(image.shape[1:])}, the family's torus {self.family.image_size}; "
-                "build the family with image_size of the images"
+                f"image {index} has size {tuple(image.shape[1:])}, the family's torus "
+                f"{self.family.image_size}; build the family with the image_size of the images"
             )
         if index in self._jobs:
             raise ValueError(f"image {index} was added twice; give each image its own index")
@@ -290,10 +291,12 @@ class VoteEngine:
         logits = self.classifier(images)
         expected = (len(images), self.classifier.num_classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            got = (
+                f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            )
             raise ValueError(
-                f"image {index}: the model returned {got} for a batch of {len(images)}, not logits of shape {expected}; "
-                "check num_classes and the model's head"
+                f"image {index}: the model returned {got} for a batch of {len(images)}, not logits of shape "
+                f"{expected}; check num_classes and the model's head"
             )
         return cast_votes(logits.float(), self.procedure.rule, self._epsilon)
 
@@ -352,7 +355,8 @@ class VoteEngine:
         """The first ``n`` counting draws of an image again, for pictures.
 
         Returns:
-            parameters (n, d) float64, transformed images (n, C, H, W), votes (n,) int64 with ABSTAIN for none.
+            parameters (n, d) float64, transformed images (n, C, H, W), votes (n,) int64 with ABSTAIN for
+            none.
         """
         u, keys = uniforms(self.seed, index, Stream.COUNTING, 0, n, len(self._identity))
         theta = self.family.quantile(torch.from_numpy(u))
