@@ -91,6 +91,13 @@ class TestWeights:
         model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
         assert torch.equal(model.network.fc.weight, trained.network.fc.weight)
 
+    def test_safetensors(self, trained, tmp_path):
+        from safetensors.torch import save_file
+
+        save_file(trained.network.state_dict(), tmp_path / "w.safetensors")
+        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.safetensors"}, 10, **GREY)
+        assert torch.equal(model.network.fc.weight, trained.network.fc.weight)
+
     def test_head_of_another_size_starts_afresh(self, trained, tmp_path):
         torch.save(trained.state_dict(), tmp_path / "w.pt")
         model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 4, **GREY)

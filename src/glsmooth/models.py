@@ -195,12 +195,12 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     The last layer keeps its initial values where the file's has another number of classes; all else must fit.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_tensors(path)
         content = content.get("state_dict", content)
         state = {_bare_name(key): value for key, value in content.items() if isinstance(value, Tensor)}
     except Exception as error:
         raise ValueError(
-            f"model.weights={path}: not a readable state_dict ({_brief(error)}); give another file"
+            f"model.weights={path}: not a readable state_dict; give a file of torch.save or safetensors"
         ) from error
     own = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("normalize.")}
@@ -216,6 +216,14 @@ def _load_weights(network: nn.Module, path: Path) -> None:
                 "use a file of the same architecture, or another model.name"
             )
     network.load_state_dict(state, strict=False)
+
+
+def _read_tensors(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _brief(error: Exception) -> str:

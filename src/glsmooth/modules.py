@@ -101,7 +101,14 @@ class TrainingModule(LightningModule):
                 "or check the images and trainer.precision"
             )
         for name, value in terms._asdict().items():
-            self.log(f"train/{name}", value.detach(), on_step=False, on_epoch=True, batch_size=len(labels))
+            self.log(
+                f"train/{name}",
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=len(labels),
+            )
         return terms.total
 
     def on_validation_epoch_start(self) -> None:
