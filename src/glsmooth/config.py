@@ -12,7 +12,8 @@ import importlib
 import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _as_user_error() -> Iterator[None]:
+    """What the library refuses to build from the configuration is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def conf_dir() -> Path:
@@ -82,10 +92,14 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     """
     config = plain(cfg)
     check_fields(config)
+    if command == "train" and config["model"]["name"] is None:
+        raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
     if command in ("train", "bounds"):
         size = config["dataset"]["image_size"] if command == "train" else config["image_size"]
         family = build_family(config["transform"], config["smoothing"], size)
-        family.check_region(build_region(config["region"], family.transform))
+        region = build_region(config["region"], family.transform)
+        with _as_user_error():
+            family.check_region(region)
     for key in ("ckpt", "votes"):
         if config.get(key) is not None and not Path(config[key]).is_file():
             raise UserError(
@@ -185,10 +199,8 @@ def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[
             raise UserError(
                 f"smoothing.{name} is missing; set '+smoothing.{name}={{law:Normal,loc:0,scale:0.5}}'"
             )
-    try:
+    with _as_user_error():
         return {name: laws.from_config(spec[name], f"smoothing.{name}") for name in transform.parameters}
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Box:
@@ -207,10 +219,8 @@ def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Box
     if not spec:
         example = f"+region.{transform.parameters[0]}=[-1,1]"
         raise UserError(f"region is empty: nothing would be certified; set for example '{example}'")
-    try:
+    with _as_user_error():
         return Box(**spec)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def build_family(
@@ -226,10 +236,8 @@ def build_family(
     """
     built = build_transform(transform)
     size = None if image_size is None else (image_size[0], image_size[1])
-    try:
+    with _as_user_error():
         return SmoothedFamily(built, build_laws(smoothing, built), size, pixel_noise)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,12 +214,13 @@ def check_fields(config: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={value} is inverted; set '{key}=[{value[1]},{value[0]}]'")
 
 
-def near_field(key: str, known: Iterable[str]) -> str:
+def near_field(key: str, known: Sequence[str]) -> str:
     """``"; did you mean 'x'?"`` for an unknown field: the one that is spelled alike, else its neighbours."""
-    group = key.rpartition(".")[0]
-    known = sorted(known)
-    neighbours = [name for name in known if group and name.rpartition(".")[0] == group]
-    near = difflib.get_close_matches(key, neighbours or known, n=1, cutoff=0.8 if neighbours else 0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    group, _, name = key.rpartition(".")
+    neighbours = sorted(field for field in known if group and field.rpartition(".")[0] == group)
+    alike = difflib.get_close_matches(name, [field.rpartition(".")[2] for field in neighbours], n=1)
+    if alike:
+        return f"; did you mean {f'{group}.{alike[0]}'!r}?"
+    if not neighbours and (alike := difflib.get_close_matches(key, known, n=1)):
+        return f"; did you mean {alike[0]!r}?"
     return f"; choose from {', '.join(neighbours)}" if neighbours else ""
