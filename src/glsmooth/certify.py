@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import platform
+import re
 import secrets
 import sys
 import time
@@ -22,6 +23,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElastic
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
+from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import Dataset, Subset
 
 from glsmooth import bounds
@@ -91,61 +93,84 @@ def run(cfg: DictConfig) -> None:
         speed,
         directory,
     )
-    if not trainer.is_global_zero:
-        trainer.predict(module, return_predictions=False)
-        return
     identity = {
         "checkpoint": digest(cfg.ckpt),
         **{part: settings[part] for part in ("transform", "smoothing", "region", "seed", "precision")},
         "methods": list(methods),
         "pixel_noise": noise,
-        # Targets follow from the rest.
+        # What sequential votes stop for follows from the rest.
         "monte_carlo": {key: value for key, value in procedure.describe().items() if key != "stopped_for"},
         "dataset": {
             key: settings["dataset"].get(key) for key in ("name", "subset", "subset_seed", "image_size")
         },
     }
-    records = Records(directory, identity, columns(list(methods)))
-    try:
-        OmegaConf.save(OmegaConf.create(settings), directory / "config.yaml")
-        recorded = len(records.finished)
-        start = time.monotonic()
-        if recorded < len(indices):
-            if recorded:
-                print(f"Resuming: {recorded} of {len(indices)} images are recorded", file=sys.stderr)
-            trainer.predict(module, return_predictions=False)
-            records.merge(indices)
-        session = {
-            "images": len(indices) - recorded,
-            "seconds": time.monotonic() - start,
-            "evaluations": _evaluations(directory),
-        }
-        summary = summarise(read_rows(directory), methods, session, directory)
-        summary |= {
-            "transform": settings["transform"],
-            "smoothing": settings["smoothing"],
-            "region": settings["region"],
-            "image_size": list(data.image_size),
-            "pixel_noise": noise,
-            "dataset": settings["dataset"],
-            "model": settings["model"],
-            "classes": list(checkpoint.classes),
-            "checkpoint": {"path": str(cfg.ckpt), "sha256": identity["checkpoint"]},
-            "monte_carlo": procedure.describe(),
-            "seed": settings["seed"],
-            "precision": settings["precision"],
-            "hardware": _hardware(trainer),
-            "versions": {name: version(name) for name in ("glsmooth", "torch", "lightning", "numpy", "scipy")}
-            | {"python": platform.python_version()},
-        }
-        _save_figure(directory, checkpoint, family, procedure, images, indices, speed)
-        (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        report = write_report(directory)
-        _log(settings, summary, directory)
-    finally:
-        records.close()
+    session = take_votes(trainer, module, identity)
+    if not trainer.is_global_zero:
+        return
+    OmegaConf.save(OmegaConf.create(settings), directory / "config.yaml")
+    summary = summarise(read_rows(directory), methods, session) | {
+        "transform": settings["transform"],
+        "smoothing": settings["smoothing"],
+        "region": settings["region"],
+        "image_size": list(data.image_size),
+        "pixel_noise": noise,
+        "dataset": settings["dataset"],
+        "model": settings["model"],
+        "classes": list(checkpoint.classes),
+        "checkpoint": {"path": str(cfg.ckpt), "sha256": identity["checkpoint"]},
+        "monte_carlo": procedure.describe(),
+        "seed": settings["seed"],
+        "precision": settings["precision"],
+        "hardware": _hardware(trainer),
+        "versions": {name: version(name) for name in ("glsmooth", "torch", "lightning", "numpy", "scipy")}
+        | {"python": platform.python_version()},
+    }
+    _save_figure(directory, checkpoint, family, procedure, images, indices, speed)
+    (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    report = write_report(directory)
+    _log(settings, summary, directory)
     print((directory / "table.md").read_text())
     print(f"Report: {report}")
+
+
+def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring records.csv of the module's directory to the end: an interrupted run goes on.
+
+    Args:
+        trainer: says on which devices.
+        module: says what to do.
+        identity: plain values that decide the result; a directory with others is refused.
+
+    Returns:
+        What this session did: ``images``, ``seconds``, and network ``evaluations``, padding included.
+    """
+    if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
+        trainer.predict(module, return_predictions=False)
+        return {}
+    records = Records(module.directory, identity, columns(list(module.thresholds)))
+    try:
+        remaining = set(module.indices) - records.finished
+        start = time.monotonic()
+        if remaining:
+            if records.finished:
+                print(f"Resuming: {len(records.finished)} images are recorded already", file=sys.stderr)
+            trainer.predict(module, return_predictions=False)
+            records.merge(module.indices)
+        return {
+            "images": len(remaining),
+            "seconds": time.monotonic() - start,
+            "evaluations": _evaluations(module.directory),
+        }
+    except ProcessRaisedException as error:
+        # A spawned process reports its exception as a traceback; its last line is the message.
+        message = re.search(
+            r"^(?:glsmooth\.config\.User|Value)Error: (.*)\Z", str(error).strip(), re.M | re.S
+        )
+        if message is None:
+            raise
+        raise UserError(message.group(1)) from error
+    finally:
+        records.close()
 
 
 def build_procedure(spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> Procedure:
@@ -202,7 +227,7 @@ def preflight(methods: Mapping[str, Mapping[str, Any]], procedure: Procedure) ->
             line = "required probability 1: no number of votes can certify this region"
         else:
             line = f"required probability {_up(h_min)}, at least {needed} votes"
-            if needed > n:  # type: ignore[operator]
+            if needed > n:
                 line += f": n = {n} can never certify; set monte_carlo.n={needed} or more"
         lines.append(f"{title}: {line}{'' if found['sound'] else ' (unsound: never counts as certified)'}")
     return "\n".join(lines)
@@ -258,7 +283,6 @@ def summarise(
     rows: Sequence[Mapping[str, str]],
     methods: Mapping[str, Mapping[str, Any]],
     session: Mapping[str, Any],
-    directory: Path,
 ) -> dict[str, Any]:
     """The numbers of summary.json.
 
@@ -301,8 +325,8 @@ def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
     fix = "give the dataset that the checkpoint was trained for"
     if list(data.class_names) != list(checkpoint.classes):
         raise UserError(
-            f"dataset.name={data.name}: its {data.num_classes} classes ({', '.join(data.class_names[:3])} …) are "
-            f"not the checkpoint's {len(checkpoint.classes)} ({', '.join(checkpoint.classes[:3])} …); {fix}"
+            f"dataset.name={data.name}: its {data.num_classes} classes ({', '.join(data.class_names[:3])} …) "
+            f"are not the checkpoint's {len(checkpoint.classes)} ({', '.join(checkpoint.classes[:3])} …); {fix}"
         )
     if data.channels != len(checkpoint.mean):
         raise UserError(

@@ -64,8 +64,10 @@ class Tally:
 class Procedure(Protocol):
     """Decides, from the votes of an image so far, what to draw next."""
 
-    alpha: float
-    rule: VoteRule
+    @property
+    def rule(self) -> VoteRule:
+        """What counts as a vote."""
+        ...
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
         """Bring ``tally.p_lower`` up to date; return the draws to add, by stream; none: the image is

@@ -95,8 +95,8 @@ class RecordWriter:
         except OSError as error:
             os.ftruncate(descriptor, self._size)
             raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}). Every image recorded so far is safe; free "
-                "space on this disk and run the same command again"
+                f"{self.path}: cannot be written ({error.strerror}). Every image recorded so far is safe; "
+                "free space on this disk and run the same command again"
             ) from error
         self._size += len(data)
 
