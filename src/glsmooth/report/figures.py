@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth.report import wording
-from glsmooth.report.sweeps import Axis, Curve, Plane
+from glsmooth.report.sweeps import Axis, Plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,45 +120,36 @@ def _percent_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
-def region_curve(theme: Theme, curve: Curve, titles: Mapping[str, str], smoothed_accuracy: float) -> Figure:
-    """CRA against region size, one line a method."""
+@dataclass(frozen=True)
+class Series:
+    """CRA of one method at region sizes; drawn as a line, or as points where there are few."""
+
+    method: str
+    title: str
+    sizes: Sequence[float]
+    cra: Sequence[float]
+    line: bool
+
+
+def region_curve(theme: Theme, series: Sequence[Series], smoothed_accuracy: float) -> Figure:
+    """CRA against region size; 1 is the region of the run."""
     figure = _figure(theme, 3.3)
     axes = _axes(figure, theme)
     axes.axhline(smoothed_accuracy, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
-    axes.annotate(
-        "smoothed accuracy",
-        (curve.sizes[-1], smoothed_accuracy),
-        (0, 3),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color=theme.muted,
-    )
+    end = max(max(one.sizes) for one in series)
+    small: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": theme.muted}
+    axes.annotate("smoothed accuracy", (end, smoothed_accuracy), (0, 3), ha="right", va="bottom", **small)
     axes.axvline(1.0, color=theme.muted, linewidth=1)
-    axes.annotate(
-        "the region\ncertified",
-        (1.0, 0.0),
-        (3, 4),
-        textcoords="offset points",
-        fontsize=8,
-        color=theme.muted,
-    )
-    for method, cra in curve.cra.items():
-        axes.plot(
-            curve.sizes,
-            cra,
-            color=theme.line(method),
-            linestyle=DASHES.get(method, "-"),
-            linewidth=2,
-            label=titles[method],
-        )
-    axes.set_xlim(curve.sizes[0], curve.sizes[-1])
+    axes.annotate("the region\nof this run", (1.0, 0.0), (3, 4), **small)
+    for one, marker in zip(series, "osD^vP", strict=False):
+        style: dict[str, Any] = {"linestyle": DASHES.get(one.method, "-"), "linewidth": 2}
+        if not one.line:
+            style = {"linestyle": "none", "marker": marker, "markersize": 7, "zorder": 3}
+        axes.plot(one.sizes, one.cra, color=theme.line(one.method), label=one.title, **style)
+    axes.set_xlim(0, end)
     axes.set_ylim(-0.02, 1.05)
     _percent_axis(axes)
-    _label(
-        axes, theme, "region size (0: identity alone, 1: the region certified)", "certified robust accuracy"
-    )
+    _label(axes, theme, "region size (0: identity alone, 1: this region)", "certified robust accuracy")
     _legend(axes, theme, loc="lower left")
     return figure
 

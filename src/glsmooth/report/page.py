@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SIZES = np.linspace(0.0, 1.5, 31)
+SIZES = tuple(i / 16 for i in range(33))  # of the region, where a bound takes milliseconds
+FEW_SIZES = (0.5, 1.0, 1.5)  # where it takes seconds
 LISTED_IMAGES = 500  # rows of the list of images in report.html; records.csv always has all
 GALLERY = 12  # images in each half of the gallery
 
@@ -187,9 +188,15 @@ def _region_curve(
     sound = _sound(decisions)
     if not sound:
         return None
-    with _progress("CRA against region size", len(sound) * len(SIZES)) as tick:
-        curve = sweeps.region_curve(run.family, region, list(sound), run.p_lower, run.correct, SIZES, tick)
-    titles = {name: d.title for name, d in sound.items()}
+    sizes = {name: SIZES if sweeps.cheap(run.family, name) else FEW_SIZES for name in sound}
+    series = []
+    with _progress("CRA against region size", sum(map(len, sizes.values()))) as tick:
+        for name, decision in sound.items():
+            cra = sweeps.region_curve(
+                run.family, region, name, run.p_lower, run.correct, sizes[name], tick
+            ).tolist()
+            line = sizes[name] is SIZES
+            series.append(figures.Series(name, decision.title, sizes[name], cra, line))
     smoothed = float(np.mean(run.correct))
     powers = [
         wording.parameter(name)
@@ -203,16 +210,16 @@ def _region_curve(
     )
     if powers:
         caption += f" For {wording.join(powers)} the ends are raised to the power of the size."
-    last = ", ".join(f"{titles[m]} {wording.floor(float(c[-1]), 3)}" for m, c in curve.cra.items())
-    words = f"Line chart: CRA falls as the region grows; at size {SIZES[-1]:g}: {last}."
+    last = ", ".join(f"{one.title} {wording.floor(one.cra[-1], 3)} at {one.sizes[-1]:g}" for one in series)
+    words = f"Line chart: CRA falls as the region grows; {last}."
     return save_picture(
-        lambda theme: figures.region_curve(theme, curve, titles, smoothed), out, "cra_region", words, caption
+        lambda theme: figures.region_curve(theme, series, smoothed), out, "cra_region", words, caption
     )
 
 
 def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
     best = primary(decisions)
-    if best is None:
+    if best is None or not sweeps.cheap(run.family, best.method):
         return None
     axes = sweeps.plane_axes(run.family, region)
     if axes is None:

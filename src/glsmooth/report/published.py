@@ -163,13 +163,10 @@ def votes_table(
     ]
     header = ["run", "dataset", "transformation and region", "smoothing", "n"]
     header += [f"published {name.upper()}" for name in published]
-    header += [
-        f"{bounds.METHODS[name].title} (h_min)" + ("" if bounds.METHODS[name].sound else ", unsound")
-        for name in methods
-    ]
+    header += [_short(name) + ("" if bounds.METHODS[name].sound else ", unsound") for name in methods]
     torus = image_size is None and any(_has_torus(run) for run in runs)
     if torus:
-        header.append("Neyman–Pearson on the torus (h_min)")
+        header.append("NP on the torus")
     header.append("note")
     notes = _Notes()
     rows, above = [], 0
@@ -193,19 +190,24 @@ def votes_table(
         row.append(f"({notes[_caveat(run.caveat)]})" if run.caveat else "")
         rows.append(row)
         limit = run.decide("neyman_pearson", image_size)
-        above += (run.published.get("gl") or 0.0) > count(limit.certified & run.correct) / len(
-            run.correct
-        ) + 1e-9
+        share = count(limit.certified & run.correct) / len(run.correct)
+        above += (run.published.get("gl") or 0.0) > share + 1e-9
     where = (
         "on the plane" if image_size is None else f"on the torus of {image_size[0]} × {image_size[1]} pixels"
     )
-    return (
-        markdown(header, rows, numeric_from=4)
-        + "\nA cell is the share of the images that are certified in their true class (p_lower > h_min), from "
-        f"the published votes; translations are {where}. In {above} of {len(runs)} runs the published CRA of "
-        "GL is above that of Neyman–Pearson, the most that any sound method can certify from these votes.\n"
-        + ("\nNotes:\n\n" + notes.lines() if notes.letters else "")
+    key = "; ".join(f"{_short(name)}: {bounds.METHODS[name].title}" for name in methods)
+    text = (
+        f"{key}. A cell is the share of the images certified in their true class (p_lower > h_min) from "
+        f"the published votes, with h_min in brackets; translations are {where}. In {above} of {len(runs)} "
+        "runs the published CRA of GL is above that of NP, the most that any sound method can certify from "
+        "these votes."
     )
+    table = f"{markdown(header, rows, numeric_from=4)}\n{text}\n"
+    return table + ("\nNotes:\n\n" + notes.lines() if notes.letters else "")
+
+
+def _short(method: str) -> str:
+    return wording.METHODS.get(method, method)
 
 
 def _has_torus(run: PublishedRun) -> bool:
@@ -229,7 +231,7 @@ def _published(value: float | None) -> str:
 
 def _cell(run: PublishedRun, decision: Decision, notes: _Notes) -> str:
     if decision.h_min is None:
-        reason = f"{decision.title} does not apply: {decision.reason}"
+        reason = f"{_short(decision.method)} does not apply: {decision.reason}"
         return f"n/a ({notes[reason]})"
     images = len(run.correct)
     # Floor in integers: a share is never rounded up.

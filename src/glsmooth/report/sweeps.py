@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,34 +59,30 @@ def scaled_box(transform: ResolvableTransform, region: Box, scale: float) -> Box
     return Box(**intervals)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """CRA against region size: ``sizes`` (k,), 1 for the run's region, and (k,) ``cra`` by method."""
+def cheap(family: SmoothedFamily, method: str) -> bool:
+    """Whether a bound takes milliseconds: closed forms and one-dimensional integrals of a known group.
 
-    sizes: NDArray[np.float64]
-    cra: Mapping[str, NDArray[np.float64]]
+    General Lipschitz integrates along whole paths, and a transformation without known factors is sampled.
+    """
+    return family.transform.factors is not None and method in ("neyman_pearson", "tss", "mp")
 
 
 def region_curve(
     family: SmoothedFamily,
     region: Box,
-    methods: Sequence[str],
+    method: str,
     p_lower: NDArray[np.float64],
     correct: NDArray[np.bool_],
-    sizes: NDArray[np.float64],
+    sizes: Sequence[float],
     tick: Callable[[], object] = lambda: None,
-) -> Curve:
-    """CRA of ``region`` scaled by each of ``sizes``, per method; ``tick`` is called after every bound."""
-    cra = {}
-    for method in methods:
-        h_min = []
-        for size in sizes:
-            h_min.append(
-                bounds.required_probability(family, scaled_box(family.transform, region, float(size)), method)
-            )
-            tick()
-        cra[method] = robust_accuracy(p_lower, correct, np.array(h_min))
-    return Curve(sizes, cra)
+) -> NDArray[np.float64]:
+    """(sizes,) CRA of ``region`` scaled by each of ``sizes``; ``tick`` is called after every bound."""
+    h_min = []
+    for size in sizes:
+        box = scaled_box(family.transform, region, size)
+        h_min.append(bounds.required_probability(family, box, method))
+        tick()
+    return robust_accuracy(p_lower, correct, np.array(h_min))
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class Plane:
 
 
 def plane_axes(
-    family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 1.5
+    family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 2.0
 ) -> tuple[Axis, Axis] | None:
     """The axes of the plane of a two-parameter region; None for other regions.
 

@@ -14,6 +14,14 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "ty": ("vertical shift", "pixels"),
     "blur": ("blur", "kernel variance, pixels²"),
 }
+METHODS = {
+    "neyman_pearson": "NP",
+    "gl": "GL",
+    "gl_ode": "GL ode form",
+    "gl_printed": "GL as printed",
+    "tss": "TSS",
+    "mp": "MP",
+}
 SYMBOLS = {"brightness": "b", "contrast": "c", "gamma": "γ", "tx": "tx", "ty": "ty", "blur": "r"}
 
 
