@@ -24,6 +24,11 @@ def test_mnist_size():
     assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
+def test_three_stages_of_the_cifar_resnet():
+    network = build_model({"name": "cifar_resnet20"}, 10, **COLOUR).network
+    assert network.blocks(network.stem(torch.rand(1, 3, 32, 32))).shape == (1, 64, 8, 8)
+
+
 def test_normalisation_is_the_first_layer():
     model = build_model({"name": "cifar_resnet20"}, 10, **COLOUR).eval()
     images = torch.rand(2, 3, 32, 32)

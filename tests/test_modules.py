@@ -167,6 +167,15 @@ def test_validation_measures_both_accuracies(stripes, tmp_path):
     assert trainer.callback_metrics[UNDER_LAW].item() == pytest.approx(expected, abs=4 * 0.5 * n**-0.5)
 
 
+def test_epochs_are_compared_on_the_same_validation_draws():
+    module, seen = make(), []
+    for _ in range(2):
+        module.on_validation_epoch_start()
+        module._transformed_logits(batch()[0], VALIDATION_COPIES)
+        seen.append(module.model.seen)
+    assert torch.equal(*seen)
+
+
 def test_schedules(stripes, tmp_path):
     rates = {}
     for schedule in ("cosine", "constant"):
