@@ -5,7 +5,9 @@ Lightning chooses devices and starts a process for each; every process certifies
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from glsmooth.records import COLUMNS, RecordWriter, part_path, read_rows
 from glsmooth.smoothing import check_image
 from glsmooth.votes import BaseClassifier, VoteEngine
 
-__all__ = ["CertificationModule", "Settings", "columns", "record"]
+__all__ = ["CertificationModule", "Settings", "columns", "quieten_lightning", "record"]
 
 # Images that a loading step brings: enough that its overhead does not show, few enough to keep memory small.
 _IMAGES_A_STEP = 16
@@ -44,6 +46,17 @@ class Settings:
     compile: bool = False
     channels_last: bool = False
     num_workers: int = 0
+
+
+def quieten_lightning() -> None:
+    """Drop Lightning's greetings and the advice that does not fit; other warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for advice in (
+        ".*does not have many workers.*",
+        ".*predict returned None.*",
+        ".*LeafSpec.*is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=advice)
 
 
 def columns(methods: Sequence[str]) -> list[str]:
@@ -112,6 +125,7 @@ class CertificationModule(LightningModule):
         progress: bool = True,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer images than processes
         self.model = model
         self.family, self.procedure, self.num_classes = family, procedure, num_classes
         self.images, self.indices = images, list(indices)
@@ -129,6 +143,9 @@ class CertificationModule(LightningModule):
             len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size
         )
         return loader(Subset(self.images, remaining), share, self.settings.num_workers)
+
+    def setup(self, stage: str) -> None:
+        quieten_lightning()  # in processes that Lightning starts, too
 
     def on_predict_start(self) -> None:
         settings = self.settings

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import platform
 import re
 import secrets
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib.metadata import version
@@ -27,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import Dataset, Subset
 
 from glsmooth import bounds
-from glsmooth.certification import CertificationModule, Settings, columns
+from glsmooth.certification import CertificationModule, Settings, columns, quieten_lightning
 from glsmooth.checkpoint import Checkpoint, digest, load_checkpoint
 from glsmooth.cli import entry
 from glsmooth.config import UserError, build_family, build_region, merge_checkpoint
@@ -39,15 +37,13 @@ from glsmooth.regions import Box
 from glsmooth.report import write_report
 from glsmooth.votes import BaseClassifier, VoteEngine
 
-log = logging.getLogger(__name__)
-
 #: Transformed copies in the picture of what was done to one image.
 _FIGURE_COPIES = 8
 
 
 def run(cfg: DictConfig) -> None:
     """Certify, or go on where an earlier run stopped. Writes records.csv, summary.json and the report."""
-    _quieten_lightning()
+    quieten_lightning()
     checkpoint = load_checkpoint(cfg.ckpt)
     stored = {
         part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")
@@ -323,10 +319,11 @@ def summarise(
 
 def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
     fix = "give the dataset that the checkpoint was trained for"
-    if list(data.class_names) != list(checkpoint.classes):
+    found, trained = list(data.class_names), list(checkpoint.classes)
+    if found != trained:
         raise UserError(
-            f"dataset.name={data.name}: its {data.num_classes} classes ({', '.join(data.class_names[:3])} …) "
-            f"are not the checkpoint's {len(checkpoint.classes)} ({', '.join(checkpoint.classes[:3])} …); {fix}"
+            f"dataset.name={data.name}: its {len(found)} classes ({', '.join(found[:3])} …) are not the "
+            f"checkpoint's {len(trained)} ({', '.join(trained[:3])} …); {fix}"
         )
     if data.channels != len(checkpoint.mean):
         raise UserError(
@@ -459,13 +456,6 @@ def _log(settings: Mapping[str, Any], summary: Mapping[str, Any], directory: Pat
         ) from error
     finally:
         wandb.finish()
-
-
-def _quieten_lightning() -> None:
-    """Drop Lightning's greetings and the advice that does not fit; other warnings stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for advice in (".*does not have many workers.*", ".*Consider setting `persistent_workers.*"):
-        warnings.filterwarnings("ignore", message=advice)
 
 
 main = entry("certify", run)
