@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from glsmooth.bounds import certify_region
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import ABSTAIN, FixedSample, Procedure
+from glsmooth.procedures import ABSTAIN, FixedSample, Procedure, Sequential
 from glsmooth.regions import Region
 from glsmooth.votes import BaseClassifier, VoteEngine
 
@@ -118,8 +118,8 @@ class SmoothedClassifier:
         leaders.
         """
         check_image(x, "x")
-        engine = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed)
-        (tally,) = engine.run([(index, x)])
+        # The selection draws are all that is needed; the one counting draw is not used.
+        (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed).run([(index, x)])
         second, first = sorted(tally.selection.tolist())[-2:]
         if first == 0 or binomtest(first, first + second, 0.5).pvalue > alpha:
             return ABSTAIN
@@ -134,6 +134,7 @@ class SmoothedClassifier:
         alpha: float = 1e-3,
         seed: int = 0,
         method: str = "neyman_pearson",
+        sequential: bool = False,
         index: int = 0,
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
@@ -150,13 +151,15 @@ class SmoothedClassifier:
             alpha: failure probability, in (0, 1).
             seed: of the draws. With ``index`` it fixes every draw, on any batch size.
             method: bound that gives h_min, a name in ``glsmooth.bounds.METHODS``.
+            sequential: stop as soon as the image is decided, by an anytime-valid test at the same ``alpha``;
+                ``n0`` and ``n`` are then the most that may be drawn.
             index: the image's number: images with different numbers get independent draws.
 
         Raises:
             ValueError: an impossible argument, named with its fix.
             NotApplicable: ``method`` says nothing about this family.
         """
-        return self.certify_many([x], region, n0, n, alpha, seed, method, indices=[index])[0]
+        return self.certify_many([x], region, n0, n, alpha, seed, method, sequential, [index])[0]
 
     def certify_many(
         self,
@@ -167,6 +170,7 @@ class SmoothedClassifier:
         alpha: float = 1e-3,
         seed: int = 0,
         method: str = "neyman_pearson",
+        sequential: bool = False,
         indices: Sequence[int] | None = None,
     ) -> list[Certificate]:
         """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
@@ -180,8 +184,10 @@ class SmoothedClassifier:
             raise ValueError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
         for i, image in enumerate(images):
             check_image(image, "x" if len(images) == 1 else f"images[{i}]")
-        procedure = FixedSample(n0, n, alpha)
+        procedure: Procedure = FixedSample(n0, n, alpha)  # checks its arguments before the bound takes time
         bound = certify_region(self.family, region, method)
+        if sequential:
+            procedure = Sequential({method: bound.h_min} if bound.h_min < 1 else {}, n0, n, alpha)
         tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
         return [
             Certificate(
