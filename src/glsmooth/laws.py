@@ -35,6 +35,11 @@ __all__ = [
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
+def _ndtr(z: Tensor) -> Tensor:
+    """Φ(z), precise relative to itself for z < 0; one kernel, where torch.special.ndtr takes several."""
+    return 0.5 * torch.special.erfc(z * -math.sqrt(0.5))
+
+
 class Law(Distribution):
     """A scalar law on an interval, in float64.
 
@@ -167,10 +172,10 @@ class Normal(Law):
         return -0.5 * z * z - _HALF_LOG_2PI - math.log(self._scale)
 
     def cdf(self, value: Tensor) -> Tensor:
-        return torch.special.ndtr((value - self._loc) / self._scale)
+        return _ndtr((value - self._loc) / self._scale)
 
     def survival(self, value: Tensor) -> Tensor:
-        return torch.special.ndtr((self._loc - value) / self._scale)
+        return _ndtr((self._loc - value) / self._scale)
 
     def icdf(self, value: Tensor) -> Tensor:
         return self._loc + self._scale * torch.special.ndtri(value)
@@ -212,10 +217,10 @@ class LogNormal(Law):
         return torch.where(x > 0, value, torch.full_like(x, -math.inf))
 
     def cdf(self, value: Tensor) -> Tensor:
-        return torch.special.ndtr(self._z(value))
+        return _ndtr(self._z(value))
 
     def survival(self, value: Tensor) -> Tensor:
-        return torch.special.ndtr(-self._z(value))
+        return _ndtr(-self._z(value))
 
     def icdf(self, value: Tensor) -> Tensor:
         return torch.exp(self._loc + self._scale * torch.special.ndtri(value))

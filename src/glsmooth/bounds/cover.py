@@ -41,7 +41,7 @@ from glsmooth.transforms.factors import Factor, PowerThenScale, Scale, ScaleThen
 __all__ = ["Worst", "candidates", "covers_torus", "worst_case"]
 
 #: Cells are refined until the returned bound is within this of a value that some β attains, or the budget is spent.
-TOLERANCE = 5e-7
+TOLERANCE = 7e-7
 BUDGET = 600
 
 Interval = tuple[float, float]
@@ -304,16 +304,18 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Callable[[Tradeoff
         nonlocal best, best_beta, evaluations
         centre = {name: _middle(name, interval, family) for name, interval in cell.items()}
         beta = {**start, **centre}
-        wide = any(_width(k, v, family) > 3e-3 * _width(k, search[k], family) for k, v in cell.items())
         q = 0.5
         for share in shares:
             if share.step is not None:
                 q = share.step(q, beta, {name: cell[name] for name in share.search})
-        curve = tradeoff(family, beta, coarse=wide)
         evaluations += 1
-        if not wide and (attained := value(curve, 0.5)) > best:
-            best, best_beta = attained, beta
-        heapq.heappush(queue, (-value(curve, min(q, 1.0)), next(counter), start, cell))
+        bound = value(tradeoff(family, beta, coarse=True), min(q, 1.0))
+        # The quick curve settles most cells; near the best one its own error would keep them open.
+        if best + TOLERANCE < bound < best + 5e-5:
+            curve = tradeoff(family, beta)
+            best, best_beta = max((best, best_beta), (value(curve, 0.5), beta), key=lambda pair: pair[0])
+            bound = min(bound, value(curve, min(q, 1.0)))
+        heapq.heappush(queue, (-bound, next(counter), start, cell))
 
     for start in fixed:
         for corner in itertools.product(*(sorted(set(interval)) for interval in search.values())):

@@ -145,15 +145,17 @@ class Atoms:
         return self.only_0 + float((self.p_0 * ndtr(z + half)).sum()), float((self.p_b * ndtr(z - half)).sum())
 
     def _threshold(self, value: Callable[[float], float], target: float) -> float:
-        """A t with ``value(t) >= target`` and as small as rounding lets it be."""
-        low = float((self.ell - self.spread * (10 + self.spread)).min())
-        high = float((self.ell + self.spread * (10 + self.spread)).max())
+        """A t with ``value(t)`` near ``target``. It need not be exact: tangents of the curve are used there."""
+        reach = self.spread * (9 + self.spread)
+        low, high = float((self.ell - reach).min()), float((self.ell + reach).max())
         if value(high) <= target:
-            return math.inf
+            return high
         if value(low) >= target:
             return low
-        t = float(brentq(lambda x: value(x) - target, low, high, xtol=1e-12, rtol=1e-14))
-        return t + 1e-11 * max(1.0, abs(t))
+        middle = float((self.p_b * self.ell).sum())
+        if low < middle < high:  # near the mean L moves by a few of its deviations at most
+            low, high = (middle, high) if value(middle) < target else (low, middle)
+        return float(brentq(lambda x: value(x) - target, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3)))
 
     def inverse(self, q: float) -> float:
         if q >= 1 - self.only_b:
@@ -164,7 +166,9 @@ class Atoms:
             # μ_β₀ alone, which comes first in the order of L.
             return min(1.0, float(np.interp(q, n, p)) + 1e-12) if q < n[-1] else 1.0
         t = self._threshold(lambda x: self._below(x)[1], q)
-        return 1.0 if t == math.inf else min(1.0, self._below(t)[0] + MARGIN)
+        below_0, below_b = self._below(t)
+        # N⁻¹ is concave with slope exp(-t) at N = below_b, so its tangent lies above it, whatever t is.
+        return min(1.0, below_0 + math.exp(-t) * (q - below_b) + MARGIN)
 
     def __call__(self, p: float) -> float:
         if p <= self.only_0:
@@ -173,9 +177,8 @@ class Atoms:
             corners, n = self._curve()
             return max(0.0, float(np.interp(p, corners, n)) - 1e-12)
         t = self._threshold(lambda x: self._below(x)[0], p)
-        if t == math.inf:
-            return max(0.0, float(self.p_b.sum()) - MARGIN)
-        return max(0.0, self._below(t)[1] - MARGIN)
+        below_0, below_b = self._below(t)
+        return max(0.0, below_b + math.exp(min(t, 700.0)) * (p - below_0) - MARGIN)
 
 
 @dataclass(frozen=True)
@@ -221,9 +224,11 @@ def _at(function: Callable[[Tensor], Tensor], x: float) -> float:
 
 def _masses(law: Law, edges: np.ndarray) -> np.ndarray:
     """Mass of each cell between ascending edges, precise relative to itself in both tails."""
-    below, above = _numpy(law.cdf, edges), _numpy(law.survival, edges)
-    lower_half = below[1:] < 0.5
-    return np.maximum(np.where(lower_half, np.diff(below), -np.diff(above)), 0.0)
+    # From whichever tail is nearer; edges ascend, so a few at the middle are computed from both.
+    split = int(np.searchsorted(edges, _at(law.icdf, 0.5)))
+    lower = np.diff(_numpy(law.cdf, edges[: split + 1]))
+    upper = -np.diff(_numpy(law.survival, edges[split:]))
+    return np.maximum(np.concatenate((lower, upper)), 0.0)
 
 
 def _edges(law: Law, shift: float, scale: float, count: int) -> np.ndarray:
@@ -429,7 +434,7 @@ def _product(a: Atoms, b: Atoms) -> Atoms:
     )
 
 
-def _pruned(atoms: Atoms, least: float = 1e-15) -> Atoms:
+def _pruned(atoms: Atoms, least: float = 1e-13) -> Atoms:
     """Without atoms that are negligible under both measures; their masses go to the infinite ends."""
     keep = np.maximum(atoms.p_0, atoms.p_b) > least / max(1, len(atoms.ell))
     only_0 = atoms.only_0 + float(atoms.p_0[~keep].sum())
@@ -457,7 +462,7 @@ def combine(
         many = math.prod(len(part.ell) for part in plain)
         span = sum(high - low for low, high in map(_range, plain))
         if smear > 0:
-            step = max((2e-2 if coarse else 2e-3) * smear, span / (2_000 if coarse else 20_000))
+            step = max((4e-2 if coarse else 4e-3) * smear, span / (800 if coarse else 8_000))
             exact = many <= span / step
         else:
             step = max(span, 1e-9) / (5_000 if coarse else 60_000)

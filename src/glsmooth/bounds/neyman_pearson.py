@@ -83,7 +83,7 @@ class _Parts:
             self.plain.append(self._cells(law, shift, scale))
 
     def _cells(self, law: Law, shift: float, scale: float) -> Atoms:
-        return scalar_pair(law, shift, scale, 300 if self.coarse else 2000)
+        return scalar_pair(law, shift, scale, 150 if self.coarse else 2000)
 
     def observed(self, outer: Law, scale: float, inner: Law, step: float, inner_scales: bool) -> None:
         """θ_o = scale·α_o observed; given it the inner coordinate moves by α_o·step, in log where it scales."""
