@@ -1,0 +1,242 @@
+"""The certify command, from a checkpoint to summary.json, on a few digits."""
+
+import csv
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from glsmooth import certify
+from glsmooth.certify import preflight
+from glsmooth.checkpoint import KEY, digest, load_checkpoint, make_payload
+from glsmooth.confidence import clopper_pearson_lower
+from glsmooth.config import UserError, conf_dir
+from glsmooth.data import load_dataset
+from glsmooth.models import build_model
+from glsmooth.procedures import FixedSample, Sequential
+
+METHODS = ("neyman_pearson", "gl", "tss", "mp")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that was not trained, but for its last layer by least squares: right often enough."""
+    torch.manual_seed(0)
+    data = load_dataset({"name": "digits"})
+    settings = {
+        "transform": {"_target_": "glsmooth.transforms.Brightness"},
+        "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": 0.2}},
+        "region": {"brightness": [-0.1, 0.1]},
+        "dataset": {"name": "digits", "root": None, "image_size": None, "num_workers": 0, "subset": None},
+        "model": {"name": "small_cnn", "pretrained": None, "weights": None},
+        "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
+        "optimizer": {},
+        "seed": 0,
+    }
+    settings["dataset"]["subset_seed"] = 0
+    model = build_model(settings["model"], 10, 1, data.mean, data.std, data.image_size).eval()
+    images, labels, _ = data.train[list(range(len(data.train)))]
+    (head,) = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    features = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    with torch.no_grad():
+        brightness = 0.2 * torch.randn(len(images), 1, 1, 1)
+        model(images + brightness)
+        hook.remove()
+        inputs = torch.cat([features[0], torch.ones(len(images), 1)], dim=1)
+        targets = torch.nn.functional.one_hot(labels, 10).float()
+        solution = torch.linalg.lstsq(inputs, targets, driver="gelsd").solution
+        head.weight.copy_(solution[:-1].T)
+        head.bias.copy_(solution[-1])
+    path = tmp_path_factory.mktemp("train") / "best.ckpt"
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state, KEY: {**make_payload(settings, data), "metrics": {}}}, path)
+    return path
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Pictures take seconds and have tests of their own."""
+    monkeypatch.setattr(certify, "write_report", lambda directory: (directory / "table.md").write_text(""))
+
+
+def run(checkpoint, directory, *overrides):
+    directory.mkdir(exist_ok=True)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(
+            "certify",
+            [
+                f"ckpt={checkpoint}",
+                f"run_dir={directory}",
+                "trainer.accelerator=cpu",
+                "dataset.subset=12",
+                "monte_carlo.n0=20",
+                "monte_carlo.n=100",
+                *overrides,
+            ],
+        )
+    certify.run(cfg)
+
+
+def read(directory):
+    with (directory / "records.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return rows, json.loads((directory / "summary.json").read_text())
+
+
+def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
+    run(checkpoint, tmp_path)
+    rows, summary = read(tmp_path)
+    out, err = capsys.readouterr()
+    assert str(tmp_path / "report.html") in out
+    assert "required probability 0.69" in err
+    for name in ("table.md", "report.html", "config.yaml", "figure1.npz"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert len(rows) == summary["images"] == 12
+    assert [int(row["index"]) for row in rows] == sorted(int(row["index"]) for row in rows)
+    h_min = summary["methods"]["neyman_pearson"]["required_probability"]
+    assert h_min == pytest.approx(0.691462, abs=1e-4)  # Φ(0.1 / 0.2)
+    for row in rows:
+        assert float(row["p_lower"]) == clopper_pearson_lower(int(row["count"]), 100, 1e-3)
+        assert (row["certified_neyman_pearson"] == "1") == (float(row["p_lower"]) > h_min)
+    correct = [row["prediction"] == row["label"] for row in rows]
+    certified = [row["certified_neyman_pearson"] == "1" for row in rows]
+    cra = sum(a and b for a, b in zip(correct, certified, strict=True)) / 12
+    assert 0.2 < cra < 1
+    assert summary["methods"]["neyman_pearson"]["certified_robust_accuracy"] == pytest.approx(cra)
+    assert summary["smoothed_accuracy"] == pytest.approx(sum(correct) / 12)
+    base = sum(row["base_prediction"] == row["label"] for row in rows) / 12
+    assert summary["base_accuracy"] == pytest.approx(base)
+    assert summary["votes_used"] == 12 * 120
+    assert summary["session"]["evaluations"] == -(-12 * 121 // 256) * 256
+    assert summary["methods"]["mp"]["certified_robust_accuracy"] is None
+    assert "MP" in summary["methods"]["mp"]["reason"]
+    assert summary["checkpoint"]["sha256"] == digest(checkpoint)
+    assert summary["monte_carlo"] == {
+        "name": "paper", "n0": 20, "n": 100, "alpha": 1e-3, "vote": "argmax", "interval": "one-sided"
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
+    run(checkpoint, tmp_path)
+    content = (tmp_path / "records.csv").read_bytes()
+    (tmp_path / "records.csv").write_bytes(content[:-30])
+    run(checkpoint, tmp_path, "batch_size=64")
+    assert (tmp_path / "records.csv").read_bytes() == content
+    assert read(tmp_path)[1]["session"]["images"] == 1
+    with pytest.raises(UserError, match=r"monte_carlo\.n=100, this run has monte_carlo\.n=200"):
+        run(checkpoint, tmp_path, "monte_carlo.n=200")
+    with pytest.raises(UserError, match=r"region\.brightness=\[-0\.1, 0\.1\], this run has"):
+        run(checkpoint, tmp_path, "region.brightness=[-0.2,0.2]")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_picture_shows_the_first_counting_draws(checkpoint, tmp_path):
+    run(checkpoint, tmp_path)
+    rows, _ = read(tmp_path)
+    figure = np.load(tmp_path / "figure1.npz")
+    row = next(row for row in rows if int(row["index"]) == figure["index"])
+    assert row["certified_neyman_pearson"] == "1"
+    data = load_dataset({"name": "digits"})
+    image, label, _ = data.test[int(figure["index"])]
+    np.testing.assert_array_equal(figure["image"], image.numpy())
+    assert str(label) == row["label"]
+    moved = figure["image"] + figure["theta"][:, :, None, None]
+    np.testing.assert_allclose(figure["transformed"], moved, atol=1e-6)
+    model = load_checkpoint(checkpoint).build_model()
+    with torch.no_grad():
+        np.testing.assert_array_equal(
+            figure["votes"], model(torch.from_numpy(figure["transformed"])).argmax(1)
+        )
+
+
+@pytest.mark.usefixtures("no_report")
+def test_sequential(checkpoint, tmp_path):
+    run(checkpoint, tmp_path / "fixed")
+    run(
+        checkpoint,
+        tmp_path / "sequential",
+        "monte_carlo=sequential",
+        "monte_carlo.n0=200",
+        "monte_carlo.n=2000",
+    )
+    fixed, (rows, summary) = read(tmp_path / "fixed")[1], read(tmp_path / "sequential")
+    assert summary["votes_per_image"] < 120
+    assert set(summary["monte_carlo"]["stopped_for"]) == {"neyman_pearson", "gl", "tss"}
+    cra = [s["methods"]["neyman_pearson"]["certified_robust_accuracy"] for s in (fixed, summary)]
+    assert cra[1] >= cra[0] - 1 / 12  # a hundred votes leave some undecided, two thousand do not
+    assert all(int(row["n"]) <= 2000 for row in rows)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_paper_literal(checkpoint, tmp_path):
+    run(checkpoint, tmp_path, "monte_carlo=paper_literal")
+    rows, summary = read(tmp_path)
+    assert summary["monte_carlo"]["vote"] == "majority"
+    for row in rows:
+        assert float(row["p_lower"]) == clopper_pearson_lower(int(row["count"]), 100, 5e-4)
+    # Least-squares logits in [0, 1] give softmax values below 1/2: nothing is a majority.
+    assert int(rows[0]["abstain_votes"]) == 120
+
+
+@pytest.mark.usefixtures("no_report")
+def test_another_transformation_takes_its_own_defaults(checkpoint, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        run(checkpoint, tmp_path, "transform=contrast", "bound.methods=[neyman_pearson]")
+    assert "default laws" in caplog.text
+    _, summary = read(tmp_path)
+    assert list(summary["smoothing"]) == ["contrast"]
+
+
+def test_a_dry_run_writes_nothing(checkpoint, tmp_path, capsys):
+    run(checkpoint, tmp_path, "dry_run=true")
+    out = capsys.readouterr().out
+    assert "Images:          12" in out
+    assert f"Network passes:  {12 * 121:,}" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_classes_are_refused(checkpoint, tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            from PIL import Image
+
+            Image.new("L", (32, 32)).save(tmp_path / "data" / part / name / "0.png")
+    with pytest.raises(UserError, match=r"its 2 classes \(a, b …\) are not the checkpoint's 10"):
+        run(
+            checkpoint,
+            tmp_path / "run",
+            "dataset=image_folder",
+            f"dataset.root={tmp_path / 'data'}",
+            "dataset.image_size=[32,32]",
+            "dataset.subset=2",
+        )
+
+
+def entry(h_min, sound=True, reason=None):
+    return {"required_probability": h_min, "sound": sound, "reason": reason}
+
+
+def test_preflight_says_which_n_can_never_do():
+    methods = {
+        "neyman_pearson": entry(0.99639),
+        "gl": entry(0.7),
+        "tss": entry(1.0),
+        "mp": entry(None, reason="MP covers gamma alone"),
+        "gl_printed": entry(0.6, sound=False),
+    }
+    lines = preflight(methods, FixedSample(200, 1000)).splitlines()
+    assert (
+        "0.9964, at least 1911 votes: n = 1000 can never certify; set monte_carlo.n=1911 or more" in lines[0]
+    )
+    assert "can never" not in lines[1]
+    assert "no number of votes" in lines[2]
+    assert "does not apply: MP covers gamma alone" in lines[3]
+    assert "unsound: never counts" in lines[4]
+    lines = preflight(methods, Sequential({}, n=2000)).splitlines()
+    assert "set monte_carlo.n=2521 or more" in lines[0]
