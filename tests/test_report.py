@@ -215,6 +215,11 @@ def test_rounding_is_safe(function, value, digits, text):
     assert function(value, digits) == text
 
 
+def test_captions_are_short_and_plain():
+    assert wording.caption("great white shark, white shark", 16) == "great white sha…"
+    assert wording.caption("a $1 bill", 16) == r"a \$1 bill"
+
+
 def test_percentages_and_probabilities_are_exact():
     assert wording.percent(331, 360) == "91.9 %"
     assert wording.percent(29, 100) == "29.0 %"  # 0.29 * 100 is 28.999…
@@ -362,6 +367,9 @@ def _edit(path, name, old, new):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (lambda p: _edit(p, "summary.json", '"alpha": 0.001', '"alpha": 2'), r"alpha is 2, not in \(0, 1\)"),
+        (lambda p: _edit(p, "summary.json", '"dataset": {', '"dataset": 1, "d": {'), r"dataset is 1, not an"),
+        (lambda p: _edit(p, "summary.json", repr(H_MIN), "0.3"), r"required_probability is 0\.3"),
         (
             lambda p: (p / "records.csv").unlink(),
             r"has no records\.csv; give a directory in which certify has finished",

@@ -65,7 +65,7 @@ def test_table_has_the_hand_counted_numbers(tmp_path):
     # 0.91 and 0.95 are correct and above 0.90879; 0.99 is not correct.
     assert brightness["NP"].startswith("0.400 (0.90879)")
     assert brightness["published GL"] == "0.800"
-    assert brightness["published MP"] == "–"
+    assert translation["published TSS"] == "–"
     assert brightness["note"] == ""
     assert translation["NP"].startswith("0.500 (0.9703")
     assert "reflection padding: not the law that is certified" in table

@@ -47,7 +47,7 @@ def run(cfg: DictConfig) -> None:
     results = [decide(load_run(path), overrides, methods) for path in paths]
     if len(results) == 1:
         stored, region, decisions = results[0]
-        note = page.recertified_note(stored, region)
+        note = page.recertified_note(stored, region, decisions)
         page.write_run_report(stored, out, region, decisions, note)
         sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
     else:

@@ -137,10 +137,17 @@ def region_curve(theme: Theme, series: Sequence[Series], smoothed_accuracy: floa
     axes = _axes(figure, theme)
     axes.axhline(smoothed_accuracy, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
     end = max(max(one.sizes) for one in series)
-    small: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": theme.muted}
-    axes.annotate("smoothed accuracy", (end, smoothed_accuracy), (0, 3), ha="right", va="bottom", **small)
+    axes.annotate(
+        "smoothed accuracy",
+        (end, smoothed_accuracy),
+        (0, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=theme.muted,
+    )
     axes.axvline(1.0, color=theme.muted, linewidth=1)
-    axes.annotate("the region\nof this run", (1.0, 0.0), (3, 4), **small)
     for one, marker in zip(series, "osD^vP", strict=False):
         style: dict[str, Any] = {"linestyle": DASHES.get(one.method, "-"), "linewidth": 2}
         if not one.line:
@@ -324,10 +331,9 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
     note.text(
         0.02,
         0.5,
-        f"1  Draw αᵢ from the smoothing laws,\n    transform: φ(x, αᵢ)\n\n"
-        f"2  Let the base classifier vote on\n    every copy\n\n"
-        f"3  Count the votes for {what.selected}\n\n"
-        f"4  Bound its probability from below:\n    {P_A}. Certified if {P_A} > {H_MIN}",
+        "1  Draw αᵢ from the smoothing laws,\n    transform: φ(x, αᵢ)\n\n2  Let the base classifier vote "
+        f"on\n    every copy\n\n3  Count the votes for {what.selected}\n\n4  Bound its probability from "
+        f"below:\n    {P_A}. Certified if {P_A} > {H_MIN}",
         fontsize=9,
         color=theme.ink,
         va="center",
@@ -433,32 +439,42 @@ def gallery(
 
 
 def comparison(theme: Theme, names: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Accuracies of several runs as points on one line a run; ``values`` maps a title to one value a run."""
-    figure = _figure(theme, 1.2 + 0.42 * len(names))
-    axes = _axes(figure, theme)
-    markers = "osD^vP*X"
-    colours = [theme.muted, theme.ink, *theme.lines.values()]
-    rows = np.arange(len(names))[::-1]
-    for i, (title, series) in enumerate(values.items()):
-        pairs = [(value, row) for value, row in zip(series, rows, strict=True) if value is not None]
-        if pairs:
-            x, y = zip(*pairs, strict=True)
-            axes.plot(
-                x,
-                y,
-                markers[i % len(markers)],
-                color=colours[i % len(colours)],
-                ms=7,
-                label=title,
-                clip_on=False,
-                fillstyle="none" if i == 0 else "full",
-            )
-    axes.set_yticks(rows, names)
-    axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlim(0, 1)
+    """Accuracies of several runs as points, a group a run; ``values`` maps a title to one value a run."""
     from matplotlib.ticker import PercentFormatter
 
+    step = 0.8 / len(values)
+    figure = _figure(theme, 1.0 + 0.2 * len(values) * (len(names) + 1))
+    axes = _axes(figure, theme)
+    axes.grid(False, axis="y")
+    colours = [theme.muted, *theme.lines.values()]
+    rows = np.arange(len(names))[::-1]
+    for i, (title, series) in enumerate(values.items()):
+        shown = [(value, row) for value, row in zip(series, rows, strict=True) if value is not None]
+        # One below the other, so that equal values do not hide each other.
+        heights = [row + 0.4 - step * (i + 0.5) for _, row in shown]
+        axes.plot(
+            [value for value, _ in shown],
+            heights,
+            "osD^vP"[i % 6],
+            color=colours[i % len(colours)],
+            markersize=6,
+            label=title,
+            clip_on=False,
+        )
+    for row in rows[1:]:
+        axes.axhline(row + 0.5, color=theme.rule, linewidth=0.8)
+    axes.set_yticks(rows, names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.5, len(names) - 0.5)
+    axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("fraction of the test images", color=theme.ink, fontsize=9.5)
-    _legend(axes, theme, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, frameon=False)
+    axes.set_xlabel("share of the test images", color=theme.ink, fontsize=9.5)
+    figure.legend(
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8.5,
+        labelcolor=theme.ink,
+        facecolor=theme.paper,
+        frameon=False,
+    )
     return figure

@@ -63,7 +63,7 @@ def write_run_report(
         picture = build(run, region, decisions, out)
         if picture is not None:
             sections.append(html.section(title, html.figure(picture)))
-    sections.append(html.section("Settings", html.pairs(tables.settings(run, region))))
+    sections.append(html.section("Settings", html.pairs(tables.settings(run, region, decisions))))
     sections.append(
         html.section("What the certificate assumes", html.bullets(tables.assumptions(run, decisions)))
     )
@@ -82,13 +82,13 @@ def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decis
     """Write table.md, report.html and comparison.svg/png of several runs to ``out``; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
     header, rows = tables.comparison_rows(results)
-    notes = [note for stored, region, _ in results if (note := recertified_note(stored, region))]
+    notes = [note for result in results if (note := recertified_note(*result))]
     table = tables.markdown(header, rows, numeric_from=4)
     if notes:
         table += "\n" + "".join(f"* {note}\n" for note in notes)
     (out / "table.md").write_text(table, encoding="utf-8")
     names = [f"{run.family.transform.name}\n{run.name}, {run.path.resolve().name}" for run, _, _ in results]
-    methods = list(dict.fromkeys(name for _, _, decisions in results for name in _sound(decisions)))
+    methods = [name for name in bounds.METHODS if any(name in _sound(d) for _, _, d in results)]
     values: dict[str, list[float | None]] = {
         "smoothed accuracy": [float(np.mean(run.correct)) for run, _, _ in results]
     }
@@ -97,7 +97,7 @@ def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decis
         for run, _, decisions in results:
             decision = _sound(decisions).get(method)
             series.append(None if decision is None else float(np.mean(decision.certified & run.correct)))
-        values[f"CRA {bounds.METHODS[method].title}"] = series
+        values[f"CRA {wording.METHODS.get(method, method)}"] = series
     picture = save_picture(
         lambda theme: figures.comparison(theme, names, values),
         out,
@@ -117,18 +117,18 @@ def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decis
     return table
 
 
-def recertified_note(run: CertifyRun, region: Box) -> str:
-    """What a reader must know about votes that decide another region than the one they were drawn for, or "".
+def recertified_note(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> str:
+    """What a reader must know about votes that decide another region or method than certify's own, or "".
 
     Fixed-n votes do not know the region. Sequential votes stop as soon as theirs is decided.
     """
-    if region.to_config() == run.region.to_config():
+    if region.to_config() == run.region.to_config() and decisions.keys() <= run.summary["methods"].keys():
         return ""
     if not run.sequential:
         return (
             f"{run.path.resolve().name}: decided again from the stored votes, without a forward pass. An "
-            "image's p_A does "
-            "not depend on the region, so its one error probability covers all regions together."
+            "image's p_A does not depend on region or method, so its one error probability covers all "
+            "regions together."
         )
     drawn_for = ", ".join(
         f"{wording.ceil(d.h_min, 5)} ({d.title})"
@@ -137,9 +137,8 @@ def recertified_note(run: CertifyRun, region: Box) -> str:
     )
     return (
         f"{run.path.resolve().name}: the votes were stopped early, for h_min = {drawn_for} of the region "
-        f"{wording.region(run.region.intervals)}. They decide another region only through their p_A, which "
-        "holds at every "
-        "stopping time but can be lower than a fixed number of votes would give."
+        f"{wording.region(run.region.intervals)}. They decide another region or method only through their "
+        "p_A, which holds at every stopping time but can be lower than a fixed number of votes would give."
     )
 
 
@@ -168,10 +167,9 @@ def _result(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
         html.bullets(tables.method_notes(run, decisions), small=True),
         html.paragraph(
             "An image is certified when the lower bound p_A of its class probability is above h_min, the "
-            "probability that "
-            "the method requires for this transformation, these smoothing laws and this region. CRA, "
-            "certified robust "
-            "accuracy, is the share of the images certified in their true class.",
+            "probability that the method requires for this transformation, these smoothing laws and this "
+            "region. CRA, certified robust accuracy, is the share of the images certified in their true "
+            "class.",
             small=True,
         ),
         html.table(("without transformation", "images", "share"), tables.accuracy_rows(run), (1, 2)),
@@ -205,15 +203,23 @@ def _region_curve(
     ]
     caption = (
         f"The region {wording.region(region.intervals)} scaled around the identity. Every point is a "
-        "certificate for "
-        "a whole region, from the same votes."
+        "certificate for a whole region, from the same votes."
     )
     if powers:
         caption += f" For {wording.join(powers)} the ends are raised to the power of the size."
+    caption += _stopped(run)
     last = ", ".join(f"{one.title} {wording.floor(one.cra[-1], 3)} at {one.sizes[-1]:g}" for one in series)
     words = f"Line chart: CRA falls as the region grows; {last}."
     return save_picture(
         lambda theme: figures.region_curve(theme, series, smoothed), out, "cra_region", words, caption
+    )
+
+
+def _stopped(run: CertifyRun) -> str:
+    if not run.sequential:
+        return ""
+    return (
+        " Votes stopped once the region of this run was decided, so more votes could certify more beyond it."
     )
 
 
@@ -229,8 +235,7 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     caption = (
         "The colour at a point is the share of the images that are correct and certified at that single "
         f"transformation, by {best.title}. The box is the region of the headline, which must hold "
-        "everywhere inside "
-        "at once; the cross is the untransformed image."
+        "everywhere inside at once; the cross is the untransformed image." + _stopped(run)
     )
     words = f"Heat map of CRA over {wording.join(wording.parameter(axis.name) for axis in axes)}."
     return save_picture(
@@ -249,8 +254,7 @@ def _threshold(
     titles = {name: d.title for name, d in sound.items()}
     caption = (
         "The share of the images that are in their true class with p_A above the horizontal value. Where a "
-        "vertical "
-        "line meets the curve, its height is the CRA of that method."
+        "vertical line meets the curve, its height is the CRA of that method."
     )
     if run.sequential:
         caption += (
@@ -277,14 +281,18 @@ def _procedure(
     arrays = _arrays(run, file)
     row = _row(run, int(arrays["index"]), file)
     prediction = int(run.columns["prediction"][row])
+
+    def class_name(label: int) -> str:
+        return wording.caption(run.class_name(label), 16)
+
     what = figures.Procedure(
         image=arrays["image"],
         transformed=arrays["transformed"],
-        captions=[_caption(run.family.parameters, theta) for theta in arrays["theta"]],
-        votes=[run.class_name(int(vote)) if vote >= 0 else "abstains" for vote in arrays["votes"]],
+        captions=[_caption(run, theta) for theta in arrays["theta"]],
+        votes=[class_name(int(vote)) if vote >= 0 else "abstains" for vote in arrays["votes"]],
         agree=[int(vote) == prediction for vote in arrays["votes"]],
-        selected=run.class_name(prediction),
-        label=run.class_name(int(run.columns["label"][row])),
+        selected=class_name(prediction),
+        label=class_name(int(run.columns["label"][row])),
         count=int(run.columns["count"][row]),
         n=int(run.columns["n"][row]),
         p_lower=float(run.p_lower[row]),
@@ -296,22 +304,20 @@ def _procedure(
     verdict = "certified" if what.p_lower > what.h_min else "not certified"
     caption = (
         f"Image {int(arrays['index'])} of the test split. Pixels are clipped to [0, 1] for the eye only; "
-        "the classifier "
-        f"sees the unclipped values. {what.count} of {what.n} votes give p_A = "
-        f"{wording.floor(what.p_lower, 4)} "
-        f"against h_min = {wording.ceil(what.h_min, 4)}: {verdict}."
+        f"the classifier sees the unclipped values. {what.count} of {what.n} votes give p_A = "
+        f"{wording.floor(what.p_lower, 4)} against h_min = {wording.ceil(what.h_min, 4)}: {verdict}."
     )
     words = f"One image, {len(what.votes)} transformed copies with their votes, the count; {verdict}."
     return save_picture(lambda theme: figures.procedure(theme, what), out, "procedure", words, caption)
 
 
-def _caption(names: Sequence[str], theta: NDArray[np.floating]) -> str:
-    """The drawn parameters of one copy, short; at most two of them fit on a line."""
-    words = [
-        f"{wording.SYMBOLS.get(name, name)} {value:.2g}" for name, value in zip(names, theta, strict=True)
-    ]
-    lines = [", ".join(words[i : i + 2]) for i in range(0, len(words), 2)]
-    return "\n".join(lines).replace("-", "−")
+def _caption(run: CertifyRun, theta: NDArray[np.floating]) -> str:
+    """The drawn parameters of one copy, two on a line; whole pixels where the action rounds to them."""
+    words = []
+    for name, value in zip(run.family.parameters, theta.tolist(), strict=True):
+        whole = name in run.family.transform.integer_parameters
+        words.append(f"{wording.SYMBOLS.get(name, name)} {round(value) if whole else f'{value:.2g}'}")
+    return "\n".join(", ".join(words[i : i + 2]) for i in range(0, len(words), 2)).replace("-", "−")
 
 
 def _arrays(run: CertifyRun, file: Path) -> dict[str, NDArray[Any]]:
@@ -355,9 +361,9 @@ def _gallery(
         chosen = []
         for row in rows[:GALLERY]:
             label, prediction = run.columns["label"][row], run.columns["prediction"][row]
-            caption = run.class_name(int(label))
+            caption = wording.caption(run.class_name(int(label)), 14)
             if label != prediction:
-                caption += f" → {run.class_name(int(prediction))}"
+                caption += f"\n→ {wording.caption(run.class_name(int(prediction)), 12)}"
             chosen.append(
                 (
                     images(int(run.columns["index"][row])),
@@ -369,8 +375,7 @@ def _gallery(
     certified, others = entries(np.flatnonzero(robust)), entries(np.flatnonzero(~robust))
     caption = (
         f"The first {GALLERY} images of each kind in the order of the test split, with the true class (and, "
-        "after an "
-        "arrow, the selected one where it differs) and p_A. The threshold is h_min = "
+        "after an arrow, the selected one where it differs) and p_A. The threshold is h_min = "
         f"{wording.ceil(best.h_min or 1.0, 4)}."
     )
     words = f"{len(certified)} certified and {len(others)} other test images."
@@ -383,11 +388,15 @@ def _test_images(run: CertifyRun) -> Callable[[int], NDArray[np.floating]] | Non
     """Test images by index, or None where the data set is not on this machine."""
     from glsmooth.data import load_dataset
 
+    last = int(run.columns["index"].argmax())
     try:
         test = load_dataset({**run.summary["dataset"], "download": False}).test
-        test[int(run.columns["index"].max())]
+        label = test[int(run.columns["index"][last])][1]
     except (ValueError, OSError, IndexError) as error:
         log.warning("report: no gallery, the images of %s cannot be read: %s", run.name, error)
+        return None
+    if label != run.columns["label"][last]:
+        log.warning("report: no gallery, %s is not the data that was certified", run.name)
         return None
     return lambda index: np.asarray(test[index][0])
 

@@ -91,8 +91,8 @@ def _parse(entry: Any, field: str) -> PublishedRun:
             )
     if entry["transform"] not in BUILTIN:
         raise UserError(
-            f"{field}: transform={entry['transform']!r} is not a transformation"
-            f"{did_you_mean(str(entry['transform']), BUILTIN)}"
+            f"{field}: transform={entry['transform']!r} is not a "
+            f"transformation{did_you_mean(str(entry['transform']), BUILTIN)}"
         )
     try:
         p_lower = np.asarray(entry["p_lower"], dtype=np.float64)
@@ -189,7 +189,7 @@ def votes_table(
             )
         row.append(f"({notes[_caveat(run.caveat)]})" if run.caveat else "")
         rows.append(row)
-        limit = run.decide("neyman_pearson", image_size)
+        limit = decisions.get("neyman_pearson") or run.decide("neyman_pearson", image_size)
         share = count(limit.certified & run.correct) / len(run.correct)
         above += (run.published.get("gl") or 0.0) > share + 1e-9
     where = (
@@ -197,9 +197,9 @@ def votes_table(
     )
     key = "; ".join(f"{_short(name)}: {bounds.METHODS[name].title}" for name in methods)
     text = (
-        f"{key}. A cell is the share of the images certified in their true class (p_lower > h_min) from "
-        f"the published votes, with h_min in brackets; translations are {where}. In {above} of {len(runs)} "
-        "runs the published CRA of GL is above that of NP, the most that any sound method can certify from "
+        f"{key}. A cell is the share of the images certified in their true class (p_lower > h_min) from the "
+        f"published votes, with h_min in brackets; translations are {where}. In {above} of {len(runs)} runs "
+        "the published CRA of GL is above that of NP, the most that any sound method can certify from "
         "these votes."
     )
     table = f"{markdown(header, rows, numeric_from=4)}\n{text}\n"

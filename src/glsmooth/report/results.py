@@ -35,7 +35,7 @@ class Decision:
     Attributes:
         method: name in ``bounds.METHODS``.
         h_min: required probability of the region, or None where the method does not apply.
-        reason: why it does not apply or is not sound, else None.
+        reason: why it does not apply, else why it covers the region; may be None.
         worst: the parameter that needs h_min, or None.
         sound: whether it may count as certified.
         failure_probability: alpha_b, the error probability of h_min itself where it was estimated.
@@ -55,6 +55,13 @@ class Decision:
     @property
     def title(self) -> str:
         return bounds.METHODS[self.method].title
+
+    @property
+    def standing(self) -> str:
+        """``"sound"``, ``"unsound"`` (the method is) or ``"estimate"`` (its value for this family is)."""
+        if self.sound:
+            return "sound"
+        return "estimate" if bounds.METHODS[self.method].sound else "unsound"
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ class CertifyRun:
                 self.p_lower,
                 h_min=None if h_min is None else float(h_min),
                 sound=bool(entry.get("sound", True)),
-                reason=entry.get("reason"),
+                reason=entry.get("reason") or entry.get("argument"),
                 worst=entry.get("worst_parameter"),
                 failure_probability=float(entry.get("failure_probability") or 0.0),
             )
@@ -156,6 +163,7 @@ def decide(family: SmoothedFamily, region: Box, method: str, p_lower: NDArray[np
         p_lower,
         h_min=bound.h_min,
         sound=bound.sound,
+        reason=bound.argument,
         worst=bound.worst,
         failure_probability=bound.failure_probability,
     )
@@ -206,8 +214,8 @@ def load_run(path: str | Path, field: str = "runs") -> CertifyRun:
     for name in ("records.csv", "summary.json"):
         if not (path / name).is_file():
             raise UserError(
-                f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished "
-                "(the same certify command again resumes an unfinished one)"
+                f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
+                "same certify command again resumes an unfinished one)"
             )
     summary = _read_summary(path / "summary.json")
     columns = _read_records(path / "records.csv", list(summary["methods"]))
@@ -230,7 +238,19 @@ def _read_summary(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file}: lacks {missing[0]!r}; it was not written by certify, or by an older version"
         )
+    for key in ("transform", "smoothing", "region", "dataset", "monte_carlo", "methods"):
+        if not isinstance(summary[key], dict):
+            raise UserError(f"{file}: {key} is {summary[key]!r}, not an object; run certify again")
     check_methods(list(summary["methods"]), f"{file}: methods")
+    for name, entry in summary["methods"].items():
+        h_min = entry.get("required_probability")
+        if not (h_min is None or (isinstance(h_min, (int, float)) and 0.5 <= h_min <= 1.0)):
+            raise UserError(
+                f"{file}: methods.{name}: required_probability is {h_min!r}, not in [1/2, 1]; certify again"
+            )
+    alpha = summary["monte_carlo"].get("alpha")
+    if not (isinstance(alpha, float) and 0.0 < alpha < 1.0):
+        raise UserError(f"{file}: monte_carlo.alpha is {alpha!r}, not in (0, 1); run certify again")
     return summary
 
 
@@ -259,8 +279,8 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
         line = i + 2
         if len(row) != len(header):
             raise UserError(
-                f"{file}: line {line} has {len(row)} values instead of {len(header)}; "
-                "the same certify command again repairs it"
+                f"{file}: line {line} has {len(row)} values instead of {len(header)}; the same certify "
+                "command again repairs it"
             )
         for name, text in zip(header, row, strict=True):
             try:
@@ -291,7 +311,7 @@ def _check_together(run: CertifyRun) -> None:
             row = wrong[0]
             raise UserError(
                 f"{file}: index {run.columns['index'][row]}: "
-                f"certified_{name}={run.columns[f'certified_{name}'][row]}, "
-                f"but p_lower={run.p_lower[row]:.6g} and summary.json has "
+                f"certified_{name}={run.columns[f'certified_{name}'][row]}, but "
+                f"p_lower={run.p_lower[row]:.6g} and summary.json has "
                 f"required_probability={decision.h_min}; {fix}"
             )

@@ -50,8 +50,9 @@ def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tupl
         if decision.h_min is None:
             rows.append((decision.title, "n/a", "n/a", "n/a", "n/a"))
         elif not decision.sound:
+            standing = decision.standing
             rows.append(
-                (unsound_title(decision), wording.ceil(decision.h_min, 5), "unsound", "unsound", "unsound")
+                (marked_title(decision), wording.ceil(decision.h_min, 5), standing, standing, standing)
             )
         else:
             robust = robust_count(run, decision)
@@ -68,8 +69,10 @@ def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tupl
     return rows
 
 
-def unsound_title(decision: Decision) -> str:
-    return decision.title if "unsound" in decision.title.lower() else f"{decision.title} (unsound)"
+def marked_title(decision: Decision) -> str:
+    """The method's title, with the word that says why it does not count."""
+    title, standing = decision.title, decision.standing
+    return title if decision.sound or standing in title.lower() else f"{title} ({standing})"
 
 
 def method_notes(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]:
@@ -82,7 +85,7 @@ def method_notes(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str
             claimed = wording.percent(count(decision.claimed & run.correct), run.images)
             why = f" ({decision.reason})" if decision.reason else ""
             notes.append(
-                f"{unsound_title(decision)} proves nothing{why}; never counted. It would claim {claimed}."
+                f"{marked_title(decision)} proves nothing{why}; never counted. It would claim {claimed}."
             )
     return notes
 
@@ -102,8 +105,7 @@ def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
         return f"{nothing} {_why_none(run, best)}".rstrip()
     return (
         f"Of {run.images} test images, {robust} ({wording.percent(robust, run.images)}) provably keep their "
-        "correct "
-        f"class under every {where}, except with probability at most {alpha} for each image."
+        f"correct class under every {where}, except with probability at most {alpha} for each image."
     )
 
 
@@ -136,8 +138,8 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
         "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the "
         "classifier.",
         "Arithmetic is treated as exact: rounding of the transformation and of the network is not covered.",
-        "The statement is about the smoothed classifier, the majority vote over the smoothing laws, "
-        "not about the base classifier alone.",
+        "The statement is about the smoothed classifier, the majority vote over the smoothing laws, not "
+        "about the base classifier alone.",
     ]
     parameters = run.family.parameters
     if "tx" in parameters or "ty" in parameters:
@@ -155,7 +157,7 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
     return sentences
 
 
-def settings(run: CertifyRun, region: Box) -> list[tuple[str, str]]:
+def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> list[tuple[str, str]]:
     """The settings in words: (what, value)."""
     monte_carlo = run.summary["monte_carlo"]
     transform = run.family.transform
@@ -172,6 +174,9 @@ def settings(run: CertifyRun, region: Box) -> list[tuple[str, str]]:
         ),
         ("certified region", wording.region(region.intervals)),
     ]
+    best = primary(decisions)
+    if best is not None and best.worst:
+        rows.append(("hardest point of it", wording.point(best.worst)))
     left_out = [name for name in transform.parameters if name not in region.intervals]
     if left_out:
         rows.append(("left at the identity", wording.join(wording.parameter(name) for name in left_out)))
@@ -263,11 +268,10 @@ def run_table(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], n
         parts.append("\n".join(f"* {line}" for line in notes) + "\n")
     parts.append(
         "h_min: the probability that the method requires for this region. Certified: p_A > h_min. CRA, "
-        "certified robust "
-        "accuracy: the share of the images that are certified in their true class.\n"
+        "certified robust accuracy: the share of the images that are certified in their true class.\n"
     )
     parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
-    parts.append(markdown(("setting", "value"), settings(run, region), numeric_from=2))
+    parts.append(markdown(("setting", "value"), settings(run, region, decisions), numeric_from=2))
     parts.append("What the certificate assumes:\n")
     parts.append("\n".join(f"* {sentence}" for sentence in assumptions(run, decisions)) + "\n")
     parts.append(markdown(("run", "value"), provenance(run), numeric_from=2))
@@ -278,12 +282,12 @@ def comparison_rows(
     results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decision]]],
 ) -> tuple[list[str], list[list[str]]]:
     """Header and one row a run, with one CRA column for every method that occurs in any of them."""
-    methods = list(dict.fromkeys(name for _, _, decisions in results for name in decisions))
+    methods = [name for name in bounds.METHODS if any(name in decisions for _, _, decisions in results)]
     header = ["run", "dataset", "transformation", "region", "images", "base", "smoothed"]
     for name in methods:
-        method = bounds.METHODS[name]
+        short = wording.METHODS.get(name, name)
         header.append(
-            f"CRA {method.title} (h_min)" if method.sound else f"{method.title}: unsound, not counted"
+            f"CRA {short} (h_min)" if bounds.METHODS[name].sound else f"{short}: unsound, not counted"
         )
     rows = []
     for run, region, decisions in results:
@@ -301,5 +305,5 @@ def _comparison_cell(run: CertifyRun, decision: Decision | None) -> str:
     if decision.h_min is None:
         return "n/a"
     if not decision.sound:
-        return "unsound"
+        return decision.standing
     return f"{wording.percent(robust_count(run, decision), run.images)} ({wording.ceil(decision.h_min, 5)})"

@@ -35,6 +35,12 @@ def ceil(value: float, digits: int) -> str:
     return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
 
 
+def caption(name: str, length: int) -> str:
+    """A class name for a picture: cut to ``length`` signs, with no sign that matplotlib would interpret."""
+    short = name if len(name) <= length else name[: length - 1].rstrip(" ,") + "…"
+    return short.replace("$", r"\$")
+
+
 def percent(count: int, total: int) -> str:
     """``count`` of ``total`` in per cent with one digit, rounded down in exact integer arithmetic."""
     tenths = 1000 * count // total
