@@ -88,20 +88,21 @@ def test_finished_run_is_not_repeated(finished, capsys):
 
 
 def test_resumed_run_ends_where_an_uninterrupted_one_does(finished, tmp_path, monkeypatch, capsys):
-    started = TrainingModule.on_train_epoch_start
+    started, epochs = TrainingModule.on_train_epoch_start, []
 
     def interrupted(module):
-        if module.current_epoch == 2:
+        epochs.append(module.current_epoch)
+        if epochs == [0, 1, 2]:
             raise KeyboardInterrupt
         started(module)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
-        with pytest.raises(SystemExit):
-            run(tmp_path / "run")
+    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "run")
     assert load_checkpoint(tmp_path / "run" / "last.ckpt").metrics["epoch"] == 2
     assert not (tmp_path / "run" / "summary.json").exists()
     run(tmp_path / "run")
+    assert epochs == [0, 1, 2, 2, 3]
     assert "Resuming from" in capsys.readouterr().err
     assert torch.equal(weights(tmp_path / "run"), weights(finished))
     assert torch.equal(weights(tmp_path / "run", "best.ckpt"), weights(finished, "best.ckpt"))
