@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -28,7 +27,7 @@ from glsmooth._text import did_you_mean
 from glsmooth.config import conf_dir, validate
 from glsmooth.fields import UserError, leaves, near_field
 
-__all__ = ["entry", "run_directory"]
+__all__ = ["entry"]
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +68,16 @@ def entry(
     def task(cfg: DictConfig) -> None:
         with user_errors():
             validate(cfg, command)
+            if cfg.run_dir != HydraConfig.get().runtime.output_dir:
+                raise UserError(
+                    f"run_dir={cfg.run_dir} does not move the run; set hydra.run.dir={cfg.run_dir}"
+                )
             run(cfg)
 
     def main() -> None:
+        # For modules of the user's own: python -m looks in the current directory, a console script does not.
         if os.getcwd() not in sys.path:
-            sys.path.insert(
-                0, os.getcwd()
-            )  # a user's own transformation; python -m does this, a script does not
+            sys.path.insert(0, os.getcwd())
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
         start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task)
@@ -95,11 +97,6 @@ def entry(
             _stop(str(mistake))
 
     return main
-
-
-def run_directory() -> Path:
-    """Where the running job writes: ``hydra.run.dir``, or its own directory of a ``--multirun``."""
-    return Path(HydraConfig.get().runtime.output_dir)
 
 
 def _behind(error: BaseException | None) -> UserError | None:
