@@ -78,6 +78,15 @@ def test_same_seed_same_network(finished, tmp_path):
     assert not torch.equal(weights(tmp_path / "other"), weights(finished))
 
 
+def test_seed_decides_the_initial_weights(tmp_path):
+    still = ["optimizer.lr=1e-12", "optimizer.epochs=1", "trainer.limit_train_batches=1"]
+    heads = []
+    for seed in (0, 1):
+        run(tmp_path / f"{seed}", *still, f"seed={seed}")
+        heads.append(load_checkpoint(tmp_path / f"{seed}" / "last.ckpt").state_dict["network.fc.weight"])
+    assert (heads[0] - heads[1]).abs().max() > 0.01
+
+
 def test_finished_run_is_not_repeated(finished, capsys):
     before = (finished / "best.ckpt").stat().st_mtime_ns
     run(finished)
