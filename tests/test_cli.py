@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import glsmooth
+from glsmooth.__main__ import main as glsmooth_main
 from glsmooth.cli import entry
 from glsmooth.config import conf_dir, plain
 from glsmooth.laws import Normal
@@ -100,6 +101,14 @@ def test_site_files_come_from_config_dir(call, elsewhere):
     )
     ((config, _),) = call("train", "--config-dir", "site", "cluster=mysite")
     assert config["trainer"]["devices"] == 4
+
+
+def test_an_experiment_beats_the_root_and_the_command_line_beats_it(call, elsewhere):
+    (elsewhere / "site" / "experiment").mkdir(parents=True)
+    (elsewhere / "site" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    arguments = ["--config-dir", "site", "experiment=mine"]
+    assert call("train", *arguments)[0][0]["seed"] == 7
+    assert call("train", *arguments, "seed=8")[0][0]["seed"] == 8
 
 
 def test_a_users_module_is_found_in_the_current_directory(call, elsewhere):
@@ -244,30 +253,24 @@ def test_jobs_can_be_sent_to_another_machine():
     assert subprocess.run([sys.executable, "-c", code], input=job, check=False).returncode == 0
 
 
-def glsmooth_(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "glsmooth", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def test_help_lists_the_commands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["glsmooth", "--help"])
+    glsmooth_main()
+    page = capsys.readouterr().out
+    assert all(f"\n  {command}" in page for command in ("train", "certify", "bounds", "report"))
 
 
-def test_help_lists_the_commands():
-    done = glsmooth_("--help")
-    assert done.returncode == 0
-    assert all(f"\n  {command}" in done.stdout for command in ("train", "certify", "bounds", "report"))
-
-
-def test_an_unknown_command_suggests_the_near_one():
-    done = glsmooth_("trian")
-    assert done.returncode == 2
-    assert "did you mean 'train'" in last_line(done.stderr)
+def test_an_unknown_command_suggests_the_near_one(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["glsmooth", "trian"])
+    with pytest.raises(SystemExit) as ended:
+        glsmooth_main()
+    assert ended.value.code == 2
+    assert "did you mean 'train'" in last_line(capsys.readouterr().err)
 
 
 def test_glsmooth_x_is_python_m_glsmooth_x():
-    done = glsmooth_("report", "nowhere")
+    command = [sys.executable, "-m", "glsmooth", "report", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "'nowhere' is not a directory" in last_line(done.stderr)

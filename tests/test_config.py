@@ -165,13 +165,15 @@ def test_tx_moves_both_axes():
     assert plain(cfg.region)["ty"] == [-2, 2]
 
 
-def test_the_command_line_beats_the_experiment_and_the_experiment_beats_the_root():
+def test_the_command_line_beats_the_experiment():
     assert compose("train", "experiment=demo").region.contrast == [0.7, 1.4]
     assert compose("train", "experiment=demo", "region.contrast=[0.9,1.1]").region.contrast == [0.9, 1.1]
 
 
 MISTAKES = [
     # command, overrides, what the last line must name
+    ("bounds", ["smoothing.contrast.loc=inf"], ["smoothing.contrast.loc=inf must be a finite number"]),
+    ("bounds", ["region.contrast=[1,inf]"], ["region.contrast=[1, inf] must be an interval", "finite"]),
     ("bounds", ["alpha=abc"], ["alpha='abc'", "between 0 and 1", "alpha=0.001"]),
     ("bounds", ["alpha=0"], ["alpha=0 ", "between 0 and 1"]),
     ("bounds", ["alpha=1"], ["alpha=1 ", "between 0 and 1"]),
