@@ -1,0 +1,310 @@
+"""What certification costs beyond the network, and how many passes the sequential procedure saves.
+
+    python benchmarks/votes.py [key=value ...]
+
+Keys and defaults are in ``DEFAULTS`` below. Three parts:
+
+* ``throughput``: images a second of certification (draws, transformation, network, votes, records on disk)
+    over those
+  of the network alone on one ready batch of the same size, precision and memory format. Both run in turns in
+  this process, so that a busy machine slows both; the ratio is the median over the turns. On a CPU there is
+  also the ratio of CPU time, which other programs on the machine disturb less.
+* ``replay``: published votes (``votes=FILE``), as Bernoulli streams through the real engine with a network
+    that
+  takes no time.
+* ``checkpoints``: real runs, ``monte_carlo=paper`` against ``monte_carlo=sequential``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from scipy.special import betaincinv
+from scipy.stats import norm
+from torch import Tensor, nn
+
+from glsmooth import bounds, laws, transforms
+from glsmooth.certification import columns, record
+from glsmooth.confidence import clopper_pearson_lower
+from glsmooth.config import build_family, build_region, conf_dir
+from glsmooth.family import SmoothedFamily
+from glsmooth.models import build_model
+from glsmooth.procedures import FixedSample, Sequential
+from glsmooth.records import RecordWriter
+from glsmooth.transforms import Brightness
+from glsmooth.votes import BaseClassifier, VoteEngine
+
+DEFAULTS = {
+    "parts": ["throughput", "replay", "checkpoints"],
+    "device": None,  # null: a GPU if there is one
+    "threads": None,  # torch's threads on a CPU
+    # Network, image size, batch size on a CPU and on a GPU.
+    "networks": [["cifar_resnet20", 32, 128, 2048], ["resnet50", 224, 8, 256]],
+    "transforms": None,  # null: all
+    # Precision, channels_last, compile: on a CPU the plain setting and channels-last, on a GPU all.
+    "options": None,
+    "turns": 5,  # of both, after one to warm up
+    "seconds": 1.0,  # a turn, about; at least four batches
+    "votes": "../shared/data/published_votes.json",
+    "checkpoints": None,  # paths; null: a network for the digits, trained now if it was not before
+    "subset": 100,  # images of each checkpoint
+}
+CPU_OPTIONS = [["32-true", False, False], ["32-true", True, False]]
+GPU_OPTIONS = [
+    ["32-true", False, False],
+    ["32-true", True, False],
+    ["bf16-mixed", True, False],
+    ["bf16-mixed", True, True],
+]
+
+
+def throughput(cfg: DictConfig, device: torch.device) -> None:
+    """Print a table of ratios: certification over the pure forward pass."""
+    names = cfg.transforms or list(transforms.BUILTIN)
+    options = cfg.options or (GPU_OPTIONS if device.type == "cuda" else CPU_OPTIONS)
+    cpu = device.type == "cpu"
+    print(
+        "\n| network | precision | memory | compiled | transformation | pure/s | certified/s | ratio |"
+        + (" ratio of CPU time |" if cpu else "")
+    )
+    print("|---|---|---|---|---|---:|---:|---:|" + ("---:|" if cpu else ""))
+    for name, size, cpu_batch, gpu_batch in cfg.networks:
+        batch_size = gpu_batch if device.type == "cuda" else cpu_batch
+        for precision, channels_last, compiled in options:
+            model = build_model(
+                {"name": name, "pretrained": False, "weights": None},
+                10,
+                3,
+                [0.5] * 3,
+                [0.25] * 3,
+                (size, size),
+            )
+            classifier = BaseClassifier(
+                model,
+                10,
+                device=device,
+                precision=precision,
+                compile=compiled,
+                channels_last=channels_last,
+            )
+            for transform in names:
+                pure, certified, ratio, cpu_ratio = measure(
+                    classifier, default_family(transform, size), size, batch_size, cfg
+                )
+                memory = "channels last" if channels_last else "contiguous"
+                print(
+                    f"| {name} {size} ×{batch_size} | {precision} | {memory} | {'yes' if compiled else 'no'} "
+                    f"| {transform} | {pure:,.1f} | {certified:,.1f} | {ratio:.3f} |"
+                    + (f" {cpu_ratio:.3f} |" if cpu else ""),
+                    flush=True,
+                )
+
+
+def default_family(transform: str, size: int) -> SmoothedFamily:
+    """The family of a transformation's default laws."""
+    spec, smoothing = (
+        OmegaConf.load(conf_dir() / group / f"{transform}.yaml") for group in ("transform", "smoothing")
+    )
+    return build_family(spec, smoothing, (size, size))
+
+
+@torch.inference_mode()
+def measure(
+    classifier: BaseClassifier, family: SmoothedFamily, size: int, batch_size: int, cfg: DictConfig
+) -> tuple[float, float, float, float]:
+    """Passes a second of the network alone and of certification, and the median ratios of wall and CPU
+    time."""
+    images = torch.rand(2, 3, size, size)
+    batch = torch.rand(batch_size, 3, size, size, device=classifier.device)
+    batch = batch.contiguous(memory_format=classifier.memory_format)
+
+    def pure(batches: int) -> None:
+        for _ in range(batches):
+            classifier(batch)
+        if classifier.device.type == "cuda":
+            torch.cuda.synchronize(classifier.device)
+
+    def certified(batches: int) -> None:
+        # The draws of two images fill the batches exactly.
+        procedure = FixedSample(batch_size, batches * batch_size // 2 - batch_size)
+        engine = VoteEngine(classifier, family, procedure, batch_size=batch_size)
+        with tempfile.TemporaryDirectory() as folder:
+            writer = RecordWriter(Path(folder) / "records.csv", columns(["neyman_pearson"]))
+            for tally in engine.run(enumerate(images)):
+                writer.append([record(tally, 0, {"neyman_pearson": 0.9})])
+            writer.close()
+        assert engine.evaluations == batches * batch_size
+
+    def timed(work: Callable[[int], None], batches: int) -> tuple[float, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work(batches)
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    once = min(timed(pure, 1)[0] for _ in range(3))
+    batches = max(4, 2 * math.ceil(cfg.seconds / once / 2))
+    certified(4)
+    turns = [(timed(pure, batches), timed(certified, batches)) for _ in range(cfg.turns)]
+    passes = batches * batch_size
+    return (
+        passes / statistics.median(alone[0] for alone, _ in turns),
+        passes / statistics.median(whole[0] for _, whole in turns),
+        statistics.median(alone[0] / whole[0] for alone, whole in turns),
+        statistics.median(alone[1] / whole[1] for alone, whole in turns),
+    )
+
+
+class Replayed(nn.Module):
+    """Votes for class 0 with the probability that the image carries, else for one of nine others.
+
+    An image is two pixels, (z, 0) with z the normal quantile of the probability; brightness with a standard
+    normal law moves both.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        draw = images[:, 1, 0, 0]
+        for_class = draw < images[:, 0, 0, 0] - draw
+        other = 1 + (draw.double() * 1e4).floor().long() % 9
+        return nn.functional.one_hot(torch.where(for_class, 0, other), 10).float()
+
+
+def replay_image(probability: float) -> Tensor:
+    quantile = norm.ppf(min(max(probability, 1e-9), 1 - 1e-12))
+    return torch.tensor([quantile, 0.0], dtype=torch.float32)[:, None, None]
+
+
+def vote_counts(p_lower: np.ndarray, n: int, alpha: float) -> np.ndarray:
+    """Counts behind published bounds: one-sided Clopper-Pearson bounds, as their largest value, alpha^(1/n), shows."""
+    counts = np.arange(n + 1)
+    bounds_of = np.where(counts > 0, betaincinv(np.maximum(counts, 1), n - counts + 1, alpha), 0.0)
+    found = np.abs(bounds_of[None] - p_lower[:, None]).argmin(axis=1)
+    assert np.abs(bounds_of[found] - p_lower).max() < 1e-9
+    return found
+
+
+def replay(cfg: DictConfig) -> None:
+    """Print passes an image and CRA of both procedures on the published votes."""
+    path = Path(cfg.votes)
+    if not path.is_file():
+        print(f"\nvotes={path} is not there: no replay of published votes")
+        return
+    family = SmoothedFamily(Brightness(), {"brightness": laws.Normal(0.0, 1.0)})
+    classifier = BaseClassifier(Replayed(), 10)
+    print(
+        "\n| data | transformation | region | h_min | passes/image | saved | surest | CRA fixed "
+        "| CRA sequential |"
+    )
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|")
+    saved, moved = [], []
+    for run in json.loads(path.read_text()):
+        target = f"glsmooth.transforms.{''.join(word.title() for word in run['transform'].split('_'))}"
+        smoothing = {
+            name: {"law": law["law"], "scale": law["scale"]}
+            | ({} if law["law"] == "Rayleigh" else {"loc": 0.0})
+            for name, law in run["smoothing"].items()
+        }
+        published = build_family({"_target_": target}, smoothing)
+        region = build_region(run["region"], published.transform)
+        h_min = bounds.required_probability(published, region)
+        rates = vote_counts(np.array(run["p_lower"]), run["n"], run["alpha"]) / run["n"]
+        correct = np.array(run["correct"], dtype=bool)
+        engine = VoteEngine(classifier, family, Sequential({"neyman_pearson": h_min}, alpha=run["alpha"]))
+        images = enumerate(replay_image(rate) for rate in rates)
+        tallies = sorted(engine.run(images), key=lambda tally: tally.index)
+        passes = engine.evaluations / len(rates)
+        sequential = np.array([tally.p_lower > h_min and tally.prediction == 0 for tally in tallies])
+        # Fresh votes for the fixed procedure, too.
+        counts = np.random.default_rng(0).binomial(1000, rates)
+        fixed = np.array([clopper_pearson_lower(int(count), 1000, run["alpha"]) > h_min for count in counts])
+        cra = (fixed & correct).mean(), (sequential & correct).mean()
+        sure = [tally.n for tally in tallies if tally.count == tally.n and tally.p_lower > h_min]
+        surest = f"{max(sure) * math.log(h_min) / math.log(run['alpha']):.2f}×" if sure else "–"
+        sides = ", ".join(f"{name} {low:g}…{high:g}" for name, (low, high) in run["region"].items())
+        print(
+            f"| {run['dataset']} | {run['transform']} | {sides} | {h_min:.4f} | {passes:.1f} "
+            f"| {1200 / passes:.1f}× | {surest} | {cra[0]:.3f} | {cra[1]:.3f} |",
+            flush=True,
+        )
+        if h_min <= 0.92:
+            saved.append(passes)
+            moved.append(cra[1] - cra[0])
+    print(
+        f"\n{len(saved)} runs with h_min <= 0.92: {np.mean(saved):.1f} passes an image on average, padding and "
+        f"selection included, {1200 / np.mean(saved):.1f} times fewer than 1,200; CRA moves by "
+        f"{np.mean(moved):+.4f} on average, {max(moved, key=abs):+.4f} at most. Surest: votes of images "
+        "without a dissenting vote over ln(alpha) / ln(h_min), the fewest that any test can use."
+    )
+
+
+def checkpoints(cfg: DictConfig) -> None:
+    """Print what both procedures find with trained networks."""
+    paths = cfg.checkpoints
+    if paths is None:
+        command(["train", "experiment=demo", "hydra.run.dir=outputs/bench/train"])
+        paths = ["outputs/bench/train/best.ckpt"]
+    print(
+        "\n| checkpoint | images | monte_carlo | votes/image | passes/image | seconds/image | smoothed accuracy "
+        "| CRA (Neyman-Pearson) |"
+    )
+    print("|---|---:|---|---:|---:|---:|---:|---:|")
+    for path in paths:
+        for name in ("paper", "sequential"):
+            folder = Path(f"outputs/bench/{Path(path).parent.name}-{name}")
+            command(
+                [
+                    "certify",
+                    f"ckpt={path}",
+                    f"monte_carlo={name}",
+                    f"dataset.subset={cfg.subset}",
+                    "bound.methods=[neyman_pearson]",
+                    f"hydra.run.dir={folder}",
+                ]
+            )
+            summary = json.loads((folder / "summary.json").read_text())
+            session, found = summary["session"], summary["methods"]["neyman_pearson"]
+            # A run that was finished before has only its records to tell.
+            passes = session["evaluations"] / session["images"] if session["images"] else math.nan
+            print(
+                f"| {path} | {summary['images']} | {name} | {summary['votes_per_image']:.1f} | {passes:.1f} "
+                f"| {summary['seconds_per_image'] or math.nan:.3f} | {summary['smoothed_accuracy']:.3f} "
+                f"| {found['certified_robust_accuracy']:.3f} |",
+                flush=True,
+            )
+
+
+def command(arguments: list[str]) -> None:
+    subprocess.run([sys.executable, "-m", "glsmooth", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    cfg = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
+    assert isinstance(cfg, DictConfig)
+    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    print(f"torch {torch.__version__} on {name}")
+    if "throughput" in cfg.parts:
+        throughput(cfg, device)
+    if "replay" in cfg.parts:
+        replay(cfg)
+    if "checkpoints" in cfg.parts:
+        checkpoints(cfg)
+
+
+if __name__ == "__main__":
+    main()
