@@ -431,6 +431,7 @@ def h_min_of(curve: Tradeoff, q: float) -> float:
     return max(q, curve.inverse(q))
 
 
+@lru_cache(maxsize=64)
 def worst_case(family: SmoothedFamily, region: Region) -> Worst:
     """Upper bound on h_min(β) over every β of the region.
 
@@ -453,12 +454,12 @@ def worst_case(family: SmoothedFamily, region: Region) -> Worst:
     return _worst_in_box(family, region, h_min_of)
 
 
-def largest_found(
+def likely_worst(
     family: SmoothedFamily, region: Region, at: Callable[[dict[str, float]], float]
-) -> tuple[float, dict[str, float]]:
-    """Largest value of a formula over parameters of a region that are likely worst, and where it was found.
+) -> dict[str, float]:
+    """The parameter with the largest value of a formula among those likely to be worst.
 
-    Corners, a scan of the intervals that need one, directions of a ball. Not an upper bound by itself.
+    Corners, three points of the intervals that need a search, directions of a ball. Not a bound by itself.
     """
     identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
     if isinstance(region, Points):
@@ -468,21 +469,17 @@ def largest_found(
     else:
         assert isinstance(region, Box)
         points = list(candidates(family, region))
-    results = [(at(point), point) for point in points]
-    if isinstance(region, Box):
-        best = max(results, key=lambda result: result[0])[1]
         box = full_box(family, region)
         shares = [_axes(factor, family, box) for factor in family.transform.factors or ()]
         for name in (name for share in shares for name in share.search):
             low, high = box[name]
-            inner = [{**best, name: low + (high - low) * i / 8} for i in range(1, 8)]
-            results += [(at(point), point) for point in inner]
-    return max(results, key=lambda result: result[0])
+            points += [{**point, name: low + (high - low) * i / 4} for point in points[:2] for i in (1, 2, 3)]
+    return points[0] if len(points) == 1 else max(points, key=at)
 
 
 def _sphere(ball: Ball) -> Iterator[dict[str, float]]:
     names = list(ball.centre)
     rng = np.random.default_rng(0)
-    directions = np.concatenate((np.eye(len(names)), -np.eye(len(names)), rng.standard_normal((60, len(names)))))
+    directions = np.concatenate((np.eye(len(names)), -np.eye(len(names)), rng.standard_normal((24, len(names)))))
     for direction in directions / np.linalg.norm(directions, axis=1, keepdims=True):
         yield {n: c + ball.radius * float(d) for (n, c), d in zip(ball.centre.items(), direction, strict=True)}
