@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SIZES = tuple(i / 16 for i in range(33))  # of the region, where a bound takes milliseconds
-FEW_SIZES = (0.5, 1.0, 1.5)  # where it takes seconds
+FEW_SIZES = (0.5, 1.5)  # where it takes seconds
 LISTED_IMAGES = 500  # rows of the list of images in report.html; records.csv always has all
 GALLERY = 12  # images in each half of the gallery
 
@@ -186,15 +186,20 @@ def _region_curve(
     sound = _sound(decisions)
     if not sound:
         return None
-    sizes = {name: SIZES if sweeps.cheap(run.family, name) else FEW_SIZES for name in sound}
+    cheap = {name: sweeps.cheap(run.family, name) for name in sound}
     series = []
-    with _progress("CRA against region size", sum(map(len, sizes.values()))) as tick:
+    with _progress(
+        "CRA against region size", sum(len(SIZES if c else FEW_SIZES) for c in cheap.values())
+    ) as tick:
         for name, decision in sound.items():
+            sizes = SIZES if cheap[name] else FEW_SIZES
             cra = sweeps.region_curve(
-                run.family, region, name, run.p_lower, run.correct, sizes[name], tick
+                run.family, region, name, run.p_lower, run.correct, sizes, tick
             ).tolist()
-            line = sizes[name] is SIZES
-            series.append(figures.Series(name, decision.title, sizes[name], cra, line))
+            if not cheap[name]:
+                # Size 1 is decided already.
+                sizes, cra = (*sizes, 1.0), [*cra, float(np.mean(decision.certified & run.correct))]
+            series.append(figures.Series(name, decision.title, sizes, cra, line=cheap[name]))
     smoothed = float(np.mean(run.correct))
     powers = [
         wording.parameter(name)
@@ -208,8 +213,8 @@ def _region_curve(
     if powers:
         caption += f" For {wording.join(powers)} the ends are raised to the power of the size."
     caption += _stopped(run)
-    last = ", ".join(f"{one.title} {wording.floor(one.cra[-1], 3)} at {one.sizes[-1]:g}" for one in series)
-    words = f"Line chart: CRA falls as the region grows; {last}."
+    ends = ", ".join(f"{one.title} {wording.floor(min(one.cra), 3)} at {max(one.sizes):g}" for one in series)
+    words = f"Line chart: CRA falls as the region grows; {ends}."
     return save_picture(
         lambda theme: figures.region_curve(theme, series, smoothed), out, "cra_region", words, caption
     )
@@ -367,7 +372,7 @@ def _gallery(
             chosen.append(
                 (
                     images(int(run.columns["index"][row])),
-                    f"{caption}\np_A {wording.floor(run.p_lower[row], 3)}",
+                    f"{caption}\n{figures.P_A} {wording.floor(run.p_lower[row], 3)}",
                 )
             )
         return chosen

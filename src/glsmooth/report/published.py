@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from glsmooth import bounds, laws
 from glsmooth._text import did_you_mean
@@ -170,7 +171,7 @@ def votes_table(
     header.append("note")
     notes = _Notes()
     rows, above = [], 0
-    for run in runs:
+    for run in tqdm(runs, desc="Published runs", unit="run", leave=False, disable=None):
         decisions = {name: run.decide(name, image_size) for name in methods}
         row = [
             run.name.rsplit("/", 1)[-1],

@@ -176,7 +176,7 @@ def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
     ]
     best = primary(decisions)
     if best is not None and best.worst:
-        rows.append(("hardest point of it", wording.point(best.worst)))
+        rows.append(("hardest parameter in it", wording.point(best.worst)))
     left_out = [name for name in transform.parameters if name not in region.intervals]
     if left_out:
         rows.append(("left at the identity", wording.join(wording.parameter(name) for name in left_out)))
