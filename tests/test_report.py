@@ -276,19 +276,25 @@ def test_parameter_plane_is_pointwise(written):
     stored, region, _ = _stored(written)
     axes = sweeps.plane_axes(stored.family, region, nodes=5)
     assert [axis.name for axis in axes] == ["contrast", "brightness"]
-    plane = sweeps.parameter_plane(stored.family, axes, "neyman_pearson", stored.p_lower, stored.correct)
-    middle = plane.cra[2, 2]  # brightness 0 and the geometric middle of the contrasts, near the identity
-    assert middle == plane.cra.max()
-    i, j = 4, 0
-    point = Box(
-        contrast=(plane.x.nodes[j], plane.x.nodes[j]), brightness=(plane.y.nodes[i], plane.y.nodes[i])
-    )
-    decision = stored.decide(point, ["neyman_pearson"])["neyman_pearson"]
-    assert plane.cra[i, j] == (decision.certified & stored.correct).mean()
+    plane = sweeps.required_probability_plane(stored.family, axes, "neyman_pearson")
+    assert plane.values[2, 2] == plane.values.min()  # brightness 0 and a contrast near the identity
+    corner = {"contrast": plane.x.nodes[0], "brightness": plane.y.nodes[4]}
+    box = Box(**{name: (value, value) for name, value in corner.items()})
+    assert plane.values[4, 0] == pytest.approx(bounds.required_probability(stored.family, box), abs=1e-6)
     assert sweeps.plane_axes(stored.family, Box(contrast=(0.5, 2.0))) is None
 
 
 # The page
+
+
+def test_plot_of_required_probabilities(written, tmp_path):
+    family = load_run(written).family
+    figures.required_probability_plane(
+        family, Box(contrast=(0.7, 1.4), brightness=(0.0, 0.2)), tmp_path / "h.png"
+    )
+    assert (tmp_path / "h.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="plot: the region has the parameters contrast; a plane needs"):
+        figures.required_probability_plane(family, Box(contrast=(0.7, 1.4)), tmp_path / "no.png")
 
 
 class _Links(HTMLParser):

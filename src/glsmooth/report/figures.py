@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glsmooth.report import wording
+from glsmooth.family import SmoothedFamily
+from glsmooth.regions import Box, Region
+from glsmooth.report import sweeps, wording
 from glsmooth.report.sweeps import Axis, Plane
 
 if TYPE_CHECKING:
@@ -207,11 +210,37 @@ def _plain_ticks(low: float, high: float, log: bool) -> list[float]:
     return sorted(ticks)
 
 
-def parameter_plane(theme: Theme, plane: Plane, title: str) -> Figure:
+def accuracy_plane(theme: Theme, plane: Plane, title: str) -> Figure:
     """Heat map of the CRA at every point of the parameter plane, with the certified region's box."""
+    return _plane(theme, plane, title, "correct and certified at the point", (0.0, 1.0), [0.5])
+
+
+def required_probability_plane(family: SmoothedFamily, region: Region, path: Path) -> None:
+    """Save a heat map of Neyman-Pearson's h_min over the plane of a two-parameter box to ``path``.
+
+    Raises:
+        ValueError: the region is not a box of two parameters.
+    """
+    axes = sweeps.plane_axes(family, region) if isinstance(region, Box) else None
+    if axes is None:
+        raise ValueError(
+            f"plot: the region has the parameters {', '.join(region.parameters)}; a plane needs a box of two "
+            "parameters that vary, set plot=false or another region"
+        )
+    plane = sweeps.required_probability_plane(family, axes, "neyman_pearson")
+    title = f"{family.transform.name}: required probability at the point"
+    levels = [0.6, 0.7, 0.8, 0.9, 0.99]
+    _plane(LIGHT, plane, title, "required probability", (0.5, 1.0), levels).savefig(path, dpi=200)
+
+
+def _plane(
+    theme: Theme, plane: Plane, title: str, label: str, span: tuple[float, float], levels: Sequence[float]
+) -> Figure:
+    """Heat map of ``plane`` with lines at ``levels``, its colours over ``span``; light is good."""
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import PercentFormatter
 
+    share = span[0] == 0.0
     figure = _figure(theme, 4.2)
     axes = _axes(figure, theme)
     axes.grid(False)
@@ -223,18 +252,22 @@ def parameter_plane(theme: Theme, plane: Plane, title: str) -> Figure:
     x, y = place(plane.x, plane.x.nodes), place(plane.y, plane.y.nodes)
     half_x, half_y = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
     image = axes.imshow(
-        plane.cra,
+        plane.values,
         origin="lower",
         aspect="auto",
         interpolation="nearest",
-        cmap="cividis",
-        vmin=0.0,
-        vmax=1.0,
+        cmap="cividis" if share else "cividis_r",
+        vmin=span[0],
+        vmax=span[1],
         extent=(x[0] - half_x, x[-1] + half_x, y[0] - half_y, y[-1] + half_y),
     )
-    if plane.cra.min() < 0.5 < plane.cra.max():
-        lines = axes.contour(x, y, plane.cra, levels=[0.5], colors="white", linewidths=1, linestyles="dotted")
-        axes.clabel(lines, fmt={0.5: "50 %"}, fontsize=8)
+    shown = [level for level in levels if plane.values.min() < level < plane.values.max()]
+    if shown:
+        lines = axes.contour(
+            x, y, plane.values, levels=shown, colors="white", linewidths=1, linestyles="dotted"
+        )
+        names = {level: f"{100 * level:g} %" if share else f"{level:g}" for level in shown}
+        axes.clabel(lines, fmt=names, fontsize=8)
     (x_low, x_high), (y_low, y_high) = place(plane.x, plane.x.interval), place(plane.y, plane.y.interval)
     x_identity, y_identity = place(plane.x, plane.x.identity), place(plane.y, plane.y.identity)
     # White on a black rim is seen on every colour of the map.
@@ -255,10 +288,12 @@ def parameter_plane(theme: Theme, plane: Plane, title: str) -> Figure:
     for axis, setter in ((plane.x, axes.set_xticks), (plane.y, axes.set_yticks)):
         ticks = _plain_ticks(float(axis.nodes[0]), float(axis.nodes[-1]), axis.log)
         setter(place(axis, ticks), [wording.number(tick) for tick in ticks])
-    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0, symbol=" %"), pad=0.02)
+    bar = figure.colorbar(
+        image, ax=axes, format=PercentFormatter(1.0, decimals=0, symbol=" %") if share else None, pad=0.02
+    )
     bar.ax.tick_params(colors=theme.muted, labelsize=9)
     bar.outline.set_visible(False)
-    bar.set_label("correct and certified at the point", color=theme.ink, fontsize=9.5)
+    bar.set_label(label, color=theme.ink, fontsize=9.5)
     _label(axes, theme, wording.axis_label(plane.x.name), wording.axis_label(plane.y.name))
     axes.set_title(title, color=theme.ink, fontsize=9.5)
     return figure

@@ -236,7 +236,9 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     if axes is None:
         return None
     with _progress("CRA over the plane", axes[0].nodes.size * axes[1].nodes.size) as tick:
-        plane = sweeps.parameter_plane(run.family, axes, best.method, run.p_lower, run.correct, tick)
+        needed = sweeps.required_probability_plane(run.family, axes, best.method, tick)
+    cra = sweeps.robust_accuracy(run.p_lower, run.correct, needed.values)
+    plane = sweeps.Plane(needed.x, needed.y, cra)
     caption = (
         "The colour at a point is the share of the images that are correct and certified at that single "
         f"transformation, by {best.title}. The box is the region of the headline, which must hold "
@@ -244,7 +246,7 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     )
     words = f"Heat map of CRA over {wording.join(wording.parameter(axis.name) for axis in axes)}."
     return save_picture(
-        lambda theme: figures.parameter_plane(theme, plane, best.title), out, "cra_plane", words, caption
+        lambda theme: figures.accuracy_plane(theme, plane, best.title), out, "cra_plane", words, caption
     )
 
 

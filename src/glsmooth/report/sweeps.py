@@ -106,16 +106,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plane:
-    """CRA at single points of a two-parameter plane.
-
-    Attributes:
-        x, y: the axes.
-        cra: (ny, nx) fraction of the images that are correct and certified at that point.
-    """
+    """A value at every point of a two-parameter plane: axes ``x`` and ``y``, ``values`` (ny, nx)."""
 
     x: Axis
     y: Axis
-    cra: NDArray[np.float64]
+    values: NDArray[np.float64]
 
 
 def plane_axes(
@@ -142,15 +137,10 @@ def plane_axes(
     return (axes[0], axes[1]) if len(axes) == 2 else None
 
 
-def parameter_plane(
-    family: SmoothedFamily,
-    axes: tuple[Axis, Axis],
-    method: str,
-    p_lower: NDArray[np.float64],
-    correct: NDArray[np.bool_],
-    tick: Callable[[], object] = lambda: None,
+def required_probability_plane(
+    family: SmoothedFamily, axes: tuple[Axis, Axis], method: str, tick: Callable[[], object] = lambda: None
 ) -> Plane:
-    """CRA at every point of the grid of ``axes``; ``tick`` is called after every bound."""
+    """h_min of every single point of the grid of ``axes``; ``tick`` is called after every bound."""
     x, y = axes
     h_min = np.empty((len(y.nodes), len(x.nodes)))
     for i, y_value in enumerate(y.nodes):
@@ -158,4 +148,4 @@ def parameter_plane(
             point = Points([{x.name: float(x_value), y.name: float(y_value)}])
             h_min[i, j] = bounds.required_probability(family, point, method)
             tick()
-    return Plane(x, y, robust_accuracy(p_lower, correct, h_min))
+    return Plane(x, y, h_min)
