@@ -42,6 +42,8 @@ __all__ = ["Worst", "candidates", "covers_torus", "worst_case"]
 
 #: Cells are refined until the returned bound is within this of a value that some β attains, or the budget is spent.
 TOLERANCE = 7e-7
+#: The same for balls, which are covered by boxes.
+ROUGH_TOLERANCE = 1e-4
 BUDGET = 600
 
 Interval = tuple[float, float]
@@ -282,7 +284,11 @@ def candidates(family: SmoothedFamily, region: Box) -> Iterator[dict[str, float]
             yield {**fixed, **dict(zip(names, corner, strict=True))}
 
 
-def _worst_in_box(family: SmoothedFamily, region: Box, value: Callable[[Tradeoff, float], float]) -> Worst:
+def _worst_in_box(
+    family: SmoothedFamily, region: Box, value: Callable[[Tradeoff, float], float], rough: bool = False
+) -> Worst:
+    """Cover one box; ``rough`` is quicker and looser, for boxes that cover something else."""
+    tolerance = ROUGH_TOLERANCE if rough else TOLERANCE
     box = full_box(family, region)
     shares = [_axes(factor, family, box) for factor in family.transform.factors or ()]
     search = {name: interval for share in shares for name, interval in share.search.items()}
@@ -291,7 +297,7 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Callable[[Tradeoff
         for choice in itertools.product(*(share.fixed for share in shares))
     ]
     if not search:
-        results = [(value(tradeoff(family, beta), 0.5), beta) for beta in fixed]
+        results = [(value(tradeoff(family, beta, coarse=rough), 0.5), beta) for beta in fixed]
         best, beta = max(results, key=lambda result: result[0])
         return Worst(best, beta, "monotone or exhausted on every axis: the worst of finitely many parameters")
 
@@ -309,9 +315,11 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Callable[[Tradeoff
             if share.step is not None:
                 q = share.step(q, beta, {name: cell[name] for name in share.search})
         evaluations += 1
-        bound = value(tradeoff(family, beta, coarse=True), min(q, 1.0))
+        quick = tradeoff(family, beta, coarse=True)
+        bound = value(quick, min(q, 1.0))
         # The quick curve settles most cells; near the best one its own error would keep them open.
-        if best + TOLERANCE < bound < best + 5e-5:
+        near = bound < best + 5e-5 or bound - value(quick, 0.5) < 2e-5
+        if not rough and bound > best + tolerance and near:
             curve = tradeoff(family, beta)
             best, best_beta = max((best, best_beta), (value(curve, 0.5), beta), key=lambda pair: pair[0])
             bound = min(bound, value(curve, min(q, 1.0)))
@@ -320,11 +328,11 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Callable[[Tradeoff
     for start in fixed:
         for corner in itertools.product(*(sorted(set(interval)) for interval in search.values())):
             beta = {**start, **dict(zip(search, corner, strict=True))}
-            attained = value(tradeoff(family, beta), 0.5)
+            attained = value(tradeoff(family, beta, coarse=rough), 0.5)
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
-    while -queue[0][0] > best + TOLERANCE and evaluations < BUDGET:
+    while -queue[0][0] > best + tolerance and evaluations < BUDGET:
         _, _, start, cell = heapq.heappop(queue)
         name = max(cell, key=lambda k: _width(k, cell[k], family) / max(_width(k, search[k], family), 1e-300))
         middle = _middle(name, cell[name], family)
@@ -400,7 +408,7 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, f
         near = {n: min(max(c, box.intervals[n][0]), box.intervals[n][1]) for n, c in ball.centre.items()}
         if math.dist(list(near.values()), list(ball.centre.values())) > ball.radius:
             return
-        worst = _worst_in_box(family, box, value)
+        worst = _worst_in_box(family, box, value, rough=True)
         # Pull the box's worst point back into the ball for a value that is attained.
         offset = {n: worst.beta[n] - ball.centre[n] for n in names}
         length = math.hypot(*offset.values())
@@ -408,14 +416,14 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, f
         inside = {**worst.beta, **{n: ball.centre[n] + shrink * offset[n] for n in names}}
         inside = {n: round(v) if n in family.torus else v for n, v in inside.items()}
         if ball.contains(inside):
-            attained = value(tradeoff(family, inside), 0.5)
+            attained = value(tradeoff(family, inside, coarse=True), 0.5)
             if attained > best:
                 best, best_beta = attained, inside
         heapq.heappush(queue, (-worst.value, next(counter), box))
 
     visit(Box(**{n: (c - ball.radius, c + ball.radius) for n, c in ball.centre.items()}))
     for _ in range(200):
-        if not queue or -queue[0][0] <= best + 1e-4:
+        if not queue or -queue[0][0] <= best + 4 * ROUGH_TOLERANCE:
             break
         _, _, box = heapq.heappop(queue)
         name = max(names, key=lambda n: box.intervals[n][1] - box.intervals[n][0])
