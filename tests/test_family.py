@@ -14,7 +14,11 @@ LAWS = {"contrast": gs.LogNormal(0.0, 0.6), "brightness": gs.Normal(0.0, 0.6)}
     [
         (gs.transforms.ContrastBrightness(), LAWS, (0.5, 0.4)),
         (gs.transforms.ContrastBrightness(order="brightness_first"), LAWS, (0.5, 0.4)),
-        (gs.transforms.GammaContrast(), {"gamma": gs.Rayleigh(0.5), "contrast": gs.LogNormal(0, 0.3)}, (1.4, 2.0)),
+        (
+            gs.transforms.GammaContrast(),
+            {"gamma": gs.Rayleigh(0.5), "contrast": gs.LogNormal(0, 0.3)},
+            (1.4, 2.0),
+        ),
         (gs.transforms.GaussianBlur(), {"blur": gs.Rayleigh(2.0)}, (1.5,)),
     ],
 )
@@ -55,14 +59,22 @@ def test_uniform_law_on_the_torus():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gs.SmoothedFamily(gs.transforms.ContrastBrightness(), {"contrast": LAWS["contrast"]}), "missing"),
+        (
+            lambda: gs.SmoothedFamily(gs.transforms.ContrastBrightness(), {"contrast": LAWS["contrast"]}),
+            "missing",
+        ),
         (
             lambda: gs.SmoothedFamily(gs.transforms.Brightness(), {"brightnes": gs.Normal(0, 1)}),
             "did you mean 'brightness'",
         ),
-        (lambda: gs.SmoothedFamily(gs.transforms.Contrast(), {"contrast": gs.Normal(0, 1)}), "outside the domain"),
         (
-            lambda: gs.SmoothedFamily(gs.transforms.Translation(), {"tx": gs.UniformCyclic(), "ty": gs.Normal(0, 1)}),
+            lambda: gs.SmoothedFamily(gs.transforms.Contrast(), {"contrast": gs.Normal(0, 1)}),
+            "outside the domain",
+        ),
+        (
+            lambda: gs.SmoothedFamily(
+                gs.transforms.Translation(), {"tx": gs.UniformCyclic(), "ty": gs.Normal(0, 1)}
+            ),
             "image_size",
         ),
         (
@@ -72,7 +84,9 @@ def test_uniform_law_on_the_torus():
             "positive",
         ),
         (
-            lambda: gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0, 1)}, pixel_noise=-1),
+            lambda: gs.SmoothedFamily(
+                gs.transforms.Brightness(), {"brightness": gs.Normal(0, 1)}, pixel_noise=-1
+            ),
             "pixel_noise",
         ),
     ],

@@ -39,6 +39,8 @@ from glsmooth.votes import BaseClassifier, VoteEngine
 
 #: Transformed copies in the picture of what was done to one image.
 _FIGURE_COPIES = 8
+#: For the estimate of disk space: a row of records.csv, and the report with its pictures.
+_ROW_BYTES, _REPORT_MEBIBYTES = 100, 3
 
 
 def run(cfg: DictConfig) -> None:
@@ -165,6 +167,9 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
         if message is None:
             raise
         raise UserError(message.group(1)) from error
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        print("Stopped; the same command goes on from here", file=sys.stderr)
+        raise
     finally:
         records.close()
 
@@ -250,29 +255,29 @@ def estimate(
     while engine.busy:
         engine.step()
     rate = (engine.evaluations - before) / (time.perf_counter() - start)
-    fewest, most = (len(images) * (draws + 1) for draws in procedure.draws_range())  # type: ignore[arg-type]
-    passes = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    hours = (
-        f"{most / rate / 3600:.2f}"
-        if fewest == most
-        else f"{fewest / rate / 3600:.2f} to {most / rate / 3600:.2f}"
-    )
-    memory = "on the CPU"
+    size = len(images)  # type: ignore[arg-type]
+    # Each image is also classified as it is.
+    passes = sorted({size * (draws + 1) for draws in procedure.draws_range()})
+    memory = "none"
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        memory = (
-            f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} of {total / 2**30:.0f} GiB on the GPU"
-        )
-    return "\n".join(
-        [
-            f"Images:          {len(images):,}",  # type: ignore[arg-type]
-            f"Network passes:  {passes} (with one an image for the base accuracy)",
-            f"Time:            {hours} hours on one device at {rate:,.0f} passes a second",
-            f"Memory:          {memory}, whatever the number of images and draws",
-            f"Disk:            {len(images) * 120 / 2**20 + 2:.0f} MiB",  # type: ignore[arg-type]
-            "Nothing was started (dry_run=true).",
-        ]
-    )
+        memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} of {total / 2**30:.0f} GiB"
+    lines = [
+        f"Images:          {size:,}",
+        f"Network passes:  {' to '.join(f'{n:,}' for n in passes)}",
+        f"Time:            {' to '.join(_duration(n / rate) for n in passes)} on one device",
+        f"Speed:           {rate:,.0f} passes a second in batches of {speed.batch_size}",
+        f"GPU memory:      {memory}; it does not grow with images or draws",
+        f"Disk:            {size * _ROW_BYTES / 2**20 + _REPORT_MEBIBYTES:.0f} MiB",
+        "Nothing was started (dry_run=true).",
+    ]
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def summarise(
@@ -390,16 +395,14 @@ def _accelerator(settings: Mapping[str, Any]) -> str:
 
 
 def _trainer(chosen: Mapping[str, Any], accelerator: str) -> Trainer:
-    devices = chosen["devices"]
     strategy: Any = chosen.get("strategy", "auto")
-    one = devices in (1, "auto") if accelerator == "cpu" else devices == 1 or torch.cuda.device_count() == 1
-    if strategy == "auto" and not one:
+    if strategy == "auto" and _number_of_devices(chosen["devices"], accelerator) > 1:
         external = SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
         # A device that has finished its share waits for the others, as long as it takes.
         strategy = DDPStrategy(start_method="popen" if external else "spawn", timeout=timedelta(days=30))
     return Trainer(
         accelerator=accelerator,
-        devices=devices,
+        devices=chosen["devices"],
         num_nodes=chosen.get("num_nodes", 1),
         strategy=strategy,
         logger=False,
@@ -408,6 +411,14 @@ def _trainer(chosen: Mapping[str, Any], accelerator: str) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,  # glsmooth.data.Batches shares the images out
     )
+
+
+def _number_of_devices(devices: Any, accelerator: str) -> int:
+    if isinstance(devices, list):
+        return len(devices)
+    if devices in ("auto", -1):
+        return 1 if accelerator == "cpu" else torch.cuda.device_count()
+    return int(devices)
 
 
 def _evaluations(directory: Path) -> int:

@@ -51,9 +51,13 @@ class SmoothedFamily:
         for name in names:
             law = self.laws.get(name)
             if law is None:
-                raise ValueError(f"smoothing.{name} is missing: {self.transform.name} needs a law for each of {', '.join(names)}")
+                raise ValueError(
+                    f"smoothing.{name} is missing: {self.transform.name} needs a law for each of {', '.join(names)}"
+                )
             if not isinstance(law, Law):
-                raise ValueError(f"smoothing.{name}={law!r} is not a smoothing law; use one of glsmooth's, e.g. Normal(0.0, 0.5)")
+                raise ValueError(
+                    f"smoothing.{name}={law!r} is not a smoothing law; use one of glsmooth's, e.g. Normal(0.0, 0.5)"
+                )
             domain = self.transform.domain(name)
             if not law.cyclic and law.interval[0] < domain.low:
                 raise ValueError(
@@ -62,11 +66,17 @@ class SmoothedFamily:
                 )
         if self.image_size is not None:
             if len(self.image_size) != 2 or any(int(v) != v or v < 1 for v in self.image_size):
-                raise ValueError(f"image_size={self.image_size!r} must be two positive integers (height, width)")
+                raise ValueError(
+                    f"image_size={self.image_size!r} must be two positive integers (height, width)"
+                )
             object.__setattr__(self, "image_size", (int(self.image_size[0]), int(self.image_size[1])))
         for name, law in self.laws.items():
             if law.cyclic and name not in self.torus:
-                why = "give image_size=(H, W)" if name in self.transform.integer_parameters else "only tx and ty are cyclic"
+                why = (
+                    "give image_size=(H, W)"
+                    if name in self.transform.integer_parameters
+                    else "only tx and ty are cyclic"
+                )
                 raise ValueError(f"smoothing.{name}={law!r} needs a cycle: {why}")
         if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
             raise ValueError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
@@ -137,7 +147,9 @@ class SmoothedFamily:
                 raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
             for end in ends:
                 if not domain.contains(end):
-                    raise ValueError(f"region.{name}={list(ends)} leaves the domain of {name}; every value must be {domain}")
+                    raise ValueError(
+                        f"region.{name}={list(ends)} leaves the domain of {name}; every value must be {domain}"
+                    )
                 if isinstance(region, Points) and name in self.torus and end != round(end):
                     raise ValueError(
                         f"region.{name}={end:g} is a fractional point on the torus; translations move by whole "

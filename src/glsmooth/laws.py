@@ -54,11 +54,15 @@ class Law(Distribution):
     log_concave_in_log: ClassVar[bool] = False
     #: The law lives on the cycle Z_H (or Z_W), not on the line.
     cyclic: ClassVar[bool] = False
-    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]  # checked by name below, with better messages
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = True
 
-    low: float
-    high: float
+    # Set by the constructor from ``fields``.
+    _loc: float
+    _scale: float
+    _rate: float
+    _low: float
+    _high: float
 
     def __init__(self, **values: float) -> None:
         for field, value in values.items():
@@ -66,15 +70,19 @@ class Law(Distribution):
                 raise ValueError(f"{type(self).__name__}: {field}={value!r} is not a number; give a float")
             value = float(value)
             if not math.isfinite(value):
-                raise ValueError(f"{type(self).__name__}: {field}={value} is not finite; give a finite number")
+                raise ValueError(
+                    f"{type(self).__name__}: {field}={value} is not finite; give a finite number"
+                )
             if field in ("scale", "rate") and value <= 0:
-                raise ValueError(f"{type(self).__name__}: {field}={value:g} must be positive; give a number above 0")
+                raise ValueError(
+                    f"{type(self).__name__}: {field}={value:g} must be positive; give a number above 0"
+                )
             setattr(self, "_" + field, value)
         self.values = {field: float(value) for field, value in values.items()}
         super().__init__(validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         return constraints.interval(*self.interval)
 
     @property
@@ -125,7 +133,7 @@ class Law(Distribution):
         """Quantile function on (0, 1)."""
         raise NotImplementedError
 
-    def rsample(self, sample_shape: Any = torch.Size(), generator: torch.Generator | None = None) -> Tensor:
+    def rsample(self, sample_shape: Any = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws of shape ``sample_shape`` in float64, by inversion: exact up to rounding."""
         device = generator.device if generator is not None else None
         u = torch.rand(torch.Size(sample_shape), dtype=torch.float64, generator=generator, device=device)
@@ -136,7 +144,7 @@ class Law(Distribution):
         return f"{type(self).__name__}({', '.join(f'{v:g}' for v in self.values.values())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.values == other.values  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.values == other.values
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, *self.values.items()))
@@ -353,7 +361,9 @@ class Uniform(Law):
     def __init__(self, low: float, high: float) -> None:
         super().__init__(low=low, high=high)
         if not self._low < self._high:
-            raise ValueError(f"Uniform: low={low:g} must be below high={high:g}; exchange them or widen the interval")
+            raise ValueError(
+                f"Uniform: low={low:g} must be below high={high:g}; exchange them or widen the interval"
+            )
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -405,7 +415,9 @@ class UniformCyclic(Law):
         return -math.inf, math.inf
 
     def _no_size(self) -> ValueError:
-        return ValueError("UniformCyclic lives on a cycle whose length is the image's; give image_size=(H, W)")
+        return ValueError(
+            "UniformCyclic lives on a cycle whose length is the image's; give image_size=(H, W)"
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         raise self._no_size()
@@ -417,7 +429,8 @@ class UniformCyclic(Law):
 
 
 LAWS: dict[str, type[Law]] = {
-    law.__name__: law for law in (Normal, LogNormal, Rayleigh, Exponential, HalfNormal, Uniform, UniformCyclic)
+    law.__name__: law
+    for law in (Normal, LogNormal, Rayleigh, Exponential, HalfNormal, Uniform, UniformCyclic)
 }
 
 
@@ -444,7 +457,9 @@ def from_config(config: Mapping[str, Any], field: str = "smoothing") -> Law:
     law = LAWS[name]
     for key in config:
         if key != "law" and key not in ("loc", "scale", "rate", "low", "high"):
-            raise ValueError(f"{field}.{key}={config[key]!r} is not a field of a law; {name} takes {_listed(law.fields)}")
+            raise ValueError(
+                f"{field}.{key}={config[key]!r} is not a field of a law; {name} takes {_listed(law.fields)}"
+            )
     leftover = [key for key in config if key != "law" and key not in law.fields and config[key] is not None]
     if leftover:
         key = leftover[0]
@@ -458,7 +473,9 @@ def from_config(config: Mapping[str, Any], field: str = "smoothing") -> Law:
         if value is None and key == "loc":
             value = 0.0
         if value is None:
-            raise ValueError(f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER")
+            raise ValueError(
+                f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER"
+            )
         values[key] = value
     try:
         return law(**values)

@@ -82,7 +82,10 @@ ROWS = [
 #: Laws and orders beyond the table: name -> (family, region).
 OTHERS = {
     "brightness": (family(T.Brightness(), brightness=N(0, 0.3)), gs.Box(brightness=(-0.4, 0.4))),
-    "brightness uniform": (family(T.Brightness(), brightness=gs.Uniform(-1, 1)), gs.Box(brightness=(-0.4, 0.3))),
+    "brightness uniform": (
+        family(T.Brightness(), brightness=gs.Uniform(-1, 1)),
+        gs.Box(brightness=(-0.4, 0.3)),
+    ),
     "brightness rayleigh": (family(T.Brightness(), brightness=R(0.5)), gs.Box(brightness=(-0.3, 0.3))),
     "contrast": (family(T.Contrast(), contrast=LN(0, 0.4)), gs.Box(contrast=(0.6, 1.5))),
     "contrast rayleigh": (family(T.Contrast(), contrast=R(1.0)), gs.Box(contrast=(0.7, 1.3))),

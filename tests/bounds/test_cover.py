@@ -44,7 +44,12 @@ def test_no_parameter_of_a_box_needs_more(case):
     if case in SLOW:
         return
     found = differential_evolution(
-        lambda u: -gs.tradeoff(f, point(u)).inverse(0.5), [(0, 1)] * d, maxiter=6, popsize=6, seed=1, polish=False
+        lambda u: -gs.tradeoff(f, point(u)).inverse(0.5),
+        [(0, 1)] * d,
+        maxiter=6,
+        popsize=6,
+        seed=1,
+        polish=False,
     )
     assert -found.fun <= h + 1e-9
     # The cover is not a loose one: a searcher comes near the value.
@@ -113,5 +118,8 @@ def test_covering_the_whole_torus_is_said():
 
 def test_larger_regions_need_no_less():
     f = ROWS[0].family
-    values = [gs.required_probability(f, gs.Box(contrast=(1 - s / 2, 1 + s), brightness=(-s / 3, s / 3))) for s in (0.2, 0.5, 0.9)]
+    values = [
+        gs.required_probability(f, gs.Box(contrast=(1 - s / 2, 1 + s), brightness=(-s / 3, s / 3)))
+        for s in (0.2, 0.5, 0.9)
+    ]
     assert values == sorted(values)

@@ -14,7 +14,10 @@ from glsmooth.bounds.neyman_pearson import cyclic_masses
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
 CASES = {**{row.name: (row.family, row.worst) for row in ROWS}}
-CASES |= {name: (f, {k: v[1] for k, v in region.intervals.items()}) for name, (f, region) in {**OTHERS, **TORUS}.items()}
+CASES |= {
+    name: (f, {k: v[1] for k, v in region.intervals.items()})
+    for name, (f, region) in {**OTHERS, **TORUS}.items()
+}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -49,7 +52,9 @@ def test_reference_values_of_torus_compositions():
 
 @pytest.mark.parametrize("contrast", [0.5, 2.0])
 def test_brightness_first_reference(contrast):
-    f = family(T.ContrastBrightness(order="brightness_first"), contrast=gs.LogNormal(0, 0.6), brightness=N(0, 0.6))
+    f = family(
+        T.ContrastBrightness(order="brightness_first"), contrast=gs.LogNormal(0, 0.6), brightness=N(0, 0.6)
+    )
     h = gs.tradeoff(f, {"contrast": contrast, "brightness": 0.4}).inverse(0.5)
     assert h == pytest.approx({0.5: 0.9485, 2.0: 0.9339}[contrast], abs=6e-5)
 
@@ -144,7 +149,10 @@ def test_mass_that_the_shifted_law_lacks_counts_in_full():
 
 def test_cyclic_masses():
     masses = cyclic_masses(N(0, 3), 32)
-    direct = [sum(norm.cdf((k + 0.5 + 32 * j) / 3) - norm.cdf((k - 0.5 + 32 * j) / 3) for j in range(-3, 4)) for k in range(32)]
+    direct = [
+        sum(norm.cdf((k + 0.5 + 32 * j) / 3) - norm.cdf((k - 0.5 + 32 * j) / 3) for j in range(-3, 4))
+        for k in range(32)
+    ]
     np.testing.assert_allclose(masses, direct, rtol=1e-10, atol=1e-16)
     assert masses.sum() == pytest.approx(1, abs=1e-15)
 
@@ -180,7 +188,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="did you mean 'neyman_pearson'"):
         gs.required_probability(f, gs.Box(contrast=(0.9, 1.1)), "neyman_person")
     for p, sigma in ((1.5, 1.0), (0.7, 0.0)):
-        with pytest.raises(ValueError, match="p=|sigma="):
+        with pytest.raises(ValueError, match=r"p=|sigma="):
             gs.bounds.cohen_radius(p, sigma)
 
 

@@ -51,12 +51,17 @@ def _by_points(
         beta = cover.likely_worst(plane, region, lambda point: (rank or at)(plane, point))
         best = at(plane, beta)
         if not sound:
-            return RegionBound(min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound")
+            return RegionBound(
+                min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound"
+            )
         # The formula is at or above the exact value everywhere, and the exact value is bounded over the whole
         # region: whatever lies at or above that bound certifies, even if the formula's own maximum was missed.
         exact = cover.worst_case(plane, region)
         return RegionBound(
-            min(1.0, max(best, exact.value)), beta, name, argument=f"at or above Neyman-Pearson's: {exact.argument}"
+            min(1.0, max(best, exact.value)),
+            beta,
+            name,
+            argument=f"at or above Neyman-Pearson's: {exact.argument}",
         )
 
     return certify
@@ -66,7 +71,9 @@ def _on_plane(method: str, family: SmoothedFamily) -> SmoothedFamily:
     """The family whose values stay valid on the torus, since wrapping is post-processing."""
     for name, law in family.laws.items():
         if law.cyclic:
-            raise NotApplicable(f"{method} has no form on the torus, and {law!r} (for {name}) none on the plane")
+            raise NotApplicable(
+                f"{method} has no form on the torus, and {law!r} (for {name}) none on the plane"
+            )
     return SmoothedFamily(family.transform, family.laws) if family.torus else family
 
 
@@ -84,8 +91,16 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("neyman_pearson", "Neyman–Pearson (exact)", _by_neyman_pearson),
-        Method("gl", "General Lipschitz, product form", _by_points("gl", gl.product_at, partial(gl.product_at, steps=gl.ROUGH_STEPS))),
-        Method("gl_ode", "General Lipschitz, ode form", _by_points("gl_ode", gl.ode_at, partial(gl.product_at, steps=gl.ROUGH_STEPS))),
+        Method(
+            "gl",
+            "General Lipschitz, product form",
+            _by_points("gl", gl.product_at, partial(gl.product_at, steps=gl.ROUGH_STEPS)),
+        ),
+        Method(
+            "gl_ode",
+            "General Lipschitz, ode form",
+            _by_points("gl_ode", gl.ode_at, partial(gl.product_at, steps=gl.ROUGH_STEPS)),
+        ),
         Method(
             "gl_printed",
             "General Lipschitz as printed (unsound)",

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import Atoms, Gaussian, Monotone, Tradeoff, cyclic_pair
+from glsmooth.bounds.loss import Monotone, Tradeoff, cyclic_pair
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Law, LogNormal, Normal
@@ -103,7 +103,9 @@ def _cyclic_candidates(law: Law, size: int, interval: Interval) -> list[float]:
         shifts.setdefault(key, shift)
     if masses.max() - masses.min() <= 1e-15 * masses.max() or set(shifts) == {0}:
         return [float(low if not low <= 0 <= high else 0)]
-    curves = {key: cyclic_pair(masses, key)._curve() + (cyclic_pair(masses, key).only_0,) for key in shifts if key}
+    curves = {
+        key: (*cyclic_pair(masses, key)._curve(), cyclic_pair(masses, key).only_0) for key in shifts if key
+    }
     order = sorted(curves, key=lambda key: -float(np.interp(0.5, curves[key][1], curves[key][0])))
     kept: list[int] = []
     for key in order:
@@ -113,7 +115,9 @@ def _cyclic_candidates(law: Law, size: int, interval: Interval) -> list[float]:
     return [float(shifts[key]) for key in kept]
 
 
-def _dominates(worse: tuple[np.ndarray, np.ndarray, float], p: np.ndarray, n: np.ndarray, only: float) -> bool:
+def _dominates(
+    worse: tuple[np.ndarray, np.ndarray, float], p: np.ndarray, n: np.ndarray, only: float
+) -> bool:
     """Does the curve ``worse`` lie on or below the curve with corners (p, n) everywhere?
 
     Both are convex and piecewise linear: comparing at the corners of the upper one is enough.
@@ -173,7 +177,9 @@ def _affine_axes(
     o, i = box[outer], box[inner]
     identity = 1.0 if inner_scales else 0.0
     if i == (identity, identity):
-        return _Axes([{outer: v, inner: identity} for v in _ends(o, 1.0, _log_symmetric(law_o), log=True)], {})
+        return _Axes(
+            [{outer: v, inner: identity} for v in _ends(o, 1.0, _log_symmetric(law_o), log=True)], {}
+        )
     ordered = law_i.log_concave_in_log if inner_scales else law_i.log_concave
     if ordered:
         symmetric = _log_symmetric(law_i) if inner_scales else _symmetric_shift(law_i)
@@ -247,7 +253,11 @@ def _scale_variation(law: Law) -> float:
     (slope,) = torch.autograd.grad(law.log_prob(x).sum(), x)
     inner = 0.5 * float((1 + x * slope).abs().mean().detach())
     # Laws with an end away from 0 also lose the mass that the moving end sweeps.
-    swept = sum(abs(v) * math.exp(float(law.log_prob(torch.tensor(v, dtype=torch.float64)))) for v in law.interval if math.isfinite(v) and v != 0)
+    swept = sum(
+        abs(v) * math.exp(float(law.log_prob(torch.tensor(v, dtype=torch.float64))))
+        for v in law.interval
+        if math.isfinite(v) and v != 0
+    )
     return 1.001 * inner + 1e-6 + swept
 
 
@@ -363,16 +373,21 @@ def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff
     identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
     names = list(ball.centre)
     centred = all(ball.centre[name] == identity[name] for name in names)
-    plain = {f.name for f in family.transform.factors or () if isinstance(f, Shift) and f.name not in family.torus}
+    plain = {
+        f.name for f in family.transform.factors or () if isinstance(f, Shift) and f.name not in family.torus
+    }
     laws = [family.laws[name] for name in names]
     if centred and set(names) <= plain and all(isinstance(law, Normal) for law in laws):
         # Normal shifts: h_min grows with Σ(β_i/σ_i)², largest along the axis with the smallest scale.
         name = min(names, key=lambda n: family.laws[n].values["scale"])
         beta = {**identity, name: ball.radius}
-        return Worst(value(tradeoff(family, beta), 0.5), beta, "normal shifts: worst along the smallest scale")
+        return Worst(
+            value(tradeoff(family, beta), 0.5), beta, "normal shifts: worst along the smallest scale"
+        )
     if set(names) <= set(family.torus):
         return _worst_of(
-            (_worst_in_box(family, slab, value) for slab in _slabs(ball, names)), "all whole shifts in the ball"
+            (_worst_in_box(family, slab, value) for slab in _slabs(ball, names)),
+            "all whole shifts in the ball",
         )
     return _cover_ball(family, ball, value)
 
@@ -431,7 +446,11 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, f
         for half in ((low, (low + high) / 2), ((low + high) / 2, high)):
             visit(Box(**{**box.intervals, name: half}))
     bound = max(best, -queue[0][0])
-    return Worst(min(bound, 1.0), best_beta, f"boxes that cover the ball (bound within {bound - best:.1g} of an attained value)")
+    return Worst(
+        min(bound, 1.0),
+        best_beta,
+        f"boxes that cover the ball (bound within {bound - best:.1g} of an attained value)",
+    )
 
 
 def h_min_of(curve: Tradeoff, q: float) -> float:
@@ -448,7 +467,9 @@ def worst_case(family: SmoothedFamily, region: Region) -> Worst:
         ValueError: the region does not fit the family.
     """
     if not family.transform.resolvable:
-        raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
+        raise NotApplicable(
+            f"{family.transform!r} is only approximately resolvable, so it is never certified"
+        )
     if family.transform.factors is None:
         raise NotApplicable(f"{family.transform!r} declares no factors; use the sampled bound for it")
     family.check_region(region)
@@ -488,6 +509,10 @@ def likely_worst(
 def _sphere(ball: Ball) -> Iterator[dict[str, float]]:
     names = list(ball.centre)
     rng = np.random.default_rng(0)
-    directions = np.concatenate((np.eye(len(names)), -np.eye(len(names)), rng.standard_normal((24, len(names)))))
+    directions = np.concatenate(
+        (np.eye(len(names)), -np.eye(len(names)), rng.standard_normal((24, len(names))))
+    )
     for direction in directions / np.linalg.norm(directions, axis=1, keepdims=True):
-        yield {n: c + ball.radius * float(d) for (n, c), d in zip(ball.centre.items(), direction, strict=True)}
+        yield {
+            n: c + ball.radius * float(d) for (n, c), d in zip(ball.centre.items(), direction, strict=True)
+        }

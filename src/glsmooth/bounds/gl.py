@@ -104,7 +104,6 @@ def _cells(law: Law, a: float, b: float, count: int = 1500) -> _Scores:
     b (x τ(x) - y τ(y)). Critical points of the score are among the edges, so its range is that of the ends.
     """
     edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
-    low, high = law.interval
     critical = _critical_points(law, a, b)
     edges = np.unique(np.concatenate((edges, [x for x in critical if edges[0] < x < edges[-1]])))
     density = _density(law, edges)
@@ -116,7 +115,10 @@ def _cells(law: Law, a: float, b: float, count: int = 1500) -> _Scores:
     # Tails: lower and upper ends; the score there lies between its value at the last edge and infinity of either
     # sign. Raising it to the edge's value, or counting its whole positive excess, can only enlarge w.
     # Where the density does not vanish at the end (exponential and half-normal laws, rescaled) the flux does.
-    tails = ((float(below[0]), float(-flux[0]), float(s[0])), (float(above[-1]), float(flux[-1]), float(s[-1])))
+    tails = (
+        (float(below[0]), float(-flux[0]), float(s[0])),
+        (float(above[-1]), float(flux[-1]), float(s[-1])),
+    )
     excess = sum(abs(tail_moment - tail_mass * edge) for tail_mass, tail_moment, edge in tails)
     least, most = np.minimum(s[:-1], s[1:]), np.maximum(s[:-1], s[1:])
     width = np.maximum(most - least, 1e-300)
@@ -145,16 +147,18 @@ def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bo
     nodes = density_nodes(outer, 1.0)
     alpha = nodes.size
     s = -b * (1 + alpha * _slope(outer, alpha))
-    if inner_scales:
-        normal = isinstance(inner, LogNormal)
-    else:
-        normal = isinstance(inner, Normal)
+    normal = isinstance(inner, LogNormal if inner_scales else Normal)
     if normal:
         return _Scores(s, nodes.p_0, np.abs(alpha * step) / inner.values["scale"])
     unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
-    return _Scores(values, np.outer(nodes.p_0, unit.p).ravel(), np.zeros(values.size), abs(step) * unit.excess * float(nodes.p_0 @ alpha))
+    return _Scores(
+        values,
+        np.outer(nodes.p_0, unit.p).ravel(),
+        np.zeros(values.size),
+        abs(step) * unit.excess * float(nodes.p_0 @ alpha),
+    )
 
 
 def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> _Scores:
@@ -172,7 +176,9 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
         if b and not isinstance(law, Normal):
             _refuse_scale(name, law)
             if a:
-                raise NotApplicable(f"GL has no closed form for a shift and a rescaling of {law!r} ({name}) at once")
+                raise NotApplicable(
+                    f"GL has no closed form for a shift and a rescaling of {law!r} ({name}) at once"
+                )
         if isinstance(law, Normal) and b == 0:
             variance += (a / law.values["scale"]) ** 2
         elif isinstance(law, LogNormal) and a == 0:
@@ -225,11 +231,15 @@ def _combine(sd: float, parts: list[_Scores]) -> _Scores:
         if sd > 0 or smooth:
             total = _to_grid(total, scale)
     for part in smooth:
-        total = part if total is None else _Scores(
-            np.add.outer(total.s, part.s).ravel(),
-            np.multiply.outer(total.p, part.p).ravel(),
-            np.hypot.outer(total.sd, part.sd).ravel(),
-            total.excess + part.excess,
+        total = (
+            part
+            if total is None
+            else _Scores(
+                np.add.outer(total.s, part.s).ravel(),
+                np.multiply.outer(total.p, part.p).ravel(),
+                np.hypot.outer(total.sd, part.sd).ravel(),
+                total.excess + part.excess,
+            )
         )
     assert total is not None
     return _Scores(total.s, total.p, np.hypot(total.sd, sd), total.excess)
@@ -252,7 +262,9 @@ def _to_grid(scores: _Scores, scale: float) -> _Scores:
 def _sum_on_grid(a: _Scores, b: _Scores, scale: float) -> _Scores:
     a, b = _to_grid(a, scale), _to_grid(b, scale)
     p = convolve(a.p, b.p)
-    return _Scores(a.s[0] + b.s[0] + scale / 300 * np.arange(len(p)), p, np.zeros(len(p)), a.excess + b.excess + 1e-12)
+    return _Scores(
+        a.s[0] + b.s[0] + scale / 300 * np.arange(len(p)), p, np.zeros(len(p)), a.excess + b.excess + 1e-12
+    )
 
 
 @dataclass(frozen=True)
@@ -440,7 +452,9 @@ def product_form(family: SmoothedFamily, curve: Curve) -> ProductForm:
 def _ode(rates: list[_Rate], substeps: int = 4) -> float:
     """U(0) of U′(t) = w(U; t), U(1) = 1/2, by classical Runge-Kutta; between nodes w is a cubic spline in t."""
     count = (len(rates) - 1) * substeps
-    table = CubicSpline(np.linspace(0, 1, len(rates)), [rate.w for rate in rates])(np.linspace(0, 1, 2 * count + 1))
+    table = CubicSpline(np.linspace(0, 1, len(rates)), [rate.w for rate in rates])(
+        np.linspace(0, 1, 2 * count + 1)
+    )
     logs = np.log(LEVELS)
 
     def w(u: float, row: int) -> float:

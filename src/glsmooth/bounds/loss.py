@@ -142,7 +142,9 @@ class Atoms:
         """P(L <= t) under μ_β₀ and under μ_β."""
         z = (t - self.ell) / self.spread
         half = self.spread / 2
-        return self.only_0 + float((self.p_0 * ndtr(z + half)).sum()), float((self.p_b * ndtr(z - half)).sum())
+        return self.only_0 + float((self.p_0 * ndtr(z + half)).sum()), float(
+            (self.p_b * ndtr(z - half)).sum()
+        )
 
     def _threshold(self, value: Callable[[float], float], target: float) -> float:
         """A t with ``value(t)`` near ``target``. It need not be exact: tangents of the curve are used there."""
@@ -155,7 +157,9 @@ class Atoms:
         middle = float((self.p_b * self.ell).sum())
         if low < middle < high:  # near the mean L moves by a few of its deviations at most
             low, high = (middle, high) if value(middle) < target else (low, middle)
-        return float(brentq(lambda x: value(x) - target, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3)))
+        return float(
+            brentq(lambda x: value(x) - target, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3))
+        )
 
     def inverse(self, q: float) -> float:
         if q >= 1 - self.only_b:
@@ -283,7 +287,9 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
     """
     edges = _edges(law, shift, scale, count)
     normal = law.log_concave and law.symmetric_about is not None and math.isinf(law.interval[0])
-    if normal and scale != 1:  # L is a parabola in θ: with its vertex among the edges it is monotone in each cell
+    if (
+        normal and scale != 1
+    ):  # L is a parabola in θ: with its vertex among the edges it is monotone in each cell
         centre = law.symmetric_about or 0.0
         vertex = (shift + scale * centre - scale**2 * centre) / (1 - scale**2)
         edges = np.sort(np.append(edges, vertex))
@@ -310,7 +316,9 @@ def _least(log_density: np.ndarray) -> np.ndarray:
     return np.minimum(log_density[:-1], log_density[1:])
 
 
-def _most(log_density: np.ndarray, edges: np.ndarray, mode: float, law: Law, scale: float = 1.0) -> np.ndarray:
+def _most(
+    log_density: np.ndarray, edges: np.ndarray, mode: float, law: Law, scale: float = 1.0
+) -> np.ndarray:
     """Largest value in each cell: at an end, or at the mode where the cell holds it."""
     most = np.maximum(log_density[:-1], log_density[1:])
     top = math.log(law.peak) - math.log(scale) if math.isfinite(law.peak) else math.inf

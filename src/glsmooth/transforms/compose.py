@@ -9,6 +9,7 @@ from torch import Tensor
 
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.blur import GaussianBlur
+from glsmooth.transforms.factors import Domain
 from glsmooth.transforms.intensity import Brightness, Contrast, ContrastBrightness
 from glsmooth.transforms.translation import Translation
 
@@ -55,8 +56,10 @@ class Composition(ResolvableTransform):
     def identity(self) -> Tensor:
         return torch.cat([part.identity for part in self.parts])
 
-    def domain(self, name: str):  # type: ignore[no-untyped-def]
-        return next((part.domain(name) for part in self.parts if name in part.parameters), super().domain(name))
+    def domain(self, name: str) -> Domain:
+        return next(
+            (part.domain(name) for part in self.parts if name in part.parameters), super().domain(name)
+        )
 
     @property
     def integer_parameters(self) -> frozenset[str]:
@@ -98,7 +101,9 @@ def _refuse_unless_commuting(parts: Sequence[ResolvableTransform]) -> None:
 
 
 def _remedy(*pair: ResolvableTransform) -> str:
-    if any(isinstance(part, GaussianBlur) for part in pair) and any(isinstance(part, Translation) for part in pair):
+    if any(isinstance(part, GaussianBlur) for part in pair) and any(
+        isinstance(part, Translation) for part in pair
+    ):
         return "; use GaussianBlur(border='cyclic')"
     names = {parameter for part in pair for parameter in part.parameters}
     if names == {"contrast", "brightness"}:
