@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from torch import Tensor, nn
 from glsmooth import bounds, laws, transforms
 from glsmooth.certification import columns, record
 from glsmooth.confidence import clopper_pearson_lower
-from glsmooth.config import build_family, build_region, conf_dir
+from glsmooth.config import build_family, build_region, conf_dir, plain
 from glsmooth.family import SmoothedFamily
 from glsmooth.models import build_model
 from glsmooth.procedures import FixedSample, Sequential
@@ -59,8 +60,8 @@ DEFAULTS = {
     "checkpoints": None,  # paths; null: a network for the digits, trained now if it was not before
     "subset": 100,  # images of each checkpoint
 }
-CPU_OPTIONS = [["32-true", False, False], ["32-true", True, False]]
-GPU_OPTIONS = [
+CPU_OPTIONS: list[Any] = [["32-true", False, False], ["32-true", True, False]]
+GPU_OPTIONS: list[Any] = [
     ["32-true", False, False],
     ["32-true", True, False],
     ["bf16-mixed", True, False],
@@ -110,12 +111,14 @@ def throughput(cfg: DictConfig, device: torch.device) -> None:
                 )
 
 
+def settings(group: str, name: str) -> dict[str, Any]:
+    """A packaged configuration file as plain values."""
+    return plain(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+
+
 def default_family(transform: str, size: int) -> SmoothedFamily:
     """The family of a transformation's default laws."""
-    spec, smoothing = (
-        OmegaConf.load(conf_dir() / group / f"{transform}.yaml") for group in ("transform", "smoothing")
-    )
-    return build_family(spec, smoothing, (size, size))
+    return build_family(settings("transform", transform), settings("smoothing", transform), (size, size))
 
 
 @torch.inference_mode()
@@ -195,17 +198,13 @@ def replay(cfg: DictConfig) -> None:
         return
     family = SmoothedFamily(Brightness(), {"brightness": laws.Normal(0.0, 1.0)})
     classifier = BaseClassifier(Replayed(), 10)
-    print(
-        "\n| data | transformation | region | h_min | passes/image | saved | surest | CRA fixed "
-        "| CRA sequential |"
-    )
+    print("\n| data | transformation | region | h_min | passes/image | saved | surest | CRA fixed | CRA sequential |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     saved, moved = [], []
     for run in json.loads(path.read_text()):
         target = f"glsmooth.transforms.{''.join(word.title() for word in run['transform'].split('_'))}"
         smoothing = {
-            name: {"law": law["law"], "scale": law["scale"]}
-            | ({} if law["law"] == "Rayleigh" else {"loc": 0.0})
+            name: {"law": law["law"], "scale": law["scale"]} | ({} if law["law"] == "Rayleigh" else {"loc": 0.0})
             for name, law in run["smoothing"].items()
         }
         published = build_family({"_target_": target}, smoothing)
@@ -233,11 +232,12 @@ def replay(cfg: DictConfig) -> None:
         if h_min <= 0.92:
             saved.append(passes)
             moved.append(cra[1] - cra[0])
+    mean = np.mean(saved)
     print(
-        f"\n{len(saved)} runs with h_min <= 0.92: {np.mean(saved):.1f} passes an image on average, padding and "
-        f"selection included, {1200 / np.mean(saved):.1f} times fewer than 1,200; CRA moves by "
-        f"{np.mean(moved):+.4f} on average, {max(moved, key=abs):+.4f} at most. Surest: votes of images "
-        "without a dissenting vote over ln(alpha) / ln(h_min), the fewest that any test can use."
+        f"\n{len(saved)} runs with h_min <= 0.92: {mean:.1f} passes an image on average, padding and selection "
+        f"included, {1200 / mean:.1f} times fewer than 1,200; CRA moves by {np.mean(moved):+.4f} on average, "
+        f"{max(moved, key=abs):+.4f} at most. Surest: votes of images without a dissenting vote over "
+        "ln(alpha) / ln(h_min), the fewest that any test can use."
     )
 
 
@@ -287,11 +287,7 @@ def main() -> None:
     device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__} on {name}")
     if "throughput" in cfg.parts:
         throughput(cfg, device)

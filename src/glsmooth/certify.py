@@ -47,9 +47,7 @@ def run(cfg: DictConfig) -> None:
     """Certify, or go on where an earlier run stopped. Writes records.csv, summary.json and the report."""
     quieten_lightning()
     checkpoint = load_checkpoint(cfg.ckpt)
-    stored = {
-        part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")
-    }
+    stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
     settings = merge_checkpoint(cfg, stored)
     directory = Path(settings["run_dir"])
 
@@ -98,9 +96,7 @@ def run(cfg: DictConfig) -> None:
         "pixel_noise": noise,
         # What sequential votes stop for follows from the rest.
         "monte_carlo": {key: value for key, value in procedure.describe().items() if key != "stopped_for"},
-        "dataset": {
-            key: settings["dataset"].get(key) for key in ("name", "subset", "subset_seed", "image_size")
-        },
+        "dataset": {key: settings["dataset"].get(key) for key in ("name", "subset", "subset_seed", "image_size")},
     }
     session = take_votes(trainer, module, identity)
     if not trainer.is_global_zero:
@@ -161,9 +157,7 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
         }
     except ProcessRaisedException as error:
         # A spawned process reports its exception as a traceback; its last line is the message.
-        message = re.search(
-            r"^(?:glsmooth\.config\.User|Value)Error: (.*)\Z", str(error).strip(), re.M | re.S
-        )
+        message = re.search(r"^(?:glsmooth\.config\.User|Value)Error: (.*)\Z", str(error).strip(), re.M | re.S)
         if message is None:
             raise
         raise UserError(message.group(1)) from error
@@ -187,9 +181,7 @@ def build_procedure(spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, 
     raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal or sequential")
 
 
-def required_probabilities(
-    family: SmoothedFamily, region: Box, methods: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What each method requires of the region, or why it says nothing, as plain values for summary.json."""
     family.check_region(region)
     results: dict[str, dict[str, Any]] = {}
@@ -432,11 +424,7 @@ def _evaluations(directory: Path) -> int:
 
 def _hardware(trainer: Trainer) -> dict[str, Any]:
     cuda = trainer.strategy.root_device.type == "cuda"
-    name = (
-        torch.cuda.get_device_name()
-        if cuda
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
+    name = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {"device": name, "devices": trainer.world_size}
 
 
