@@ -15,8 +15,11 @@ from scipy.stats import norm
 import glsmooth.report.__main__ as command
 from glsmooth import bounds
 from glsmooth.config import UserError
+from glsmooth.family import SmoothedFamily
+from glsmooth.laws import Normal
 from glsmooth.regions import Box
 from glsmooth.report import figures, load_run, page, sweeps, tables, wording, write_report
+from glsmooth.transforms import Translation
 
 COLUMNS = [
     "index",
@@ -116,9 +119,7 @@ def plane_run(path):
     make_run(path, **changes)
     stored = load_run(path)
     bound = bounds.certify_region(stored.family, stored.region, "neyman_pearson")
-    methods = {
-        "neyman_pearson": {"required_probability": bound.h_min, "sound": True, "worst_parameter": bound.worst}
-    }
+    methods = {"neyman_pearson": {"required_probability": bound.h_min, "sound": True, "worst_parameter": bound.worst}}
     return make_run(path, **changes, methods=methods)
 
 
@@ -136,9 +137,7 @@ def written(tmp_path_factory):
 
 
 def rows_of(markdown):
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if "|" in line
-    ]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if "|" in line]
 
 
 # Numbers
@@ -263,13 +262,32 @@ def test_scaled_box_keeps_the_domain(written):
 
 def test_region_curve_falls_and_meets_the_table(written):
     stored, region, decisions = _stored(written)
-    sizes = np.array([0.0, 0.5, 1.0, 1.5, 4.0])
-    for name in decisions:
-        cra = sweeps.region_curve(stored.family, region, name, stored.p_lower, stored.correct, sizes)
-        assert (np.diff(cra) <= 0).all()
-        assert cra[2] == (decisions[name].certified & stored.correct).mean()
-        assert cra[0] == (stored.correct & (stored.p_lower > 0.5)).mean()
-        assert cra[-1] < cra[0]
+    decision = decisions["neyman_pearson"]
+    arguments = (stored.family, region, "neyman_pearson", stored.p_lower, stored.correct, decision.h_min)
+    sizes, cra = sweeps.region_curve(*arguments, seconds=100.0)
+    assert sizes.tolist() == [i / 16 for i in range(33)]
+    assert (np.diff(cra) <= 0).all()
+    assert cra[-1] < cra[0] == (stored.correct & (stored.p_lower > 0.5)).mean()
+    assert cra[16] == (decision.certified & stored.correct).mean()
+    box = Box(contrast=(0.7**1.5, 1.4**1.5), brightness=(-0.3, 0.3))
+    larger = stored.decide(box, ["neyman_pearson"])["neyman_pearson"]
+    assert cra[24] == (larger.certified & stored.correct).mean()
+    # Without time there is one more size than the one that is known.
+    sizes, few = sweeps.region_curve(*arguments, seconds=0.0)
+    assert sizes.tolist() == [0.5, 1.0]
+    assert few.tolist() == [cra[8], cra[16]]
+
+
+def test_plane_keeps_to_its_time(written):
+    stored, region, _ = _stored(written)
+    assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 1000.0)[0].nodes.size == 41
+    assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 0.0) is None
+    torus = SmoothedFamily(Translation(), {"tx": Normal(0.0, 50.0), "ty": Normal(0.0, 50.0)}, (224, 224))
+    x, y = sweeps.plane_axes(torus, Box(tx=(-56, 56), ty=(-3, 3)))
+    assert x.nodes.size <= 41
+    assert 0.0 in x.nodes
+    assert (x.nodes == np.round(x.nodes)).all()
+    assert y.nodes.tolist() == list(range(-6, 7))
 
 
 def test_parameter_plane_is_pointwise(written):
@@ -289,9 +307,7 @@ def test_parameter_plane_is_pointwise(written):
 
 def test_plot_of_required_probabilities(written, tmp_path):
     family = load_run(written).family
-    figures.required_probability_plane(
-        family, Box(contrast=(0.7, 1.4), brightness=(0.0, 0.2)), tmp_path / "h.png"
-    )
+    figures.required_probability_plane(family, Box(contrast=(0.7, 1.4), brightness=(0.0, 0.2)), tmp_path / "h.png")
     assert (tmp_path / "h.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="plot: the region has the parameters contrast; a plane needs"):
         figures.required_probability_plane(family, Box(contrast=(0.7, 1.4)), tmp_path / "no.png")
@@ -304,9 +320,7 @@ class _Links(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.add(tag)
-        self.links += [
-            value for name, value in attributes if name in ("src", "srcset", "href", "data", "poster")
-        ]
+        self.links += [value for name, value in attributes if name in ("src", "srcset", "href", "data", "poster")]
 
 
 def test_page_is_self_contained(written):
@@ -408,9 +422,7 @@ def _edit(path, name, old, new):
         ),
         (lambda p: (p / "figure1.npz").write_bytes(b"torn"), r"figure1\.npz: not readable"),
         (
-            lambda p: np.savez(
-                p / "figure1.npz", index=4, image=[0], transformed=[[0]], theta=[[0]], votes=[0]
-            ),
+            lambda p: np.savez(p / "figure1.npz", index=4, image=[0], transformed=[[0]], theta=[[0]], votes=[0]),
             r"index 4 is not",
         ),
     ],

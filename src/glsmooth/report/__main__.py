@@ -36,9 +36,7 @@ def run(cfg: DictConfig) -> None:
         sys.stdout.write(table)
         return
     if settings["image_size"] is not None:
-        raise UserError(
-            "image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE"
-        )
+        raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
     if len(paths) == 1 and not overrides and methods is None:
         page.write_report(paths[0])

@@ -263,9 +263,7 @@ def _plane(
     )
     shown = [level for level in levels if plane.values.min() < level < plane.values.max()]
     if shown:
-        lines = axes.contour(
-            x, y, plane.values, levels=shown, colors="white", linewidths=1, linestyles="dotted"
-        )
+        lines = axes.contour(x, y, plane.values, levels=shown, colors="white", linewidths=1, linestyles="dotted")
         names = {level: f"{100 * level:g} %" if share else f"{level:g}" for level in shown}
         axes.clabel(lines, fmt=names, fontsize=8)
     (x_low, x_high), (y_low, y_high) = place(plane.x, plane.x.interval), place(plane.y, plane.y.interval)
@@ -282,9 +280,7 @@ def _plane(
                 linewidth=box_width,
             )
         )
-        axes.plot(
-            [x_identity], [y_identity], "+", color=colour, markersize=cross_size, markeredgewidth=cross_width
-        )
+        axes.plot([x_identity], [y_identity], "+", color=colour, markersize=cross_size, markeredgewidth=cross_width)
     for axis, setter in ((plane.x, axes.set_xticks), (plane.y, axes.set_yticks)):
         ticks = _plain_ticks(float(axis.nodes[0]), float(axis.nodes[-1]), axis.log)
         setter(place(axis, ticks), [wording.number(tick) for tick in ticks])

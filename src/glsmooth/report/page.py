@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SIZES = tuple(i / 16 for i in range(33))  # of the region, where a bound takes milliseconds
-FEW_SIZES = (0.5, 1.5)  # where it takes seconds
+# Time for the bounds behind two pictures. Slow bounds are drawn at fewer regions, never less exactly.
+CURVE_SECONDS = 6.0
+PLANE_SECONDS = 6.0
 LISTED_IMAGES = 500  # rows of the list of images in report.html; records.csv always has all
 GALLERY = 12  # images in each half of the gallery
 
@@ -64,16 +65,12 @@ def write_run_report(
         if picture is not None:
             sections.append(html.section(title, html.figure(picture)))
     sections.append(html.section("Settings", html.pairs(tables.settings(run, region, decisions))))
-    sections.append(
-        html.section("What the certificate assumes", html.bullets(tables.assumptions(run, decisions)))
-    )
+    sections.append(html.section("What the certificate assumes", html.bullets(tables.assumptions(run, decisions))))
     sections.append(html.section("Every image", _images(run, decisions)))
     sections.append(html.section("This run", html.pairs(tables.provenance(run))))
     title = f"Certified robustness: {run.family.transform.name} on {run.name}"
     file = out / "report.html"
-    file.write_text(
-        html.page(title, tables.headline(run, region, decisions), note, sections), encoding="utf-8"
-    )
+    file.write_text(html.page(title, tables.headline(run, region, decisions), note, sections), encoding="utf-8")
     log.info("report: wrote %s", file)
     return file
 
@@ -106,9 +103,7 @@ def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decis
         "Smoothed accuracy is that of the untransformed images; CRA is that of the region in the table.",
     )
     sections = [
-        html.section(
-            "Result", html.table(header, rows, range(4, len(header))), html.bullets(notes, small=True)
-        ),
+        html.section("Result", html.table(header, rows, range(4, len(header))), html.bullets(notes, small=True)),
         html.section("In a picture", html.figure(picture)),
     ]
     page = html.page("Certified robustness: comparison", f"{len(results)} runs compared.", "", sections)
@@ -180,32 +175,28 @@ def _sound(decisions: Mapping[str, Decision]) -> dict[str, Decision]:
     return {name: d for name, d in decisions.items() if d.sound and d.h_min is not None}
 
 
-def _region_curve(
-    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
-) -> html.Picture | None:
+def _region_curve(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
     sound = _sound(decisions)
     if not sound:
         return None
-    cheap = {name: sweeps.cheap(run.family, name) for name in sound}
     series = []
-    with _progress(
-        "CRA against region size", sum(len(SIZES if c else FEW_SIZES) for c in cheap.values())
-    ) as tick:
+    with _progress("CRA against region size", len(sound) * len(sweeps.SIZES)) as tick:
         for name, decision in sound.items():
-            sizes = SIZES if cheap[name] else FEW_SIZES
-            cra = sweeps.region_curve(
-                run.family, region, name, run.p_lower, run.correct, sizes, tick
-            ).tolist()
-            if not cheap[name]:
-                # Size 1 is decided already.
-                sizes, cra = (*sizes, 1.0), [*cra, float(np.mean(decision.certified & run.correct))]
-            series.append(figures.Series(name, decision.title, sizes, cra, line=cheap[name]))
+            sizes, cra = sweeps.region_curve(
+                run.family,
+                region,
+                name,
+                run.p_lower,
+                run.correct,
+                h_min=decision.h_min or 1.0,
+                seconds=CURVE_SECONDS / len(sound),
+                tick=tick,
+            )
+            # A few values are points; a line between them would claim what was not computed.
+            line = len(sizes) >= len(sweeps.SIZES) // 2
+            series.append(figures.Series(name, decision.title, sizes.tolist(), cra.tolist(), line))
     smoothed = float(np.mean(run.correct))
-    powers = [
-        wording.parameter(name)
-        for name in region.intervals
-        if sweeps.multiplicative(run.family.transform, name)
-    ]
+    powers = [wording.parameter(name) for name in region.intervals if sweeps.multiplicative(run.family.transform, name)]
     caption = (
         f"The region {wording.region(region.intervals)} scaled around the identity. Every point is a "
         "certificate for a whole region, from the same votes."
@@ -215,24 +206,20 @@ def _region_curve(
     caption += _stopped(run)
     ends = ", ".join(f"{one.title} {wording.floor(min(one.cra), 3)} at {max(one.sizes):g}" for one in series)
     words = f"Line chart: CRA falls as the region grows; {ends}."
-    return save_picture(
-        lambda theme: figures.region_curve(theme, series, smoothed), out, "cra_region", words, caption
-    )
+    return save_picture(lambda theme: figures.region_curve(theme, series, smoothed), out, "cra_region", words, caption)
 
 
 def _stopped(run: CertifyRun) -> str:
     if not run.sequential:
         return ""
-    return (
-        " Votes stopped once the region of this run was decided, so more votes could certify more beyond it."
-    )
+    return " Votes stopped once the region of this run was decided, so more votes could certify more beyond it."
 
 
 def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
     best = primary(decisions)
-    if best is None or not sweeps.cheap(run.family, best.method):
+    if best is None:
         return None
-    axes = sweeps.plane_axes(run.family, region)
+    axes = sweeps.affordable_axes(run.family, region, best.method, PLANE_SECONDS)
     if axes is None:
         return None
     with _progress("CRA over the plane", axes[0].nodes.size * axes[1].nodes.size) as tick:
@@ -250,9 +237,7 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     )
 
 
-def _threshold(
-    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
-) -> html.Picture | None:
+def _threshold(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
     del region
     sound = _sound(decisions)
     if not sound:
@@ -264,9 +249,7 @@ def _threshold(
         "vertical line meets the curve, its height is the CRA of that method."
     )
     if run.sequential:
-        caption += (
-            " Votes stopped once an image was decided, so p_A piles up just above the h_min of this run."
-        )
+        caption += " Votes stopped once an image was decided, so p_A piles up just above the h_min of this run."
     return save_picture(
         lambda theme: figures.threshold_curve(theme, run.p_lower, run.correct, h_min, titles),
         out,
@@ -276,9 +259,7 @@ def _threshold(
     )
 
 
-def _procedure(
-    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
-) -> html.Picture | None:
+def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
     """The diagram of one image, from figure1.npz, which certify leaves for one image of the run."""
     del region
     file = run.path / "figure1.npz"
@@ -353,9 +334,7 @@ def _row(run: CertifyRun, index: int, file: Path) -> int:
     return int(rows[0])
 
 
-def _gallery(
-    run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path
-) -> html.Picture | None:
+def _gallery(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
     """The first images of each verdict by index: not picked by eye."""
     del region
     best = primary(decisions)
@@ -386,9 +365,7 @@ def _gallery(
         f"{wording.ceil(best.h_min or 1.0, 4)}."
     )
     words = f"{len(certified)} certified and {len(others)} other test images."
-    return save_picture(
-        lambda theme: figures.gallery(theme, certified, others), out, "gallery", words, caption
-    )
+    return save_picture(lambda theme: figures.gallery(theme, certified, others), out, "gallery", words, caption)
 
 
 def _test_images(run: CertifyRun) -> Callable[[int], NDArray[np.floating]] | None:
@@ -424,9 +401,7 @@ def _images(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
         for i in range(min(run.images, LISTED_IMAGES))
     ]
     header = ("index", "true class", "selected class", "votes", "p_A", "certified")
-    listing = html.details(
-        f"The first {len(rows)} of {run.images} images", html.table(header, rows, (0, 3, 4))
-    )
+    listing = html.details(f"The first {len(rows)} of {run.images} images", html.table(header, rows, (0, 3, 4)))
     return listing + html.paragraph("All of them, with every method, are in records.csv.", small=True)
 
 

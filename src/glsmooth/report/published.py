@@ -74,9 +74,7 @@ def load_votes(file: str | Path) -> list[PublishedRun]:
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"votes: {str(file)!r} is not readable as JSON ({error}); give a file of votes"
-        ) from None
+        raise UserError(f"votes: {str(file)!r} is not readable as JSON ({error}); give a file of votes") from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"votes: {str(file)!r} must hold a list of at least one run")
     return [_parse(entry, f"votes: run {i}") for i, entry in enumerate(entries)]
@@ -87,9 +85,7 @@ def _parse(entry: Any, field: str) -> PublishedRun:
         raise UserError(f"{field} is {type(entry).__name__}, not an object with the keys {', '.join(KEYS)}")
     for key in (*KEYS, "p_lower", "correct"):
         if key not in entry:
-            raise UserError(
-                f"{field}: no key {key!r}; each run needs {', '.join((*KEYS, 'p_lower', 'correct'))}"
-            )
+            raise UserError(f"{field}: no key {key!r}; each run needs {', '.join((*KEYS, 'p_lower', 'correct'))}")
     if entry["transform"] not in BUILTIN:
         raise UserError(
             f"{field}: transform={entry['transform']!r} is not a "
@@ -102,8 +98,7 @@ def _parse(entry: Any, field: str) -> PublishedRun:
         raise UserError(f"{field}: p_lower and correct must be lists of numbers, one an image") from None
     if p_lower.ndim != 1 or p_lower.shape != correct.shape or not len(p_lower):
         raise UserError(
-            f"{field}: p_lower and correct have shapes {p_lower.shape} and {correct.shape}; give one number "
-            "an image"
+            f"{field}: p_lower and correct have shapes {p_lower.shape} and {correct.shape}; give one number an image"
         )
     if not np.all((p_lower >= 0) & (p_lower <= 1)):
         image = int(np.flatnonzero(~((p_lower >= 0) & (p_lower <= 1)))[0])
@@ -159,9 +154,7 @@ def votes_table(
             the torus of the data set's own image size.
     """
     check_methods(methods)
-    published = [
-        name for name in ("gl", "tss", "mp") if any(run.published.get(name) is not None for run in runs)
-    ]
+    published = [name for name in ("gl", "tss", "mp") if any(run.published.get(name) is not None for run in runs)]
     header = ["run", "dataset", "transformation and region", "smoothing", "n"]
     header += [f"published {name.upper()}" for name in published]
     header += [_short(name) + ("" if bounds.METHODS[name].sound else ", unsound") for name in methods]
@@ -184,18 +177,14 @@ def votes_table(
         row += [_cell(run, decision, notes) for decision in decisions.values()]
         if torus:
             row.append(
-                _cell(run, run.decide("neyman_pearson", IMAGE_SIZES[run.dataset]), notes)
-                if _has_torus(run)
-                else "–"
+                _cell(run, run.decide("neyman_pearson", IMAGE_SIZES[run.dataset]), notes) if _has_torus(run) else "–"
             )
         row.append(f"({notes[_caveat(run.caveat)]})" if run.caveat else "")
         rows.append(row)
         limit = decisions.get("neyman_pearson") or run.decide("neyman_pearson", image_size)
         share = count(limit.certified & run.correct) / len(run.correct)
         above += (run.published.get("gl") or 0.0) > share + 1e-9
-    where = (
-        "on the plane" if image_size is None else f"on the torus of {image_size[0]} × {image_size[1]} pixels"
-    )
+    where = "on the plane" if image_size is None else f"on the torus of {image_size[0]} × {image_size[1]} pixels"
     key = "; ".join(f"{_short(name)}: {bounds.METHODS[name].title}" for name in methods)
     text = (
         f"{key}. A cell is the share of the images certified in their true class (p_lower > h_min) from the "
@@ -221,8 +210,7 @@ def _caveat(caveat: str) -> str:
 
 def _short_region(region: Box) -> str:
     return ", ".join(
-        f"{wording.SYMBOLS.get(name, name)} {wording.interval(ends)}"
-        for name, ends in region.intervals.items()
+        f"{wording.SYMBOLS.get(name, name)} {wording.interval(ends)}" for name, ends in region.intervals.items()
     )
 
 

@@ -228,16 +228,12 @@ def _read_summary(file: Path) -> dict[str, Any]:
     try:
         summary = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{file}: not readable as JSON ({error}); run the same certify command again"
-        ) from None
+        raise UserError(f"{file}: not readable as JSON ({error}); run the same certify command again") from None
     if not isinstance(summary, dict):
         raise UserError(f"{file}: holds {type(summary).__name__}, not an object; run certify again")
     missing = [key for key in SUMMARY_KEYS if key not in summary]
     if missing:
-        raise UserError(
-            f"{file}: lacks {missing[0]!r}; it was not written by certify, or by an older version"
-        )
+        raise UserError(f"{file}: lacks {missing[0]!r}; it was not written by certify, or by an older version")
     for key in ("transform", "smoothing", "region", "dataset", "monte_carlo", "methods"):
         if not isinstance(summary[key], dict):
             raise UserError(f"{file}: {key} is {summary[key]!r}, not an object; run certify again")
@@ -261,15 +257,11 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
             header = next(reader, [])
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{file}: not readable as CSV ({error}); run the same certify command again"
-        ) from None
+        raise UserError(f"{file}: not readable as CSV ({error}); run the same certify command again") from None
     needed = [*NEEDED_COLUMNS, "p_lower", *(f"certified_{name}" for name in methods)]
     missing = [name for name in needed if name not in header]
     if missing:
-        raise UserError(
-            f"{file}: no column {missing[0]!r}; these are not the records of this run's summary.json"
-        )
+        raise UserError(f"{file}: no column {missing[0]!r}; these are not the records of this run's summary.json")
     if not rows:
         raise UserError(f"{file}: holds no image; run the same certify command again")
     columns: dict[str, NDArray[Any]] = {
@@ -286,9 +278,7 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
             try:
                 columns[name][i] = float(text) if name == "p_lower" else int(text)
             except ValueError:
-                raise UserError(
-                    f"{file}: line {line}: {name} is {text!r}, not a number; run certify again"
-                ) from None
+                raise UserError(f"{file}: line {line}: {name} is {text!r}, not a number; run certify again") from None
         p_lower = columns["p_lower"][i]
         if not (math.isfinite(p_lower) and 0.0 <= p_lower <= 1.0):
             raise UserError(f"{file}: line {line}: p_lower is {p_lower}, not in [0, 1]; run certify again")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +60,8 @@ def scaled_box(transform: ResolvableTransform, region: Box, scale: float) -> Box
     return Box(**intervals)
 
 
-def cheap(family: SmoothedFamily, method: str) -> bool:
-    """Whether a bound takes milliseconds: closed forms and one-dimensional integrals of a known group.
-
-    General Lipschitz integrates along whole paths, and a transformation without known factors is sampled.
-    """
-    return family.transform.factors is not None and method in ("neyman_pearson", "tss", "mp")
+# Region sizes from coarse to fine, so that a curve can stop anywhere: halves, then quarters, … sixteenths.
+SIZES = (0.5, 1.5, 0.0, 2.0, *(i / 2**k for k in (2, 3, 4) for i in range(1, 2 * 2**k, 2)))
 
 
 def region_curve(
@@ -73,16 +70,29 @@ def region_curve(
     method: str,
     p_lower: NDArray[np.float64],
     correct: NDArray[np.bool_],
-    sizes: Sequence[float],
+    h_min: float,
+    seconds: float,
     tick: Callable[[], object] = lambda: None,
-) -> NDArray[np.float64]:
-    """(sizes,) CRA of ``region`` scaled by each of ``sizes``; ``tick`` is called after every bound."""
-    h_min = []
-    for size in sizes:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """CRA of ``region`` scaled around the identity by :data:`SIZES`, as many of them as ``seconds`` allow.
+
+    Args:
+        h_min: required probability of ``region`` itself, size 1.
+        tick: called after every bound.
+
+    Returns:
+        (k,) ascending sizes, 1 among them, and the (k,) CRA.
+    """
+    needed = {1.0: h_min}
+    end = time.perf_counter() + seconds
+    for size in SIZES:
         box = scaled_box(family.transform, region, size)
-        h_min.append(bounds.required_probability(family, box, method))
+        needed[size] = bounds.required_probability(family, box, method)
         tick()
-    return robust_accuracy(p_lower, correct, np.array(h_min))
+        if time.perf_counter() > end:
+            break
+    sizes = np.array(sorted(needed))
+    return sizes, robust_accuracy(p_lower, correct, np.array([needed[size] for size in sizes]))
 
 
 @dataclass(frozen=True)
@@ -113,12 +123,11 @@ class Plane:
     values: NDArray[np.float64]
 
 
-def plane_axes(
-    family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 2.0
-) -> tuple[Axis, Axis] | None:
+def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 2.0) -> tuple[Axis, Axis] | None:
     """The axes of the plane of a two-parameter region; None for other regions.
 
-    An axis covers the region and the identity, ``reach`` times as far from the identity as the region's ends.
+    An axis covers the region and the identity, ``reach`` times as far from the identity as the region's ends,
+    with at most ``nodes`` values; on a torus these are whole pixels.
     """
     transform = family.transform
     wide = scaled_box(transform, region, reach)
@@ -128,13 +137,31 @@ def plane_axes(
         low, high = min(interval[0], identity), max(interval[1], identity)
         log = multiplicative(transform, name)
         if name in family.torus:
-            # A torus has whole-pixel shifts only.
-            values = np.arange(math.ceil(low), math.floor(high) + 1, dtype=np.float64)
+            step = math.ceil((high - low + 1) / nodes)
+            values = step * np.arange(math.ceil(low / step), math.floor(high / step) + 1, dtype=np.float64)
         else:
             values = np.geomspace(low, high, nodes) if log else np.linspace(low, high, nodes)
         if low < high and len(values) > 1:
             axes.append(Axis(name, values, log, identity, region.intervals[name]))
     return (axes[0], axes[1]) if len(axes) == 2 else None
+
+
+def affordable_axes(family: SmoothedFamily, region: Box, method: str, seconds: float) -> tuple[Axis, Axis] | None:
+    """:func:`plane_axes` with as many nodes as ``seconds`` allow; None where even a coarse grid takes longer."""
+    axes = plane_axes(family, region)
+    if axes is None:
+        return None
+    corner = Points([{axis.name: float(axis.nodes[0]) for axis in axes}])
+    took = []
+    for _ in range(2):  # the first call may fill caches
+        start = time.perf_counter()
+        bounds.required_probability(family, corner, method)
+        took.append(time.perf_counter() - start)
+    for nodes in (41, 21, 11):
+        axes = plane_axes(family, region, nodes)
+        if axes is not None and axes[0].nodes.size * axes[1].nodes.size * min(took) <= seconds:
+            return axes
+    return None
 
 
 def required_probability_plane(

@@ -51,9 +51,7 @@ def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tupl
             rows.append((decision.title, "n/a", "n/a", "n/a", "n/a"))
         elif not decision.sound:
             standing = decision.standing
-            rows.append(
-                (marked_title(decision), wording.ceil(decision.h_min, 5), standing, standing, standing)
-            )
+            rows.append((marked_title(decision), wording.ceil(decision.h_min, 5), standing, standing, standing))
         else:
             robust = robust_count(run, decision)
             share = wording.percent(robust, run.images)
@@ -84,9 +82,7 @@ def method_notes(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str
         elif not decision.sound:
             claimed = wording.percent(count(decision.claimed & run.correct), run.images)
             why = f" ({decision.reason})" if decision.reason else ""
-            notes.append(
-                f"{marked_title(decision)} proves nothing{why}; never counted. It would claim {claimed}."
-            )
+            notes.append(f"{marked_title(decision)} proves nothing{why}; never counted. It would claim {claimed}.")
     return notes
 
 
@@ -95,9 +91,7 @@ def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
     best = primary(decisions)
     where = wording.region(region.intervals)
     if best is None:
-        return (
-            f"No sound method applies: none of the {run.images} test images is certified under every {where}."
-        )
+        return f"No sound method applies: none of the {run.images} test images is certified under every {where}."
     robust = robust_count(run, best)
     alpha = wording.probability(run.alpha + best.failure_probability)
     if robust == 0:
@@ -113,9 +107,7 @@ def _why_none(run: CertifyRun, decision: Decision) -> str:
     assert decision.h_min is not None
     needed = bounds.samples_needed(decision.h_min, run.alpha)
     if needed is None:
-        return (
-            f"{decision.title} requires h_min = {wording.ceil(decision.h_min, 5)}, which no vote can reach."
-        )
+        return f"{decision.title} requires h_min = {wording.ceil(decision.h_min, 5)}, which no vote can reach."
     votes = int(run.columns["n"].max())
     if needed > votes:
         return (
@@ -135,8 +127,7 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
         votes += f" plus {wording.probability(estimated)} (the bound was estimated from samples)"
     sentences = [
         votes + "; over many images it may fail for a few.",
-        "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the "
-        "classifier.",
+        "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the classifier.",
         "Arithmetic is treated as exact: rounding of the transformation and of the network is not covered.",
         "The statement is about the smoothed classifier, the majority vote over the smoothing laws, not "
         "about the base classifier alone.",
@@ -236,9 +227,7 @@ def provenance(run: CertifyRun) -> list[tuple[str, str]]:
     rows = [("run directory", run.path.resolve().name), ("seed", str(summary.get("seed", "not recorded")))]
     checkpoint = summary.get("checkpoint")
     if isinstance(checkpoint, Mapping):
-        rows.append(
-            ("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)")
-        )
+        rows.append(("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)"))
     seconds = summary.get("seconds_per_image")
     if seconds is not None:
         rows.append(("seconds an image", f"{float(seconds):.3g}"))
@@ -286,9 +275,7 @@ def comparison_rows(
     header = ["run", "dataset", "transformation", "region", "images", "base", "smoothed"]
     for name in methods:
         short = wording.METHODS.get(name, name)
-        header.append(
-            f"CRA {short} (h_min)" if bounds.METHODS[name].sound else f"{short}: unsound, not counted"
-        )
+        header.append(f"CRA {short} (h_min)" if bounds.METHODS[name].sound else f"{short}: unsound, not counted")
     rows = []
     for run, region, decisions in results:
         accuracies = [share for _, _, share in accuracy_rows(run)[:2]]
