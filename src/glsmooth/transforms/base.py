@@ -34,6 +34,10 @@ class ResolvableTransform(ABC):
     factors: tuple[Factor, ...] | None = None
     #: False for approximations (reflected translation): they may be plotted and trained with, never certified.
     resolvable: bool = True
+    #: Parameters of a transformation without factors for which its author vouches that the required probability
+    #: never falls as the parameter moves away from its identity, the others held fixed. Then the corners of a box
+    #: are its worst parameters; without this claim only single parameters (``Points``) are certified.
+    monotone_parameters: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,6 +75,14 @@ class ResolvableTransform(ABC):
             merged.append(factor.resolve(alpha[..., part], beta[..., part]))
             start = part.stop
         return torch.cat(merged, dim=-1)
+
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor | None:
+        """Optional: the α with γ(α, β) = θ, for (n, d) and (d,) -> (n, d); NaN where there is none.
+
+        Bounds for a transformation without factors need it. None, the default, lets them solve for α by Newton's
+        method; either way the solution is verified, so a wrong one can only raise the required probability.
+        """
+        return None
 
     @property
     def integer_parameters(self) -> frozenset[str]:
