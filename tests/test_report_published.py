@@ -160,9 +160,7 @@ def test_files_that_are_not_votes_are_refused(tmp_path, text, words):
         published.load_votes(tmp_path / "none.json")
 
 
-@pytest.mark.skipif(
-    not PUBLISHED_VOTES.is_file(), reason="the published votes (shared/data) are not on this machine"
-)
+@pytest.mark.skipif(not PUBLISHED_VOTES.is_file(), reason="the published votes (shared/data) are not on this machine")
 def test_published_brightness_runs_reproduce_the_published_tss():
     """For brightness TSS is a closed form, so the authors' TSS column must come out of their votes."""
     runs = published.load_votes(PUBLISHED_VOTES)

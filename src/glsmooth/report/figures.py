@@ -154,7 +154,9 @@ def region_curve(theme: Theme, series: Sequence[Series], smoothed_accuracy: floa
     for one, marker in zip(series, "osD^vP", strict=False):
         style: dict[str, Any] = {"linestyle": DASHES.get(one.method, "-"), "linewidth": 2}
         if not one.line:
-            style = {"linestyle": "none", "marker": marker, "markersize": 7, "zorder": 3}
+            # Hollow, so that equal values of two methods are both seen.
+            style = {"linestyle": "none", "marker": marker, "markersize": 8}
+            style |= {"fillstyle": "none", "markeredgewidth": 2, "clip_on": False, "zorder": 3}
         axes.plot(one.sizes, one.cra, color=theme.line(one.method), label=one.title, **style)
     axes.set_xlim(0, end)
     axes.set_ylim(-0.02, 1.05)
