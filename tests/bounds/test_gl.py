@@ -10,7 +10,7 @@ from scipy.stats import norm
 import glsmooth as gs
 from glsmooth.bounds import gl
 
-from .families import OTHERS, ROWS, LN, N, R, T, family
+from .families import LN, OTHERS, ROWS, N, R, T, family
 
 
 def point(f, **values):

@@ -24,6 +24,7 @@ __all__ = [
     "Method",
     "NotApplicable",
     "RegionBound",
+    "certifies_runner_up",
     "certify_region",
     "cohen_radius",
     "required_probability",
@@ -147,6 +148,28 @@ def tradeoff(family: SmoothedFamily, beta: Mapping[str, float]) -> Tradeoff:
     It is the trade-off function of f-differential privacy of the pair (μ_β₀, μ_β): convex, continuous, at most p.
     """
     return neyman_pearson.tradeoff(family, beta)
+
+
+def certifies_runner_up(family: SmoothedFamily, region: Region, p_lower: float, p_upper: float) -> bool:
+    """Does a class keep the lead on the whole region? The multi-class form of the comparison ``p_lower > h_min``.
+
+    N_β(p_A) > 1 - N_β(1 - p_B) for every β of the region (Neyman-Pearson for both classes at once). With
+    p_B = 1 - p_A it is the binary comparison, and p_B is never taken to be larger than that.
+
+    Args:
+        p_lower: lower confidence bound p_A of the class's probability.
+        p_upper: upper confidence bound p_B, jointly valid with p_A, of every other class's probability.
+
+    Raises:
+        NotApplicable, ValueError: as :func:`certify_region`; a bound outside [0, 1].
+    """
+    for name, p in (("p_lower", p_lower), ("p_upper", p_upper)):
+        if not 0 <= p <= 1:
+            raise ValueError(f"{name}={p} is not a probability; give a number in [0, 1]")
+    if p_lower > cover.worst_case(family, region).value:
+        return True
+    p_upper = min(p_upper, 1.0 - p_lower)
+    return p_lower > p_upper and cover.worst_deficit(family, region, p_lower, p_upper).value < 0
 
 
 def cohen_radius(p: float, sigma: float) -> float:

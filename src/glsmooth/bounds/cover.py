@@ -127,25 +127,54 @@ def _dominates(
 
 
 @dataclass(frozen=True)
+class Step:
+    """How much can change between a point β* and any β′ = g∘β* of a cell: a lower bound on all the curves N_g.
+
+    Each move is a rescaling of a law by some ratio of an interval around 1, then a loss of total variation.
+    """
+
+    moves: tuple[tuple[Law | None, Interval, float], ...] = ()
+
+    def then(self, other: Step) -> Step:
+        return Step(self.moves + other.moves)
+
+    def inverse(self, q: float) -> float:
+        """The least level at β* that leaves level q everywhere in the cell."""
+        for law, ratios, variation in self.moves:
+            q = min(1.0, q + variation)
+            if law is not None:
+                q = max([q, *(Monotone(law, 0.0, r).inverse(q) for r in ratios if r != 1)])
+        return q
+
+    def __call__(self, p: float) -> float:
+        """The level that level p at β* leaves everywhere in the cell."""
+        for law, ratios, variation in reversed(self.moves):
+            if law is not None:
+                p = min([p, *(Monotone(law, 0.0, r)(p) for r in ratios if r != 1)])
+            p = max(0.0, p - variation)
+        return p
+
+
+#: A quantity that certifies when it is small, at β′: from the curve of β* and the step from β* to β′.
+Value = Callable[[Tradeoff, Step], float]
+STAY = Step()
+
+
+@dataclass(frozen=True)
 class _Axes:
     """A factor's share of a box: finite choices, and intervals that must be searched.
 
-    ``fixed`` lists assignments; for each, ``search`` intervals remain. ``step`` bounds N_g⁻¹(1/2) over all g that
-    lead from a point to a cell: (point, cell) -> q.
+    ``fixed`` lists assignments; for each, ``search`` intervals remain. ``step`` bounds what lies between a point and
+    a cell around it.
     """
 
     fixed: list[dict[str, float]]
     search: dict[str, Interval]
-    step: Callable[[float, dict[str, float], dict[str, Interval]], float] | None = None
+    step: Callable[[dict[str, float], dict[str, Interval]], Step] | None = None
 
 
 def _grow(interval: Interval, centre: float) -> float:
     return max(abs(interval[0] - centre), abs(interval[1] - centre))
-
-
-def _scale_step(law: Law, q: float, ratios: Interval) -> float:
-    """Largest N⁻¹(q) of rescalings of ``law`` by a ratio in the interval around 1."""
-    return max([q, *(Monotone(law, 0.0, r).inverse(q) for r in ratios if r != 1)])
 
 
 def _mean(law: Law) -> float:
@@ -163,8 +192,8 @@ def _shift_axes(factor: Shift, family: SmoothedFamily, interval: Interval) -> _A
     if interval[0] == interval[1]:
         return _Axes([{factor.name: interval[0]}], {})
 
-    def step(q: float, point: dict[str, float], cell: dict[str, Interval]) -> float:
-        return min(1.0, q + _grow(cell[factor.name], point[factor.name]) * law.peak)
+    def step(point: dict[str, float], cell: dict[str, Interval]) -> Step:
+        return Step(((None, (1.0, 1.0), _grow(cell[factor.name], point[factor.name]) * law.peak),))
 
     return _Axes([{}], {factor.name: interval}, step)
 
@@ -193,7 +222,7 @@ def _affine_axes(
     peak = law_i.peak_of_log if inner_scales else law_i.peak
     mean = _mean(law_o)
 
-    def step(q: float, point: dict[str, float], cell: dict[str, Interval]) -> float:
+    def step(point: dict[str, float], cell: dict[str, Interval]) -> Step:
         # β′ = g∘β* with g = (ρ, d): the inner coordinate moves by α_o·d, in log where it scales.
         o_cell = cell[outer]
         ratios = (o_cell[0] / point[outer], o_cell[1] / point[outer])
@@ -203,7 +232,7 @@ def _affine_axes(
         else:
             start, ends = point[inner], i_cell
         d = max(abs(end - r * start) for end in ends for r in ratios)
-        return _scale_step(law_o, min(1.0, q + d * mean * peak), ratios)
+        return Step(((law_o, ratios, d * mean * peak),))
 
     return _Axes(inner_values, search, step)
 
@@ -231,14 +260,14 @@ def _shift_then_scale_axes(factor: ShiftThenScale, family: SmoothedFamily, box: 
     speed = _scale_variation(law_b)
     peak = law_b.peak
 
-    def step(q: float, point: dict[str, float], cell: dict[str, Interval]) -> float:
+    def step(point: dict[str, float], cell: dict[str, Interval]) -> Step:
         ratios = (cell[c][0] / point[c], cell[c][1] / point[c])
         b_cell = cell.get(b, (point[b], point[b]))
         shift = point[c] * _grow(b_cell, point[b])
         rescaled = speed * max(abs(math.log(r)) for r in ratios)
         # Widest rescaling of b enlarges the peak that the shift's total variation is measured with.
         shifted = shift * peak * max(ratios)
-        return _scale_step(law_c, min(1.0, q + shifted + rescaled), ratios)
+        return Step(((law_c, ratios, shifted + rescaled),))
 
     return _Axes(fixed, search, step)
 
@@ -295,7 +324,7 @@ def candidates(family: SmoothedFamily, region: Box) -> Iterator[dict[str, float]
 
 
 def _worst_in_box(
-    family: SmoothedFamily, region: Box, value: Callable[[Tradeoff, float], float], rough: bool = False
+    family: SmoothedFamily, region: Box, value: Value, rough: bool = False
 ) -> Worst:
     """Cover one box; ``rough`` is quicker and looser, for boxes that cover something else."""
     tolerance = ROUGH_TOLERANCE if rough else TOLERANCE
@@ -307,7 +336,7 @@ def _worst_in_box(
         for choice in itertools.product(*(share.fixed for share in shares))
     ]
     if not search:
-        results = [(value(tradeoff(family, beta, coarse=rough), 0.5), beta) for beta in fixed]
+        results = [(value(tradeoff(family, beta, coarse=rough), STAY), beta) for beta in fixed]
         best, beta = max(results, key=lambda result: result[0])
         return Worst(best, beta, "monotone or exhausted on every axis: the worst of finitely many parameters")
 
@@ -320,25 +349,25 @@ def _worst_in_box(
         nonlocal best, best_beta, evaluations
         centre = {name: _middle(name, interval, family) for name, interval in cell.items()}
         beta = {**start, **centre}
-        q = 0.5
+        step = STAY
         for share in shares:
             if share.step is not None:
-                q = share.step(q, beta, {name: cell[name] for name in share.search})
+                step = step.then(share.step(beta, {name: cell[name] for name in share.search}))
         evaluations += 1
         quick = tradeoff(family, beta, coarse=True)
-        bound = value(quick, min(q, 1.0))
+        bound = value(quick, step)
         # The quick curve settles most cells; near the best one its own error would keep them open.
-        near = bound < best + 5e-5 or bound - value(quick, 0.5) < 2e-5
+        near = bound < best + 5e-5 or bound - value(quick, STAY) < 2e-5
         if not rough and bound > best + tolerance and near:
             curve = tradeoff(family, beta)
-            best, best_beta = max((best, best_beta), (value(curve, 0.5), beta), key=lambda pair: pair[0])
-            bound = min(bound, value(curve, min(q, 1.0)))
+            best, best_beta = max((best, best_beta), (value(curve, STAY), beta), key=lambda pair: pair[0])
+            bound = min(bound, value(curve, step))
         heapq.heappush(queue, (-bound, next(counter), start, cell))
 
     for start in fixed:
         for corner in itertools.product(*(sorted(set(interval)) for interval in search.values())):
             beta = {**start, **dict(zip(search, corner, strict=True))}
-            attained = value(tradeoff(family, beta, coarse=rough), 0.5)
+            attained = value(tradeoff(family, beta, coarse=rough), STAY)
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
@@ -350,7 +379,7 @@ def _worst_in_box(
         visit(start, {**cell, name: (middle, cell[name][1])})
     bound = max(best, -queue[0][0])
     return Worst(
-        min(bound, 1.0),
+        bound,
         best_beta,
         f"adaptive cells over {', '.join(search)} (bound within {bound - best:.1g} of an attained value), "
         "monotone or exhausted on the other axes",
@@ -369,7 +398,7 @@ def _width(name: str, interval: Interval, family: SmoothedFamily) -> float:
     return interval[1] - interval[0]
 
 
-def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, float], float]) -> Worst:
+def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
     identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
     names = list(ball.centre)
     centred = all(ball.centre[name] == identity[name] for name in names)
@@ -382,7 +411,7 @@ def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff
         name = min(names, key=lambda n: family.laws[n].values["scale"])
         beta = {**identity, name: ball.radius}
         return Worst(
-            value(tradeoff(family, beta), 0.5), beta, "normal shifts: worst along the smallest scale"
+            value(tradeoff(family, beta), STAY), beta, "normal shifts: worst along the smallest scale"
         )
     if set(names) <= set(family.torus):
         return _worst_of(
@@ -411,7 +440,7 @@ def _worst_of(results: Iterator[Worst], argument: str) -> Worst:
     return Worst(worst.value, worst.beta, argument)
 
 
-def _cover_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, float], float]) -> Worst:
+def _cover_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
     """Cover the ball by boxes, refined where their bound exceeds what points of the ball attain."""
     names = list(ball.centre)
     best, best_beta = -math.inf, {}
@@ -431,7 +460,7 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, f
         inside = {**worst.beta, **{n: ball.centre[n] + shrink * offset[n] for n in names}}
         inside = {n: round(v) if n in family.torus else v for n, v in inside.items()}
         if ball.contains(inside):
-            attained = value(tradeoff(family, inside, coarse=True), 0.5)
+            attained = value(tradeoff(family, inside, coarse=True), STAY)
             if attained > best:
                 best, best_beta = attained, inside
         heapq.heappush(queue, (-worst.value, next(counter), box))
@@ -447,15 +476,15 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Callable[[Tradeoff, f
             visit(Box(**{**box.intervals, name: half}))
     bound = max(best, -queue[0][0])
     return Worst(
-        min(bound, 1.0),
+        bound,
         best_beta,
         f"boxes that cover the ball (bound within {bound - best:.1g} of an attained value)",
     )
 
 
-def h_min_of(curve: Tradeoff, q: float) -> float:
-    """The quantity whose supremum certifies: N_β⁻¹(q), never below q (doing nothing costs nothing)."""
-    return max(q, curve.inverse(q))
+def _required(curve: Tradeoff, step: Step) -> float:
+    """h_min, never below 1/2: doing nothing costs nothing."""
+    return min(1.0, max(0.5, curve.inverse(step.inverse(0.5))))
 
 
 @lru_cache(maxsize=64)
@@ -466,21 +495,37 @@ def worst_case(family: SmoothedFamily, region: Region) -> Worst:
         NotApplicable: the transformation declares no factors.
         ValueError: the region does not fit the family.
     """
+    return _worst_in(family, region, _required)
+
+
+def worst_deficit(family: SmoothedFamily, region: Region, p_lower: float, p_upper: float) -> Worst:
+    """Upper bound on 1 - N_β(p_A) - N_β(1 - p_B) over the region: below 0 the class stays ahead of every other one.
+
+    Args:
+        p_lower: lower bound p_A of the class's probability.
+        p_upper: upper bound p_B of the largest probability of another class.
+    """
+
+    def deficit(curve: Tradeoff, step: Step) -> float:
+        return 1.0 - step(curve(p_lower)) - step(curve(1.0 - p_upper))
+
+    return _worst_in(family, region, deficit)
+
+
+def _worst_in(family: SmoothedFamily, region: Region, value: Value) -> Worst:
     if not family.transform.resolvable:
-        raise NotApplicable(
-            f"{family.transform!r} is only approximately resolvable, so it is never certified"
-        )
+        raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     if family.transform.factors is None:
         raise NotApplicable(f"{family.transform!r} declares no factors; use the sampled bound for it")
     family.check_region(region)
     if isinstance(region, Points):
-        results = [(h_min_of(tradeoff(family, point), 0.5), point) for point in region.points]
-        value, beta = max(results, key=lambda result: result[0])
-        return Worst(value, dict(beta), "the worst of the listed points")
+        results = [(value(tradeoff(family, point), STAY), point) for point in region.points]
+        worst, beta = max(results, key=lambda result: result[0])
+        return Worst(worst, dict(beta), "the worst of the listed points")
     if isinstance(region, Ball):
-        return _worst_in_ball(family, region, h_min_of)
+        return _worst_in_ball(family, region, value)
     assert isinstance(region, Box)
-    return _worst_in_box(family, region, h_min_of)
+    return _worst_in_box(family, region, value)
 
 
 def likely_worst(
