@@ -86,28 +86,50 @@ def test_votes_do_not_depend_on_batch_size_or_order(procedure, pixel_noise):
     assert tallies(engine(model, family, procedure, batch_size=64, seed=1), images) != reference
 
 
-def test_votes_are_those_of_the_drawn_parameters():
-    """Against the definition: apply, classify, count, one draw at a time."""
+@pytest.mark.parametrize("procedure", [FixedSample(10, 40), Sequential({"a": 0.55}, n0=50, n=150)])
+def test_votes_are_those_of_the_drawn_parameters(procedure):
+    """Against the definition: draws 0, 1, 2, … of either stream, once each, applied and classified one by
+    one."""
     family, model = affine_family(), small_network()
-    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(2))
-    run = engine(model, family, FixedSample(10, 40), seed=5)
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(2))
+    run = engine(model, family, procedure, seed=5)
     (tally,) = run.run([(3, image)])
-    expected = {Stream.SELECTION: np.zeros(4, int), Stream.COUNTING: np.zeros(4, int)}
     with torch.no_grad():
-        for stream, n in ((Stream.SELECTION, 10), (Stream.COUNTING, 40)):
+        for stream, n, votes in (
+            (Stream.SELECTION, tally.n0, tally.selection),
+            (Stream.COUNTING, tally.n, tally.counting),
+        ):
+            expected = np.zeros(4, int)
             for draw in range(n):
                 u, _ = uniforms(5, 3, stream, draw, 1, 2)
                 theta = family.quantile(torch.from_numpy(u))
-                expected[stream][model(family.transform.apply(image[None], theta)).argmax()] += 1
-        assert tally.clean == int(model(image[None]).argmax())
-    np.testing.assert_array_equal(tally.selection, expected[Stream.SELECTION])
-    np.testing.assert_array_equal(tally.counting, expected[Stream.COUNTING])
+                expected[model(family.transform.apply(image[None], theta)).argmax()] += 1
+            np.testing.assert_array_equal(votes, expected)
+    if isinstance(procedure, Sequential):
+        assert tally.n > 40  # several blocks, or nothing was tested
+    else:
+        assert (tally.n0, tally.n) == (10, 40)
+
+
+def test_replay_shows_the_first_counting_draws():
+    family, model = affine_family(), small_network()
+    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(2))
+    run = engine(model, family, FixedSample(10, 40), seed=5)
     theta, transformed, votes = run.replay(3, image, 8)
     u, _ = uniforms(5, 3, Stream.COUNTING, 0, 8, 2)
     torch.testing.assert_close(theta, family.quantile(torch.from_numpy(u)), rtol=0, atol=0)
     assert transformed.shape == (8, 3, 16, 16)
     with torch.inference_mode():
         assert (model(transformed).argmax(1) == votes).all()
+
+
+def test_the_image_itself_is_classified_untouched():
+    """Laws far from the identity, with pixel noise: none of it touches the image itself."""
+    family = SmoothedFamily(Brightness(), {"brightness": laws.Normal(0.5, 0.01)}, pixel_noise=0.2)
+    run = engine(Threshold(), family, FixedSample(5, 20), classes=2)
+    found = {tally.index: tally for tally in run.run([(0, threshold_image(0.1)), (1, threshold_image(-0.1))])}
+    assert (found[0].clean, found[1].clean) == (0, 1)
+    assert found[0].prediction == 1
 
 
 def test_vote_frequencies_follow_the_law():
@@ -225,9 +247,7 @@ def test_images_that_do_not_fit():
     with pytest.raises(ValueError, match=r"image 0 has size \(16, 16\), the family's torus \(32, 32\)"):
         list(engine(small_network(), torus, FixedSample(5, 20)).run([(0, torch.rand(3, 16, 16))]))
     with pytest.raises(ValueError, match="image 4 was added twice"):
-        list(
-            engine(small_network(), affine_family(), FixedSample(5, 20)).run([(4, torch.rand(3, 16, 16))] * 2)
-        )
+        list(engine(small_network(), affine_family(), FixedSample(5, 20)).run([(4, torch.rand(3, 16, 16))] * 2))
 
 
 def test_impossible_settings():
@@ -243,9 +263,7 @@ def test_impossible_settings():
 def test_options_change_speed_not_meaning(options):
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     plain = tallies(engine(small_network(), affine_family(), FixedSample(20, 200)), images)
-    run = VoteEngine(
-        BaseClassifier(small_network(), 4, **options), affine_family(), FixedSample(20, 200), clean=True
-    )
+    run = VoteEngine(BaseClassifier(small_network(), 4, **options), affine_family(), FixedSample(20, 200), clean=True)
     for index, other in tallies(run, images).items():
         moved = np.abs(np.array(plain[index][1]) - np.array(other[1])).sum()
         assert moved <= (0 if "channels_last" in options else 20)
