@@ -53,7 +53,7 @@ def check_resolving_function(transform: ResolvableTransform, alpha: Tensor) -> N
         raise ValueError(
             f"{transform!r}.resolve loses the gradient in alpha; compute it with torch operations, without detach()"
         )
-    error = float(((theta - alpha).abs() / (1 + alpha.abs())).max())
+    error = float(((theta - alpha).abs() / (1 + alpha.abs())).max().detach())
     if not error < 1e-9:
         raise ValueError(
             f"{transform!r}: resolve(alpha, identity) differs from alpha by {error:.2g} (relative); the identity "

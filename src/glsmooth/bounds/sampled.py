@@ -9,31 +9,43 @@ L = log dμ_β/dμ_β₀, t the median of L under μ_β. With n draws of either 
 2. L is computed for n independent draws under μ_β₀, and h_min(β) is the Clopper-Pearson upper bound, at α_b/2, of
    P(L <= t). A draw whose L is unknown counts.
 
-*Ties and rounding.* L may have atoms (exponential and uniform laws), and it is known up to rounding only. So it is
-rounded down to a multiple of Δ = 1e-6, and draws in one cell are ordered by an independent uniform number U: a
-randomised threshold. Write G for {cell of L, then U, up to the median} and e^-a for the largest dμ_β₀/dμ_β in the
-median's cell. Any F with E_{μ_β} F <= 1/2 <= E_{μ_β} G has E_{μ_β₀}(F - G) <= e^-a E_{μ_β}(F - G) + (e^Δ - 1) <=
-e^Δ - 1: below the cell dμ_β₀ >= e^-a dμ_β where F <= G, above it dμ_β₀ <= e^-a dμ_β where F >= G, and inside it the
-ratio changes by e^Δ. This holds also when cells overlap by errors of L up to Δ/2. Hence Δ costs 1e-6, and atoms
-nothing.
+*Ties and rounding.* L may have atoms (exponential and uniform laws), and it is known up to rounding only. So L is
+cut into cells of width Δ = 1e-6, and draws in one cell are ordered by an independent uniform number U: a randomised
+threshold. Write G for {cell of L, then U, up to their median under μ_β}, and e^-a for the largest dμ_β₀/dμ_β in the
+median's cell. Any F with E_{μ_β} F <= 1/2 <= E_{μ_β} G has E_{μ_β₀}(F - G) <= e^-a E_{μ_β}(F - G) + e^Δ - 1 <=
+e^Δ - 1: below the cell dμ_β₀ >= e^-a dμ_β where F <= G, above it dμ_β₀ <= e^-a dμ_β where F >= G, inside it the
+ratio changes by e^Δ. This holds also if errors of L up to Δ/2 make cells overlap, and so Δ costs 1e-6. Under μ_β₀,
+L may come out higher than the same θ would have it under μ_β, by twice the error; that much is taken off before it
+is cut. The cells are placed by an independent pilot sample, so that an atom at the median lies amid its cell.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from glsmooth.bounds.base import NotApplicable
+from glsmooth.bounds.base import NotApplicable, RegionBound
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.confidence import clopper_pearson_upper
 from glsmooth.family import SmoothedFamily
+from glsmooth.regions import Ball, Box, Points, Region
 from glsmooth.transforms.base import ResolvableTransform
 
-__all__ = ["FAILURE_PROBABILITY", "certify", "log_ratio", "required_probability_at", "solve"]
+__all__ = [
+    "FAILURE_PROBABILITY",
+    "certify",
+    "log_ratio",
+    "median_rank",
+    "required_probability_at",
+    "solve",
+    "solved_log_ratio",
+]
 
 #: α_b: the probability that a sampled bound is too small. It is added to the votes' alpha.
 FAILURE_PROBABILITY = 1e-4
@@ -41,8 +53,10 @@ FAILURE_PROBABILITY = 1e-4
 DRAWS = 400_000
 #: Width Δ of the cells of L.
 CELL = 1e-6
-#: Draws whose α is solved for again, to see whether the solution is the only one.
-PROBES = 10_000
+#: Error of L that is allowed; a draw whose L is not settled to it counts as unknown.
+ERROR = CELL / 10
+#: Most draws of the pilot sample, which places the cells and whose α is solved for again.
+PILOT = 10_000
 #: Draws that are handled at once.
 CHUNK = 100_000
 
@@ -92,9 +106,7 @@ def _log_tau(family: SmoothedFamily, alpha: Tensor) -> Tensor:
     return torch.where(alpha.isnan().any(dim=-1), math.nan, torch.stack(columns).sum(dim=0))
 
 
-def log_ratio(
-    family: SmoothedFamily, alpha: Tensor, theta: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def log_ratio(family: SmoothedFamily, alpha: Tensor, theta: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """L = log dμ_β/dμ_β₀ at θ = γ(α, β), from both parameters: (n, d), (n, d), (d,).
 
     Returns:
@@ -106,62 +118,60 @@ def log_ratio(
     return _log_tau(family, alpha) - log_det - _log_tau(family, theta), sign, correction
 
 
-def _solved_ratio(
-    family: SmoothedFamily, theta: Tensor, beta: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """α, L and sign of the determinant for given θ, NaN where α is not found or L not settled to a tenth of Δ."""
+def solved_log_ratio(family: SmoothedFamily, theta: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """L at θ alone: (n, d), (d,) -> α (n, d), L (n) and the sign of det ∂γ/∂α (n).
+
+    L is NaN where α was not found or L is not settled; the sign is 0 wherever L is not finite.
+    """
     alpha = solve(family.transform, theta, beta)
     first, _, correction = log_ratio(family, alpha, theta, beta)
     alpha = alpha + correction
     ratio, sign, _ = log_ratio(family, alpha, theta, beta)
     # Newton's method converges quadratically: what the last step changed bounds the error that is left.
-    settled = ((ratio - first).abs() <= CELL / 10) | (ratio == first)
-    return alpha, torch.where(settled, ratio, math.nan), torch.where(settled, sign, 0.0)
+    settled = ((ratio - first).abs() <= ERROR) | (ratio == first)
+    ratio = torch.where(settled, ratio, math.nan)
+    return alpha, ratio, torch.where(ratio.isfinite(), sign, 0.0)
 
 
-def _check_one_to_one(
-    family: SmoothedFamily, beta: Tensor, alpha: Tensor, ratio: Tensor, signs: Tensor
-) -> None:
-    """Refuse a γ(·, β) that takes a value twice: its density would be a sum over all solutions.
+def _not_one_to_one(family: SmoothedFamily, beta: Tensor, seen: str) -> NotApplicable:
+    at = ", ".join(f"{name} = {v:g}" for name, v in zip(family.parameters, beta.tolist(), strict=True))
+    return NotApplicable(
+        f"{family.transform!r}: {seen} at {at}, so resolve(·, beta) is not one-to-one and its density does not follow "
+        "from one solution; choose laws on whose support it is"
+    )
 
-    Seen where det ∂γ/∂α changes its sign, or where a draw's α is not what solving for it gives back.
-    """
-    name, at = repr(family.transform), dict(zip(family.parameters, beta.tolist(), strict=True))
-    if bool((signs > 0).any()) and bool((signs < 0).any()):
-        raise NotApplicable(
-            f"{name}: det ∂γ/∂α changes its sign at {at}, so resolve(·, beta) is not one-to-one and its density does "
-            "not follow from one solution; choose laws on whose support it is"
-        )
-    theta = family.transform.resolve(alpha, beta.expand_as(alpha))
-    again, again_ratio, _ = _solved_ratio(family, theta, beta)
+
+def _check_solutions(family: SmoothedFamily, beta: Tensor, alpha: Tensor, ratio: Tensor) -> None:
+    """Refuse a γ(·, β) for which solving for a draw's α gives another one, or an L that rounding decides."""
+    again, again_ratio, _ = solved_log_ratio(family, family.transform.resolve(alpha, beta.expand_as(alpha)), beta)
     known = again_ratio.isfinite()
     far = known & ((again - alpha).abs() > 1e-5 * (1 + alpha.abs())).any(dim=-1)
     if bool(far.any()):
         one, other = alpha[far][0].tolist(), again[far][0].tolist()
+        raise _not_one_to_one(family, beta, f"alpha = {one} and {other} lead to the same parameter")
+    off = float(torch.where(known, (again_ratio - ratio).abs(), 0.0).max())
+    if off > 2 * ERROR:
         raise NotApplicable(
-            f"{name}: alpha = {one} and {other} lead to the same parameter at {at}, so resolve(·, beta) is not "
-            "one-to-one and its density does not follow from one solution; choose laws on whose support it is"
-        )
-    off = known & ((again_ratio - ratio).abs() > CELL / 2)
-    if bool(off.any()):
-        raise NotApplicable(
-            f"{name}: the log-likelihood ratio at {at} changes by {float((again_ratio - ratio).abs()[off].max()):.2g} "
-            "when alpha is solved for again, too much to decide by; rescale the parameters towards 1"
+            f"{family.transform!r}: the log-likelihood ratio changes by {off:.2g} when alpha is solved for again, too "
+            "much to order draws by it; choose units in which parameters are not so much larger than their scatter"
         )
 
 
-def _order(ratio: Tensor, generator: torch.Generator) -> Tensor:
-    """L rounded down to cells, with an independent uniform order inside each."""
+def _order(ratio: Tensor, centre: float, generator: torch.Generator) -> Tensor:
+    """Cells of L, ``centre`` amid one of them, with an independent uniform order inside each."""
     u = torch.rand(len(ratio), dtype=torch.float64, generator=generator)
-    return torch.floor(ratio / CELL) + u
+    return torch.floor((ratio - centre) / CELL + 0.5) + u
 
 
 def median_rank(n: int, alpha: float) -> int:
     """Least k with P(Bin(n, 1/2) >= k) <= alpha; it exceeds n where n is too small."""
     k = int(binom.isf(alpha, n, 0.5)) + 1
-    while binom.sf(k - 1, n, 0.5) > alpha:  # isf may be off by one
-        k += 1
-    return k
+    return k if binom.sf(k - 1, n, 0.5) <= alpha else k + 1
+
+
+def _samples(family: SmoothedFamily, n: int, generator: torch.Generator) -> Iterator[Tensor]:
+    for start in range(0, n, CHUNK):
+        yield family.sample(min(CHUNK, n - start), generator)
 
 
 def required_probability_at(
@@ -180,36 +190,115 @@ def required_probability_at(
         generator: source of the draws; seed 0 when left out.
 
     Raises:
-        NotApplicable: γ(·, β) takes a value twice.
-        ValueError: β outside the domain; a resolving function that does not fit its identity.
+        NotApplicable: γ(·, β) takes a value twice, as far as the draws show.
+        ValueError: β outside the domain; a resolving function that does not fit the identity.
     """
     transform = family.transform
-    transform.check(beta)
     point = transform.vector(beta)
     generator = generator or torch.Generator().manual_seed(0)
-    k = median_rank(n, failure_probability / 2)
+    check_resolving_function(transform, family.sample(100, generator))
     if torch.equal(point, transform.identity):
-        check_resolving_function(transform, family.sample(min(n, PROBES), generator))
         return 0.5  # μ_β is μ_β₀
+    k = median_rank(n, failure_probability / 2)
     if k > n:
         return 1.0
-    moved, signs, still = [], [], []
-    for size in _chunks(n):
-        alpha = family.sample(size, generator)
-        if not moved:
-            check_resolving_function(transform, alpha[:PROBES])
-        theta = transform.resolve(alpha, point.expand_as(alpha)).detach()
+    pilot = family.sample(min(n, PILOT), generator)
+    ratio, sign, _ = log_ratio(family, pilot, transform.resolve(pilot, point.expand_as(pilot)), point)
+    _check_solutions(family, point, pilot, ratio)
+    median = float(ratio.nanmedian())
+    centre = median if math.isfinite(median) else 0.0
+
+    moved, still, signs = [], [], [sign]
+    for alpha in _samples(family, n, generator):
+        theta = transform.resolve(alpha, point.expand_as(alpha))
         ratio, sign, _ = log_ratio(family, alpha, theta, point)
-        if not moved:
-            _check_one_to_one(family, point, alpha[:PROBES], ratio[:PROBES], sign)
-        moved.append(ratio)
+        moved.append(_order(ratio, centre, generator))
         signs.append(sign)
-    for size in _chunks(n):
-        _, ratio, sign = _solved_ratio(family, family.sample(size, generator), point)
-        still.append(ratio)
-        signs.append(torch.where(ratio.isfinite(), sign, 0.0))
-    _check_sign(...)
-    threshold = _order(torch.cat(moved).nan_to_num(...), generator).kthvalue(k).values
-    count = n - int((_order(torch.cat(still), generator) > threshold).sum())  # NaN and -inf count
+    for theta in _samples(family, n, generator):
+        _, ratio, sign = solved_log_ratio(family, theta, point)
+        still.append(_order(ratio - 2 * ERROR, centre, generator))
+        signs.append(sign)
+    seen = torch.cat(signs)
+    if bool((seen > 0).any()) and bool((seen < 0).any()):
+        raise _not_one_to_one(family, point, "det ∂γ/∂α changes its sign")
+
+    # An unknown L goes where it is safe: to the top under μ_β, which raises t, and into the count under μ_β₀.
+    order = torch.cat(moved)
+    threshold = torch.where(order.isnan(), math.inf, order).kthvalue(k).values
+    count = n - int((torch.cat(still) > threshold).sum())
     bound = clopper_pearson_upper(count, n, failure_probability / 2) + math.expm1(CELL)
     return min(1.0, max(0.5, bound))
+
+
+def _ends(family: SmoothedFamily, name: str, interval: tuple[float, float]) -> list[float]:
+    """Values of an interval that can be worst if h_min never falls away from the identity."""
+    low, high = interval
+    identity = float(family.transform.identity[family.parameters.index(name)])
+    if low >= identity or high <= identity:
+        return [high if low >= identity else low]
+    return [low, high]
+
+
+def _points(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, float]], str]:
+    """Finitely many parameters that stand for a region, and why they may."""
+    if isinstance(region, Points):
+        return [dict(point) for point in region.points], "every listed parameter"
+    if isinstance(region, Ball):
+        r = region.radius
+        intervals = {name: (c - r, c + r) for name, c in region.centre.items()}
+    else:
+        assert isinstance(region, Box)
+        intervals = region.intervals
+    varying = [name for name, (low, high) in intervals.items() if low < high]
+    unknown = [name for name in varying if name not in family.transform.monotone_parameters]
+    if unknown:
+        raise NotApplicable(
+            f"{family.transform!r} declares no factors, and samples at single parameters do not say what happens "
+            f"between them: certify Points([...]) instead of an interval of {', '.join(unknown)}, or, if you can prove "
+            "that the required probability never falls away from the identity, name them in monotone_parameters"
+        )
+    ends = {
+        name: _ends(family, name, interval) if name in varying else [interval[0]]
+        for name, interval in intervals.items()
+    }
+    corners = [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
+    if not varying:
+        return corners, "the only parameter of the region"
+    claim = f"worst corners of the region, by the transformation's own claim that {', '.join(varying)} are monotone"
+    return corners, claim
+
+
+@lru_cache(maxsize=64)
+def certify(
+    family: SmoothedFamily,
+    region: Region,
+    n: int = DRAWS,
+    failure_probability: float = FAILURE_PROBABILITY,
+    seed: int = 0,
+) -> RegionBound:
+    """Sampled Neyman-Pearson bound for every parameter of a region at once.
+
+    Points share the failure probability (a union bound). A box or ball is certified only where its transformation
+    declares ``monotone_parameters``; then its corners are sampled, and the argument says whose claim that is.
+
+    Raises:
+        NotApplicable: a transformation that is only approximately resolvable, a region between whose points nothing
+            is known, or γ(·, β) that takes a value twice.
+        ValueError: the region does not fit the transformation.
+    """
+    if not family.transform.resolvable:
+        raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
+    family.check_region(region)
+    points, reason = _points(family, region)
+    generator = torch.Generator().manual_seed(seed)
+    share = failure_probability / len(points)
+    values = [required_probability_at(family, point, n, share, generator) for point in points]
+    worst = max(range(len(points)), key=values.__getitem__)
+    return RegionBound(
+        values[worst],
+        points[worst],
+        "neyman_pearson",
+        failure_probability=failure_probability,
+        argument=f"{reason}; {n} draws of each law for each of {len(points)}, all at confidence "
+        f"1 - {failure_probability:g}",
+    )
