@@ -13,7 +13,7 @@ from functools import partial
 from scipy.special import ndtri
 
 from glsmooth._text import did_you_mean
-from glsmooth.bounds import cover, gl, mp, neyman_pearson, tss
+from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled, tss
 from glsmooth.bounds.base import NotApplicable, RegionBound, samples_needed
 from glsmooth.bounds.loss import Tradeoff
 from glsmooth.family import SmoothedFamily
@@ -34,6 +34,8 @@ __all__ = [
 
 
 def _by_neyman_pearson(family: SmoothedFamily, region: Region) -> RegionBound:
+    if family.transform.factors is None:
+        return sampled.certify(family, region)
     worst = cover.worst_case(family, region)
     return RegionBound(worst.value, worst.beta, "neyman_pearson", argument=worst.argument)
 
@@ -47,14 +49,16 @@ def _by_points(
     """A method that is a formula for one β, made to cover a region; ``rank`` finds the worst β more quickly."""
 
     def certify(family: SmoothedFamily, region: Region) -> RegionBound:
+        if family.transform.factors is None:
+            if name in autograd_gl.FORMS:
+                return autograd_gl.estimate(family, region, name)
+            raise NotApplicable(f"{name} has no form for {family.transform!r}, which declares no factors")
         plane = _on_plane(name, family)
         plane.check_region(region)
         beta = cover.likely_worst(plane, region, lambda point: (rank or at)(plane, point))
         best = at(plane, beta)
         if not sound:
-            return RegionBound(
-                min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound"
-            )
+            return RegionBound(min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound")
         # The formula is at or above the exact value everywhere, and the exact value is bounded over the whole
         # region: whatever lies at or above that bound certifies, even if the formula's own maximum was missed.
         exact = cover.worst_case(plane, region)
@@ -72,9 +76,7 @@ def _on_plane(method: str, family: SmoothedFamily) -> SmoothedFamily:
     """The family whose values stay valid on the torus, since wrapping is post-processing."""
     for name, law in family.laws.items():
         if law.cyclic:
-            raise NotApplicable(
-                f"{method} has no form on the torus, and {law!r} (for {name}) none on the plane"
-            )
+            raise NotApplicable(f"{method} has no form on the torus, and {law!r} (for {name}) none on the plane")
     return SmoothedFamily(family.transform, family.laws) if family.torus else family
 
 
