@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import differential_evolution
 
 import glsmooth as gs
-from glsmooth.bounds.cover import _cyclic_candidates, covers_torus
+from glsmooth.bounds.cover import _axes, _cyclic_candidates, covers_torus
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
@@ -123,3 +124,38 @@ def test_larger_regions_need_no_less():
         for s in (0.2, 0.5, 0.9)
     ]
     assert values == sorted(values)
+
+
+@pytest.mark.parametrize(
+    ("f", "name", "box"),
+    [
+        (ROWS[0].family, "contrast", {"contrast": (0.5, 2.0), "brightness": (0.4, 0.4)}),
+        (ROWS[1].family, "gamma", {"gamma": (0.8, 1.4), "contrast": (2.0, 2.0)}),
+        (
+            family(T.ContrastBrightness(order="brightness_first"), contrast=gs.LogNormal(0, 0.6), brightness=N(0, 0.6)),
+            "contrast",
+            {"contrast": (0.5, 2.0), "brightness": (0.4, 0.4)},
+        ),
+        (family(T.GaussianBlur(), blur=gs.LogNormal(0, 0.3)), "blur", {"blur": (0.0, 0.5)}),
+    ],
+)
+def test_curvature_bounds_the_second_derivative_of_the_density(f, name, box):
+    """½ ∫ |∂²ρ| along the searched coordinate, by importance sampling and finite differences of the density."""
+    (axes,) = [_axes(factor, f, box) for factor in f.transform.factors]
+    fixed = {k: v[0] for k, v in box.items() if k != name}
+    generator = torch.Generator().manual_seed(0)
+    log = f.transform.domain(name).low == 0 and name != "blur"
+    for at in (0.3, 0.8):
+        low, high = box[name]
+        here = low * (high / low) ** at if log else low + at * (high - low)
+        beta = f.transform.vector({**fixed, name: here})
+        theta = f.transform.resolve(f.sample(100_000, generator), beta)
+        e = 1e-3
+        moved = [here * np.exp(k * e) if log else here + k * e for k in (-1, 0, 1)]
+        densities = [f.log_density(theta, f.transform.vector({**fixed, name: float(v)})).exp() for v in moved]
+        second = (densities[0] - 2 * densities[1] + densities[2]) / e**2 / densities[1]
+        second = second[torch.isfinite(second)].abs()
+        estimate, spread = 0.5 * float(second.mean()), 0.5 * float(second.std()) / len(second) ** 0.5
+        claimed = axes.curvature(fixed)
+        assert estimate - 4 * spread <= claimed
+        assert claimed < 4 * estimate  # and it is not a useless one

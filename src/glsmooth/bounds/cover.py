@@ -12,10 +12,12 @@ combined with; curves of finite laws are piecewise linear, so this is checked ex
 all tried.
 
 *Search axes.* The contrast of c·x + b, the power of c·x^g and laws that are not log-concave have no such order. The
-interval is cut into cells. For β* and any β′ = g∘β* in a cell the family's group structure gives
-h_min(β′) <= N_β*⁻¹(N_g⁻¹(1/2)), and N_g⁻¹(1/2) is bounded over the whole cell through the total variation distance
-and the monotone rescaling. Cells are refined until the bound is within a tolerance of a value attained; the bound,
-not the value, is returned.
+interval is cut into cells. Along one coordinate with smooth laws, h_min(β) is the supremum over lines of functionals
+that are convex in the density of μ_β, and the density is within w²/8 ∫|∂²ρ| of the chord between a cell's ends, so the
+ends bound the cell up to second order. Otherwise, for β* and any β′ = g∘β* in a cell, the group structure gives
+h_min(β′) <= N_β*⁻¹(N_g⁻¹(1/2)), and N_g⁻¹(1/2) is bounded over the cell through total variation and the monotone
+rescaling. Cells are refined until the bound is within a tolerance of a value attained; the bound, not the value, is
+returned.
 """
 
 from __future__ import annotations
@@ -26,15 +28,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import Monotone, Tradeoff, cyclic_pair
+from glsmooth.bounds.loss import MARGIN, Monotone, Supported, Tradeoff, cyclic_pair, density_nodes
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family import SmoothedFamily
-from glsmooth.laws import Law, LogNormal, Normal
+from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
 from glsmooth.regions import Ball, Box, Points, Region
 from glsmooth.transforms.factors import Factor, PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
@@ -103,9 +106,7 @@ def _cyclic_candidates(law: Law, size: int, interval: Interval) -> list[float]:
         shifts.setdefault(key, shift)
     if masses.max() - masses.min() <= 1e-15 * masses.max() or set(shifts) == {0}:
         return [float(low if not low <= 0 <= high else 0)]
-    curves = {
-        key: (*cyclic_pair(masses, key)._curve(), cyclic_pair(masses, key).only_0) for key in shifts if key
-    }
+    curves = {key: (*cyclic_pair(masses, key)._curve(), cyclic_pair(masses, key).only_0) for key in shifts if key}
     order = sorted(curves, key=lambda key: -float(np.interp(0.5, curves[key][1], curves[key][0])))
     kept: list[int] = []
     for key in order:
@@ -115,9 +116,7 @@ def _cyclic_candidates(law: Law, size: int, interval: Interval) -> list[float]:
     return [float(shifts[key]) for key in kept]
 
 
-def _dominates(
-    worse: tuple[np.ndarray, np.ndarray, float], p: np.ndarray, n: np.ndarray, only: float
-) -> bool:
+def _dominates(worse: tuple[np.ndarray, np.ndarray, float], p: np.ndarray, n: np.ndarray, only: float) -> bool:
     """Does the curve ``worse`` lie on or below the curve with corners (p, n) everywhere?
 
     Both are convex and piecewise linear: comparing at the corners of the upper one is enough.
@@ -155,9 +154,56 @@ class Step:
         return p
 
 
-#: A quantity that certifies when it is small, at β′: from the curve of β* and the step from β* to β′.
-Value = Callable[[Tradeoff, Step], float]
 STAY = Step()
+
+
+class _Required:
+    """h_min: N_β⁻¹(1/2), never below 1/2 since doing nothing costs nothing."""
+
+    def __call__(self, curve: Tradeoff, step: Step = STAY) -> float:
+        """The quantity at β, or a bound on it over a cell around β."""
+        return min(1.0, max(0.5, curve.inverse(step.inverse(0.5))))
+
+    def lines(self, curve: Supported) -> tuple[float, ...]:
+        """The supporting line that gives the quantity at β."""
+        return (curve.threshold(0.5, under_beta=True),)
+
+    def along(self, curve: Supported, lines: tuple[float, ...]) -> float:
+        """An upper bound on the quantity at β by any given line."""
+        (t,) = lines
+        below_0, below_b = curve.below(t)
+        return below_0 + math.exp(-t) * (0.5 - below_b) + MARGIN
+
+    def bend(self, lines: tuple[float, ...]) -> float:
+        """How much of the total variation of ρ's curvature the line lets through."""
+        return math.exp(-lines[0])
+
+
+@dataclass(frozen=True)
+class _Deficit:
+    """1 - N_β(p_A) - N_β(1 - p_B): below 0 the class keeps the lead."""
+
+    levels: tuple[float, float]
+
+    def __call__(self, curve: Tradeoff, step: Step = STAY) -> float:
+        return 1.0 - sum(step(curve(p)) for p in self.levels)
+
+    def lines(self, curve: Supported) -> tuple[float, ...]:
+        return tuple(min(curve.threshold(p, under_beta=False), 700.0) for p in self.levels)
+
+    def along(self, curve: Supported, lines: tuple[float, ...]) -> float:
+        kept = 0.0
+        for p, t in zip(self.levels, lines, strict=True):
+            below_0, below_b = curve.below(t)
+            kept += below_b + math.exp(t) * (p - below_0)
+        return 1.0 - kept + 2 * MARGIN
+
+    def bend(self, lines: tuple[float, ...]) -> float:
+        return float(len(lines))
+
+
+#: A quantity that certifies where it is small.
+Value = _Required | _Deficit
 
 
 @dataclass(frozen=True)
@@ -165,12 +211,14 @@ class _Axes:
     """A factor's share of a box: finite choices, and intervals that must be searched.
 
     ``fixed`` lists assignments; for each, ``search`` intervals remain. ``step`` bounds what lies between a point and
-    a cell around it.
+    a cell around it. ``curvature`` is half of sup ∫ |∂²ρ_β| along a single search axis, given the fixed values; None
+    where that is not finite.
     """
 
     fixed: list[dict[str, float]]
     search: dict[str, Interval]
     step: Callable[[dict[str, float], dict[str, Interval]], Step] | None = None
+    curvature: Callable[[dict[str, float]], float] | None = None
 
 
 def _grow(interval: Interval, centre: float) -> float:
@@ -195,20 +243,17 @@ def _shift_axes(factor: Shift, family: SmoothedFamily, interval: Interval) -> _A
     def step(point: dict[str, float], cell: dict[str, Interval]) -> Step:
         return Step(((None, (1.0, 1.0), _grow(cell[factor.name], point[factor.name]) * law.peak),))
 
-    return _Axes([{}], {factor.name: interval}, step)
+    smooth = _smoothness(law, log=False)
+    return _Axes([{}], {factor.name: interval}, step, (lambda _: smooth.second / 2) if smooth else None)
 
 
-def _affine_axes(
-    outer: str, inner: str, family: SmoothedFamily, box: dict[str, Interval], inner_scales: bool
-) -> _Axes:
+def _affine_axes(outer: str, inner: str, family: SmoothedFamily, box: dict[str, Interval], inner_scales: bool) -> _Axes:
     """Axes of c·x + b and of c·x^g: given the outer coordinate, the inner one is an ordinary shift or scale."""
     law_o, law_i = family.laws[outer], family.laws[inner]
     o, i = box[outer], box[inner]
     identity = 1.0 if inner_scales else 0.0
     if i == (identity, identity):
-        return _Axes(
-            [{outer: v, inner: identity} for v in _ends(o, 1.0, _log_symmetric(law_o), log=True)], {}
-        )
+        return _Axes([{outer: v, inner: identity} for v in _ends(o, 1.0, _log_symmetric(law_o), log=True)], {})
     ordered = law_i.log_concave_in_log if inner_scales else law_i.log_concave
     if ordered:
         symmetric = _log_symmetric(law_i) if inner_scales else _symmetric_shift(law_i)
@@ -234,7 +279,21 @@ def _affine_axes(
         d = max(abs(end - r * start) for end in ends for r in ratios)
         return Step(((law_o, ratios, d * mean * peak),))
 
-    return _Axes(inner_values, search, step)
+    def curvature(fixed: dict[str, float]) -> float:
+        # ρ(w, y) = τ_o(w) τ_i(y - e^w d), moved along w = log of the outer coordinate.
+        assert smooth_o is not None
+        assert smooth_i is not None
+        d = abs(math.log(fixed[inner]) if inner_scales else fixed[inner])
+        return 0.5 * (
+            smooth_o.second
+            + 2 * smooth_o.first_weighted * d * smooth_i.first
+            + smooth_o.square * d**2 * smooth_i.second
+            + smooth_o.mean * d * smooth_i.first
+        )
+
+    smooth_o, smooth_i = _smoothness(law_o, log=True), _smoothness(law_i, log=inner_scales)
+    usable = ordered and smooth_o is not None and smooth_i is not None
+    return _Axes(inner_values, search, step, curvature if usable else None)
 
 
 def _shift_then_scale_axes(factor: ShiftThenScale, family: SmoothedFamily, box: dict[str, Interval]) -> _Axes:
@@ -269,7 +328,43 @@ def _shift_then_scale_axes(factor: ShiftThenScale, family: SmoothedFamily, box: 
         shifted = shift * peak * max(ratios)
         return Step(((law_c, ratios, shifted + rescaled),))
 
-    return _Axes(fixed, search, step)
+    smooth_c = _smoothness(law_c, log=True)
+
+    def curvature(_: dict[str, float]) -> float:
+        # The rescaled centred normal has E|1 - z²| = 4φ(1) and E|1 - 4z² + z⁴| = 1.8321….
+        assert smooth_c is not None
+        return 0.5 * (smooth_c.second + 2 * smooth_c.first * 0.968 + 1.833)
+
+    return _Axes(fixed, search, step, curvature if centred and smooth_c is not None else None)
+
+
+@dataclass(frozen=True)
+class _Smoothness:
+    """Integrals of a density τ(u) and its derivatives; for ``log`` laws u = log α and weights are powers of α."""
+
+    first: float  # ∫ |τ′|
+    second: float  # ∫ |τ″|
+    first_weighted: float  # ∫ |τ′| α
+    mean: float  # ∫ τ α
+    square: float  # ∫ τ α²
+
+
+@lru_cache(maxsize=64)
+def _smoothness(law: Law, log: bool) -> _Smoothness | None:
+    """The integrals, rounded up; None for densities that jump or bend sharply, where the second is not finite."""
+    if not isinstance(law, (LogNormal, Rayleigh, Exponential, HalfNormal) if log else (Normal, LogNormal)):
+        return None
+    nodes = density_nodes(law, 1.0)
+    alpha, mass = torch.from_numpy(nodes.size), nodes.p_0
+    u = (torch.log(alpha) if log else alpha.clone()).requires_grad_()
+    value = law.log_prob(torch.exp(u)) + u if log else law.log_prob(u)
+    (slope,) = torch.autograd.grad(value.sum(), u, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), u)
+    s, b, a = slope.detach().numpy(), bend.numpy(), alpha.numpy()
+    # One hundredth covers the kinks of the absolute values, which quadrature meets between nodes.
+    first, second = (1.01 * float((mass * np.abs(v)).sum()) for v in (s, s**2 + b))
+    weighted, mean, square = (1.01 * float((mass * v).sum()) for v in (np.abs(s) * a, a, a**2))
+    return _Smoothness(first, second, weighted, mean, square)
 
 
 @lru_cache(maxsize=64)
@@ -323,9 +418,7 @@ def candidates(family: SmoothedFamily, region: Box) -> Iterator[dict[str, float]
             yield {**fixed, **dict(zip(names, corner, strict=True))}
 
 
-def _worst_in_box(
-    family: SmoothedFamily, region: Box, value: Value, rough: bool = False
-) -> Worst:
+def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool = False) -> Worst:
     """Cover one box; ``rough`` is quicker and looser, for boxes that cover something else."""
     tolerance = ROUGH_TOLERANCE if rough else TOLERANCE
     box = full_box(family, region)
@@ -336,9 +429,17 @@ def _worst_in_box(
         for choice in itertools.product(*(share.fixed for share in shares))
     ]
     if not search:
-        results = [(value(tradeoff(family, beta, coarse=rough), STAY), beta) for beta in fixed]
+        results = [(value(tradeoff(family, beta, coarse=rough)), beta) for beta in fixed]
         best, beta = max(results, key=lambda result: result[0])
         return Worst(best, beta, "monotone or exhausted on every axis: the worst of finitely many parameters")
+
+    curved = [share for share in shares if share.search]
+    if len(search) == 1 and curved[0].curvature is not None:
+        results_on_lines = [
+            _worst_on_segment(family, start, *next(iter(search.items())), curved[0].curvature(start), value, rough)
+            for start in fixed
+        ]
+        return max(results_on_lines, key=lambda result: result.value)
 
     best, best_beta = -math.inf, fixed[0]
     counter = itertools.count()
@@ -357,17 +458,17 @@ def _worst_in_box(
         quick = tradeoff(family, beta, coarse=True)
         bound = value(quick, step)
         # The quick curve settles most cells; near the best one its own error would keep them open.
-        near = bound < best + 5e-5 or bound - value(quick, STAY) < 2e-5
+        near = bound < best + 5e-5 or bound - value(quick) < 2e-5
         if not rough and bound > best + tolerance and near:
             curve = tradeoff(family, beta)
-            best, best_beta = max((best, best_beta), (value(curve, STAY), beta), key=lambda pair: pair[0])
+            best, best_beta = max((best, best_beta), (value(curve), beta), key=lambda pair: pair[0])
             bound = min(bound, value(curve, step))
         heapq.heappush(queue, (-bound, next(counter), start, cell))
 
     for start in fixed:
         for corner in itertools.product(*(sorted(set(interval)) for interval in search.values())):
             beta = {**start, **dict(zip(search, corner, strict=True))}
-            attained = value(tradeoff(family, beta, coarse=rough), STAY)
+            attained = value(tradeoff(family, beta, coarse=rough))
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
@@ -382,6 +483,60 @@ def _worst_in_box(
         bound,
         best_beta,
         f"adaptive cells over {', '.join(search)} (bound within {bound - best:.1g} of an attained value), "
+        "monotone or exhausted on the other axes",
+    )
+
+
+def _worst_on_segment(
+    family: SmoothedFamily,
+    fixed: dict[str, float],
+    name: str,
+    interval: Interval,
+    curvature: float,
+    value: Value,
+    rough: bool,
+) -> Worst:
+    """Worst case along one coordinate (its logarithm where it is positive) by cells of second order.
+
+    Each quantity is a supremum over lines t of functionals like ∫ (ρ_0 - e^-t ρ_k)₊ of the density, convex in ρ_k. In
+    a cell of width w the density is within ``curvature``·w²/8 (one-sided total variation) of the chord between the
+    cell's ends, so the functional is at most the larger of its values at the ends plus that times the line's factor.
+    """
+    tolerance = ROUGH_TOLERANCE if rough else TOLERANCE
+    curves: dict[float, tuple[Any, tuple[float, ...]]] = {}
+    best, best_beta = -math.inf, fixed
+
+    def node(x: float) -> tuple[Any, tuple[float, ...]]:
+        nonlocal best, best_beta
+        if x not in curves:
+            beta = {**fixed, name: x}
+            curve: Any = tradeoff(family, beta, coarse=rough)
+            curves[x] = curve, value.lines(curve)
+            attained = value(curve)
+            if attained > best:
+                best, best_beta = attained, beta
+        return curves[x]
+
+    counter = itertools.count()
+    queue: list[tuple[float, int, Interval]] = []
+
+    def visit(cell: Interval) -> None:
+        ends = [node(x) for x in cell]
+        size = _width(name, cell, family) ** 2 / 8 * curvature
+        bound = min(max(value.along(curve, lines) for curve, _ in ends) + value.bend(lines) * size for _, lines in ends)
+        heapq.heappush(queue, (-bound, next(counter), cell))
+
+    visit(interval)
+    while -queue[0][0] > best + tolerance and len(curves) < BUDGET:
+        _, _, (low, high) = heapq.heappop(queue)
+        middle = _middle(name, (low, high), family)
+        visit((low, middle))
+        visit((middle, high))
+    bound = max(best, -queue[0][0])
+    return Worst(
+        bound,
+        best_beta,
+        f"adaptive cells over {name} (bound within {bound - best:.1g} of an attained value), "
         "monotone or exhausted on the other axes",
     )
 
@@ -402,17 +557,13 @@ def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
     identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
     names = list(ball.centre)
     centred = all(ball.centre[name] == identity[name] for name in names)
-    plain = {
-        f.name for f in family.transform.factors or () if isinstance(f, Shift) and f.name not in family.torus
-    }
+    plain = {f.name for f in family.transform.factors or () if isinstance(f, Shift) and f.name not in family.torus}
     laws = [family.laws[name] for name in names]
     if centred and set(names) <= plain and all(isinstance(law, Normal) for law in laws):
         # Normal shifts: h_min grows with Σ(β_i/σ_i)², largest along the axis with the smallest scale.
         name = min(names, key=lambda n: family.laws[n].values["scale"])
         beta = {**identity, name: ball.radius}
-        return Worst(
-            value(tradeoff(family, beta), STAY), beta, "normal shifts: worst along the smallest scale"
-        )
+        return Worst(value(tradeoff(family, beta)), beta, "normal shifts: worst along the smallest scale")
     if set(names) <= set(family.torus):
         return _worst_of(
             (_worst_in_box(family, slab, value) for slab in _slabs(ball, names)),
@@ -460,7 +611,7 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
         inside = {**worst.beta, **{n: ball.centre[n] + shrink * offset[n] for n in names}}
         inside = {n: round(v) if n in family.torus else v for n, v in inside.items()}
         if ball.contains(inside):
-            attained = value(tradeoff(family, inside, coarse=True), STAY)
+            attained = value(tradeoff(family, inside, coarse=True))
             if attained > best:
                 best, best_beta = attained, inside
         heapq.heappush(queue, (-worst.value, next(counter), box))
@@ -482,11 +633,6 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
     )
 
 
-def _required(curve: Tradeoff, step: Step) -> float:
-    """h_min, never below 1/2: doing nothing costs nothing."""
-    return min(1.0, max(0.5, curve.inverse(step.inverse(0.5))))
-
-
 @lru_cache(maxsize=64)
 def worst_case(family: SmoothedFamily, region: Region) -> Worst:
     """Upper bound on h_min(β) over every β of the region.
@@ -495,7 +641,7 @@ def worst_case(family: SmoothedFamily, region: Region) -> Worst:
         NotApplicable: the transformation declares no factors.
         ValueError: the region does not fit the family.
     """
-    return _worst_in(family, region, _required)
+    return _worst_in(family, region, _Required())
 
 
 def worst_deficit(family: SmoothedFamily, region: Region, p_lower: float, p_upper: float) -> Worst:
@@ -506,10 +652,7 @@ def worst_deficit(family: SmoothedFamily, region: Region, p_lower: float, p_uppe
         p_upper: upper bound p_B of the largest probability of another class.
     """
 
-    def deficit(curve: Tradeoff, step: Step) -> float:
-        return 1.0 - step(curve(p_lower)) - step(curve(1.0 - p_upper))
-
-    return _worst_in(family, region, deficit)
+    return _worst_in(family, region, _Deficit((p_lower, 1.0 - p_upper)))
 
 
 def _worst_in(family: SmoothedFamily, region: Region, value: Value) -> Worst:
@@ -519,7 +662,7 @@ def _worst_in(family: SmoothedFamily, region: Region, value: Value) -> Worst:
         raise NotApplicable(f"{family.transform!r} declares no factors; use the sampled bound for it")
     family.check_region(region)
     if isinstance(region, Points):
-        results = [(value(tradeoff(family, point), STAY), point) for point in region.points]
+        results = [(value(tradeoff(family, point)), point) for point in region.points]
         worst, beta = max(results, key=lambda result: result[0])
         return Worst(worst, dict(beta), "the worst of the listed points")
     if isinstance(region, Ball):
@@ -528,9 +671,7 @@ def _worst_in(family: SmoothedFamily, region: Region, value: Value) -> Worst:
     return _worst_in_box(family, region, value)
 
 
-def likely_worst(
-    family: SmoothedFamily, region: Region, at: Callable[[dict[str, float]], float]
-) -> dict[str, float]:
+def likely_worst(family: SmoothedFamily, region: Region, at: Callable[[dict[str, float]], float]) -> dict[str, float]:
     """The parameter with the largest value of a formula among those likely to be worst.
 
     Corners, three points of the intervals that need a search, directions of a ball. Not a bound by itself.
@@ -554,10 +695,6 @@ def likely_worst(
 def _sphere(ball: Ball) -> Iterator[dict[str, float]]:
     names = list(ball.centre)
     rng = np.random.default_rng(0)
-    directions = np.concatenate(
-        (np.eye(len(names)), -np.eye(len(names)), rng.standard_normal((24, len(names))))
-    )
+    directions = np.concatenate((np.eye(len(names)), -np.eye(len(names)), rng.standard_normal((24, len(names)))))
     for direction in directions / np.linalg.norm(directions, axis=1, keepdims=True):
-        yield {
-            n: c + ball.radius * float(d) for (n, c), d in zip(ball.centre.items(), direction, strict=True)
-        }
+        yield {n: c + ball.radius * float(d) for (n, c), d in zip(ball.centre.items(), direction, strict=True)}

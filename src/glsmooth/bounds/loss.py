@@ -52,6 +52,19 @@ class Tradeoff(Protocol):
         """The least p that forces E_{μ_β} F >= q, rounded up; ``inverse(1/2)`` is h_min(β)."""
 
 
+class Supported(Tradeoff, Protocol):
+    """A curve with its supporting lines, for bounds on many curves by one line each.
+
+    For any t, N⁻¹(q) <= a(t) + exp(-t) (q - b(t)) and N(p) >= b(t) + exp(t) (p - a(t)) with a, b = ``below(t)``.
+    """
+
+    def below(self, t: float) -> tuple[float, float]:
+        """P(L <= t) under μ_β₀ and under μ_β."""
+
+    def threshold(self, level: float, under_beta: bool) -> float:
+        """A t with P(L <= t) near ``level``, under μ_β or under μ_β₀. It need not be exact."""
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """A normal law shifted by ``delta`` of its standard deviations: Φ(Φ⁻¹(q) + δ), exactly."""
@@ -63,6 +76,15 @@ class Gaussian:
 
     def inverse(self, q: float) -> float:
         return float(ndtr(ndtri(q) + self.delta))
+
+    def below(self, t: float) -> tuple[float, float]:
+        if self.delta == 0:
+            return float(t >= 0), float(t >= 0)
+        return float(ndtr(t / self.delta + self.delta / 2)), float(ndtr(t / self.delta - self.delta / 2))
+
+    def threshold(self, level: float, under_beta: bool) -> float:
+        mean = self.delta**2 / 2
+        return float(self.delta * ndtri(level)) + (mean if under_beta else -mean)
 
 
 @dataclass(frozen=True)
@@ -138,28 +160,33 @@ class Atoms:
         p = self.only_0 + np.concatenate(([0.0], np.cumsum(self.p_0[order])))
         return p, np.concatenate(([0.0], np.cumsum(self.p_b[order])))
 
-    def _below(self, t: float) -> tuple[float, float]:
-        """P(L <= t) under μ_β₀ and under μ_β."""
+    def below(self, t: float) -> tuple[float, float]:
+        if not self._smooth:
+            under = self.ell <= t
+            return self.only_0 + float(self.p_0[under].sum()), float(self.p_b[under].sum())
         z = (t - self.ell) / self.spread
         half = self.spread / 2
-        return self.only_0 + float((self.p_0 * ndtr(z + half)).sum()), float(
-            (self.p_b * ndtr(z - half)).sum()
-        )
+        return self.only_0 + float((self.p_0 * ndtr(z + half)).sum()), float((self.p_b * ndtr(z - half)).sum())
 
-    def _threshold(self, value: Callable[[float], float], target: float) -> float:
-        """A t with ``value(t)`` near ``target``. It need not be exact: tangents of the curve are used there."""
+    def threshold(self, level: float, under_beta: bool) -> float:
+        if not self._smooth:
+            order = np.argsort(self.ell)
+            mass = np.cumsum((self.p_b if under_beta else self.p_0)[order]) + (0.0 if under_beta else self.only_0)
+            return float(self.ell[order][min(int(np.searchsorted(mass, level)), len(order) - 1)])
+
+        def excess(t: float) -> float:
+            return self.below(t)[under_beta] - level
+
         reach = self.spread * (9 + self.spread)
         low, high = float((self.ell - reach).min()), float((self.ell + reach).max())
-        if value(high) <= target:
+        if excess(high) <= 0:
             return high
-        if value(low) >= target:
+        if excess(low) >= 0:
             return low
         middle = float((self.p_b * self.ell).sum())
         if low < middle < high:  # near the mean L moves by a few of its deviations at most
-            low, high = (middle, high) if value(middle) < target else (low, middle)
-        return float(
-            brentq(lambda x: value(x) - target, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3))
-        )
+            low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+        return float(brentq(excess, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3)))
 
     def inverse(self, q: float) -> float:
         if q >= 1 - self.only_b:
@@ -169,8 +196,8 @@ class Atoms:
             # Where the curve is flat in N the larger p is the safe one; q sits above 0, so flats are mass of
             # μ_β₀ alone, which comes first in the order of L.
             return min(1.0, float(np.interp(q, n, p)) + 1e-12) if q < n[-1] else 1.0
-        t = self._threshold(lambda x: self._below(x)[1], q)
-        below_0, below_b = self._below(t)
+        t = self.threshold(q, under_beta=True)
+        below_0, below_b = self.below(t)
         # N⁻¹ is concave with slope exp(-t) at N = below_b, so its tangent lies above it, whatever t is.
         return min(1.0, below_0 + math.exp(-t) * (q - below_b) + MARGIN)
 
@@ -180,8 +207,8 @@ class Atoms:
         if not self._smooth:
             corners, n = self._curve()
             return max(0.0, float(np.interp(p, corners, n)) - 1e-12)
-        t = self._threshold(lambda x: self._below(x)[0], p)
-        below_0, below_b = self._below(t)
+        t = self.threshold(p, under_beta=False)
+        below_0, below_b = self.below(t)
         return max(0.0, below_b + math.exp(min(t, 700.0)) * (p - below_0) - MARGIN)
 
 
@@ -287,9 +314,7 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
     """
     edges = _edges(law, shift, scale, count)
     normal = law.log_concave and law.symmetric_about is not None and math.isinf(law.interval[0])
-    if (
-        normal and scale != 1
-    ):  # L is a parabola in θ: with its vertex among the edges it is monotone in each cell
+    if normal and scale != 1:  # L is a parabola in θ: with its vertex among the edges it is monotone in each cell
         centre = law.symmetric_about or 0.0
         vertex = (shift + scale * centre - scale**2 * centre) / (1 - scale**2)
         edges = np.sort(np.append(edges, vertex))
@@ -316,9 +341,7 @@ def _least(log_density: np.ndarray) -> np.ndarray:
     return np.minimum(log_density[:-1], log_density[1:])
 
 
-def _most(
-    log_density: np.ndarray, edges: np.ndarray, mode: float, law: Law, scale: float = 1.0
-) -> np.ndarray:
+def _most(log_density: np.ndarray, edges: np.ndarray, mode: float, law: Law, scale: float = 1.0) -> np.ndarray:
     """Largest value in each cell: at an end, or at the mode where the cell holds it."""
     most = np.maximum(log_density[:-1], log_density[1:])
     top = math.log(law.peak) - math.log(scale) if math.isfinite(law.peak) else math.inf
@@ -450,9 +473,7 @@ def _pruned(atoms: Atoms, least: float = 1e-13) -> Atoms:
     return Atoms(atoms.ell[keep], atoms.p_0[keep], atoms.p_b[keep], atoms.spread[keep], only_0, only_b)
 
 
-def combine(
-    delta: float, plain: list[Atoms], conditional: list[Conditional], coarse: bool = False
-) -> Tradeoff:
+def combine(delta: float, plain: list[Atoms], conditional: list[Conditional], coarse: bool = False) -> Tradeoff:
     """Trade-off of independent parts: a normal shift of size ``delta``, unsmeared atoms, conditional normals.
 
     Sums of atoms are exact while there are few; beyond that they move to a grid, rounded towards more required

@@ -99,7 +99,7 @@ class _Parts:
 
             def pair(i: int) -> Atoms:
                 moved = (0.0, math.exp(alpha[i] * step)) if inner_scales else (alpha[i] * step, 1.0)
-                return scalar_pair(inner, *moved, count=150)
+                return scalar_pair(inner, *moved, count=40 if self.coarse else 150)
 
         self.conditional.append(
             Conditional(nodes.ell, nodes.p_0, nodes.p_b, size, nodes.only_0, nodes.only_b, pair)
