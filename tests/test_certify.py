@@ -149,9 +149,7 @@ def test_the_picture_shows_the_first_counting_draws(checkpoint, tmp_path):
     np.testing.assert_allclose(figure["transformed"], moved, atol=1e-6)
     model = load_checkpoint(checkpoint).build_model()
     with torch.no_grad():
-        np.testing.assert_array_equal(
-            figure["votes"], model(torch.from_numpy(figure["transformed"])).argmax(1)
-        )
+        np.testing.assert_array_equal(figure["votes"], model(torch.from_numpy(figure["transformed"])).argmax(1))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -231,9 +229,7 @@ def test_preflight_says_which_n_can_never_do():
         "gl_printed": entry(0.6, sound=False),
     }
     lines = preflight(methods, FixedSample(200, 1000)).splitlines()
-    assert (
-        "0.9964, at least 1911 votes: n = 1000 can never certify; set monte_carlo.n=1911 or more" in lines[0]
-    )
+    assert "0.9964, at least 1911 votes: n = 1000 can never certify; set monte_carlo.n=1911 or more" in lines[0]
     assert "can never" not in lines[1]
     assert "no number of votes" in lines[2]
     assert "does not apply: MP covers gamma alone" in lines[3]

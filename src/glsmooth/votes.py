@@ -93,26 +93,24 @@ def cast_votes(logits: Tensor, rule: VoteRule, epsilon: float) -> Tensor:
         epsilon: rounding error of the logits relative to the largest one.
 
     Returns:
-        int64 (N,): ``2 * code + near``. code is the class; K for no class (an exact tie, or no majority), K +
-        1 for a non-finite logit. near is 1 where rounding of the logits could have changed the vote.
+        int64 (N,): ``2 * code + near``. code is the class voted for; K for an exact tie, K + 1 for a
+        non-finite logit, K + 2 + c where class c leads without a majority: none of these is a vote. near is 1
+        where rounding of the logits could have changed the vote.
     """
     classes = logits.shape[1]
     finite = logits.isfinite().all(dim=1)
     logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
     top, order = logits.topk(2, dim=1)
-    rounding = epsilon * logits.abs().amax(dim=1)
-    if rule == "argmax":
-        margin = top[:, 0] - top[:, 1]
-        wins = margin > 0
-    else:
+    leader = order[:, 0]
+    margin = top[:, 0] - top[:, 1]
+    code = torch.where(margin > 0, leader, classes)
+    if rule == "majority":
         # softmax_c > 1/2 exactly when logit_c exceeds the log-sum-exp of all the others.
         rest = logits.scatter(1, order[:, :1], -torch.inf).logsumexp(dim=1)
+        code = torch.where((margin > 0) & (top[:, 0] <= rest), classes + 2 + leader, code)
         margin = top[:, 0] - rest
-        wins = margin > 0
-    near = finite & (margin.abs() <= rounding)
-    code = torch.where(wins, order[:, 0], classes)
-    code = torch.where(finite, code, classes + 1)
-    return 2 * code + near
+    near = finite & (margin.abs() <= epsilon * logits.abs().amax(dim=1))
+    return 2 * torch.where(finite, code, classes + 1) + near
 
 
 @dataclass
@@ -288,12 +286,16 @@ class VoteEngine:
 
     def _vote(self, images: Tensor, index: int) -> Tensor:
         """Votes of a batch as :func:`cast_votes` codes them; ``index`` is the image to name in an error."""
-        logits = self.classifier(images)
+        try:
+            logits = self.classifier(images)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"batch_size={self.batch_size}: too large for the memory of {self.classifier.device}; "
+                f"set batch_size={max(1, self.batch_size // 2)}"
+            ) from error
         expected = (len(images), self.classifier.num_classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            got = (
-                f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            )
+            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise ValueError(
                 f"image {index}: the model returned {got} for a batch of {len(images)}, not logits of shape "
                 f"{expected}; check num_classes and the model's head"
@@ -328,7 +330,8 @@ class VoteEngine:
             code, near = np.divmod(votes[start:stop], 2)
             job.outstanding -= stop - start
             if stream == Stream.CLEAN:
-                tally.clean = int(code[0]) if code[0] < classes else ABSTAIN
+                # The prediction needs no majority.
+                tally.clean = int({classes: ABSTAIN, classes + 1: ABSTAIN}.get(code[0], code[0] % (classes + 2)))
             else:
                 counts = np.bincount(code, minlength=classes + 2)
                 tally.abstained += int(counts[classes:].sum())

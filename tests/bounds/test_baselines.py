@@ -24,7 +24,8 @@ BLURRED = family(
 
 @pytest.mark.parametrize(("contrast", "value"), [(0.5, 0.9984), (2.0, 0.9806)])
 def test_tss_contrast_brightness(contrast, value):
-    assert tss.required_probability_at(FIRST, {"contrast": contrast, "brightness": 0.4}) == pytest.approx(value, abs=6e-5)
+    value_found = tss.required_probability_at(FIRST, {"contrast": contrast, "brightness": 0.4})
+    assert value_found == pytest.approx(value, abs=6e-5)
 
 
 @pytest.mark.parametrize("f", [FIRST, BLURRED])

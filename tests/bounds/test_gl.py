@@ -60,7 +60,8 @@ def test_w_of_a_normal_score_is_its_closed_form():
 
 
 @pytest.mark.parametrize(
-    "case", ["contrast_brightness", "gamma_contrast", "translation_blur_brightness_contrast", "gamma_up", "blur rayleigh"]
+    "case",
+    ["contrast_brightness", "gamma_contrast", "translation_blur_brightness_contrast", "gamma_up", "blur rayleigh"],
 )
 def test_w_against_sampled_scores(case):
     """The score by automatic differentiation of the density at samples of μ_β, sorted (paper, eq. 11)."""
