@@ -37,7 +37,7 @@ def _expansion(family: SmoothedFamily, x_hat: Tensor, alpha: Tensor, y: Tensor) 
         theta = family.quantile(torch.special.ndtr(a)[None])
         return family.transform.apply(x_hat[None], theta).flatten()
 
-    jacobian = torch.autograd.functional.jacobian(image, alpha, create_graph=True)
+    jacobian = torch.autograd.functional.jacobian(image, alpha, create_graph=x_hat.requires_grad)
     return y.flatten() - image(alpha) + jacobian @ alpha, jacobian
 
 
