@@ -179,6 +179,7 @@ def test_paper_literal(checkpoint, tmp_path):
         assert float(row["p_lower"]) == clopper_pearson_lower(int(row["count"]), 100, 5e-4)
     # Least-squares logits in [0, 1] give softmax values below 1/2: nothing is a majority.
     assert int(rows[0]["abstain_votes"]) == 120
+    assert summary["base_accuracy"] > 0.5  # the base classifier predicts without a majority
 
 
 @pytest.mark.usefixtures("no_report")

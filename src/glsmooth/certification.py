@@ -24,7 +24,7 @@ from glsmooth.family import SmoothedFamily
 from glsmooth.procedures import Procedure, Tally
 from glsmooth.records import COLUMNS, RecordWriter, part_path, read_rows
 from glsmooth.smoothing import check_image
-from glsmooth.votes import BaseClassifier, VoteEngine
+from glsmooth.votes import BaseClassifier, VoteEngine, keep_freed_memory
 
 __all__ = ["CertificationModule", "Settings", "columns", "quieten_lightning", "record"]
 
@@ -73,8 +73,7 @@ def record(tally: Tally, label: int, thresholds: Mapping[str, float | None]) -> 
         thresholds: required probability by method; None where the method does not apply or is not sound.
     """
     certified = {
-        f"certified_{method}": h_min is not None and tally.p_lower > h_min
-        for method, h_min in thresholds.items()
+        f"certified_{method}": h_min is not None and tally.p_lower > h_min for method, h_min in thresholds.items()
     }
     return {
         "index": tally.index,
@@ -139,9 +138,7 @@ class CertificationModule(LightningModule):
     def predict_dataloader(self) -> DataLoader:
         finished = {int(row["index"]) for row in read_rows(self.directory)}
         remaining = [position for position, index in enumerate(self.indices) if index not in finished]
-        share = Batches(
-            len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size
-        )
+        share = Batches(len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size)
         return loader(Subset(self.images, remaining), share, self.settings.num_workers)
 
     def setup(self, stage: str) -> None:
@@ -149,6 +146,8 @@ class CertificationModule(LightningModule):
 
     def on_predict_start(self) -> None:
         settings = self.settings
+        if self.device.type == "cpu":
+            keep_freed_memory()
         classifier = BaseClassifier(
             self.model,
             self.num_classes,
@@ -200,9 +199,7 @@ class CertificationModule(LightningModule):
         path.write_text(str(self._engine.evaluations))
 
     def teardown(self, stage: str) -> None:
-        self.trainer.strategy.barrier(
-            "certified"
-        )  # all parts are complete; also passed by a process without images
+        self.trainer.strategy.barrier("certified")  # all parts are complete; also passed by a process without images
 
     def _write(self, tallies: Sequence[Tally]) -> None:
         """Record finished images in their order; those that finished before an earlier one wait for it."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -70,6 +72,8 @@ def run(cfg: DictConfig) -> None:
         num_workers=data.num_workers,
     )
     print(preflight(methods, procedure), file=sys.stderr)
+    if settings["compile"] and _accelerator(settings) == "cpu" and not _has_compiler():
+        raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
     if settings["dry_run"]:
         print(estimate(checkpoint, family, procedure, images, speed, _accelerator(settings)))
         return
@@ -96,7 +100,7 @@ def run(cfg: DictConfig) -> None:
         "pixel_noise": noise,
         # What sequential votes stop for follows from the rest.
         "monte_carlo": {key: value for key, value in procedure.describe().items() if key != "stopped_for"},
-        "dataset": {key: settings["dataset"].get(key) for key in ("name", "subset", "subset_seed", "image_size")},
+        "dataset": _test_images(settings["dataset"]),
     }
     session = take_votes(trainer, module, identity)
     if not trainer.is_global_zero:
@@ -314,6 +318,14 @@ def summarise(
     }
 
 
+def _test_images(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides which images are certified; a data set that has a name is the same wherever it lies."""
+    keys = ["name", "image_size", "test_fraction", "split_seed", "subset", "subset_seed"]
+    if dataset["name"] == "image_folder":
+        keys.append("root")
+    return {key: dataset.get(key) for key in keys}
+
+
 def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
     fix = "give the dataset that the checkpoint was trained for"
     found, trained = list(data.class_names), list(checkpoint.classes)
@@ -378,6 +390,10 @@ def _save_figure(
         votes=votes.numpy(),
         class_names=np.array(checkpoint.classes),
     )
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
 def _accelerator(settings: Mapping[str, Any]) -> str:
