@@ -61,6 +61,24 @@ def test_just_above_the_exact_value(family, beta, value):
     assert value <= h_min <= value + 0.01  # two bounds of 4 / (2 √n) = .0045 each
 
 
+def test_log_ratios_are_those_of_the_closed_densities():
+    """Constant factors of a density do not move h_min, so L itself is compared; the chart is c = e^p, b = log q."""
+    alpha = CURVED.sample(1_000, torch.Generator().manual_seed(0))
+    beta = torch.tensor([-0.6, 1.5], dtype=torch.float64)
+    theta = CURVED.transform.resolve(alpha, beta)
+
+    def chart(x):
+        return torch.stack((torch.exp(x[..., 0]), torch.log(x[..., 1])), dim=-1)
+
+    expected = BUILTIN_AFFINE.log_ratio(chart(theta), chart(beta))
+    found, _, correction = sampled.log_ratio(CURVED, alpha, theta, beta)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
+    assert float(correction.abs().max()) < 1e-12
+    again, solved, _ = sampled.solved_log_ratio(CURVED, theta, beta)
+    assert torch.allclose(again, alpha, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(solved, expected, rtol=1e-7, atol=1e-7)
+
+
 def test_disjoint_laws_certify_nothing():
     assert sampled.required_probability_at(brighten(gs.Uniform(-1, 1)), {"b": 2.5}, n=2_000) == 1
 
@@ -86,19 +104,20 @@ def test_a_plain_median_fails_more_often(monkeypatch):
     assert failures(*SMOOTH[1], 60) > binom.ppf(1 - 1e-3, 60, 0.02)
 
 
-def test_a_rounded_atom_that_is_cut_by_a_cell_fails(monkeypatch):
-    """Without room for errors of L, an atom on a cell's edge falls to different sides of it under the two laws."""
+def test_an_atom_that_rounding_cuts_in_two_is_counted(monkeypatch):
+    """Its L may fall to different sides of a cell's edge under the two laws; only the room for errors catches that."""
     family, beta, value = ATOMS[0]
-    order = sampled._order
-    monkeypatch.setattr(sampled, "ERROR", 0.0)
-    # The atom is put on the edge of its cell; an error of 1e-9 stands for rounding, downwards under μ_β only.
-    calls = []
+    order, calls = sampled._order, []
 
     def cut(ratio, centre, generator):
+        """The atom on the edge of its cell, and an error of 1e-9, downwards, in the first call: under μ_β."""
         calls.append(None)
         return order(ratio - (1e-9 if len(calls) == 1 else 0.0), centre + sampled.CELL / 2, generator)
 
     monkeypatch.setattr(sampled, "_order", cut)
+    assert sampled.required_probability_at(family, beta, n=20_000) >= value
+    calls.clear()
+    monkeypatch.setattr(sampled, "ERROR", 0.0)
     monkeypatch.setattr(sampled, "_check_solutions", lambda *args: None)
     assert sampled.required_probability_at(family, beta, n=20_000) < value
 
