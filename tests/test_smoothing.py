@@ -197,3 +197,32 @@ def test_a_torus_needs_images_of_its_size():
     classifier = SmoothedClassifier(HalfSpace(), family, num_classes=2)
     with pytest.raises(ValueError, match=r"image 0 has size \(4, 4\), the family's torus \(8, 8\)"):
         classifier.certify(IMAGE, gs.Box(tx=(-1, 1)))
+
+
+class ThreeWays(nn.Module):
+    """Class 0 in the middle of the brightness, classes 1 and 2 beyond it on either side."""
+
+    def forward(self, images):
+        b = images[:, 0, 0, 1]
+        return torch.stack([0.25 - b.abs(), b - 0.25, -b - 0.25], dim=1)
+
+
+def test_the_runner_up_form_certifies_what_the_binary_one_cannot(family):
+    """h_0(0) = 0.595, h_1 = h_2 = 0.202: |b| <= 0.1 needs 0.6306 against the rest, but only a lead on each other."""
+    classifier = SmoothedClassifier(ThreeWays(), family, num_classes=3)
+    image, region = half_space_image(0.5), gs.Box(brightness=(-0.1, 0.1))
+    binary = classifier.certify(image, region, n=4000)
+    lead = classifier.certify(image, region, n=4000, runner_up=True)
+    assert binary.prediction == lead.prediction == 0
+    assert not binary.certified
+    assert binary.p_upper is None
+    assert lead.certified
+    assert lead.p_lower < binary.p_lower  # half of alpha pays for the upper bounds
+    assert norm.sf(0.25 / SIGMA) < lead.p_upper < 0.25
+    assert not classifier.certify(image, gs.Box(brightness=(-0.25, 0.25)), n=4000, runner_up=True).certified
+
+
+def test_runner_up_does_not_mix_with_other_options(family):
+    for options in ({"sequential": True}, {"method": "tss"}):
+        with pytest.raises(ValueError, match="runner_up=True goes with"):
+            smoothed(family).certify(half_space_image(0.5), gs.Box(brightness=(0, 0.1)), runner_up=True, **options)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from glsmooth.bounds import certify_region
+from glsmooth.bounds import RegionBound, certifies_runner_up, certify_region
+from glsmooth.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import ABSTAIN, FixedSample, Procedure, Sequential
+from glsmooth.procedures import ABSTAIN, FixedSample, Procedure, Sequential, Tally
 from glsmooth.regions import Region
 from glsmooth.votes import BaseClassifier, VoteEngine
 
@@ -34,6 +36,7 @@ class Certificate:
         n0, n, count: selection draws, counting draws, and how many of these voted for ``prediction``.
         abstained: draws that voted for no class: exact ties and non-finite logits.
         near_ties: draws decided by less than rounding could change.
+        p_upper: upper confidence bound of every other class's probability; None unless asked for.
     """
 
     prediction: int
@@ -48,6 +51,7 @@ class Certificate:
     count: int
     abstained: int
     near_ties: int
+    p_upper: float | None = None
 
 
 def check_image(image: Tensor, name: str) -> None:
@@ -136,6 +140,7 @@ class SmoothedClassifier:
         method: str = "neyman_pearson",
         sequential: bool = False,
         index: int = 0,
+        runner_up: bool = False,
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
 
@@ -154,12 +159,15 @@ class SmoothedClassifier:
             sequential: stop as soon as the image is decided, by an anytime-valid test at the same ``alpha``;
                 ``n0`` and ``n`` are then the most that may be drawn.
             index: the image's number: images with different numbers get independent draws.
+            runner_up: compare with the other classes' own upper bounds instead of with all the rest together
+                (:func:`glsmooth.bounds.certifies_runner_up`). Half of ``alpha`` pays for ``p_lower``, half for
+                the upper bounds, all valid at once. It helps where votes spread over many classes.
 
         Raises:
             ValueError: an impossible argument, named with its fix.
             NotApplicable: ``method`` says nothing about this family.
         """
-        return self.certify_many([x], region, n0, n, alpha, seed, method, sequential, [index])[0]
+        return self.certify_many([x], region, n0, n, alpha, seed, method, sequential, [index], runner_up)[0]
 
     def certify_many(
         self,
@@ -172,6 +180,7 @@ class SmoothedClassifier:
         method: str = "neyman_pearson",
         sequential: bool = False,
         indices: Sequence[int] | None = None,
+        runner_up: bool = False,
     ) -> list[Certificate]:
         """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
         batches.
@@ -184,28 +193,44 @@ class SmoothedClassifier:
             raise ValueError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
         for i, image in enumerate(images):
             check_image(image, "x" if len(images) == 1 else f"images[{i}]")
+        if runner_up and (sequential or method != "neyman_pearson"):
+            raise ValueError(
+                f"runner_up=True goes with sequential=False and method='neyman_pearson', not with "
+                f"sequential={sequential} and method={method!r}"
+            )
         procedure: Procedure = FixedSample(n0, n, alpha)  # checks its arguments before the bound takes time
         bound = certify_region(self.family, region, method)
         if sequential:
             procedure = Sequential({method: bound.h_min} if bound.h_min < 1 else {}, n0, n, alpha)
         tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
-        return [
-            Certificate(
-                prediction=tally.prediction,
-                p_lower=tally.p_lower,
-                certified=bound.sound and tally.p_lower > bound.h_min,
-                samples_used=tally.n0 + tally.n,
-                h_min=bound.h_min,
-                method=bound.method,
-                failure_probability=alpha + bound.failure_probability,
-                n0=tally.n0,
-                n=tally.n,
-                count=tally.count,
-                abstained=tally.abstained,
-                near_ties=tally.near_ties,
-            )
-            for tally in (tallies[index] for index in indices)
-        ]
+        return [self._certificate(tallies[index], bound, region, alpha, runner_up) for index in indices]
+
+    def _certificate(
+        self, tally: Tally, bound: RegionBound, region: Region, alpha: float, runner_up: bool
+    ) -> Certificate:
+        p_lower, p_upper = tally.p_lower, None
+        certified = p_lower > bound.h_min
+        if runner_up and tally.prediction != ABSTAIN:
+            # Bonferroni over the selected class and the others: all bounds hold at once.
+            p_lower = clopper_pearson_lower(tally.count, tally.n, alpha / 2)
+            others = np.delete(tally.counting, tally.prediction)
+            p_upper = clopper_pearson_upper(int(others.max()), tally.n, alpha / 2 / len(others))
+            certified = certifies_runner_up(self.family, region, p_lower, p_upper)
+        return Certificate(
+            prediction=tally.prediction,
+            p_lower=p_lower,
+            certified=bound.sound and certified,
+            samples_used=tally.n0 + tally.n,
+            h_min=bound.h_min,
+            method=bound.method,
+            failure_probability=alpha + bound.failure_probability,
+            n0=tally.n0,
+            n=tally.n,
+            count=tally.count,
+            abstained=tally.abstained,
+            near_ties=tally.near_ties,
+            p_upper=p_upper,
+        )
 
     def _engine(self, procedure: Procedure, seed: int) -> VoteEngine:
         return VoteEngine(self.classifier, self.family, procedure, seed=seed, batch_size=self.batch_size)

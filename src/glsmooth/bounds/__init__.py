@@ -93,7 +93,7 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("neyman_pearson", "Neyman–Pearson (exact)", _by_neyman_pearson),
+        Method("neyman_pearson", "Neyman–Pearson", _by_neyman_pearson),
         Method(
             "gl",
             "General Lipschitz, product form",

@@ -28,6 +28,7 @@ def evaluate(family: SmoothedFamily, region: Box, methods: list[str], alpha: flo
     required: dict[str, float | None] = {}
     reasons: dict[str, str | None] = {}
     worst: dict[str, float] | None = None
+    estimated: dict[str, float] = {}
     for method in methods:
         try:
             bound = certify_region(family, region, method)
@@ -48,6 +49,7 @@ def evaluate(family: SmoothedFamily, region: Box, methods: list[str], alpha: flo
         "required_probability": required,
         "reasons": reasons,
         "worst_parameter": worst,
+        "failure_probability": estimated,  # α_b of bounds that were estimated from samples, added to the votes' alpha
         "samples_needed": {m: None if h is None else samples_needed(h, alpha) for m, h in required.items()},
     }
 
@@ -74,7 +76,10 @@ def table(result: Mapping[str, Any], alpha: float) -> str:
     for method, h in result["required_probability"].items():
         needed = result["samples_needed"][method]
         votes = "" if h is None else ("no number is enough" if needed is None else str(needed))
-        rows.append((METHODS[method].title, _up(h), votes, result["reasons"][method] or ""))
+        remark = result["reasons"][method] or ""
+        if method in result["failure_probability"]:
+            remark = f"estimated from samples: true except with probability {result['failure_probability'][method]:g}"
+        rows.append((METHODS[method].title, _up(h), votes, remark))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines.append("")
     for row in rows:

@@ -62,6 +62,10 @@ class Composition(ResolvableTransform):
         )
 
     @property
+    def monotone_parameters(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset().union(*(part.monotone_parameters for part in self.parts))
+
+    @property
     def integer_parameters(self) -> frozenset[str]:
         return frozenset().union(*(part.integer_parameters for part in self.parts))
 
