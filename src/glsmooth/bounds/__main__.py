@@ -36,9 +36,9 @@ def evaluate(family: SmoothedFamily, region: Box, methods: list[str], alpha: flo
             required[method], reasons[method] = None, str(reason)
             continue
         required[method] = bound.h_min
-        reasons[method] = (
-            None if bound.sound else "unsound: reproduces the paper's printed procedure, certifies nothing"
-        )
+        reasons[method] = None if bound.sound else f"certifies nothing: {bound.argument}"
+        if bound.failure_probability:
+            estimated[method] = bound.failure_probability
         if method == "neyman_pearson":
             worst = bound.worst
     return {
