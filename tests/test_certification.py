@@ -21,16 +21,14 @@ SCRIPT = Path(__file__).with_name("interrupted_certification.py")
 
 
 def run_script(*arguments):
-    result = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=600
-    )
+    result = subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 @pytest.mark.parametrize("procedure", ["paper", "sequential"])
 def test_killed_runs_end_with_the_same_bytes(tmp_path, procedure):
-    deaths = [int(rows) for rows in run_script("kill", tmp_path, procedure, 12).split()]
+    deaths = [int(rows) for rows in run_script("kill", tmp_path, procedure, 8).split()]
     # Deaths before, during and after the votes; else the test did not test.
     assert any(0 < rows < IMAGES for rows in deaths)
 
