@@ -358,7 +358,7 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
     axes = top.add_subplot(grid[0])
     show_image(axes, what.image)
     _frame(axes, theme.muted, 1)
-    axes.set_title(f"original image x, true class {what.label}", fontsize=9, color=theme.ink)
+    axes.set_title(f"original image x, true class {what.label}", loc="left", fontsize=9, color=theme.ink)
     note = top.add_subplot(grid[1])
     note.axis("off")
     note.text(
