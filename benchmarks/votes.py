@@ -214,7 +214,8 @@ def replay(cfg: DictConfig) -> None:
         h_min = bounds.required_probability(published, region)
         rates = vote_counts(np.array(run["p_lower"]), run["n"], run["alpha"]) / run["n"]
         correct = np.array(run["correct"], dtype=bool)
-        engine = VoteEngine(classifier, family, Sequential({"neyman_pearson": h_min}, alpha=run["alpha"]))
+        procedure = Sequential({"neyman_pearson": h_min}, alpha=run["alpha"])
+        engine = VoteEngine(classifier, family, procedure, clean=True)
         images = enumerate(replay_image(rate) for rate in rates)
         tallies = sorted(engine.run(images), key=lambda tally: tally.index)
         passes = engine.evaluations / len(rates)
