@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glsmooth._text import did_you_mean
-from glsmooth.laws import Law
+from glsmooth.laws import Law, open_uniform
 from glsmooth.regions import Region
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.factors import Shift
@@ -108,7 +108,7 @@ class SmoothedFamily:
     ) -> Tensor:
         """``n`` independent draws of α ~ P: float64, shape (n, d)."""
         u = torch.rand(n, len(self.parameters), dtype=torch.float64, generator=generator, device=device)
-        return self.quantile(u + 2.0**-54)  # the half step keeps u inside (0, 1)
+        return self.quantile(open_uniform(u))
 
     def log_density(self, theta: Tensor, beta: Tensor) -> Tensor:
         """log of the density of μ_β at θ, on the plane: (…, d), (…, d) -> (…)."""

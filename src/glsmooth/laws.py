@@ -40,6 +40,11 @@ def _ndtr(z: Tensor) -> Tensor:
     return 0.5 * torch.special.erfc(z * -math.sqrt(0.5))
 
 
+def open_uniform(u: Tensor) -> Tensor:
+    """Uniforms of ``torch.rand`` (multiples of 2^-53 in [0, 1)), moved into the open interval (0, 1)."""
+    return (u + 2.0**-54).clamp(max=1 - 2.0**-53)
+
+
 class Law(Distribution):
     """A scalar law on an interval, in float64.
 
@@ -137,8 +142,7 @@ class Law(Distribution):
         """Draws of shape ``sample_shape`` in float64, by inversion: exact up to rounding."""
         device = generator.device if generator is not None else None
         u = torch.rand(torch.Size(sample_shape), dtype=torch.float64, generator=generator, device=device)
-        # rand returns multiples of 2^-53 in [0, 1); half a step keeps u inside the open interval.
-        return self.icdf(u + 2.0**-54)
+        return self.icdf(open_uniform(u))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{v:g}' for v in self.values.values())})"

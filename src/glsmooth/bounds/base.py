@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from glsmooth.confidence import samples_needed
 
 __all__ = ["NotApplicable", "RegionBound", "samples_needed"]
 
@@ -32,12 +33,3 @@ class RegionBound:
     sound: bool = True
     failure_probability: float = 0.0
     argument: str = ""
-
-
-def samples_needed(h_min: float, alpha: float) -> int | None:
-    """Least n at which n votes out of n certify: ⌊ln α / ln h⌋ + 1, from p_A = α^(1/n); None where h_min is 1."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha} must lie strictly between 0 and 1")
-    if h_min >= 1:
-        return None
-    return math.floor(math.log(alpha) / math.log(h_min)) + 1
