@@ -269,9 +269,9 @@ def checkpoints(cfg: DictConfig) -> None:
                 ]
             )
             summary = json.loads((folder / "summary.json").read_text())
-            session, found = summary["session"], summary["methods"]["neyman_pearson"]
+            invocation, found = summary["invocation"], summary["methods"]["neyman_pearson"]
             # A run that was finished before has only its records to tell.
-            passes = session["evaluations"] / session["images"] if session["images"] else math.nan
+            passes = invocation["evaluations"] / invocation["images"] if invocation["images"] else math.nan
             print(
                 f"| {path} | {summary['images']} | {name} | {summary['votes_per_image']:.1f} | {passes:.1f} "
                 f"| {summary['seconds_per_image'] or math.nan:.3f} | {summary['smoothed_accuracy']:.3f} "

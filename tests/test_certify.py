@@ -111,7 +111,7 @@ def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
     base = sum(row["base_prediction"] == row["label"] for row in rows) / 12
     assert summary["base_accuracy"] == pytest.approx(base)
     assert summary["votes_used"] == 12 * 120
-    assert summary["session"]["evaluations"] == -(-12 * 121 // 256) * 256
+    assert summary["invocation"]["evaluations"] == -(-12 * 121 // 256) * 256
     assert summary["methods"]["mp"]["certified_robust_accuracy"] is None
     assert "MP" in summary["methods"]["mp"]["reason"]
     assert summary["checkpoint"]["sha256"] == digest(checkpoint)
@@ -127,7 +127,7 @@ def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
     (tmp_path / "records.csv").write_bytes(content[:-30])
     run(checkpoint, tmp_path, "batch_size=64")
     assert (tmp_path / "records.csv").read_bytes() == content
-    assert read(tmp_path)[1]["session"]["images"] == 1
+    assert read(tmp_path)[1]["invocation"]["images"] == 1
     with pytest.raises(UserError, match=r"monte_carlo\.n=100, this run has monte_carlo\.n=200"):
         run(checkpoint, tmp_path, "monte_carlo.n=200")
     with pytest.raises(UserError, match=r"region\.brightness=\[-0\.1, 0\.1\], this run has"):

@@ -102,11 +102,11 @@ def run(cfg: DictConfig) -> None:
         "monte_carlo": {key: value for key, value in procedure.describe().items() if key != "stopped_for"},
         "dataset": _test_images(settings["dataset"]),
     }
-    session = take_votes(trainer, module, identity)
+    invocation = take_votes(trainer, module, identity)
     if not trainer.is_global_zero:
         return
     OmegaConf.save(OmegaConf.create(settings), directory / "config.yaml")
-    summary = summarise(read_rows(directory), methods, session) | {
+    summary = summarise(read_rows(directory), methods, invocation) | {
         "transform": settings["transform"],
         "smoothing": settings["smoothing"],
         "region": settings["region"],
@@ -140,7 +140,7 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
         identity: plain values that decide the result; a directory with others is refused.
 
     Returns:
-        What this session did: ``images``, ``seconds``, and network ``evaluations``, padding included.
+        What this invocation did: ``images``, ``seconds``, and network ``evaluations``, padding included.
     """
     if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
         trainer.predict(module, return_predictions=False)
@@ -279,7 +279,7 @@ def _duration(seconds: float) -> str:
 def summarise(
     rows: Sequence[Mapping[str, str]],
     methods: Mapping[str, Mapping[str, Any]],
-    session: Mapping[str, Any],
+    invocation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The numbers of summary.json.
 
@@ -292,7 +292,7 @@ def summarise(
 
     label, votes = column("label"), column("n0") + column("n")
     correct = column("prediction") == label
-    seconds = session["seconds"] / session["images"] if session["images"] else None
+    seconds = invocation["seconds"] / invocation["images"] if invocation["images"] else None
     return {
         "command": "certify",
         "images": len(rows),
@@ -305,7 +305,7 @@ def summarise(
         "nonfinite_votes": int(column("nonfinite_votes").sum()),
         "near_ties": int(column("near_ties").sum()),
         "seconds_per_image": seconds,
-        "session": dict(session),
+        "invocation": dict(invocation),
         "methods": {
             method: dict(entry)
             | {
@@ -430,7 +430,7 @@ def _number_of_devices(devices: Any, accelerator: str) -> int:
 
 
 def _evaluations(directory: Path) -> int:
-    """Network evaluations of this session, padding included, from the files that the processes left."""
+    """Network evaluations of this invocation, padding included, from the files that the processes left."""
     total = 0
     for path in directory.glob("evaluations.rank*"):
         total += int(path.read_text())
