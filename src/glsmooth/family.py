@@ -17,6 +17,10 @@ from glsmooth.transforms.factors import Shift
 
 __all__ = ["SmoothedFamily"]
 
+#: Parameters of a region may not be larger than this (nor positive ones smaller than its inverse): their squares
+#: and exponentials must stay far from overflow.
+LARGEST = 1e9
+
 
 @dataclass(frozen=True, eq=False)
 class SmoothedFamily:
@@ -149,6 +153,11 @@ class SmoothedFamily:
                 if not domain.contains(end):
                     raise ValueError(
                         f"region.{name}={list(ends)} leaves the domain of {name}; every value must be {domain}"
+                    )
+                if abs(end) > LARGEST or (domain.low == 0 and not domain.low_included and end < 1 / LARGEST):
+                    raise ValueError(
+                        f"region.{name}={list(ends)} is too extreme to compute with; give values of size at most "
+                        f"{LARGEST:g}{f' and at least {1 / LARGEST:g}' if domain.low == 0 else ''}"
                     )
                 if isinstance(region, Points) and name in self.torus and end != round(end):
                     raise ValueError(

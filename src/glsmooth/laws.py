@@ -82,6 +82,11 @@ class Law(Distribution):
                 raise ValueError(
                     f"{type(self).__name__}: {field}={value:g} must be positive; give a number above 0"
                 )
+            if field in ("scale", "rate") and not 1e-12 <= value <= 1e12:
+                raise ValueError(
+                    f"{type(self).__name__}: {field}={value:g} is too extreme to compute with; give a number "
+                    "between 1e-12 and 1e12"
+                )
             setattr(self, "_" + field, value)
         self.values = {field: float(value) for field, value in values.items()}
         super().__init__(validate_args=False)

@@ -160,6 +160,8 @@ STAY = Step()
 class _Required:
     """h_min: N_β⁻¹(1/2), never below 1/2 since doing nothing costs nothing."""
 
+    most = 1.0
+
     def __call__(self, curve: Tradeoff, step: Step = STAY) -> float:
         """The quantity at β, or a bound on it over a cell around β."""
         return min(1.0, max(0.5, curve.inverse(step.inverse(0.5))))
@@ -172,7 +174,7 @@ class _Required:
         """An upper bound on the quantity at β by any given line."""
         (t,) = lines
         below_0, below_b = curve.below(t)
-        return below_0 + math.exp(-t) * (0.5 - below_b) + MARGIN
+        return min(1.0, below_0 + math.exp(-t) * (0.5 - below_b) + MARGIN)
 
     def bend(self, lines: tuple[float, ...]) -> float:
         """How much of the total variation of ρ's curvature the line lets through."""
@@ -184,6 +186,7 @@ class _Deficit:
     """1 - N_β(p_A) - N_β(1 - p_B): below 0 the class keeps the lead."""
 
     levels: tuple[float, float]
+    most = math.inf
 
     def __call__(self, curve: Tradeoff, step: Step = STAY) -> float:
         return 1.0 - sum(step(curve(p)) for p in self.levels)
@@ -374,7 +377,7 @@ def _scale_variation(law: Law) -> float:
         return math.inf
     u = torch.linspace(1e-7, 1 - 1e-7, 200_001, dtype=torch.float64)
     x = law.icdf(u).requires_grad_()
-    (slope,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    (slope,) = torch.autograd.grad((law.log_prob(x) + 0 * x).sum(), x)  # a flat density does not depend on x
     inner = 0.5 * float((1 + x * slope).abs().mean().detach())
     # Laws with an end away from 0 also lose the mass that the moving end sweeps.
     swept = sum(
@@ -532,7 +535,7 @@ def _worst_on_segment(
         middle = _middle(name, (low, high), family)
         visit((low, middle))
         visit((middle, high))
-    bound = max(best, -queue[0][0])
+    bound = min(max(best, -queue[0][0]), value.most)
     return Worst(
         bound,
         best_beta,
@@ -541,14 +544,20 @@ def _worst_on_segment(
     )
 
 
+def _in_log(name: str, interval: Interval, family: SmoothedFamily) -> bool:
+    """Do cells of this axis live on the logarithm? Those of rescalings do; blur is positive but a shift."""
+    domain = family.transform.domain(name)
+    return domain.low == 0 and not domain.low_included and interval[0] > 0
+
+
 def _middle(name: str, interval: Interval, family: SmoothedFamily) -> float:
-    if family.transform.domain(name).low == 0 and interval[0] > 0:
+    if _in_log(name, interval, family):
         return math.sqrt(interval[0] * interval[1])
     return (interval[0] + interval[1]) / 2
 
 
 def _width(name: str, interval: Interval, family: SmoothedFamily) -> float:
-    if family.transform.domain(name).low == 0 and interval[0] > 0:
+    if _in_log(name, interval, family):
         return math.log(interval[1] / interval[0])
     return interval[1] - interval[0]
 
@@ -587,7 +596,9 @@ def _slabs(ball: Ball, names: list[str]) -> Iterator[Box]:
 
 
 def _worst_of(results: Iterator[Worst], argument: str) -> Worst:
-    worst = max(results, key=lambda result: result.value)
+    worst = max(results, key=lambda result: result.value, default=None)
+    if worst is None:
+        raise NotApplicable("the ball holds no whole number of pixels")
     return Worst(worst.value, worst.beta, argument)
 
 

@@ -169,6 +169,8 @@ class Atoms:
         return self.only_0 + float((self.p_0 * ndtr(z + half)).sum()), float((self.p_b * ndtr(z - half)).sum())
 
     def threshold(self, level: float, under_beta: bool) -> float:
+        if not len(self.ell):
+            return 0.0
         if not self._smooth:
             order = np.argsort(self.ell)
             mass = np.cumsum((self.p_b if under_beta else self.p_0)[order]) + (0.0 if under_beta else self.only_0)
@@ -419,6 +421,8 @@ def _range(atoms: Atoms) -> tuple[float, float]:
 
     What is cut off stays on its side of any threshold inside, so the cut costs no more than those masses.
     """
+    if not len(atoms.ell):
+        return 0.0, 0.0  # the two measures have disjoint supports
     order = np.argsort(atoms.ell)
     ell = atoms.ell[order]
     first = int(np.searchsorted(np.cumsum(atoms.p_b[order]), 1e-10))

@@ -41,6 +41,9 @@ from glsmooth.transforms.factors import (
 
 __all__ = ["cyclic_masses", "tradeoff"]
 
+#: Panels of an observed coordinate beside a narrow normal smear.
+FINE_PANELS = 800
+
 
 @lru_cache(maxsize=64)
 def cyclic_masses(law: Law, size: int) -> np.ndarray:
@@ -52,6 +55,8 @@ def cyclic_masses(law: Law, size: int) -> np.ndarray:
     low, high = (float(v) for v in law.icdf(tails))
     first = size * (math.floor(low / size) - 1)
     last = size * (math.ceil(high / size) + 1)
+    if last - first > 50_000_000:
+        raise NotApplicable(f"{law!r} spans too many turns of a cycle of {size} pixels to be summed; use UniformCyclic")
     edges = torch.arange(first, last + 1, dtype=torch.float64) - 0.5
     below, above = law.cdf(edges), law.survival(edges)
     mass = torch.where(below[1:] < 0.5, below[1:] - below[:-1], above[:-1] - above[1:])
@@ -68,6 +73,8 @@ class _Parts:
         self.plain: list[Atoms] = []
         self.conditional: list[Conditional] = []
         self.monotone: list[Monotone] = []
+        # Denser nodes of a conditional part and the size of its shift for α = 1, where it needs them.
+        self.fine: tuple[Conditional, float] | None = None
 
     def pair(self, law: Law, shift: float, scale: float) -> None:
         """α ~ law against shift + scale·α."""
@@ -90,8 +97,15 @@ class _Parts:
         if step == 0:
             return self.pair(outer, 0.0, scale)
         nodes = density_nodes(outer, scale)
-        alpha = nodes.size
         normal = isinstance(inner, LogNormal) if inner_scales else isinstance(inner, Normal)
+        if normal and not self.coarse:
+            # A smear that is narrow beside the steps of L between nodes leaves kinks, which few nodes miss by 1e-6.
+            smear = nodes.size * abs(step) / inner.values["scale"]
+            bulk = nodes.p_0 > 1e-6
+            jumps = np.abs(np.diff(nodes.ell[bulk]))
+            if jumps.size and bool((jumps > 0.5 * smear[bulk][1:]).any()):
+                self.fine = density_nodes(outer, scale, panels=FINE_PANELS), abs(step) / inner.values["scale"]
+        alpha = nodes.size
         if normal:
             size, pair = alpha * abs(step) / inner.values["scale"], None
         else:
@@ -114,6 +128,10 @@ class _Parts:
             if len(self.monotone) == 1 and delta == 0:
                 return self.monotone[0]
         cells = [self._cells(m.law, m.shift, m.scale) for m in self.monotone]
+        if self.fine is not None and not self.plain and not cells and len(self.conditional) == 1:
+            nodes, unit = self.fine
+            fine = Conditional(nodes.ell, nodes.p_0, nodes.p_b, nodes.size * unit, nodes.only_0, nodes.only_b)
+            return combine(delta, [], [fine])
         return combine(delta, self.plain + cells, self.conditional, self.coarse)
 
 

@@ -1,0 +1,75 @@
+"""Bounds at the edge of what they can compute: a value that is right or a message, never a crash."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import ndtr, ndtri
+
+import glsmooth as gs
+
+
+def test_a_law_that_never_leaves_its_pixel_certifies_no_shift() -> None:
+    laws = {"tx": gs.Normal(0.0, 0.01), "ty": gs.Normal(0.0, 5.0)}
+    family = gs.SmoothedFamily(gs.transforms.Translation(), laws, image_size=(32, 48))
+    assert gs.required_probability(family, gs.Box(tx=(-3, 3), ty=(-1, 1))) == 1.0
+
+
+def test_uniform_brightness_before_contrast_has_a_bound() -> None:
+    laws = {"contrast": gs.LogNormal(0.0, 0.6), "brightness": gs.Uniform(-1.0, 1.0)}
+    family = gs.SmoothedFamily(gs.transforms.ContrastBrightness("brightness_first"), laws)
+    h_min = gs.required_probability(family, gs.Box(contrast=(0.9, 1.1), brightness=(-0.1, 0.1)))
+    corner = gs.required_probability(family, gs.Points([{"contrast": 0.9, "brightness": 0.1}]))
+    assert corner - 2e-6 <= h_min < corner + 0.02
+
+
+@pytest.mark.parametrize("box", [{"contrast": (1e-300, 1e300)}, {"brightness": (-1e200, 1e200)}])
+@pytest.mark.parametrize("method", ["neyman_pearson", "gl", "tss"])
+def test_values_that_would_overflow_are_refused(box: dict[str, tuple[float, float]], method: str) -> None:
+    laws = {"contrast": gs.LogNormal(0.0, 0.6), "brightness": gs.Normal(0.0, 0.6)}
+    family = gs.SmoothedFamily(gs.transforms.ContrastBrightness("brightness_first"), laws)
+    with pytest.raises(ValueError, match="too extreme"):
+        gs.required_probability(family, gs.Box(**box), method)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_scales_that_would_overflow_are_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match=r"scale=.* too extreme"):
+        gs.Normal(0.0, scale)
+
+
+def test_a_law_too_wide_for_its_cycle_is_refused() -> None:
+    laws = {"tx": gs.Normal(0.0, 1e9), "ty": gs.Normal(0.0, 5.0)}
+    family = gs.SmoothedFamily(gs.transforms.Translation(), laws, image_size=(32, 32))
+    with pytest.raises(gs.NotApplicable, match="UniformCyclic"):
+        gs.required_probability(family, gs.Box(tx=(-3, 3)))
+
+
+def test_a_ball_between_pixels_is_refused() -> None:
+    laws = {"tx": gs.Normal(0.0, 3.0), "ty": gs.Normal(0.0, 5.0)}
+    family = gs.SmoothedFamily(gs.transforms.Translation(), laws, image_size=(32, 32))
+    with pytest.raises(gs.NotApplicable, match="no whole number"):
+        gs.required_probability(family, gs.Ball(0.3, tx=0.5, ty=0.5))
+
+
+@pytest.mark.parametrize(
+    ("s", "t", "c", "b"),
+    [(1.0, 0.8, 0.4544808, 0.0026494), (0.6, 0.6, 0.390060, 0.0039605), (0.8, 0.6, 0.545947, 0.00245)],
+)
+def test_a_small_shift_beside_a_rescaling_is_not_underestimated(s: float, t: float, c: float, b: float) -> None:
+    # log α_c and the normal loss of α_b given it, integrated by the midpoint rule on 4e5 points.
+    z = ndtri((np.arange(400_000) + 0.5) / 400_000)
+    k = np.log(c) / s  # under μ_β the coordinate is z + k, and α_c is exp(s z)
+    size = np.exp(s * (z - k)) * b / t, np.exp(s * z) * b / t
+    ell = k * z - k * k / 2, k * z + k * k / 2
+
+    def line(x: float) -> float:  # P_0(L <= x) + exp(-x) (1/2 - P_β(L <= x)); the least is h_min
+        below = ndtr((x - ell[0]) / size[0] + size[0] / 2).mean()
+        return float(below + np.exp(-x) * (0.5 - ndtr((x - ell[1]) / size[1] - size[1] / 2).mean()))
+
+    exact = minimize_scalar(line, bracket=(k * k / 2 - 0.01, k * k / 2 + 0.01), tol=1e-6).fun
+    laws = {"contrast": gs.LogNormal(0.0, s), "brightness": gs.Normal(0.0, t)}
+    family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
+    h_min = gs.required_probability(family, gs.Points([{"contrast": c, "brightness": b}]))
+    assert exact - 1e-7 < h_min < exact + 1e-6
