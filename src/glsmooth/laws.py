@@ -206,6 +206,11 @@ class LogNormal(Law):
 
     def __init__(self, loc: float, scale: float) -> None:
         super().__init__(loc=loc, scale=scale)
+        if self._scale > 10 or abs(self._loc) > 100:
+            raise ValueError(
+                f"LogNormal: loc={self._loc:g}, scale={self._scale:g} is too wide to compute with; give a scale of at "
+                "most 10 and a loc between -100 and 100 (they belong to the logarithm)"
+            )
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -39,6 +39,17 @@ def test_scales_that_would_overflow_are_refused(scale: float) -> None:
         gs.Normal(0.0, scale)
 
 
+def test_a_log_normal_law_too_wide_for_floats_is_refused() -> None:
+    with pytest.raises(ValueError, match="scale=50 is too wide"):
+        gs.LogNormal(0.0, 50.0)
+
+
+def test_a_wide_power_beside_a_large_contrast_has_a_bound() -> None:
+    laws = {"gamma": gs.LogNormal(0.0, 3.0), "contrast": gs.Exponential(1.0)}
+    family = gs.SmoothedFamily(gs.transforms.GammaContrast(), laws)
+    assert 0.5 < gs.required_probability(family, gs.Points([{"gamma": 1.2, "contrast": 3.0}])) <= 1.0
+
+
 def test_a_law_too_wide_for_its_cycle_is_refused() -> None:
     laws = {"tx": gs.Normal(0.0, 1e9), "ty": gs.Normal(0.0, 5.0)}
     family = gs.SmoothedFamily(gs.transforms.Translation(), laws, image_size=(32, 32))

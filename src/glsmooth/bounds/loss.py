@@ -385,7 +385,7 @@ def density_nodes(law: Law, scale: float, panels: int = 40, order: int = 8) -> C
     both = np.isfinite(log_0) & np.isfinite(log_b) & (p_0 > 0) & (p_b > 0)
     only_0 = float(p_0[~both].sum()) + max(0.0, 1.0 - float(p_0.sum()))
     only_b = float(p_b[~both].sum()) + max(0.0, 1.0 - float(p_b.sum()))
-    return Conditional((log_b - log_0)[both], p_0[both], p_b[both], theta[both] / scale, only_0, only_b)
+    return Conditional(log_b[both] - log_0[both], p_0[both], p_b[both], theta[both] / scale, only_0, only_b)
 
 
 def _on_grid(atoms: Atoms, start: float, step: float, count: int) -> Atoms:

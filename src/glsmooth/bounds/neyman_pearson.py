@@ -112,7 +112,9 @@ class _Parts:
             size = np.zeros_like(alpha)
 
             def pair(i: int) -> Atoms:
-                moved = (0.0, math.exp(alpha[i] * step)) if inner_scales else (alpha[i] * step, 1.0)
+                # Rescaled by e^300 or more, no law overlaps with itself by more than rounding.
+                log_scale = min(max(alpha[i] * step, -300.0), 300.0)
+                moved = (0.0, math.exp(log_scale)) if inner_scales else (alpha[i] * step, 1.0)
                 return scalar_pair(inner, *moved, count=40 if self.coarse else 150)
 
         self.conditional.append(
