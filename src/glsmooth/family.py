@@ -159,8 +159,8 @@ class SmoothedFamily:
                         f"region.{name}={list(ends)} is too extreme to compute with; give values of size at most "
                         f"{LARGEST:g}{f' and at least {1 / LARGEST:g}' if domain.low == 0 else ''}"
                     )
-                if isinstance(region, Points) and name in self.torus and end != round(end):
+                if isinstance(region, Points) and name in self.transform.integer_parameters and end != round(end):
                     raise ValueError(
-                        f"region.{name}={end:g} is a fractional point on the torus; translations move by whole "
+                        f"region.{name}={end:g} is a fractional point; translations move by whole "
                         f"pixels, give {round(end)}"
                     )

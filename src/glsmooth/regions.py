@@ -43,7 +43,8 @@ class Region:
 class Box(Region):
     """All β with ``low <= β_name <= high`` for every named parameter: ``Box(contrast=(0.5, 2.0), tx=(-4, 4))``.
 
-    It need not contain the identity, and ``low == high`` is allowed. On a torus it means the integers inside it.
+    It need not contain the identity, and ``low == high`` is allowed. Translations move by whole pixels: on a torus the
+    box means the whole shifts inside it, on the plane it covers what its values are rounded to as well.
 
     Raises:
         ValueError: a bound that is not a finite number, or low above high.
@@ -72,6 +73,8 @@ class Box(Region):
 
 class Ball(Region):
     """All β within ``radius`` (l2, in the parameters' own units) of a centre: ``Ball(20, tx=0, ty=0)``.
+
+    Translations move by whole pixels: the ball means the whole shifts inside it.
 
     Raises:
         ValueError: no named parameter, a centre that is not finite, a radius that is not a number >= 0.

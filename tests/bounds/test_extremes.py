@@ -8,6 +8,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr, ndtri
 
 import glsmooth as gs
+from glsmooth.bounds import neyman_pearson
+from glsmooth.bounds.loss import combine
+
+from .families import N, T, family
 
 
 def test_a_law_that_never_leaves_its_pixel_certifies_no_shift() -> None:
@@ -84,3 +88,38 @@ def test_a_small_shift_beside_a_rescaling_is_not_underestimated(s: float, t: flo
     family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
     h_min = gs.required_probability(family, gs.Points([{"contrast": c, "brightness": b}]))
     assert exact - 1e-7 < h_min < exact + 1e-6
+
+
+def test_fractional_shifts_on_the_plane_are_covered_as_they_are_applied():
+    """φ(x, 0.6) shifts by a whole pixel: an interval to 0.6 needs what a shift by 1 needs."""
+    plane = family(T.Translation(), tx=N(0, 1), ty=N(0, 1))
+    whole = gs.required_probability(plane, gs.Box(tx=(-1, 1)))
+    for method in ("neyman_pearson", "tss", "gl"):
+        assert gs.required_probability(plane, gs.Box(tx=(-0.6, 0.6)), method) >= whole
+    assert gs.required_probability(plane, gs.Box(tx=(-0.4, 0.4))) < whole
+    with pytest.raises(ValueError, match="fractional point"):
+        gs.required_probability(plane, gs.Points([{"tx": 0.6}]))
+
+
+@pytest.mark.parametrize(
+    ("laws", "beta"),
+    [
+        ({"contrast": gs.LogNormal(0, 0.6), "brightness": gs.Uniform(-1, 1)}, {"contrast": 0.8, "brightness": 0.1}),
+        ({"contrast": gs.LogNormal(0, 2), "brightness": gs.Rayleigh(0.3)}, {"contrast": 0.8, "brightness": 0.1}),
+        ({"contrast": gs.Uniform(0.5, 2.5), "brightness": gs.Exponential(2)}, {"contrast": 0.9, "brightness": 0.2}),
+    ],
+)
+def test_sharp_integrands_come_out_on_the_safe_side(laws, beta):
+    """Inner laws that jump: not below the same integral with sixteen times as many panels."""
+    f = gs.SmoothedFamily(T.ContrastBrightness(), laws)
+    usual = gs.tradeoff(f, beta).inverse(0.5)
+    parts = neyman_pearson._Parts(coarse=False)
+    parts.observed(laws["contrast"], beta["contrast"], laws["brightness"], beta["brightness"], inner_scales=False)
+    dense = combine(0.0, [], [nodes(640) for nodes in parts.sharp]).inverse(0.5)
+    assert dense <= usual <= dense + 5e-4
+
+
+def test_a_ball_over_a_torus_and_another_axis():
+    torus = family(T.BrightnessTranslation(), (8, 8), brightness=N(0, 1), tx=N(0, 2), ty=N(0, 2))
+    h = gs.required_probability(torus, gs.Ball(1.5, tx=0.5, brightness=0))
+    assert gs.tradeoff(torus, {"tx": 1, "brightness": 1.4}).inverse(0.5) <= h < 1

@@ -410,6 +410,18 @@ def full_box(family: SmoothedFamily, region: Box) -> dict[str, Interval]:
     return {name: region.intervals.get(name, (v, v)) for name, v in identity.items()}
 
 
+def as_applied(family: SmoothedFamily, region: Box) -> Box:
+    """The box widened to the whole shifts that the action rounds its translations to.
+
+    On the plane every β of a box is so covered as it is applied; on the torus a box means the whole shifts inside it.
+    """
+    widened = dict(region.intervals)
+    for name in (family.transform.integer_parameters - family.torus.keys()) & widened.keys():
+        low, high = widened[name]
+        widened[name] = (min(low, math.floor(low + 0.5)), max(high, math.floor(high + 0.5)))
+    return Box(**widened)
+
+
 def candidates(family: SmoothedFamily, region: Box) -> Iterator[dict[str, float]]:
     """Finitely many β of a box among which its worst ones are, searched intervals shown by both ends."""
     box = full_box(family, region)
@@ -614,6 +626,9 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
         near = {n: min(max(c, box.intervals[n][0]), box.intervals[n][1]) for n, c in ball.centre.items()}
         if math.dist(list(near.values()), list(ball.centre.values())) > ball.radius:
             return
+        cyclic = [box.intervals[n] for n in names if n in family.torus]
+        if any(math.ceil(low - 1e-9) > math.floor(high + 1e-9) for low, high in cyclic):
+            return  # no whole shift inside
         worst = _worst_in_box(family, box, value, rough=True)
         # Pull the box's worst point back into the ball for a value that is attained.
         offset = {n: worst.beta[n] - ball.centre[n] for n in names}
@@ -679,7 +694,7 @@ def _worst_in(family: SmoothedFamily, region: Region, value: Value) -> Worst:
     if isinstance(region, Ball):
         return _worst_in_ball(family, region, value)
     assert isinstance(region, Box)
-    return _worst_in_box(family, region, value)
+    return _worst_in_box(family, as_applied(family, region), value)
 
 
 def likely_worst(family: SmoothedFamily, region: Region, at: Callable[[dict[str, float]], float]) -> dict[str, float]:
@@ -694,6 +709,7 @@ def likely_worst(family: SmoothedFamily, region: Region, at: Callable[[dict[str,
         points = [{**identity, **point} for point in _sphere(region)]
     else:
         assert isinstance(region, Box)
+        region = as_applied(family, region)
         points = list(candidates(family, region))
         box = full_box(family, region)
         shares = [_axes(factor, family, box) for factor in family.transform.factors or ()]

@@ -30,6 +30,7 @@ __all__ = [
     "Atoms",
     "Conditional",
     "Gaussian",
+    "Guarded",
     "Monotone",
     "Tradeoff",
     "combine",
@@ -212,6 +213,29 @@ class Atoms:
         t = self.threshold(p, under_beta=False)
         below_0, below_b = self.below(t)
         return max(0.0, below_b + math.exp(min(t, 700.0)) * (p - below_0) - MARGIN)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """One curve from two quadratures that share no node: the worse value, and twice their difference beyond it."""
+
+    one: Tradeoff
+    other: Tradeoff
+
+    def __call__(self, p: float) -> float:
+        a, b = self.one(p), self.other(p)
+        return max(0.0, min(a, b) - 2 * abs(a - b))
+
+    def inverse(self, q: float) -> float:
+        a, b = self.one.inverse(q), self.other.inverse(q)
+        return min(1.0, max(a, b) + 2 * abs(a - b))
+
+    def below(self, t: float) -> tuple[float, float]:
+        (a_0, a_b), (b_0, b_b) = self.one.below(t), self.other.below(t)  # type: ignore[attr-defined]
+        return max(a_0, b_0) + 2 * abs(a_0 - b_0), min(a_b, b_b) - 2 * abs(a_b - b_b)
+
+    def threshold(self, level: float, under_beta: bool) -> float:
+        return float(self.one.threshold(level, under_beta))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

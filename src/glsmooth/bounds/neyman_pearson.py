@@ -10,7 +10,7 @@ observed coordinate.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from glsmooth.bounds.loss import (
     Atoms,
     Conditional,
     Gaussian,
+    Guarded,
     Monotone,
     Tradeoff,
     combine,
@@ -41,8 +42,11 @@ from glsmooth.transforms.factors import (
 
 __all__ = ["cyclic_masses", "tradeoff"]
 
-#: Panels of an observed coordinate beside a narrow normal smear.
-FINE_PANELS = 800
+#: Panels of an observed coordinate; where the integrand bends sharply two numbers are used against each other:
+#: many for a narrow normal smear alone, fewer where every node costs more.
+PANELS = 40
+FINE_PANELS = (800, 571)
+SHARP_PANELS = (40, 57)
 
 
 @lru_cache(maxsize=64)
@@ -73,8 +77,8 @@ class _Parts:
         self.plain: list[Atoms] = []
         self.conditional: list[Conditional] = []
         self.monotone: list[Monotone] = []
-        # Denser nodes of a conditional part and the size of its shift for α = 1, where it needs them.
-        self.fine: tuple[Conditional, float] | None = None
+        # Conditional parts as functions of the number of panels, for those whose integrand bends sharply.
+        self.sharp: list[Callable[[int], Conditional]] = []
 
     def pair(self, law: Law, shift: float, scale: float) -> None:
         """α ~ law against shift + scale·α."""
@@ -96,20 +100,14 @@ class _Parts:
         """θ_o = scale·α_o observed; given it the inner coordinate moves by α_o·step, in log where it scales."""
         if step == 0:
             return self.pair(outer, 0.0, scale)
-        nodes = density_nodes(outer, scale)
         normal = isinstance(inner, LogNormal) if inner_scales else isinstance(inner, Normal)
-        if normal and not self.coarse:
-            # A smear that is narrow beside the steps of L between nodes leaves kinks, which few nodes miss by 1e-6.
-            smear = nodes.size * abs(step) / inner.values["scale"]
-            bulk = nodes.p_0 > 1e-6
-            jumps = np.abs(np.diff(nodes.ell[bulk]))
-            if jumps.size and bool((jumps > 0.5 * smear[bulk][1:]).any()):
-                self.fine = density_nodes(outer, scale, panels=FINE_PANELS), abs(step) / inner.values["scale"]
-        alpha = nodes.size
-        if normal:
-            size, pair = alpha * abs(step) / inner.values["scale"], None
-        else:
-            size = np.zeros_like(alpha)
+
+        def nodes(panels: int) -> Conditional:
+            at = density_nodes(outer, scale, panels)
+            alpha = at.size  # α_o at the nodes
+            if normal:
+                size = alpha * abs(step) / inner.values["scale"]
+                return Conditional(at.ell, at.p_0, at.p_b, size, at.only_0, at.only_b)
 
             def pair(i: int) -> Atoms:
                 # Rescaled by e^300 or more, no law overlaps with itself by more than rounding.
@@ -117,24 +115,39 @@ class _Parts:
                 moved = (0.0, math.exp(log_scale)) if inner_scales else (alpha[i] * step, 1.0)
                 return scalar_pair(inner, *moved, count=40 if self.coarse else 150)
 
-        self.conditional.append(
-            Conditional(nodes.ell, nodes.p_0, nodes.p_b, size, nodes.only_0, nodes.only_b, pair)
-        )
+            return Conditional(at.ell, at.p_0, at.p_b, np.zeros_like(alpha), at.only_0, at.only_b, pair)
+
+        usual = nodes(PANELS)
+        # Where the inner law is not normal, or its smear is narrow beside the steps of L between nodes, the integrand
+        # has kinks that quadrature meets between its nodes.
+        bulk = usual.p_0 > 1e-6
+        jumps = np.abs(np.diff(usual.ell[bulk]))
+        if not normal or (jumps.size and bool((jumps > 0.5 * usual.size[bulk][1:]).any())):
+            self.sharp.append(nodes)
+        else:
+            self.conditional.append(usual)
         return None
 
     def tradeoff(self) -> Tradeoff:
         delta = math.sqrt(self.delta_squared)
-        if not self.plain and not self.conditional:
+        if not self.plain and not self.conditional and not self.sharp:
             if not self.monotone:
                 return Gaussian(delta)
             if len(self.monotone) == 1 and delta == 0:
                 return self.monotone[0]
-        cells = [self._cells(m.law, m.shift, m.scale) for m in self.monotone]
-        if self.fine is not None and not self.plain and not cells and len(self.conditional) == 1:
-            nodes, unit = self.fine
-            fine = Conditional(nodes.ell, nodes.p_0, nodes.p_b, nodes.size * unit, nodes.only_0, nodes.only_b)
-            return combine(delta, [], [fine])
-        return combine(delta, self.plain + cells, self.conditional, self.coarse)
+        plain = self.plain + [self._cells(m.law, m.shift, m.scale) for m in self.monotone]
+        if not self.sharp:
+            return combine(delta, plain, self.conditional, self.coarse)
+        # Two sets of nodes that share none: their difference measures what quadrature misses.
+        one, other = (
+            combine(delta, plain, self.conditional + [nodes(panels) for nodes in self.sharp], self.coarse)
+            for panels in self._panels(plain)
+        )
+        return Guarded(one, other)
+
+    def _panels(self, plain: list[Atoms]) -> tuple[int, int]:
+        alone = not plain and all(nodes(2).inner is None for nodes in self.sharp)
+        return FINE_PANELS if alone else SHARP_PANELS
 
 
 def _add(parts: _Parts, factor: Factor, family: SmoothedFamily, beta: Mapping[str, float]) -> None:
@@ -169,7 +182,8 @@ def tradeoff(family: SmoothedFamily, beta: Mapping[str, float], coarse: bool = F
 
     Args:
         family: the smoothed family.
-        beta: named parameters; those left out stay at the identity.
+        beta: named parameters; those left out stay at the identity. A translation on the plane may be fractional
+            here; the action itself moves by whole pixels.
         coarse: quicker, and rounded further up where cells or grids enter.
 
     Returns:
