@@ -53,7 +53,7 @@ def test_tight_for_a_normal_shift():
 def test_w_of_a_normal_score_is_its_closed_form():
     """w(h) = φ(Φ⁻¹(h)) · |v|/σ for a normal shift, and the sampled score agrees for the others."""
     f = family(T.Brightness(), brightness=N(0, 0.5))
-    rate = gl._rate(gl._scores(f, {"brightness": 0.3}, {"brightness": 2.0}))
+    rate = gl.rate_of(gl._scores(f, {"brightness": 0.3}, {"brightness": 2.0}))
     exact = norm.pdf(norm.ppf(gl.LEVELS)) * 2.0 / 0.5
     assert (rate.w >= exact - 1e-12).all()
     np.testing.assert_allclose(rate.w, exact, rtol=2e-4)
@@ -77,7 +77,7 @@ def test_w_against_sampled_scores(case):
     density = f.log_density(theta, b.detach() + t[:, None] * direction)
     (scores,) = torch.autograd.grad(density[keep].sum(), t)
     scores = np.sort(scores.numpy())[::-1]
-    rate = gl._rate(gl._scores(f, beta, v))
+    rate = gl.rate_of(gl._scores(f, beta, v))
     for h in (0.05, 0.2, 0.5):
         top = scores[: int(h * m)]
         sampled = top.sum() / m

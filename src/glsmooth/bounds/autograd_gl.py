@@ -83,7 +83,7 @@ def _refuse_biased(s: Tensor) -> None:
         )
 
 
-def _rates(family: SmoothedFamily, curve: gl.Curve, draws: int, steps: int) -> list[gl._Rate]:
+def _rates(family: SmoothedFamily, curve: gl.Curve, draws: int, steps: int) -> list[gl.Rate]:
     """w(h) at the nodes of a curve; one set of draws serves all nodes, so that w is smooth along it."""
     alpha = family.sample(draws, torch.Generator().manual_seed(0))
     check_resolving_function(family.transform, alpha[:100])
@@ -96,7 +96,7 @@ def _rates(family: SmoothedFamily, curve: gl.Curve, draws: int, steps: int) -> l
         s = scores(family, alpha, beta) @ v
         _refuse_biased(s)
         mass = np.full(draws, 1 / draws)
-        rates.append(gl._rate(gl._Scores((s - s.mean()).numpy(), mass, np.zeros(draws))))
+        rates.append(gl.rate_of(gl.Scores((s - s.mean()).numpy(), mass, np.zeros(draws))))
     return rates
 
 
@@ -107,12 +107,12 @@ def product_form(family: SmoothedFamily, curve: gl.Curve, draws: int = DRAWS, st
         NotApplicable: a law whose score misses mass.
         ValueError: the curve leaves the domain; a resolving function that does not fit the identity.
     """
-    return gl._product_form(_rates(family, curve, draws, steps))
+    return gl.product_of_rates(_rates(family, curve, draws, steps))
 
 
 def ode_form(family: SmoothedFamily, curve: gl.Curve, draws: int = DRAWS, steps: int = STEPS) -> float:
     """Estimate of h_min at the end of a curve, without factorisation; arguments as :func:`product_form`."""
-    return _supported(gl._ode_form(_rates(family, curve, draws, steps)), draws)
+    return _supported(gl.ode_of_rates(_rates(family, curve, draws, steps)), draws)
 
 
 def _product(family: SmoothedFamily, curve: gl.Curve, draws: int, steps: int) -> float:

@@ -106,7 +106,7 @@ def _cyclic_candidates(law: Law, size: int, interval: Interval) -> list[float]:
         shifts.setdefault(key, shift)
     if masses.max() - masses.min() <= 1e-15 * masses.max() or set(shifts) == {0}:
         return [float(low if not low <= 0 <= high else 0)]
-    curves = {key: (*cyclic_pair(masses, key)._curve(), cyclic_pair(masses, key).only_0) for key in shifts if key}
+    curves = {key: (*cyclic_pair(masses, key).corners(), cyclic_pair(masses, key).only_0) for key in shifts if key}
     order = sorted(curves, key=lambda key: -float(np.interp(0.5, curves[key][1], curves[key][0])))
     kept: list[int] = []
     for key in order:

@@ -46,7 +46,7 @@ _SQRT_2PI = math.sqrt(2 * math.pi)
 
 
 @dataclass(frozen=True)
-class _Scores:
+class Scores:
     """Law of a score: values s_i + sd_i·N(0, 1) with masses p_i; ``excess`` is a bound on a cut-off upper tail."""
 
     s: np.ndarray
@@ -97,7 +97,7 @@ def _refuse_scale(name: str, law: Law) -> None:
 
 
 @lru_cache(maxsize=16)
-def _cells(law: Law, a: float, b: float, count: int = 1500) -> _Scores:
+def _cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     """Scores a·(-(log τ)′(α)) + b·(-1 - α (log τ)′(α)) for α ~ ``law``: a shift at speed a, a rescaling at speed b.
 
     They are derivatives of the density: over a cell [x, y] the first has the integral a (τ(x) - τ(y)), the second
@@ -127,7 +127,7 @@ def _cells(law: Law, a: float, b: float, count: int = 1500) -> _Scores:
     masses = np.concatenate((mass - upper, upper, [tails[0][0], tails[1][0]]))
     # Rounding of the closed-form moments: let no cell's mean fall below its own.
     slack = float(np.maximum(moment - (mass - upper) * least - upper * most, 0.0).sum())
-    return _Scores(values, masses, np.zeros_like(values), excess + slack)
+    return Scores(values, masses, np.zeros_like(values), excess + slack)
 
 
 def _critical_points(law: Law, a: float, b: float) -> list[float]:
@@ -142,18 +142,18 @@ def _critical_points(law: Law, a: float, b: float) -> list[float]:
     raise NotApplicable(f"{law!r} has no score")
 
 
-def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bool) -> _Scores:
+def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bool) -> Scores:
     """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
     nodes = density_nodes(outer, 1.0)
     alpha = nodes.size
     s = -b * (1 + alpha * _slope(outer, alpha))
     normal = isinstance(inner, LogNormal if inner_scales else Normal)
     if normal:
-        return _Scores(s, nodes.p_0, np.abs(alpha * step) / inner.values["scale"])
+        return Scores(s, nodes.p_0, np.abs(alpha * step) / inner.values["scale"])
     unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
-    return _Scores(
+    return Scores(
         values,
         np.outer(nodes.p_0, unit.p).ravel(),
         np.zeros(values.size),
@@ -161,10 +161,10 @@ def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bo
     )
 
 
-def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> _Scores:
+def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> Scores:
     """Law of ⟨∇_β log ρ(θ|β), v⟩ under μ_β."""
     variance = 0.0
-    parts: list[_Scores] = []
+    parts: list[Scores] = []
 
     def shift(name: str, a: float, b: float = 0.0) -> None:
         nonlocal variance
@@ -216,12 +216,12 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
     return _combine(math.sqrt(variance), parts)
 
 
-def _combine(sd: float, parts: list[_Scores]) -> _Scores:
+def _combine(sd: float, parts: list[Scores]) -> Scores:
     if not parts:
-        return _Scores(np.zeros(1), np.ones(1), np.array([sd]))
+        return Scores(np.zeros(1), np.ones(1), np.array([sd]))
     smooth = [part for part in parts if part.sd.max() > 0]
     rough = [part for part in parts if part.sd.max() == 0]
-    total: _Scores | None = None
+    total: Scores | None = None
     if rough:
         scale = max(math.sqrt(float((part.p * part.s**2).sum())) for part in rough)
         scale = math.hypot(scale, sd)
@@ -234,7 +234,7 @@ def _combine(sd: float, parts: list[_Scores]) -> _Scores:
         total = (
             part
             if total is None
-            else _Scores(
+            else Scores(
                 np.add.outer(total.s, part.s).ravel(),
                 np.multiply.outer(total.p, part.p).ravel(),
                 np.hypot.outer(total.sd, part.sd).ravel(),
@@ -242,10 +242,10 @@ def _combine(sd: float, parts: list[_Scores]) -> _Scores:
             )
         )
     assert total is not None
-    return _Scores(total.s, total.p, np.hypot(total.sd, sd), total.excess)
+    return Scores(total.s, total.p, np.hypot(total.sd, sd), total.excess)
 
 
-def _to_grid(scores: _Scores, scale: float) -> _Scores:
+def _to_grid(scores: Scores, scale: float) -> Scores:
     """Move each value to the grid points around it, keeping its mean; far ones are cut off on the safe side."""
     step = scale / 300
     s = np.maximum(scores.s, -10 * scale)  # raising low scores enlarges w
@@ -256,33 +256,33 @@ def _to_grid(scores: _Scores, scale: float) -> _Scores:
     share = np.clip((s - start) / step - position, 0.0, 1.0)
     p = np.bincount(position, scores.p * (1 - share), minlength=int(position.max()) + 2)
     p = p + np.bincount(position + 1, scores.p * share, minlength=len(p))
-    return _Scores(start + step * np.arange(len(p)), p, np.zeros(len(p)), excess)
+    return Scores(start + step * np.arange(len(p)), p, np.zeros(len(p)), excess)
 
 
-def _sum_on_grid(a: _Scores, b: _Scores, scale: float) -> _Scores:
+def _sum_on_grid(a: Scores, b: Scores, scale: float) -> Scores:
     a, b = _to_grid(a, scale), _to_grid(b, scale)
     p = convolve(a.p, b.p)
-    return _Scores(
+    return Scores(
         a.s[0] + b.s[0] + scale / 300 * np.arange(len(p)), p, np.zeros(len(p)), a.excess + b.excess + 1e-12
     )
 
 
 @dataclass(frozen=True)
-class _Rate:
+class Rate:
     """w(h) at the levels, and its maximum over all h."""
 
     w: np.ndarray
     peak: float
 
 
-def _rate(scores: _Scores) -> _Rate:
+def rate_of(scores: Scores) -> Rate:
     """w from the law of the score: w(h) = min_q { q h + E(s - q)₊ }, an upper bound for every q tried."""
     keep = scores.p > 1e-18
     s, p, sd = scores.s[keep], scores.p[keep], scores.sd[keep]
     excess = scores.excess + float((scores.p * np.maximum(scores.s, 0.0))[~keep].sum())
     span = math.sqrt(float((p * (s**2 + sd**2)).sum()))
     if span == 0:
-        return _Rate(np.full_like(LEVELS, excess), excess)
+        return Rate(np.full_like(LEVELS, excess), excess)
     if float(sd.max()) == 0:
         q, expected = _expected_excess_of_atoms(s, p)
     elif float(sd.min()) == float(sd.max()) and len(s) > 500:
@@ -295,7 +295,7 @@ def _rate(scores: _Scores) -> _Rate:
     tried = [np.clip(best + shift, 0, len(q) - 1) for shift in (-1, 0, 1)]
     w = np.min([q[i] * LEVELS + expected[i] for i in tried], axis=0) + excess
     peak = float(np.interp(0.0, q, expected)) + excess  # a chord of a convex function lies above it
-    return _Rate(w, peak)
+    return Rate(w, peak)
 
 
 def _expected_excess_of_atoms(s: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -353,17 +353,17 @@ def straight(family: SmoothedFamily, beta: Mapping[str, float]) -> Curve:
     return lambda t: ({name: start[name] + t * v[name] for name in start}, v)
 
 
-def _rates(family: SmoothedFamily, curve: Curve, steps: int) -> list[_Rate]:
+def _rates(family: SmoothedFamily, curve: Curve, steps: int) -> list[Rate]:
     rates = []
     for j in range(steps + 1):
         beta, v = curve(j / steps)
         family.transform.check(beta)
-        rates.append(_rate(_scores(family, beta, v)))
+        rates.append(rate_of(_scores(family, beta, v)))
     return rates
 
 
 @lru_cache(maxsize=128)
-def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> list[_Rate]:
+def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> list[Rate]:
     return _rates(family, straight(family, dict(beta)), steps)
 
 
@@ -421,13 +421,13 @@ class ProductForm:
         return 1.0 - float(np.interp(distance, integral[::-1], self.levels[::-1]))
 
 
-def _product(rates: list[_Rate]) -> tuple[np.ndarray, np.ndarray]:
+def _product(rates: list[Rate]) -> tuple[np.ndarray, np.ndarray]:
     g = np.array([rate.peak for rate in rates])
     shape = [rate.w / rate.peak for rate in rates if rate.peak > 0]
     return (np.max(shape, axis=0) if shape else np.ones_like(LEVELS)), g
 
 
-def _product_form(rates: list[_Rate]) -> ProductForm:
+def product_of_rates(rates: list[Rate]) -> ProductForm:
     steps = len(rates) - 1
     p, g = _product(rates)
     half_p, half_g = _product(rates[::2])
@@ -446,10 +446,10 @@ def product_form(family: SmoothedFamily, curve: Curve) -> ProductForm:
         NotApplicable: a law whose score misses mass, or a factor without closed-form scores.
         ValueError: the curve leaves the domain.
     """
-    return _product_form(_rates(family, curve, STEPS))
+    return product_of_rates(_rates(family, curve, STEPS))
 
 
-def _ode(rates: list[_Rate], substeps: int = 4) -> float:
+def _ode(rates: list[Rate], substeps: int = 4) -> float:
     """U(0) of U′(t) = w(U; t), U(1) = 1/2, by classical Runge-Kutta; between nodes w is a cubic spline in t."""
     count = (len(rates) - 1) * substeps
     table = CubicSpline(np.linspace(0, 1, len(rates)), [rate.w for rate in rates])(
@@ -477,10 +477,10 @@ def _ode(rates: list[_Rate], substeps: int = 4) -> float:
 
 def ode_form(family: SmoothedFamily, curve: Curve) -> float:
     """h_min at the end of a curve without factorisation: 1 - U(0), U′ = w(U; β(t), β′(t)), U(1) = 1/2."""
-    return _ode_form(_rates(family, curve, STEPS))
+    return ode_of_rates(_rates(family, curve, STEPS))
 
 
-def _ode_form(rates: list[_Rate]) -> float:
+def ode_of_rates(rates: list[Rate]) -> float:
     fine, coarse = _ode(rates), _ode(rates[::2])  # half the nodes and half the steps
     if fine <= 0 or coarse <= 0:
         return 1.0
@@ -493,12 +493,12 @@ def _key(beta: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 def product_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the product form along the straight path."""
-    return _product_form(_straight_rates(family, _key(beta), steps)).required_probability
+    return product_of_rates(_straight_rates(family, _key(beta), steps)).required_probability
 
 
 def ode_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the ode form along the straight path."""
-    return _ode_form(_straight_rates(family, _key(beta), steps))
+    return ode_of_rates(_straight_rates(family, _key(beta), steps))
 
 
 def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
@@ -507,5 +507,5 @@ def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEP
     They multiply g by ‖β_j - β₀‖ and integrate it over t, although dh/dt carries that factor already, so the
     integral has an extra factor t and comes out about half of what it must be. For comparison only.
     """
-    form = _product_form(_straight_rates(family, _key(beta), steps))
+    form = product_of_rates(_straight_rates(family, _key(beta), steps))
     return form.required_after(float(np.trapezoid(form.times * form.g, form.times)))

@@ -155,7 +155,7 @@ class Atoms:
     def _smooth(self) -> bool:
         return bool(self.spread.size) and float(self.spread.min()) > 0
 
-    def _curve(self) -> tuple[np.ndarray, np.ndarray]:
+    def corners(self) -> tuple[np.ndarray, np.ndarray]:
         """Corners (p, N(p)) of the piecewise linear curve when nothing is smeared."""
         order = np.argsort(self.ell, kind="stable")
         p = self.only_0 + np.concatenate(([0.0], np.cumsum(self.p_0[order])))
@@ -195,7 +195,7 @@ class Atoms:
         if q >= 1 - self.only_b:
             return 1.0
         if not self._smooth:
-            p, n = self._curve()
+            p, n = self.corners()
             # Where the curve is flat in N the larger p is the safe one; q sits above 0, so flats are mass of
             # μ_β₀ alone, which comes first in the order of L.
             return min(1.0, float(np.interp(q, n, p)) + 1e-12) if q < n[-1] else 1.0
@@ -208,7 +208,7 @@ class Atoms:
         if p <= self.only_0:
             return 0.0
         if not self._smooth:
-            corners, n = self._curve()
+            corners, n = self.corners()
             return max(0.0, float(np.interp(p, corners, n)) - 1e-12)
         t = self.threshold(p, under_beta=False)
         below_0, below_b = self.below(t)

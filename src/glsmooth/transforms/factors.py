@@ -113,8 +113,8 @@ class Scale(Factor):
 
 
 @dataclass(frozen=True)
-class ScaleThenShift(Factor):
-    """c·x + b (contrast first): γ = (α_c β_c, α_c β_b + α_b). The shift seen at θ is θ_c β_b / β_c."""
+class _ScaleAndShift(Factor):
+    """The affine group in one dimension: a positive scale and a shift."""
 
     scale: str
     shift: str
@@ -129,6 +129,11 @@ class ScaleThenShift(Factor):
 
     def domain(self, name: str) -> Domain:
         return POSITIVE if name == self.scale else REAL
+
+
+@dataclass(frozen=True)
+class ScaleThenShift(_ScaleAndShift):
+    """c·x + b (contrast first): γ = (α_c β_c, α_c β_b + α_b). The shift seen at θ is θ_c β_b / β_c."""
 
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         a_c, a_b = alpha.unbind(-1)
@@ -176,22 +181,8 @@ class PowerThenScale(Factor):
 
 
 @dataclass(frozen=True)
-class ShiftThenScale(Factor):
+class ShiftThenScale(_ScaleAndShift):
     """c·(x + b) (brightness first): γ = (α_c β_c, β_b + α_b / β_c); the two coordinates stay independent."""
-
-    scale: str
-    shift: str
-
-    @property
-    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (self.scale, self.shift)
-
-    @property
-    def identity(self) -> tuple[float, ...]:  # type: ignore[override]
-        return (1.0, 0.0)
-
-    def domain(self, name: str) -> Domain:
-        return POSITIVE if name == self.scale else REAL
 
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         a_c, a_b = alpha.unbind(-1)
