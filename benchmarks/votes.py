@@ -4,14 +4,12 @@
 
 Keys and defaults are in ``DEFAULTS`` below. Three parts:
 
-* ``throughput``: images a second of certification (draws, transformation, network, votes, records on disk)
-    over those
-  of the network alone on one ready batch of the same size, precision and memory format. Both run in turns in
-  this process, on a CPU batch by batch; the quieter half of the turns counts. On a CPU there is also the
-  ratio of CPU time, which other programs disturb less.
-* ``replay``: published votes (``votes=FILE``), as Bernoulli streams through the real engine with a network
-    that
-  takes no time.
+* ``throughput``: images a second of certification (draws, transformation, network, votes, records on disk) over those
+  of the network alone on one ready batch of the same size, precision and memory format. Both run in turns in this
+  process, on a CPU batch by batch; the quieter half of the turns counts. On a CPU there is also the ratio of CPU time,
+  which other programs disturb less.
+* ``replay``: published votes (``votes=FILE``), as Bernoulli streams through the real engine with a network that takes
+  no time.
 * ``checkpoints``: real runs, ``monte_carlo=paper`` against ``monte_carlo=sequential``.
 """
 
