@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import differential_evolution
+from scipy.stats import norm
 
 import glsmooth as gs
 from glsmooth.bounds.cover import _axes, _cyclic_candidates, covers_torus
@@ -159,3 +160,15 @@ def test_curvature_bounds_the_second_derivative_of_the_density(f, name, box):
         claimed = axes.curvature(fixed)
         assert estimate - 4 * spread <= claimed
         assert claimed < 4 * estimate  # and it is not a useless one
+
+
+def test_curvature_of_contrast_brightness_in_closed_form():
+    """Every term of ½ E|∂²ρ/ρ|, bounded one by one, is there: z normal, α = e^(sz) the contrast, d/t the brightness."""
+    s, t, d = 0.6, 0.6, 0.4
+    box = {"contrast": (0.5, 2.0), "brightness": (d, d)}
+    (axes,) = [_axes(factor, ROWS[0].family, box) for factor in ROWS[0].family.transform.factors]
+    first, second = 2 * norm.pdf(0), 4 * norm.pdf(1)
+    weighted = np.exp(s**2 / 2) * (2 * norm.pdf(s) + s * (2 * norm.cdf(s) - 1)) / s
+    mean, square = np.exp(s**2 / 2), np.exp(2 * s**2)
+    exact = second / s**2 + 2 * weighted * first * d / t + square * second * (d / t) ** 2 + mean * first * d / t
+    assert exact / 2 <= axes.curvature({"brightness": d}) <= 1.04 * exact / 2
