@@ -125,6 +125,11 @@ class Law(Distribution):
         raise NotImplementedError
 
     @property
+    def mode_of_log(self) -> float:
+        """The value of X at which the density of log X is largest."""
+        raise NotImplementedError
+
+    @property
     def bend(self) -> float:
         """Total variation of the density's slope τ′ over the line; inside the support only, where the density jumps.
 
@@ -269,6 +274,10 @@ class LogNormal(Law):
         return 0.0, math.inf
 
     @property
+    def mode_of_log(self) -> float:
+        return math.exp(self._loc)
+
+    @property
     def peak_of_log(self) -> float:
         return 1 / (self._scale * math.sqrt(2 * math.pi))
 
@@ -339,6 +348,10 @@ class Rayleigh(Law):
         return 0.0, math.inf
 
     @property
+    def mode_of_log(self) -> float:
+        return self._scale * math.sqrt(2)
+
+    @property
     def peak_of_log(self) -> float:
         return 2 / math.e  # at x² = 2 scale²
 
@@ -364,16 +377,12 @@ class Rayleigh(Law):
         return 2 * self._scale**2
 
     def lower_mean(self, value: Tensor) -> Tensor:
-        # (√π/2 erf(u) - u e^-u²) √2 scale, u = x / (√2 scale): two terms that cancel for small u, where a series serves.
-        u = value.clamp(min=0.0) / (self._scale * math.sqrt(2))
-        near = (2 * u**3 / 3) * (1 - 3 * u**2 / 5 + 3 * u**4 / 14 - u**6 / 18)
-        far = 0.5 * math.sqrt(math.pi) * torch.special.erf(u) - u * torch.exp(-u * u)
-        return self._scale * math.sqrt(2) * torch.where(u < 0.02, near, far)
+        u = 0.5 * (value.clamp(min=0.0) / self._scale) ** 2
+        return self.mean * torch.special.gammainc(torch.full_like(u, 1.5), u)
 
     def upper_mean(self, value: Tensor) -> Tensor:
-        u = value.clamp(min=0.0) / (self._scale * math.sqrt(2))
-        tail = torch.where(torch.isinf(u), torch.zeros_like(u), u * torch.exp(-u * u))
-        return self._scale * math.sqrt(2) * (0.5 * math.sqrt(math.pi) * torch.special.erfc(u) + tail)
+        u = 0.5 * (value.clamp(min=0.0) / self._scale) ** 2
+        return self.mean * torch.special.gammaincc(torch.full_like(u, 1.5), u)
 
     def _log_density(self, x: Tensor) -> Tensor:
         return torch.log(x) - 2 * math.log(self._scale) - 0.5 * (x / self._scale) ** 2
@@ -401,6 +410,10 @@ class Exponential(Law):
     @property
     def interval(self) -> tuple[float, float]:
         return 0.0, math.inf
+
+    @property
+    def mode_of_log(self) -> float:
+        return 1 / self._rate
 
     @property
     def peak_of_log(self) -> float:
@@ -431,14 +444,12 @@ class Exponential(Law):
         return 2 / self._rate**2
 
     def lower_mean(self, value: Tensor) -> Tensor:
-        # 1 - (1 + u) e^-u, u = rate x, by a series where the terms cancel.
         u = self._rate * value.clamp(min=0.0)
-        near = u**2 * (1 / 2 - u / 3 + u**2 / 8 - u**3 / 30)
-        return torch.where(u < 1e-3, near, -torch.expm1(-u) - u * torch.exp(-u)) / self._rate
+        return self.mean * torch.special.gammainc(torch.full_like(u, 2.0), u)
 
     def upper_mean(self, value: Tensor) -> Tensor:
         u = self._rate * value.clamp(min=0.0)
-        return torch.where(torch.isinf(u), torch.zeros_like(u), (1 + u) * torch.exp(-u)) / self._rate
+        return self.mean * torch.special.gammaincc(torch.full_like(u, 2.0), u)
 
     def _log_density(self, x: Tensor) -> Tensor:
         return math.log(self._rate) - self._rate * x
@@ -466,6 +477,10 @@ class HalfNormal(Law):
     @property
     def interval(self) -> tuple[float, float]:
         return 0.0, math.inf
+
+    @property
+    def mode_of_log(self) -> float:
+        return self._scale
 
     @property
     def peak_of_log(self) -> float:

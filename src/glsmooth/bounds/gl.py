@@ -144,20 +144,20 @@ def _critical_points(law: Law, a: float, b: float) -> list[float]:
 
 def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bool) -> Scores:
     """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
-    nodes = density_nodes(outer, 1.0)
-    alpha = nodes.size
+    nodes = density_nodes(outer)
+    alpha = nodes.at
     s = -b * (1 + alpha * _slope(outer, alpha))
     normal = isinstance(inner, LogNormal if inner_scales else Normal)
     if normal:
-        return Scores(s, nodes.p_0, np.abs(alpha * step) / inner.values["scale"])
+        return Scores(s, nodes.mass, np.abs(alpha * step) / inner.values["scale"])
     unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
     return Scores(
         values,
-        np.outer(nodes.p_0, unit.p).ravel(),
+        np.outer(nodes.mass, unit.p).ravel(),
         np.zeros(values.size),
-        abs(step) * unit.excess * float(nodes.p_0 @ alpha),
+        abs(step) * unit.excess * float(nodes.mass @ alpha),
     )
 
 
