@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -245,7 +246,7 @@ def _points(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, floa
         return [dict(point) for point in region.points], "every listed parameter"
     if isinstance(region, Ball):
         r = region.radius
-        intervals = {name: (c - r, c + r) for name, c in region.centre.items()}
+        intervals: Mapping[str, tuple[float, float]] = {name: (c - r, c + r) for name, c in region.centre.items()}
     else:
         assert isinstance(region, Box)
         intervals = region.intervals
@@ -268,7 +269,6 @@ def _points(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, floa
     return corners, claim
 
 
-@lru_cache(maxsize=64)
 def certify(
     family: SmoothedFamily,
     region: Region,
@@ -286,6 +286,11 @@ def certify(
             is known, or γ(·, β) that takes a value twice.
         ValueError: the region does not fit the transformation.
     """
+    return replace(_certify(family, region, n, failure_probability, seed))  # a copy of what is cached
+
+
+@lru_cache(maxsize=64)
+def _certify(family: SmoothedFamily, region: Region, n: int, failure_probability: float, seed: int) -> RegionBound:
     if not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     family.check_region(region)
