@@ -39,9 +39,10 @@ class ResolvableTransform(ABC):
     factors: tuple[Factor, ...] | None = None
     #: False for approximations (reflected translation): they may be plotted and trained with, never certified.
     resolvable: bool = True
-    #: Parameters of a transformation without factors for which its author vouches that the required probability
-    #: never falls as the parameter moves away from its identity, the others held fixed. Then the corners of a box
-    #: are its worst parameters; without this claim only single parameters (``Points``) are certified.
+    #: Parameters of a transformation without factors for which its author vouches that the whole trade-off curve
+    #: never rises as the parameter moves away from its identity, the others held fixed (at level 1/2 alone it would
+    #: not carry over to compositions). Then the corners of a box are its worst parameters; without this claim only
+    #: single parameters (``Points``), or all whole ones where the action rounds, are certified.
     monotone_parameters: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -119,7 +120,7 @@ class ResolvableTransform(ABC):
 
     @property
     def integer_parameters(self) -> frozenset[str]:
-        """Parameters that the action rounds to the nearest integer (shifts of pixels)."""
+        """Parameters that the action rounds to the nearest integer (shifts of pixels), in β as well as in α."""
         return frozenset(f.name for f in self.factors or () if isinstance(f, Shift) and f.axis)
 
     def domain(self, name: str) -> Domain:
