@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.distribution import Distribution
 
+from glsmooth._values import FrozenMapping, Immutable
+
 __all__ = [
     "LAWS",
     "Exponential",
@@ -49,8 +51,8 @@ def open_uniform(u: Tensor) -> Tensor:
     return (u + 2.0**-54).clamp(max=1 - 2.0**-53)
 
 
-class Law(Distribution):
-    """A scalar law on an interval, in float64.
+class Law(Immutable, Distribution):
+    """A scalar law on an interval, in float64. It never changes: bounds are cached by it.
 
     Subclasses give :meth:`_log_density` (inside the support), :meth:`cdf`, :meth:`survival`, :meth:`icdf`.
     """
@@ -66,7 +68,14 @@ class Law(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = True
 
-    # Set by the constructor from ``fields``.
+    # What torch's constructor would set on the instance.
+    _batch_shape = torch.Size()
+    _event_shape = torch.Size()
+    _validate_args = False
+
+    #: The constructor's numbers by field; they decide equality.
+    values: FrozenMapping[float]
+    # The same as attributes.
     _loc: float
     _scale: float
     _rate: float
@@ -74,6 +83,7 @@ class Law(Distribution):
     _high: float
 
     def __init__(self, **values: float) -> None:
+        numbers: dict[str, float] = {}
         for field, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
                 raise ValueError(f"{type(self).__name__}: {field}={value!r} is not a number; give a float")
@@ -91,9 +101,8 @@ class Law(Distribution):
                     f"{type(self).__name__}: {field}={value:g} is too extreme to compute with; give a number "
                     "between 1e-12 and 1e12"
                 )
-            setattr(self, "_" + field, value)
-        self.values = {field: float(value) for field, value in values.items()}
-        super().__init__(validate_args=False)
+            numbers[field] = value + 0.0  # -0.0 is 0.0
+        self._fill(values=FrozenMapping(numbers), **{"_" + field: value for field, value in numbers.items()})
 
     @property
     def support(self) -> constraints.Constraint:
@@ -197,12 +206,6 @@ class Law(Distribution):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{v:g}' for v in self.values.values())})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.values == other.values
-
-    def __hash__(self) -> int:
-        return hash((type(self).__name__, *self.values.items()))
 
 
 class Normal(Law):
