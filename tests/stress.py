@@ -464,15 +464,17 @@ def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
 
 
-def schedule(seed: int, only: str | None) -> Iterator[tuple[int, str, int]]:
-    """Endless rounds over the kinds."""
+def schedule(seed: int, only: str | None, region: str | None = None) -> Iterator[tuple[int, str, int]]:
+    """Endless rounds over the kinds; ``region`` keeps the cases with that kind of region (Box, Ball, Points)."""
     numbers = dict.fromkeys(KINDS, 0)
     while True:
         for kind in KINDS:
             if only is None or kind == only:
                 for _ in range(WEIGHTS.get(kind, 2)):
-                    yield seed, kind, numbers[kind]
+                    number = numbers[kind]
                     numbers[kind] += 1
+                    if region is None or type(draw_case(seed, kind, number).region).__name__ == region:
+                        yield seed, kind, number
 
 
 # ------------------------------------------------------------------------------------------------------------- report
@@ -535,7 +537,9 @@ def findings(seed: int, verdicts: list[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def run(points: int, seed: int, jobs: int, minutes: float, only: str | None = None) -> list[Verdict]:
+def run(
+    points: int, seed: int, jobs: int, minutes: float, only: str | None = None, region: str | None = None
+) -> list[Verdict]:
     """Cases until there are enough points or the time is over."""
     from tqdm import tqdm
 
@@ -544,7 +548,7 @@ def run(points: int, seed: int, jobs: int, minutes: float, only: str | None = No
     seen = 0
     context = multiprocessing.get_context("spawn")
     with context.Pool(jobs, initializer=_start) as pool, tqdm(total=points, unit="point", smoothing=0.02) as bar:
-        queue = schedule(seed, only)
+        queue = schedule(seed, only, region)
         # Jobs are handed out as they are finished: an endless iterator given to imap would be read to its end.
         waiting = [pool.apply_async(_work, (next(queue),)) for _ in range(4 * jobs)]
         while seen < points and time.monotonic() < deadline:
@@ -570,6 +574,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--minutes", type=float, default=60, help="stop after this long (default %(default)s)")
     parser.add_argument("--only", choices=KINDS, help="one kind of family")
+    parser.add_argument("--region", choices=("Box", "Ball", "Points"), help="one kind of region")
     parser.add_argument("--case", type=int, help="repeat one case of --only and print it")
     parser.add_argument("--output", type=Path, default=Path("outputs/stress.md"), help="where the table goes")
     arguments = parser.parse_args()
@@ -587,8 +592,9 @@ def main() -> int:
                 print(f"{what}: {getattr(verdict, what)}")
         return int(verdict.bad)
     started = time.monotonic()
-    verdicts = run(arguments.points, arguments.seed, arguments.jobs, arguments.minutes, arguments.only)
-    only = f" --only {arguments.only}" if arguments.only else ""
+    a = arguments
+    verdicts = run(a.points, a.seed, a.jobs, a.minutes, a.only, a.region)
+    only = "".join(f" --{name} {value}" for name in ("only", "region") if (value := getattr(arguments, name)))
     text = (
         f"`python -m tests.stress --seed {arguments.seed} --points {arguments.points}{only}`: "
         f"{(time.monotonic() - started) / 60:.1f} min with {arguments.jobs} processes\n\n"
