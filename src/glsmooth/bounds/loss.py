@@ -779,14 +779,13 @@ def _smears(parts: list[Atoms], delta: float) -> Atoms:
     return total.smeared(delta) if delta > 0 else total
 
 
+@lru_cache(maxsize=256)
 def _tabulated(part: Observed, coarse: bool) -> Atoms:
     """An observed coordinate as unsmeared atoms: its masses between many thresholds, moved to these."""
     if isinstance(part.move, Flat):
         return part.atoms(COARSE_CELLS if coarse else CELLS)
-    curve = part.atoms(COARSE_CELLS // 2 if coarse else COARSE_CELLS * 2)
-    count = 200 if coarse else 2_000
-    if part.move.slow:
-        curve, count = part.atoms(GUIDE_CELLS), count // 4
+    cells, count = (COARSE_CELLS // 2, 200) if coarse else (COARSE_CELLS * 2, 2_000)
+    curve, count = part.atoms(cells // 3 if part.move.slow else cells), count // 4 if part.move.slow else count
     if len(curve.ell) == 0:
         return replace(curve, spread=np.zeros(0), move=STANDARD)
     # Where the bulk of either law lies.
