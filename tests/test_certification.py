@@ -26,7 +26,7 @@ def run_script(*arguments):
     return result.stdout
 
 
-@pytest.mark.parametrize("procedure", ["paper", "sequential"])
+@pytest.mark.parametrize("procedure", ["paper", "sequential", "exhaustive"])
 def test_killed_runs_end_with_the_same_bytes(tmp_path, procedure):
     deaths = [int(rows) for rows in run_script("kill", tmp_path, procedure, 8).split()]
     # Deaths before, during and after the votes; else the test did not test.

@@ -282,15 +282,15 @@ class Exhaustive:
 
     def _visits(self, leader: int, n: int) -> int:
         """Shifts without which the targets cannot all be decided, ``leader`` being the largest mass after ``n``."""
-        masses: list[int] = self._masses  # type: ignore[attr-defined]
-        seen, total = int(self.law.cumulative[n]), int(self.law.cumulative[-1])
+        cumulative = self.law.cumulative
+        seen, total = int(cumulative[n]), int(cumulative[-1])
         visits = 0
-        for target in masses:
-            if leader < target <= leader + total - seen:
-                # All votes for the leader, until it has the target's mass; or none, until it cannot get there.
-                certified = np.searchsorted(self.law.cumulative, seen + target - leader, side="left")
-                given_up = np.searchsorted(self.law.cumulative, leader + total - target, side="right")
-                visits = max(visits, int(min(certified, given_up)) - n)
+        for target in self._masses:  # type: ignore[attr-defined]
+            # All votes for the leader, until it has the target's mass; or none, until it cannot get there. Neither is
+            # beyond n where the target is decided.
+            certified = np.searchsorted(cumulative, seen + target - leader, side="left")
+            given_up = np.searchsorted(cumulative, leader + total - target, side="right")
+            visits = max(visits, int(min(certified, given_up)) - n)
         return visits
 
     def draws_needed(self, h_min: float) -> int | None:
