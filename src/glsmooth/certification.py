@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from glsmooth.data import Batches, loader
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import Procedure, Tally
+from glsmooth.procedures import FixedSample, Procedure, Tally
 from glsmooth.records import COLUMNS, RecordWriter, part_path, read_rows
 from glsmooth.smoothing import check_image
 from glsmooth.votes import BaseClassifier, VoteEngine, keep_freed_memory
@@ -59,13 +59,13 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message=advice)
 
 
-def columns(methods: Sequence[str]) -> list[str]:
-    """Columns of records.csv for these methods."""
-    return [*COLUMNS, *(f"certified_{method}" for method in methods)]
+def columns(methods: Sequence[str], coin: bool = False) -> list[str]:
+    """Columns of records.csv for these methods; ``coin`` where the bound is randomised."""
+    return [*COLUMNS, *(["coin"] if coin else []), *(f"certified_{method}" for method in methods)]
 
 
 def record(tally: Tally, label: int, thresholds: Mapping[str, float | None]) -> dict[str, object]:
-    """A row of records.csv.
+    """A row of records.csv; which of its values are written is up to :func:`columns`.
 
     Args:
         tally: the votes of the image.
@@ -87,6 +87,7 @@ def record(tally: Tally, label: int, thresholds: Mapping[str, float | None]) -> 
         "abstain_votes": tally.abstained,
         "nonfinite_votes": tally.nonfinite,
         "near_ties": tally.near_ties,
+        "coin": float(tally.coin),
         **certified,
     }
 
@@ -135,6 +136,12 @@ class CertificationModule(LightningModule):
             progress,
         )
 
+    @property
+    def columns(self) -> list[str]:
+        """Columns of this run's records.csv."""
+        randomised = isinstance(self.procedure, FixedSample) and self.procedure.randomised
+        return columns(list(self.thresholds), coin=randomised)
+
     def predict_dataloader(self) -> DataLoader:
         finished = {int(row["index"]) for row in read_rows(self.directory)}
         remaining = [position for position, index in enumerate(self.indices) if index not in finished]
@@ -166,7 +173,7 @@ class CertificationModule(LightningModule):
         )
         path = part_path(self.directory, self.global_rank, self.trainer.world_size)
         self._bar = _Progress(self)
-        self._writer = RecordWriter(path, columns(list(self.thresholds)))
+        self._writer = RecordWriter(path, self.columns)
         self._labels: dict[int, int] = {}  # of images not yet written, in their order
         self._finished: dict[int, Tally] = {}  # that wait for one before them
 

@@ -27,13 +27,14 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import Dataset, Subset
 
 from glsmooth import bounds
-from glsmooth.certification import CertificationModule, Settings, columns, quieten_lightning
+from glsmooth.certification import CertificationModule, Settings, quieten_lightning
 from glsmooth.checkpoint import Checkpoint, digest, load_checkpoint
 from glsmooth.cli import entry
 from glsmooth.config import UserError, build_family, build_region, merge_checkpoint
 from glsmooth.data import Data, certification_images, load_dataset
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import FixedSample, Procedure, Sequential
+from glsmooth.finite import FiniteLaw
+from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential
 from glsmooth.records import Records, read_rows
 from glsmooth.regions import Box
 from glsmooth.report import write_report
@@ -62,7 +63,7 @@ def run(cfg: DictConfig) -> None:
     region = build_region(settings["region"], family.transform)
 
     methods = required_probabilities(family, region, settings["bound"]["methods"])
-    procedure = build_procedure(settings["monte_carlo"], methods)
+    procedure = build_procedure(settings["monte_carlo"], methods, family)
     speed = Settings(
         seed=settings["seed"],
         batch_size=settings["batch_size"],
@@ -106,7 +107,7 @@ def run(cfg: DictConfig) -> None:
     if not trainer.is_global_zero:
         return
     OmegaConf.save(OmegaConf.create(settings), directory / "config.yaml")
-    summary = summarise(read_rows(directory), methods, invocation) | {
+    summary = summarise(read_rows(directory), methods, invocation, procedure.describe()["n"]) | {
         "transform": settings["transform"],
         "smoothing": settings["smoothing"],
         "region": settings["region"],
@@ -145,7 +146,7 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
     if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
         trainer.predict(module, return_predictions=False)
         return {}
-    records = Records(module.directory, identity, columns(list(module.thresholds)))
+    records = Records(module.directory, identity, module.columns)
     try:
         remaining = set(module.indices) - records.finished
         start = time.monotonic()
@@ -172,17 +173,30 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
         records.close()
 
 
-def build_procedure(spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> Procedure:
-    """The Monte Carlo procedure of a configuration's ``monte_carlo``."""
-    name, n0, n, alpha = spec["name"], spec["n0"], spec["n"], spec["alpha"]
-    if name == "paper":
-        return FixedSample(n0, n, alpha)
-    if name == "paper_literal":
-        return FixedSample(n0, n, alpha, rule="majority", two_sided=True)
+def build_procedure(
+    spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], family: SmoothedFamily
+) -> Procedure:
+    """The Monte Carlo procedure of a configuration's ``monte_carlo``.
+
+    Raises:
+        UserError: ``exhaustive`` for a family whose law is not finite.
+    """
+    required = {m: e["required_probability"] for m, e in methods.items() if e["sound"]}
+    targets = {m: h for m, h in required.items() if h is not None and h < 1}
+    name = spec["name"]
+    if name == "exhaustive":
+        try:
+            return Exhaustive(FiniteLaw.of(family), targets)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
     if name == "sequential":
-        required = {m: e["required_probability"] for m, e in methods.items() if e["sound"]}
-        return Sequential({m: h for m, h in required.items() if h is not None and h < 1}, n0, n, alpha)
-    raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal or sequential")
+        return Sequential(targets, n0, n, alpha)
+    if name == "paper":
+        return FixedSample(n0, n, alpha, randomised=spec["randomised"])
+    if name == "paper_literal":
+        return FixedSample(n0, n, alpha, rule="majority", two_sided=True, randomised=spec["randomised"])
+    raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal, sequential or exhaustive")
 
 
 def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -213,21 +227,30 @@ def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequenc
 
 def preflight(methods: Mapping[str, Mapping[str, Any]], procedure: Procedure) -> str:
     """What can be certified at all with these numbers of draws, before any is taken."""
-    n = procedure.describe()["n"]
     lines = []
     for method, found in methods.items():
         h_min, title = found["required_probability"], bounds.METHODS[method].title
-        needed = None if h_min is None else procedure.draws_needed(h_min)
         if h_min is None:
             line = f"does not apply: {found['reason']}"
-        elif needed is None:
-            line = "required probability 1: no number of votes can certify this region"
         else:
-            line = f"required probability {_up(h_min)}, at least {needed} votes"
-            if needed > n:
-                line += f": n = {n} can never certify; set monte_carlo.n={needed} or more"
+            line = f"required probability {_up(h_min)}{_within_reach(h_min, procedure)}"
         lines.append(f"{title}: {line}{'' if found['sound'] else ' (unsound: never counts as certified)'}")
     return "\n".join(lines)
+
+
+def _within_reach(h_min: float, procedure: Procedure) -> str:
+    needed, n = procedure.draws_needed(h_min), procedure.describe()["n"]
+    if needed is None:
+        return ": no number of votes can certify this region"
+    if isinstance(procedure, Exhaustive):
+        return f", at least {needed} of the {n} shifts"
+    if needed <= n:
+        return f", at least {needed} votes"
+    fix = f"set monte_carlo.n={needed} or more"
+    if isinstance(procedure, FixedSample) and procedure.randomised:
+        chance = math.floor(procedure.chance(h_min) * 1e3) / 10
+        return f", {needed} votes: n = {n} equal votes certify in {chance:.1f} % of images, by their coins; {fix}"
+    return f", at least {needed} votes: n = {n} can never certify; {fix}"
 
 
 def _up(p: float) -> str:
@@ -280,11 +303,14 @@ def summarise(
     rows: Sequence[Mapping[str, str]],
     methods: Mapping[str, Mapping[str, Any]],
     invocation: Mapping[str, Any],
+    most: int,
 ) -> dict[str, Any]:
     """The numbers of summary.json.
 
     ``smoothed_accuracy`` counts images whose selected class is the true one; ``abstained`` is the fraction
-    whose p_lower is not above 1/2, so that the selected class is not proved to be the smoothed classifier's.
+    whose p_lower is not above 1/2 after all ``most`` counting draws (or that got no vote at all), so that the
+    selected class is not proved to be the smoothed classifier's. ``given_up`` is the fraction that stopped
+    before that, the region being out of reach: whether their class would have been proved is not known.
     """
 
     def column(name: str) -> np.ndarray:
@@ -292,13 +318,16 @@ def summarise(
 
     label, votes = column("label"), column("n0") + column("n")
     correct = column("prediction") == label
+    unproved = column("p_lower") <= 0.5
+    given_up = unproved & (column("n") < most) & (column("prediction") != ABSTAIN)
     seconds = invocation["seconds"] / invocation["images"] if invocation["images"] else None
     return {
         "command": "certify",
         "images": len(rows),
         "base_accuracy": float((column("base_prediction") == label).mean()),
         "smoothed_accuracy": float(correct.mean()),
-        "abstained": float((column("p_lower") <= 0.5).mean()),
+        "abstained": float((unproved & ~given_up).mean()),
+        "given_up": float(given_up.mean()),
         "votes_used": int(votes.sum()),
         "votes_per_image": float(votes.mean()),
         "abstained_votes": int(column("abstain_votes").sum()),

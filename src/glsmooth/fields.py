@@ -127,10 +127,11 @@ RULES: dict[str, Rule] = {
     "bound.methods": _list_of(
         _choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]"
     ).or_null(),
-    "monte_carlo.name": _choice("paper", "paper_literal", "sequential"),
+    "monte_carlo.name": _choice("paper", "paper_literal", "sequential", "exhaustive"),
     "monte_carlo.n0": _whole(1, 200),
     "monte_carlo.n": _whole(1, 1000),
     "monte_carlo.alpha": _ALPHA,
+    "monte_carlo.randomised": _FLAG,
     "dataset.name": _choice(*DATASETS).or_null(),
     "dataset.root": _PATH.or_null(),
     "dataset.download": _FLAG.or_null(),

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from glsmooth.bounds import RegionBound, certifies_runner_up, certify_region
 from glsmooth.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import ABSTAIN, FixedSample, Procedure, Sequential, Tally
+from glsmooth.finite import FiniteLaw
+from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
 from glsmooth.regions import Region
 from glsmooth.votes import BaseClassifier, VoteEngine
 
@@ -32,8 +33,10 @@ class Certificate:
         samples_used: votes drawn for this image, n0 + n.
         h_min: required probability of the region (1.0: nothing can be certified).
         method: the bound that gave ``h_min``.
-        failure_probability: of a false certificate: alpha, plus that of a bound that was itself estimated.
-        n0, n, count: selection draws, counting draws, and how many of these voted for ``prediction``.
+        failure_probability: of a false certificate: alpha (0 if every shift was visited), plus that of a bound that
+            was itself estimated.
+        n0, n, count: selection draws, counting draws (or visited shifts), and how many of these voted for
+            ``prediction``.
         abstained: draws that voted for no class: exact ties and non-finite logits.
         near_ties: draws decided by less than rounding could change.
         p_upper: upper confidence bound of every other class's probability; None unless asked for.
@@ -141,6 +144,7 @@ class SmoothedClassifier:
         sequential: bool = False,
         index: int = 0,
         runner_up: bool = False,
+        exhaustive: bool = False,
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
 
@@ -162,12 +166,18 @@ class SmoothedClassifier:
             runner_up: compare with the other classes' own upper bounds instead of with all the rest together
                 (:func:`glsmooth.bounds.certifies_runner_up`). Half of ``alpha`` pays for ``p_lower``, half for
                 the upper bounds, all valid at once. It helps where votes spread over many classes.
+            exhaustive: for translations alone, on the torus and without pixel noise: let every shift vote at most
+                once, the most probable first, until the image is decided. Nothing is drawn, so ``n0``, ``n``,
+                ``alpha``, ``seed`` and ``index`` mean nothing and the votes have no probability of error.
 
         Raises:
             ValueError: an impossible argument, named with its fix.
             NotApplicable: ``method`` says nothing about this family.
         """
-        return self.certify_many([x], region, n0, n, alpha, seed, method, sequential, [index], runner_up)[0]
+        (result,) = self.certify_many(
+            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, exhaustive
+        )
+        return result
 
     def certify_many(
         self,
@@ -181,6 +191,7 @@ class SmoothedClassifier:
         sequential: bool = False,
         indices: Sequence[int] | None = None,
         runner_up: bool = False,
+        exhaustive: bool = False,
     ) -> list[Certificate]:
         """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
         batches.
@@ -193,15 +204,25 @@ class SmoothedClassifier:
             raise ValueError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
         for i, image in enumerate(images):
             check_image(image, "x" if len(images) == 1 else f"images[{i}]")
+        if exhaustive and (sequential or runner_up):
+            raise ValueError(
+                f"exhaustive=True goes with sequential=False and runner_up=False, not with sequential={sequential} "
+                f"and runner_up={runner_up}"
+            )
         if runner_up and (sequential or method != "neyman_pearson"):
             raise ValueError(
                 f"runner_up=True goes with sequential=False and method='neyman_pearson', not with "
                 f"sequential={sequential} and method={method!r}"
             )
-        procedure: Procedure = FixedSample(n0, n, alpha)  # checks its arguments before the bound takes time
+        # These check their arguments before the bound takes time.
+        procedure: Procedure = FixedSample(n0, n, alpha)
+        law = FiniteLaw.of(self.family) if exhaustive else None
         bound = certify_region(self.family, region, method)
-        if sequential:
-            procedure = Sequential({method: bound.h_min} if bound.h_min < 1 else {}, n0, n, alpha)
+        targets = {method: bound.h_min} if bound.h_min < 1 else {}
+        if law is not None:
+            procedure, alpha = Exhaustive(law, targets), 0.0
+        elif sequential:
+            procedure = Sequential(targets, n0, n, alpha)
         tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
         return [self._certificate(tallies[index], bound, region, alpha, runner_up) for index in indices]
 

@@ -22,9 +22,11 @@ from glsmooth import bounds
 from glsmooth._text import did_you_mean
 from glsmooth.config import UserError, build_family, build_region
 from glsmooth.family import SmoothedFamily
+from glsmooth.procedures import ABSTAIN
 from glsmooth.regions import Box
 
 NEEDED_COLUMNS = ("index", "label", "prediction", "n0", "n", "count", "base_prediction")
+REAL_COLUMNS = ("p_lower", "coin")
 SUMMARY_KEYS = ("transform", "smoothing", "region", "dataset", "monte_carlo", "images", "methods")
 
 
@@ -71,7 +73,7 @@ class CertifyRun:
     Attributes:
         path: the directory.
         summary: summary.json.
-        columns: column name -> (images,) array of records.csv; p_lower float64, the rest int64.
+        columns: column name -> (images,) array of records.csv; p_lower and coin float64, the rest int64.
     """
 
     path: Path
@@ -114,9 +116,32 @@ class CertifyRun:
         return float(self.summary["monte_carlo"]["alpha"])
 
     @property
-    def sequential(self) -> bool:
+    def procedure(self) -> str:
+        """``paper``, ``paper_literal``, ``sequential`` or ``exhaustive``."""
+        return str(self.summary["monte_carlo"].get("name", ""))
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every shift was visited by its probability, so that no error probability enters the votes."""
+        return self.procedure == "exhaustive"
+
+    @property
+    def stops_early(self) -> bool:
         """Whether the votes of an image stopped when the region of the run was decided."""
-        return str(self.summary["monte_carlo"].get("name", "")) == "sequential"
+        return self.procedure in ("sequential", "exhaustive")
+
+    @property
+    def randomised(self) -> bool:
+        """Whether p_A depends on a coin of each image, which the records keep."""
+        return bool(self.summary["monte_carlo"].get("randomised", False))
+
+    @cached_property
+    def given_up(self) -> NDArray[np.bool_]:
+        """(images,) whether votes ended early, the region being out of reach, before p_A > 1/2 was proved."""
+        if not self.stops_early:
+            return np.zeros(self.images, dtype=bool)
+        ended = self.columns["n"] < int(self.summary["monte_carlo"]["n"])
+        return (self.p_lower <= 0.5) & ended & (self.columns["prediction"] != ABSTAIN)
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -146,8 +171,9 @@ class CertifyRun:
     def decide(self, region: Box, methods: Sequence[str]) -> dict[str, Decision]:
         """The decisions for another region or other methods, from the stored p_A alone.
 
-        Valid for fixed n because the Clopper-Pearson bound does not depend on the region, and for sequential
-        votes because their p_A holds at any stopping time, though it is smaller than a fixed n would give.
+        Valid for fixed n because the Clopper-Pearson bound (randomised or not) does not depend on the region; for
+        sequential votes because their p_A holds at any stopping time, and for exhaustive ones because the shifts
+        that were not visited count against the class, though more votes could have given a larger p_A.
         """
         return {name: decide(self.family, region, name, self.p_lower) for name in methods}
 
@@ -245,8 +271,10 @@ def _read_summary(file: Path) -> dict[str, Any]:
                 f"{file}: methods.{name}: required_probability is {h_min!r}, not in [1/2, 1]; certify again"
             )
     alpha = summary["monte_carlo"].get("alpha")
-    if not (isinstance(alpha, float) and 0.0 < alpha < 1.0):
-        raise UserError(f"{file}: monte_carlo.alpha is {alpha!r}, not in (0, 1); run certify again")
+    certain = summary["monte_carlo"].get("name") == "exhaustive"
+    if not (isinstance(alpha, float) and (alpha == 0.0 if certain else 0.0 < alpha < 1.0)):
+        wanted = "0" if certain else "in (0, 1)"
+        raise UserError(f"{file}: monte_carlo.alpha is {alpha!r}, not {wanted}; run certify again")
     return summary
 
 
@@ -265,7 +293,7 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
     if not rows:
         raise UserError(f"{file}: holds no image; run the same certify command again")
     columns: dict[str, NDArray[Any]] = {
-        name: np.empty(len(rows), dtype=np.float64 if name == "p_lower" else np.int64) for name in header
+        name: np.empty(len(rows), dtype=np.float64 if name in REAL_COLUMNS else np.int64) for name in header
     }
     for i, row in enumerate(rows):
         line = i + 2
@@ -276,7 +304,7 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
             )
         for name, text in zip(header, row, strict=True):
             try:
-                columns[name][i] = float(text) if name == "p_lower" else int(text)
+                columns[name][i] = float(text) if name in REAL_COLUMNS else int(text)
             except ValueError:
                 raise UserError(f"{file}: line {line}: {name} is {text!r}, not a number; run certify again") from None
         p_lower = columns["p_lower"][i]
