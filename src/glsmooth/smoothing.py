@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from glsmooth.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.family import SmoothedFamily
 from glsmooth.procedures import ABSTAIN, FixedSample, Procedure, Sequential, Tally
 from glsmooth.regions import Region
+from glsmooth.resolvability import check_family
 from glsmooth.votes import BaseClassifier, VoteEngine
 
 __all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "check_image"]
@@ -37,6 +38,8 @@ class Certificate:
         abstained: draws that voted for no class: exact ties and non-finite logits.
         near_ties: draws decided by less than rounding could change.
         p_upper: upper confidence bound of every other class's probability; None unless asked for.
+        residual: how far the transformation is from resolvable, for a run with ``approximate=True`` whose
+            transformation failed its check (nothing is certified then); None otherwise.
     """
 
     prediction: int
@@ -52,6 +55,7 @@ class Certificate:
     abstained: int
     near_ties: int
     p_upper: float | None = None
+    residual: float | None = None
 
 
 def check_image(image: Tensor, name: str) -> None:
@@ -141,6 +145,7 @@ class SmoothedClassifier:
         sequential: bool = False,
         index: int = 0,
         runner_up: bool = False,
+        approximate: bool = False,
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
 
@@ -162,12 +167,18 @@ class SmoothedClassifier:
             runner_up: compare with the other classes' own upper bounds instead of with all the rest together
                 (:func:`glsmooth.bounds.certifies_runner_up`). Half of ``alpha`` pays for ``p_lower``, half for
                 the upper bounds, all valid at once. It helps where votes spread over many classes.
+            approximate: take votes although the transformation fails its check; nothing is certified then, and
+                ``residual`` says by how much it fails.
 
         Raises:
-            ValueError: an impossible argument, named with its fix.
+            ValueError: an impossible argument, named with its fix; a transformation of the caller's own that is not
+                resolvable as it says (:func:`glsmooth.check_transform`; tried at the first use of a family with a
+                region).
             NotApplicable: ``method`` says nothing about this family.
         """
-        return self.certify_many([x], region, n0, n, alpha, seed, method, sequential, [index], runner_up)[0]
+        return self.certify_many(
+            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, approximate
+        )[0]
 
     def certify_many(
         self,
@@ -181,6 +192,7 @@ class SmoothedClassifier:
         sequential: bool = False,
         indices: Sequence[int] | None = None,
         runner_up: bool = False,
+        approximate: bool = False,
     ) -> list[Certificate]:
         """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
         batches.
@@ -199,11 +211,22 @@ class SmoothedClassifier:
                 f"sequential={sequential} and method={method!r}"
             )
         procedure: Procedure = FixedSample(n0, n, alpha)  # checks its arguments before the bound takes time
+        self.family.check_region(region)
+        check = check_family(self.family, region, images) if images else None
+        if check is not None:
+            check.require(approximate)
         bound = certify_region(self.family, region, method)
+        residual = None
+        if check is not None and not check.passed:
+            residual = check.residual
+            bound = replace(bound, sound=False, argument=f"approximate: the residual is {residual:.2g}")
         if sequential:
             procedure = Sequential({method: bound.h_min} if bound.h_min < 1 else {}, n0, n, alpha)
         tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
-        return [self._certificate(tallies[index], bound, region, alpha, runner_up) for index in indices]
+        return [
+            replace(self._certificate(tallies[index], bound, region, alpha, runner_up), residual=residual)
+            for index in indices
+        ]
 
     def _certificate(
         self, tally: Tally, bound: RegionBound, region: Region, alpha: float, runner_up: bool
