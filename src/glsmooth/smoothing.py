@@ -86,12 +86,14 @@ class SmoothedClassifier:
 
     Args:
         model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes); normalisation
-            belongs inside it. It is put in evaluation mode.
+            belongs inside it. Each call puts it in evaluation mode and gives every submodule its own mode back.
         family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that
             size.
         num_classes: number of classes, at least 2.
         batch_size: evaluations a batch; it changes speed and memory, not the votes.
-        precision, compile, channels_last, device: see :class:`glsmooth.votes.BaseClassifier`.
+        precision, compile, channels_last, device: see :class:`glsmooth.classifier.BaseClassifier`.
+        stochastic: accept a network that is random in evaluation mode (and draws its randomness independently for
+            every image). Predictions and certificates are then about the classifier smoothed over that, too.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class SmoothedClassifier:
         precision: str = "32-true",
         compile: bool = False,
         channels_last: bool = False,
+        stochastic: bool = False,
     ) -> None:
         self.family = family
         self.num_classes = num_classes
@@ -116,6 +119,7 @@ class SmoothedClassifier:
             precision=precision,
             compile=compile,
             channels_last=channels_last,
+            stochastic=stochastic,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
@@ -171,7 +175,8 @@ class SmoothedClassifier:
                 ``residual`` says by how much it fails.
 
         Raises:
-            ValueError: an impossible argument, named with its fix; a transformation of the caller's own that is not
+            ValueError: an impossible argument, named with its fix; a network that no votes can be taken of
+                (:meth:`glsmooth.classifier.BaseClassifier.ready`); a transformation of the caller's own that is not
                 resolvable as it says (:func:`glsmooth.check_transform`; tried at the first use of a family with a
                 region).
             NotApplicable: ``method`` says nothing about this family.
