@@ -105,6 +105,8 @@ RULES: dict[str, Rule] = {
     "compile": _FLAG,
     "channels_last": _FLAG,
     "dry_run": _FLAG,
+    "approximate": _FLAG,
+    "stochastic": _FLAG,
     "pixel_noise": _NOT_NEGATIVE.or_null(),
     "image_size": _SIZE.or_null(),
     "alpha": _ALPHA,

@@ -28,7 +28,7 @@ from glsmooth.transforms.compose import Composition
 from glsmooth.transforms.factors import Shift
 from glsmooth.transforms.translation import nearest_integer
 
-__all__ = ["Residual", "TransformCheck", "check_family", "check_transform", "is_users"]
+__all__ = ["Residual", "TransformCheck", "check_family", "check_transform", "holds", "is_users"]
 
 #: Largest residual, relative to the image's norm, that rounding in float64 may explain.
 TOLERANCE = 1e-8
@@ -79,8 +79,9 @@ class TransformCheck:
     Attributes:
         name: the transformation's class, with its parts.
         residuals: the largest residual of each identity, by the identity. The norm that an image's residual is
-            relative to is the largest of: that of x, that of φ(x, γ(α, β)), that of an image one grey level (1/255)
-            bright, and a 10⁻⁵ part of that of φ(x, β), whose rounding errors are part of the residual.
+            relative to is the largest of: that of x, those of the two sides, that of an image one grey level (1/255)
+            bright, and a 10⁻⁵ part of that of φ(x, β), whose rounding errors are part of the residual. So it stays
+            comparable for actions that amplify or damp, and is at most 2.
         fault: why the action cannot be used at all, or None: an exception, a result of another shape or type or not
             finite, an input changed in place, a result that is random, keeps a state or depends on the batch.
         tolerance: what a residual may be.
@@ -141,6 +142,12 @@ def is_users(transform: ResolvableTransform) -> bool:
     return isinstance(transform, Composition) and any(is_users(part) for part in transform.parts)
 
 
+def why_approximate(found: Mapping[str, Any]) -> str:
+    """In words, why nothing is certified; ``found`` holds the ``identity`` that fails, its ``residual``, α and β."""
+    residual = Residual(found["residual"], found["alpha"], found["beta"])
+    return f"approximate: {found['identity']} fails with residual {residual}"
+
+
 # What was checked already: certifying in a loop must not pay for it each time.
 _CHECKED: WeakKeyDictionary[SmoothedFamily, dict[str, TransformCheck]] = WeakKeyDictionary()
 
@@ -167,6 +174,12 @@ def check_family(
     if key not in known:
         known[key] = _check(family.transform, images, shape or _shape(family.image_size), family.quantile, region)
     return known[key]
+
+
+def holds(family: SmoothedFamily, region: Region, images: Iterable[Tensor] = ()) -> bool:
+    """May the region be certified, as far as the transformation is concerned? True for ours."""
+    check = check_family(family, region, images)
+    return check is None or check.passed
 
 
 def check_transform(
@@ -376,15 +389,15 @@ class _Trial:
             middle = self.apply(images, b)
             twice = self.apply(middle, a)
             once = self.apply(images, self.resolve(self.transform.resolve, a, b))
-            self.compare(RESOLVES, twice, once, _scale(images, once, middle), a, b)
+            self.compare(RESOLVES, twice, once, images, a, b, middle)
             if self.transform.factors is not None and not own:
                 factors = self.resolve(lambda x, y: ResolvableTransform.resolve(self.transform, x, y), a, b)
                 by_factors = self.apply(images, factors)
-                self.compare(FACTORS, twice, by_factors, _scale(images, by_factors, middle), a, b)
+                self.compare(FACTORS, twice, by_factors, images, a, b, middle)
             self.whole_pixels(images, a)
             first = (middle, a, twice) if first is None else first
         unchanged = self.apply(pictures, identity.expand(len(pictures), -1))
-        self.compare(KEEPS, unchanged, pictures, _scale(pictures, pictures, pictures))
+        self.compare(KEEPS, unchanged, pictures, pictures)
         assert first is not None
         self.same(self.apply(first[0], first[1]), first[2], "random, or keeps a state")
 
@@ -482,7 +495,7 @@ class _Trial:
         alone = torch.cat([self.apply(images[i : i + 1], theta[i : i + 1]) for i in range(len(images))])
         self.same(alone, result, "dependent on the other images of its batch")
         single = self.apply(images.float(), theta).double()
-        gap = (single - result).flatten(1).norm(dim=1) / _scale(images, result, images)
+        gap = (single - result).flatten(1).norm(dim=1) / _scale(images, result)
         gap = torch.where(gap.isfinite(), gap, torch.zeros_like(gap))
         if gap.max() > _SINGLE:
             row = int(gap.argmax())
@@ -492,7 +505,7 @@ class _Trial:
             )
 
     def same(self, result: Tensor, wanted: Tensor, why: str) -> None:
-        gap = (result - wanted).flatten(1).norm(dim=1) / _scale(wanted, wanted, wanted)
+        gap = (result - wanted).flatten(1).norm(dim=1) / _scale(wanted, result)
         if not gap.max() <= 1e-10:  # NaN is a difference
             raise _Fault(
                 f"{self.name}.apply is {why}: the same image with the same parameters came out different by "
@@ -509,12 +522,19 @@ class _Trial:
                 rounded[:, i] = nearest_integer(theta[:, i]) % sizes[factor.axis]
         if changed:
             result, wanted = self.apply(images, theta), self.apply(images, rounded)
-            self.compare(WHOLE, result, wanted, _scale(images, wanted, images), theta)
+            self.compare(WHOLE, result, wanted, images, theta)
 
     def compare(
-        self, identity: str, one: Tensor, other: Tensor, scale: Tensor, alpha: Any = None, beta: Any = None
+        self,
+        identity: str,
+        one: Tensor,
+        other: Tensor,
+        images: Tensor,
+        alpha: Tensor | None = None,
+        beta: Tensor | None = None,
+        middle: Tensor | None = None,
     ) -> None:
-        gap = ((one - other).flatten(1).norm(dim=1) / scale).nan_to_num(nan=math.inf)
+        gap = ((one - other).flatten(1).norm(dim=1) / _scale(images, one, other, middle)).nan_to_num(nan=math.inf)
         row = int(gap.argmax())
         known = self.residuals.get(identity)
         if known is None or float(gap[row]) > known.value:
@@ -522,11 +542,16 @@ class _Trial:
             self.residuals[identity] = Residual(float(gap[row]), *at)
 
 
-def _scale(images: Tensor, result: Tensor, middle: Tensor) -> Tensor:
+def _scale(images: Tensor, one: Tensor, other: Tensor | None = None, middle: Tensor | None = None) -> Tensor:
     """What the residual of each image is relative to: see :class:`TransformCheck`."""
-    grey = math.sqrt(images[0].numel()) / 255
-    norms = [tensor.flatten(1).norm(dim=1) for tensor in (images, result, middle)]
-    return torch.maximum(torch.maximum(norms[0], norms[1]), 1e-5 * norms[2]).clamp(min=grey)
+
+    def norm(tensor: Tensor) -> Tensor:
+        return tensor.flatten(1).norm(dim=1)
+
+    scale = torch.maximum(norm(images), norm(one)).clamp(min=math.sqrt(images[0].numel()) / 255)
+    if other is not None:
+        scale = torch.maximum(scale, norm(other))
+    return scale if middle is None else torch.maximum(scale, 1e-5 * norm(middle))
 
 
 def _of_region(
