@@ -148,6 +148,7 @@ RULES: dict[str, Rule] = {
     "model.name": _TEXT.or_null(),
     "model.pretrained": _FLAG.or_null(),
     "model.weights": _PATH.or_null(),
+    "model.new_head": _FLAG.or_null(),
     "loss.copies": _whole(1, 2),
     "loss.consistency": _NOT_NEGATIVE,
     "loss.entropy": _NOT_NEGATIVE,
