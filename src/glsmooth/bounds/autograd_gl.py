@@ -23,6 +23,7 @@ from torch import Tensor
 from glsmooth.bounds import gl
 from glsmooth.bounds.base import NotApplicable, RegionBound
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
+from glsmooth.bounds.sampled import as_applied
 from glsmooth.family import SmoothedFamily
 from glsmooth.regions import Ball, Box, Points, Region
 
@@ -128,19 +129,24 @@ def _supported(h_min: float, draws: int) -> float:
 FORMS: dict[str, Callable[[SmoothedFamily, gl.Curve, int, int], float]] = {"gl": _product, "gl_ode": ode_form}
 
 
-def _probes(region: Region) -> Iterator[dict[str, float]]:
-    """Parameters of a region that are likely to be worst: listed points, corners, a ball's axes and diagonals."""
+def _probes(family: SmoothedFamily, region: Region) -> Iterator[dict[str, float]]:
+    """Parameters of a region, as applied, that are likely to be worst.
+
+    Listed points; corners; a ball's axes and diagonals.
+    """
     if isinstance(region, Points):
         yield from (dict(point) for point in region.points)
-    elif isinstance(region, Box):
-        corners = itertools.product(*(sorted(set(interval)) for interval in region.intervals.values()))
-        yield from (dict(zip(region.intervals, corner, strict=True)) for corner in corners)
-    else:
-        assert isinstance(region, Ball)
-        for signs in itertools.product((-1, 0, 1), repeat=len(region.centre)):
-            length = math.hypot(*signs) or 1.0
-            steps = zip(region.centre.items(), signs, strict=True)
-            yield {name: c + region.radius * sign / length for (name, c), sign in steps}
+        return
+    assert isinstance(region, (Box, Ball))
+    box = as_applied(family, region)
+    if isinstance(region, Box) or set(region.centre) & family.transform.integer_parameters:
+        corners = itertools.product(*(sorted(set(interval)) for interval in box.values()))
+        yield from (dict(zip(box, corner, strict=True)) for corner in corners)
+        return
+    for signs in itertools.product((-1, 0, 1), repeat=len(region.centre)):
+        length = math.hypot(*signs) or 1.0
+        steps = zip(region.centre.items(), signs, strict=True)
+        yield {name: c + region.radius * sign / length for (name, c), sign in steps}
 
 
 def estimate(family: SmoothedFamily, region: Region, method: str) -> RegionBound:
@@ -158,7 +164,7 @@ def estimate(family: SmoothedFamily, region: Region, method: str) -> RegionBound
         beta = dict(zip(family.parameters, family.transform.vector(point).tolist(), strict=True))
         return FORMS[method](family, gl.straight(family, beta), draws, steps)
 
-    points = list(_probes(region))
+    points = list(_probes(family, region))
     worst = max(points, key=lambda point: at(point, ROUGH_DRAWS, ROUGH_STEPS)) if len(points) > 1 else points[0]
     return RegionBound(
         at(worst, DRAWS, STEPS),

@@ -17,7 +17,7 @@ their difference is added on the safe side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,8 +41,15 @@ STEPS = 32
 ROUGH_STEPS = 4
 #: Levels h at which w is tabulated, geometric from the smallest to 1/2.
 LEVELS = np.geomspace(1e-6, 0.5, 2_400)
+LEVELS.flags.writeable = False
 
 _SQRT_2PI = math.sqrt(2 * math.pi)
+
+
+def _read_only(*arrays: np.ndarray) -> None:
+    """Arrays may come from a cache: nobody shall write to them."""
+    for array in arrays:
+        array.flags.writeable = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ class Scores:
     p: np.ndarray
     sd: np.ndarray
     excess: float = 0.0
+
+    def __post_init__(self) -> None:
+        _read_only(self.s, self.p, self.sd)
 
 
 def _numpy(function: Callable[[torch.Tensor], torch.Tensor], x: np.ndarray) -> np.ndarray:
@@ -144,20 +154,20 @@ def _critical_points(law: Law, a: float, b: float) -> list[float]:
 
 def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bool) -> Scores:
     """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
-    nodes = density_nodes(outer, 1.0)
-    alpha = nodes.size
+    nodes = density_nodes(outer)
+    alpha = nodes.at
     s = -b * (1 + alpha * _slope(outer, alpha))
     normal = isinstance(inner, LogNormal if inner_scales else Normal)
     if normal:
-        return Scores(s, nodes.p_0, np.abs(alpha * step) / inner.values["scale"])
+        return Scores(s, nodes.mass, np.abs(alpha * step) / inner.values["scale"])
     unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
     return Scores(
         values,
-        np.outer(nodes.p_0, unit.p).ravel(),
+        np.outer(nodes.mass, unit.p).ravel(),
         np.zeros(values.size),
-        abs(step) * unit.excess * float(nodes.p_0 @ alpha),
+        abs(step) * unit.excess * float(nodes.mass @ alpha),
     )
 
 
@@ -274,6 +284,9 @@ class Rate:
     w: np.ndarray
     peak: float
 
+    def __post_init__(self) -> None:
+        _read_only(self.w)
+
 
 def rate_of(scores: Scores) -> Rate:
     """w from the law of the score: w(h) = min_q { q h + E(s - q)₊ }, an upper bound for every q tried."""
@@ -363,8 +376,8 @@ def _rates(family: SmoothedFamily, curve: Curve, steps: int) -> list[Rate]:
 
 
 @lru_cache(maxsize=128)
-def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> list[Rate]:
-    return _rates(family, straight(family, dict(beta)), steps)
+def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> tuple[Rate, ...]:
+    return tuple(_rates(family, straight(family, dict(beta)), steps))
 
 
 @dataclass(frozen=True)
@@ -421,13 +434,13 @@ class ProductForm:
         return 1.0 - float(np.interp(distance, integral[::-1], self.levels[::-1]))
 
 
-def _product(rates: list[Rate]) -> tuple[np.ndarray, np.ndarray]:
+def _product(rates: Sequence[Rate]) -> tuple[np.ndarray, np.ndarray]:
     g = np.array([rate.peak for rate in rates])
     shape = [rate.w / rate.peak for rate in rates if rate.peak > 0]
     return (np.max(shape, axis=0) if shape else np.ones_like(LEVELS)), g
 
 
-def product_of_rates(rates: list[Rate]) -> ProductForm:
+def product_of_rates(rates: Sequence[Rate]) -> ProductForm:
     steps = len(rates) - 1
     p, g = _product(rates)
     half_p, half_g = _product(rates[::2])
@@ -449,7 +462,7 @@ def product_form(family: SmoothedFamily, curve: Curve) -> ProductForm:
     return product_of_rates(_rates(family, curve, STEPS))
 
 
-def _ode(rates: list[Rate], substeps: int = 4) -> float:
+def _ode(rates: Sequence[Rate], substeps: int = 4) -> float:
     """U(0) of U′(t) = w(U; t), U(1) = 1/2, by classical Runge-Kutta; between nodes w is a cubic spline in t."""
     count = (len(rates) - 1) * substeps
     table = CubicSpline(np.linspace(0, 1, len(rates)), [rate.w for rate in rates])(
@@ -480,7 +493,7 @@ def ode_form(family: SmoothedFamily, curve: Curve) -> float:
     return ode_of_rates(_rates(family, curve, STEPS))
 
 
-def ode_of_rates(rates: list[Rate]) -> float:
+def ode_of_rates(rates: Sequence[Rate]) -> float:
     fine, coarse = _ode(rates), _ode(rates[::2])  # half the nodes and half the steps
     if fine <= 0 or coarse <= 0:
         return 1.0
