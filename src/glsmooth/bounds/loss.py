@@ -211,7 +211,7 @@ class Atoms:
         middle = float((self.p_b * self.ell).sum())
         if low < middle < high:  # near the mean L moves by a few of its deviations at most
             low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-        return float(brentq(excess, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3)))
+        return float(brentq(excess, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3), maxiter=1000))
 
     def reach(self) -> tuple[float, float]:
         """An interval that holds nearly all of L's mass."""
@@ -562,7 +562,7 @@ class Observed:
 
 
 #: Stands for a size of 0, by which no ratio could be divided.
-_LEAST = 1e-300
+_LEAST = 1e-150
 
 
 def _observed_edges(law: Law, scale: float, count: int, kink: float) -> np.ndarray:
@@ -601,7 +601,7 @@ def _shares(law: Law, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]
     split = int(np.searchsorted(edges, _at(law.icdf, 0.5)))
     lower, upper = _numpy(law.lower_mean, edges[: split + 1]), _numpy(law.upper_mean, edges[split:])
     moment = np.concatenate((np.diff(lower), -np.diff(upper)))
-    width = np.diff(edges)
+    width = np.maximum(np.diff(edges), 1e-300)  # two edges may have been rounded to one number
     share = np.clip((moment - edges[:-1] * mass) / width, 0.0, mass)
     # Some machine epsilons of the cumulative masses and moments that the cell is a difference of.
     cumulative = np.minimum(_numpy(law.cdf, edges[1:]), _numpy(law.survival, edges[:-1])) * edges[1:]
@@ -765,7 +765,7 @@ def _total(plain: list[Atoms], smear: float, coarse: bool) -> Atoms:
     many = math.prod(len(part.ell) for part in plain)
     span = sum(high - low for low, high in map(_range, plain))
     if smear > 0:
-        step = max((4e-2 if coarse else 4e-3) * smear, span / (400 if coarse else 4_000))
+        step = min(1.0, max((4e-2 if coarse else 4e-3) * smear, span / (400 if coarse else 4_000)))
         exact = many <= span / step
     else:
         step = max(span, 1e-9) / (5_000 if coarse else 60_000)
@@ -816,6 +816,8 @@ def _tabulated(part: Observed, coarse: bool) -> Atoms:
 
 def _typical(part: Atoms) -> float:
     """Lower quartile of the smear, by mass: what the step of a grid beside it is measured by."""
+    if not len(part.ell):
+        return 0.0
     order = np.argsort(part.spread)
     mass = np.cumsum(part.p_b[order])
     return float(part.spread[order][np.searchsorted(mass, mass[-1] / 4)])
