@@ -310,3 +310,11 @@ def test_estimates_follow_curves_in_the_same_way(form):
     # 2,000 draws: w is off by about 3 %.
     assert fast == pytest.approx(END, abs=0.02)
     assert fast == pytest.approx(form(lambda t: {"b": 0.4 * t}), abs=1e-4)
+
+
+def test_estimates_of_families_with_exact_values_are_not_below_them(monkeypatch):
+    monkeypatch.setattr(gl.ProductForm, "required_after", lambda self, distance: 0.5)
+    monkeypatch.setattr(gl, "ode_of_rates", lambda rates, legs: 0.5)
+    curve = brightness(lambda t: 0.4 * t)
+    assert autograd_gl.ode_form(BRIGHTNESS, curve, draws=500) == END
+    assert autograd_gl.product_form(BRIGHTNESS, curve, draws=500).required_probability == END
