@@ -174,6 +174,8 @@ class Pair:
         """Outer coordinates where the inner overlap of two uniform laws vanishes."""
         if self.inner.kind != "Uniform" or (self.log and self.low <= 0):
             return np.empty(0)
+        if np.ptp(self.draw(np.array([0.25, 0.75]))) == 0:
+            return np.empty(0)  # the same move everywhere
         largest = math.log(self.high / self.low) if self.log else 1.0
         # The draw is increasing: bisect for |rate|·draw = largest in the standard coordinate.
         low, high = -60.0, 60.0
@@ -359,17 +361,23 @@ def _line(line: Line, cells: int) -> float:
 def _below_rayleigh(s: Array, d: Array) -> Array:
     """v with log(v / (v + d)) + d v + d²/2 = s, for d > 0 (Newton in log v, kept inside a bracket)."""
     finite = np.isfinite(s)
-    s_, low, high = np.where(finite, s, 0.0), np.full_like(d, -700.0), np.full_like(d, 60.0)
-    w = np.clip(np.where(s_ > 0, np.log(np.maximum(s_, 1e-3) / d), s_ + np.log(d)), -700.0, 60.0)
-    for _ in range(60):
+    goal = np.where(finite, s, 0.0) - 0.5 * d * d
+    # d v > goal always; and v / (v + d) < exp(goal) where that says something.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        low = np.where(goal > 0, np.log(goal / d), -745.0)
+        high = np.where(goal < 0, np.log(d) + goal - np.log(-np.expm1(goal)), 60.0)
+    low, high = np.clip(low, -745.0, 60.0), np.clip(high, -745.0, 60.0)
+    w = np.where(goal > 0, low, high)
+    for _ in range(40):
         v = np.exp(w)
-        value = w - np.log(v + d) + d * v + 0.5 * d * d - s_
-        low, high = np.where(value < 0, w, low), np.where(value < 0, high, w)
-        step = w - value / (d / (v + d) + d * v)
-        new = np.where((step > low) & (step < high), step, 0.5 * (low + high))
-        if np.max(np.abs(new - w)) < 1e-14:
-            break
+        value = w - np.log(v + d) + d * v - goal
+        low, high = np.where(value < 0, w, low), np.where(value >= 0, w, high)
+        new = w - value / (d / (v + d) + d * v)
+        new = np.where((new > low) & (new < high), new, 0.5 * (low + high))
+        settled = np.abs(new - w) <= 1e-14 * (1 + np.abs(w))
         w = new
+        if settled.all():
+            break
     return np.where(finite, np.exp(w), np.where(s > 0, math.inf, 0.0))
 
 
@@ -418,6 +426,8 @@ def _inner(pair: Pair, s: Array, d: Array, extra: float) -> tuple[Array, Array]:
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
+_SPLIT = 4
+_MOST = 3000  # panels: more than that are noise, which the error then holds
 
 
 def _quadrature(pair: Pair, extra: float, panels: Array, t: float, tolerance: float) -> tuple[float, float, float]:
@@ -440,22 +450,25 @@ def _quadrature(pair: Pair, extra: float, panels: Array, t: float, tolerance: fl
 
     left, right = panels[:-1], panels[1:]
     whole = integrate(left, right)
-    total, error = np.zeros(2), 0.0
     if tolerance == math.inf:
         total = whole.sum(axis=1)
         return float(total[0]), float(total[1]), 0.0
-    for _ in range(60):
-        middle = 0.5 * (left + right)
-        first, second = integrate(left, middle), integrate(middle, right)
-        gap = np.abs(first + second - whole).max(axis=0)
-        done = (gap <= tolerance) | (middle <= left) | (middle >= right)
-        total += (first + second)[:, done].sum(axis=1)
-        error += float(gap[done].sum())
-        if done.all():
+    total, error = np.zeros(2), 0.0
+    for _ in range(40):
+        # Quarters: a jump is enclosed to rounding after some twenty rounds.
+        cuts = left + np.linspace(0, 1, _SPLIT + 1)[:, None] * (right - left)
+        parts = integrate(cuts[:-1].ravel(), cuts[1:].ravel()).reshape(2, _SPLIT, -1)
+        better = parts.sum(axis=1)
+        gap = np.abs(better - whole).max(axis=0)
+        more = (gap > tolerance) & (cuts[1] > left) & (right > cuts[-2])
+        total += better[:, ~more].sum(axis=1)
+        error += float(gap[~more].sum())
+        if not more.any() or more.sum() > _MOST:
+            total += better[:, more].sum(axis=1)
+            error += float(gap[more].sum())
             return float(total[0]), float(total[1]), error
-        more = ~done
-        left, right = np.concatenate([left[more], middle[more]]), np.concatenate([middle[more], right[more]])
-        whole = np.concatenate([first[:, more], second[:, more]], axis=1)
+        left, right = cuts[:-1, more].ravel(), cuts[1:, more].ravel()
+        whole = parts[:, :, more].reshape(2, -1)
     total += whole.sum(axis=1)
     return float(total[0]), float(total[1]), error + float(whole.max(axis=0).sum())
 
@@ -470,39 +483,37 @@ def _pair(pair: Pair, extra: float) -> Enclosure:
         p_0, p_1, _ = _quadrature(pair, extra, panels, t, math.inf)
         return p_0, p_1
 
+    def fine(t: float) -> tuple[float, float, float]:
+        return _quadrature(pair, extra, panels, t, 1e-13)
+
     # A first threshold from the panels as they are, then adaptive values on both sides of 1/2.
     low, high = -1.0, 1.0
     while rough(low)[1] > 0.5 and low > -1e5:
-        low *= 4
+        low, high = 4 * low, low
     while rough(high)[1] <= 0.5 and high < 1e5:
-        high *= 4
-    for _ in range(40):
-        if high - low < 1e-9 * max(1.0, abs(low)):
-            break
+        low, high = high, 4 * high
+    while high - low > 1e-4 * max(1.0, abs(low)):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if rough(middle)[1] > 0.5 else (middle, high)
-
-    def fine(t: float) -> tuple[float, float, float]:
-        return _quadrature(pair, extra, panels, t, 1e-14)
-
-    guess, width = 0.5 * (low + high), 1e-7
-    at = fine(guess)
-    if at[1] > 0.5:
-        high, at_high = guess, at
-        low = guess - width
-        while (at_low := fine(low))[1] > 0.5 and width < 1e6:
-            high, at_high, width = low, at_low, 8 * width
-            low = guess - width
-    else:
-        low, at_low = guess, at
-        high = guess + width
-        while (at_high := fine(high))[1] <= 0.5 and width < 1e6:
-            low, at_low, width = high, at_high, 8 * width
-            high = guess + width
-    for _ in range(60):
-        if at_high[1] - at_low[1] < 1e-6 or high - low < 1e-12 * max(1.0, abs(low)):
+    width = high - low
+    at_low, at_high = fine(low), fine(high)
+    while at_low[1] > 0.5 and width < 1e6:
+        high, at_high, width = low, at_low, 16 * width
+        low -= width
+        at_low = fine(low)
+    while at_high[1] <= 0.5 and width < 1e6:
+        low, at_low, width = high, at_high, 16 * width
+        high += width
+        at_high = fine(high)
+    # Regula falsi and bisection in turn.
+    for i in range(60):
+        rise = at_high[1] - at_low[1]
+        if rise < 1e-6 or high - low < 1e-12 * max(1.0, abs(low)):
             break
-        middle = 0.5 * (low + high)
+        share = min(max((0.5 - at_low[1]) / rise, 0.02), 0.98) if i % 3 < 2 else 0.5
+        # A little towards the far end, so that both ends move.
+        share += 0.02 * (0.5 - share)
+        middle = low + share * (high - low)
         at = fine(middle)
         if at[1] > 0.5:
             high, at_high = middle, at
@@ -680,6 +691,30 @@ def _decompose(family: Any, beta: Mapping[str, float]) -> _Parts:
 _LEAVES = {"Translation", "GaussianBlur", "Brightness", "Contrast", "Gamma", "GammaContrast", "ContrastBrightness"}
 
 
+def _as_pair(lines: list[Line], extra: float) -> Pair | None:
+    """Two independent coordinates as a pair whose inner coordinate moves by the same amount whatever the outer one.
+
+    None where no coordinate has closed forms for the level sets of its loss.
+    """
+    if len(lines) + bool(extra) != 2:
+        return None
+
+    def always(y: Array) -> Array:
+        return np.ones_like(y)
+
+    if extra:
+        return Pair(lines[0], always, extra, Standard("Normal"), False)
+    for outer, inner in (lines, lines[::-1]):
+        if inner.a == 1 and inner.law.kind != "LogNormal":
+            return Pair(outer, always, inner.b, inner.law, False)
+        if inner.a != 1 and inner.b == 0 and inner.law.kind in ("Exponential", "Rayleigh", "HalfNormal"):
+            return Pair(outer, always, math.log(inner.a), inner.law, True)
+        if inner.a != 1 and inner.b / (inner.a - 1) >= 0 and inner.law.kind == "Uniform":
+            low = inner.b / (inner.a - 1)
+            return Pair(outer, always, math.log(inner.a), inner.law, True, low, low + 1)
+    return None
+
+
 def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000) -> Enclosure:
     """Lower enclosure, and an upper estimate, of the required probability at one parameter.
 
@@ -698,6 +733,8 @@ def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000) -> Encl
     if pair is None and not parts.atoms and not extra and len(lines) == 1:
         lower = _line(lines[0], 4000)
         return Enclosure(lower, min(1.0, lower + 1e-9 + 1e-3 * max(0.0, lower - _line(lines[0], 1000))))
+    if pair is None and not parts.atoms and (two := _as_pair(lines, extra)) is not None:
+        return _pair(two, 0.0)
     if pair is None and not lines and not parts.atoms:
         lower = float(ndtr(extra)) - ROUNDING
         return Enclosure(max(0.5, lower), min(1.0, lower + 3 * ROUNDING))
