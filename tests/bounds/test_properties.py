@@ -156,9 +156,9 @@ def test_curves_are_tradeoff_functions(family, data):
     assert all(math.isfinite(v) for v in values)
     for p, v in zip(levels, values, strict=True):
         assert -1e-12 <= v <= p + 1e-12
-    for left, middle, right in zip(values[:9], values[1:], values[2:], strict=False):
-        assert left <= middle + TIGHT
-        assert middle <= right + TIGHT
+    for left, right in zip(values, values[1:], strict=False):
+        assert left <= right + TIGHT
+    for left, middle, right in zip(values[:8], values[1:], values[2:], strict=False):  # the evenly spaced ones
         assert 2 * middle <= left + right + 4 * TIGHT
     for q in (0.05, 0.5, 0.8):
         p = n.inverse(q)
