@@ -25,13 +25,21 @@ from glsmooth import laws
 from glsmooth.certification import CertificationModule, Settings, quieten_lightning
 from glsmooth.certify import take_votes
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import FixedSample, Sequential
-from glsmooth.transforms import ContrastBrightness
+from glsmooth.finite import FiniteLaw
+from glsmooth.procedures import Exhaustive, FixedSample, Sequential
+from glsmooth.transforms import ContrastBrightness, Translation
 
 IMAGES = 13
+COLOURS = SmoothedFamily(
+    ContrastBrightness(), {"contrast": laws.LogNormal(0.0, 0.5), "brightness": laws.Normal(0.0, 0.5)}
+)
+SHIFTS = SmoothedFamily(
+    Translation(), {"tx": laws.Normal(0.0, 1.5), "ty": laws.Normal(0.0, 1.5)}, image_size=(6, 6)
+)
 PROCEDURES = {
     "paper": FixedSample(10, 40, 0.01),
     "sequential": Sequential({"a": 0.6, "b": 0.8}, n0=50, n=200, alpha=0.01),
+    "exhaustive": Exhaustive(FiniteLaw.of(SHIFTS), {"a": 0.6, "b": 0.8}),
 }
 
 
@@ -61,12 +69,9 @@ class Slow(nn.Module):
 
 def certify(directory, devices, procedure, start_method="spawn"):
     torch.set_num_threads(1)
-    family = SmoothedFamily(
-        ContrastBrightness(), {"contrast": laws.LogNormal(0.0, 0.5), "brightness": laws.Normal(0.0, 0.5)}
-    )
     module = CertificationModule(
         Slow(),
-        family,
+        SHIFTS if procedure == "exhaustive" else COLOURS,
         PROCEDURES[procedure],
         3,
         Images(),

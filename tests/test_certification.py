@@ -26,7 +26,7 @@ def run_script(*arguments):
     return result.stdout
 
 
-@pytest.mark.parametrize("procedure", ["paper", "sequential"])
+@pytest.mark.parametrize("procedure", ["paper", "sequential", "exhaustive"])
 def test_killed_runs_end_with_the_same_bytes(tmp_path, procedure):
     deaths = [int(rows) for rows in run_script("kill", tmp_path, procedure, 8).split()]
     # Deaths before, during and after the votes; else the test did not test.
@@ -117,6 +117,7 @@ def test_a_row_certifies_strictly_above_the_required_probability():
     tally.selection[1] = 5
     tally.p_lower = 0.75
     row = record(tally, 1, {"a": 0.75, "b": 0.7499, "c": None, "d": 1.0})
-    assert list(row) == columns(["a", "b", "c", "d"])
+    assert list(row) == columns(["a", "b", "c", "d"], coin=True)
+    assert columns(["a"]) == [name for name in columns(["a"], coin=True) if name != "coin"]
     assert [row[f"certified_{m}"] for m in "abcd"] == [False, True, False, False]
     assert (row["index"], row["label"], row["prediction"], row["base_prediction"]) == (7, 1, 1, -1)

@@ -17,6 +17,7 @@ from glsmooth.confidence import (
     clopper_pearson_upper,
     fewest_successes,
     log_evidence,
+    randomised_lower,
     samples_needed,
 )
 
@@ -58,6 +59,67 @@ def test_clopper_pearson_covers(p):
     n, alpha = 200, 0.01
     wrong = [k for k in range(n + 1) if clopper_pearson_lower(k, n, alpha) > p]
     assert binom.pmf(wrong, n, p).sum() <= alpha
+
+
+def failing_coins(count, n, alpha, p):
+    """The measure of the u in (0, 1] whose randomised bound exceeds p: by bisection, as it falls with u."""
+    low, high = 0.0, 1.0
+    if randomised_lower(count, n, alpha, 1.0) > p:
+        return 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if randomised_lower(count, n, alpha, middle) > p:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@pytest.mark.parametrize("p", [0.002, 0.03, 0.5, 0.93, 0.9995])
+@pytest.mark.parametrize(("n", "alpha"), [(1, 0.3), (20, 0.05), (120, 1e-3)])
+def test_the_randomised_bound_covers_exactly(p, n, alpha):
+    """Sum over counts and integral over coins: P(bound > p) = alpha, which no bound without a coin can reach."""
+    wrong = sum(binom.pmf(k, n, p) * failing_coins(k, n, alpha, p) for k in range(n + 1))
+    # Bounds are rounded down by 1e-11 of themselves, which moves tails by at most n / (1 - p) times that.
+    assert wrong <= alpha + 1e-13
+    assert wrong == pytest.approx(alpha, abs=1e-11 * n / (1 - p))
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (1, 10), (7, 10), (950, 1000), (999, 1000), (1000, 1000)])
+def test_the_randomised_bound_solves_its_equation_above_the_plain_one(count, n):
+    alpha = 1e-3
+    plain = clopper_pearson_lower(count, n, alpha)
+    bounds = [randomised_lower(count, n, alpha, u) for u in (1e-9, 1e-4, 0.002, 0.1, 0.5, 0.9, 1.0)]
+    assert all(a >= b for a, b in pairwise(bounds))
+    assert min(bounds) >= plain
+    assert bounds[-1] == pytest.approx(plain, rel=1e-10)
+    for u, bound in zip((0.002, 0.1, 0.5, 0.9), bounds[2:], strict=False):
+        tail = binom.sf(count, n, bound) + u * binom.pmf(count, n, bound)
+        assert tail <= alpha or bound == 0
+        assert tail == pytest.approx(alpha, rel=1e-6) or bound == 0
+    if count:
+        # One failure more would have given less, whatever the coins.
+        assert bounds[-1] > randomised_lower(count - 1, n, alpha, 0.002) or count == 1
+
+
+@pytest.mark.parametrize("u", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_the_randomised_bound_of_all_successes_is_a_root(n, u):
+    bound = randomised_lower(n, n, 1e-3, u)
+    assert bound == pytest.approx((1e-3 / u) ** (1 / n), rel=1e-10)
+    assert bound <= (1e-3 / u) ** (1 / n)
+    # With the coins' alpha-part the error probability is spent: nothing is excluded but p < 1.
+    assert randomised_lower(n, n, 1e-3, 1e-3) == pytest.approx(1, abs=2e-11)
+
+
+def test_a_lucky_coin_without_any_success():
+    # 1 - (1 - u)(1 - p)^10 = 0.1 at u = 0.05.
+    expected = 1 - (0.9 / 0.95) ** 0.1
+    assert randomised_lower(0, 10, 0.1, 0.05) == pytest.approx(expected, rel=1e-10)
+    assert randomised_lower(0, 10, 0.1, 0.05) <= expected
+    assert randomised_lower(0, 10, 0.1, 0.1) == 0
+    with pytest.raises(ValueError, match=r"u=0 is not a draw from \(0, 1\]"):
+        randomised_lower(1, 2, 0.1, 0)
 
 
 @pytest.mark.parametrize(

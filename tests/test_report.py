@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -479,6 +480,48 @@ def test_command_names_the_h_of_sequential_votes(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"stopped early, for h_min = {wording.ceil(H_MIN, 5)}" in printed
     assert "only through their p_A" in printed
+
+
+def test_what_sequential_votes_gave_up_does_not_abstain(tmp_path):
+    """An image that stopped early is undecided; one that took all its votes in vain abstains, as with a fixed n."""
+    monte_carlo = {"name": "sequential", "n0": 200, "n": 2000, "alpha": 0.001}
+    path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
+    _edit(path, "records.csv", "20,0,0,200,1000,", "20,0,0,200,2000,")
+    run = load_run(path)
+    assert run.columns["index"][run.given_up].tolist() == [21]
+    rows = rows_of(tables.run_table(run, run.region, run.stored_decisions()))
+    assert ["smoothed classifier abstains (p_A ≤ 1/2)", "1", "10.0 %"] in rows
+    assert ["given up early (region out of reach, p_A > 1/2 left open)", "1", "10.0 %"] in rows
+    (words,) = [row[1] for row in rows if row[0] == "Monte Carlo"]
+    assert "200 draws select the class" not in words
+    assert "draws, 200 at most, until one class leads clearly" in words
+    fixed = load_run(make_run(tmp_path / "fixed"))
+    assert not fixed.given_up.any()
+    assert "given up" not in tables.run_table(fixed, fixed.region, fixed.stored_decisions())
+
+
+def test_exhaustive_votes_have_no_error_but_that_of_the_bound(tmp_path):
+    monte_carlo = {"name": "exhaustive", "n0": 0, "n": 1000, "alpha": 0.0}
+    path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
+    run = load_run(path)
+    decisions = run.stored_decisions()
+    assert "without any probability of error in the votes." in tables.headline(run, run.region, decisions)
+    assert tables.assumptions(run, decisions)[0].startswith("No vote was sampled")
+    estimated = {name: replace(decision, failure_probability=1e-4) for name, decision in decisions.items()}
+    headline = tables.headline(run, run.region, estimated)
+    assert "except with probability at most 0.0001 for each image" in headline
+    assert "the bound fails with probability at most 0.0001" in tables.assumptions(run, estimated)[0]
+    nothing = replace(decisions["neyman_pearson"], h_min=1.0, certified=np.zeros(10, dtype=bool))
+    assert "which no vote can reach" in tables.headline(run, run.region, {"neyman_pearson": nothing})
+    out_of_reach = replace(nothing, h_min=0.9999)
+    assert "were drawn" not in tables.headline(run, run.region, {"neyman_pearson": out_of_reach})
+    _edit(path, "summary.json", '"alpha": 0.0', '"alpha": 0.001')
+    with pytest.raises(UserError, match=r"alpha is 0\.001, not 0"):
+        load_run(path)
+    _edit(path, "summary.json", '"exhaustive"', '"paper"')
+    _edit(path, "summary.json", '"alpha": 0.001', '"alpha": 0.0')
+    with pytest.raises(UserError, match=r"alpha is 0\.0, not in \(0, 1\)"):
+        load_run(path)
 
 
 def test_command_compares_runs(run_dir, tmp_path, capsys):

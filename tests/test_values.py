@@ -272,6 +272,24 @@ def test_cached_arrays_are_read_only():
         rates[0] = None
 
 
+def test_families_of_one_transformation_are_equal_by_value():
+    transform, laws = T.Brightness(), {"brightness": gs.Normal(0, 0.3)}
+    family = gs.SmoothedFamily(transform, laws)
+    assert family == gs.SmoothedFamily(transform, dict(laws)) == copy.copy(family)
+    assert hash(family) == hash(copy.copy(family))
+    for other in (
+        gs.SmoothedFamily(T.Brightness(), laws),
+        gs.SmoothedFamily(transform, {"brightness": gs.Normal(0, 0.4)}),
+        gs.SmoothedFamily(transform, laws, (4, 5)),
+        gs.SmoothedFamily(transform, laws, None, 0.1),
+    ):
+        assert other != family
+    # Called again, the constructor makes it another key of every cache.
+    h_min = gs.required_probability(family, gs.Box(brightness=(-0.4, 0.4)))
+    family.__init__(transform, {"brightness": gs.Normal(0, 0.2)})
+    assert gs.required_probability(family, gs.Box(brightness=(-0.4, 0.4))) > h_min + 0.05
+
+
 def _send_back(family):
     return family, float(family.sample(1, torch.Generator().manual_seed(0)))
 

@@ -27,17 +27,20 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.utils.data import Dataset, Subset
 
 from glsmooth import bounds
-from glsmooth.certification import CertificationModule, Settings, columns, quieten_lightning
+from glsmooth.certification import CertificationModule, Settings, quieten_lightning
 from glsmooth.checkpoint import Checkpoint, digest, load_checkpoint
+from glsmooth.classifier import BaseClassifier
 from glsmooth.cli import entry
 from glsmooth.config import UserError, build_family, build_region, merge_checkpoint
 from glsmooth.data import Data, certification_images, load_dataset
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import FixedSample, Procedure, Sequential
+from glsmooth.finite import FiniteLaw
+from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential
 from glsmooth.records import Records, read_rows
 from glsmooth.regions import Box
 from glsmooth.report import write_report
-from glsmooth.votes import BaseClassifier, VoteEngine
+from glsmooth.resolvability import check_family, why_approximate
+from glsmooth.votes import VoteEngine
 
 #: Transformed copies in the picture of what was done to one image.
 _FIGURE_COPIES = 8
@@ -61,8 +64,10 @@ def run(cfg: DictConfig) -> None:
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, noise)
     region = build_region(settings["region"], family.transform)
 
-    methods = required_probabilities(family, region, settings["bound"]["methods"])
-    procedure = build_procedure(settings["monte_carlo"], methods)
+    family.check_region(region)
+    residual = _check_transformation(family, region, images, settings["approximate"])
+    methods = required_probabilities(family, region, settings["bound"]["methods"], residual)
+    procedure = build_procedure(settings["monte_carlo"], methods, family)
     speed = Settings(
         seed=settings["seed"],
         batch_size=settings["batch_size"],
@@ -70,6 +75,7 @@ def run(cfg: DictConfig) -> None:
         compile=settings["compile"],
         channels_last=settings["channels_last"],
         num_workers=data.num_workers,
+        stochastic=settings["stochastic"],
     )
     print(preflight(methods, procedure), file=sys.stderr)
     if settings["compile"] and _accelerator(settings) == "cpu" and not _has_compiler():
@@ -102,16 +108,20 @@ def run(cfg: DictConfig) -> None:
         "monte_carlo": {key: value for key, value in procedure.describe().items() if key != "stopped_for"},
         "dataset": _test_images(settings["dataset"]),
     }
+    if residual is not None:
+        identity["approximate"] = True
     invocation = take_votes(trainer, module, identity)
     if not trainer.is_global_zero:
         return
     OmegaConf.save(OmegaConf.create(settings), directory / "config.yaml")
-    summary = summarise(read_rows(directory), methods, invocation) | {
+    summary = summarise(read_rows(directory), methods, invocation, procedure.describe()["n"]) | {
         "transform": settings["transform"],
         "smoothing": settings["smoothing"],
         "region": settings["region"],
         "image_size": list(data.image_size),
         "pixel_noise": noise,
+        "approximate": residual,
+        "stochastic": settings["stochastic"],
         "dataset": settings["dataset"],
         "model": settings["model"],
         "classes": list(checkpoint.classes),
@@ -145,7 +155,7 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
     if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
         trainer.predict(module, return_predictions=False)
         return {}
-    records = Records(module.directory, identity, columns(list(module.thresholds)))
+    records = Records(module.directory, identity, module.columns)
     try:
         remaining = set(module.indices) - records.finished
         start = time.monotonic()
@@ -172,21 +182,62 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
         records.close()
 
 
-def build_procedure(spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> Procedure:
-    """The Monte Carlo procedure of a configuration's ``monte_carlo``."""
-    name, n0, n, alpha = spec["name"], spec["n0"], spec["n"], spec["alpha"]
-    if name == "paper":
-        return FixedSample(n0, n, alpha)
-    if name == "paper_literal":
-        return FixedSample(n0, n, alpha, rule="majority", two_sided=True)
+def build_procedure(
+    spec: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], family: SmoothedFamily
+) -> Procedure:
+    """The Monte Carlo procedure of a configuration's ``monte_carlo``.
+
+    Raises:
+        UserError: ``exhaustive`` for a family whose law is not finite.
+    """
+    # An approximation certifies nothing; its votes stop where they would.
+    required = {m: e["required_probability"] for m, e in methods.items() if e["sound"] or "residual" in e}
+    targets = {m: h for m, h in required.items() if h is not None and h < 1}
+    name = spec["name"]
+    if name == "exhaustive":
+        try:
+            return Exhaustive(FiniteLaw.of(family), targets)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
     if name == "sequential":
-        required = {m: e["required_probability"] for m, e in methods.items() if e["sound"]}
-        return Sequential({m: h for m, h in required.items() if h is not None and h < 1}, n0, n, alpha)
-    raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal or sequential")
+        return Sequential(targets, n0, n, alpha)
+    if name == "paper":
+        return FixedSample(n0, n, alpha, randomised=spec["randomised"])
+    if name == "paper_literal":
+        return FixedSample(n0, n, alpha, rule="majority", two_sided=True, randomised=spec["randomised"])
+    raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal, sequential or exhaustive")
 
 
-def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What each method requires of the region, or why it says nothing, as plain values for summary.json."""
+def _check_transformation(
+    family: SmoothedFamily, region: Box, images: Dataset, permitted: bool
+) -> dict[str, Any] | None:
+    """Try a user's transformation on some of the images: what is refused stops here, before any vote.
+
+    Returns:
+        Where ``permitted`` (by ``approximate=true``), for one that fails: the residual and where it was found, as
+        plain values. Else None.
+    """
+    count = min(8, len(images))  # type: ignore[arg-type]
+    check = check_family(family, region, [images[i][0] for i in range(count)])
+    if check is None:
+        return None
+    check.require(permitted)
+    if check.passed:
+        return None
+    print(check, file=sys.stderr)
+    found = check.residuals[check.worst or ""]
+    return {"residual": found.value, "identity": check.worst, "alpha": found.alpha, "beta": found.beta}
+
+
+def required_probabilities(
+    family: SmoothedFamily, region: Box, methods: Sequence[str], residual: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What each method requires of the region, or why it says nothing, as plain values for summary.json.
+
+    Args:
+        residual: of a transformation that is only approximately resolvable: then no method is sound.
+    """
     family.check_region(region)
     results: dict[str, dict[str, Any]] = {}
     for method in methods:
@@ -207,27 +258,39 @@ def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequenc
                 "failure_probability": bound.failure_probability,
                 "argument": bound.argument,
             }
+            if residual is not None:
+                found |= {"sound": False, "residual": residual["residual"], "argument": why_approximate(residual)}
         results[method] = found
     return results
 
 
 def preflight(methods: Mapping[str, Mapping[str, Any]], procedure: Procedure) -> str:
     """What can be certified at all with these numbers of draws, before any is taken."""
-    n = procedure.describe()["n"]
     lines = []
     for method, found in methods.items():
         h_min, title = found["required_probability"], bounds.METHODS[method].title
-        needed = None if h_min is None else procedure.draws_needed(h_min)
         if h_min is None:
             line = f"does not apply: {found['reason']}"
-        elif needed is None:
-            line = "required probability 1: no number of votes can certify this region"
         else:
-            line = f"required probability {_up(h_min)}, at least {needed} votes"
-            if needed > n:
-                line += f": n = {n} can never certify; set monte_carlo.n={needed} or more"
-        lines.append(f"{title}: {line}{'' if found['sound'] else ' (unsound: never counts as certified)'}")
+            line = f"required probability {_up(h_min)}{_within_reach(h_min, procedure)}"
+        standing = "approximate" if "residual" in found else "unsound"
+        lines.append(f"{title}: {line}{'' if found['sound'] else f' ({standing}: never counts as certified)'}")
     return "\n".join(lines)
+
+
+def _within_reach(h_min: float, procedure: Procedure) -> str:
+    needed, n = procedure.draws_needed(h_min), procedure.describe()["n"]
+    if needed is None:
+        return ": no number of votes can certify this region"
+    if isinstance(procedure, Exhaustive):
+        return f", at least {needed} of the {n} shifts"
+    if needed <= n:
+        return f", at least {needed} votes"
+    fix = f"set monte_carlo.n={needed} or more"
+    if isinstance(procedure, FixedSample) and procedure.randomised:
+        chance = math.floor(procedure.chance(h_min) * 1e3) / 10
+        return f", {needed} votes: n = {n} equal votes certify in {chance:.1f} % of images, by their coins; {fix}"
+    return f", at least {needed} votes: n = {n} can never certify; {fix}"
 
 
 def _up(p: float) -> str:
@@ -245,11 +308,12 @@ def estimate(
     """Passes, time, memory and disk that a run would take, from a few batches of its own."""
     device = torch.device("cuda" if accelerator in ("gpu", "cuda") else "cpu")
     engine = _engine(checkpoint, family, FixedSample(n0=1, n=5 * speed.batch_size), speed, device)
-    engine.add(0, images[0][0])
-    engine.step()  # the first batch compiles, allocates and warms up
-    start, before = time.perf_counter(), engine.evaluations
-    while engine.busy:
-        engine.step()
+    with engine.classifier.ready(images[0][0]):
+        engine.add(0, images[0][0])
+        engine.step()  # the first batch compiles, allocates and warms up
+        start, before = time.perf_counter(), engine.evaluations
+        while engine.busy:
+            engine.step()
     rate = (engine.evaluations - before) / (time.perf_counter() - start)
     size = len(images)  # type: ignore[arg-type]
     # Each image is also classified as it is.
@@ -280,11 +344,14 @@ def summarise(
     rows: Sequence[Mapping[str, str]],
     methods: Mapping[str, Mapping[str, Any]],
     invocation: Mapping[str, Any],
+    most: int,
 ) -> dict[str, Any]:
     """The numbers of summary.json.
 
     ``smoothed_accuracy`` counts images whose selected class is the true one; ``abstained`` is the fraction
-    whose p_lower is not above 1/2, so that the selected class is not proved to be the smoothed classifier's.
+    whose p_lower is not above 1/2 after all ``most`` counting draws (or that got no vote at all), so that the
+    selected class is not proved to be the smoothed classifier's. ``given_up`` is the fraction that stopped
+    before that, the region being out of reach: whether their class would have been proved is not known.
     """
 
     def column(name: str) -> np.ndarray:
@@ -292,13 +359,16 @@ def summarise(
 
     label, votes = column("label"), column("n0") + column("n")
     correct = column("prediction") == label
+    unproved = column("p_lower") <= 0.5
+    given_up = unproved & (column("n") < most) & (column("prediction") != ABSTAIN)
     seconds = invocation["seconds"] / invocation["images"] if invocation["images"] else None
     return {
         "command": "certify",
         "images": len(rows),
         "base_accuracy": float((column("base_prediction") == label).mean()),
         "smoothed_accuracy": float(correct.mean()),
-        "abstained": float((column("p_lower") <= 0.5).mean()),
+        "abstained": float((unproved & ~given_up).mean()),
+        "given_up": float(given_up.mean()),
         "votes_used": int(votes.sum()),
         "votes_per_image": float(votes.mean()),
         "abstained_votes": int(column("abstain_votes").sum()),
@@ -355,6 +425,7 @@ def _engine(
         precision=speed.precision,
         compile=speed.compile,
         channels_last=speed.channels_last,
+        stochastic=speed.stochastic,
     )
     return VoteEngine(classifier, family, procedure, seed=speed.seed, batch_size=speed.batch_size, clean=True)
 
@@ -378,9 +449,10 @@ def _save_figure(
 
     index = int(next((row for row in rows if shows(row)), rows[0])["index"])
     image = images[indices.index(index)][0]
-    plain_speed = Settings(seed=speed.seed, precision=speed.precision)
+    plain_speed = Settings(seed=speed.seed, precision=speed.precision, stochastic=speed.stochastic)
     engine = _engine(checkpoint, family, procedure, plain_speed, torch.device("cpu"))
-    theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
+    with engine.classifier.ready(image):
+        theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
     np.savez_compressed(
         directory / "figure1.npz",
         index=index,

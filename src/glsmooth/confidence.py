@@ -12,7 +12,7 @@ import math
 from functools import lru_cache
 
 from scipy.optimize import brentq
-from scipy.special import betaincc, betaincinv, betaln
+from scipy.special import betainc, betaincc, betaincinv, betaln
 
 __all__ = [
     "anytime_lower",
@@ -21,6 +21,7 @@ __all__ = [
     "clopper_pearson_upper",
     "fewest_successes",
     "log_evidence",
+    "randomised_lower",
     "samples_needed",
 ]
 
@@ -57,6 +58,41 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     """One-sided upper confidence bound of p: P(bound < p) <= alpha for every p."""
     # Near 1 the spacing of floats, not the inverse function, is what rounds.
     return min(1.0, math.nextafter(1.0 - clopper_pearson_lower(n - count, n, alpha), 2.0))
+
+
+def randomised_lower(count: int, n: int, alpha: float, u: float) -> float:
+    """Randomised Clopper–Pearson lower bound: the p with P_p(X > count) + u P_p(X = count) = alpha.
+
+    With u uniform on (0, 1] and independent of the votes, P(bound > p) = alpha exactly for every p in (0, 1)
+    (Stevens 1950), where the plain bound (u = 1) wastes what the steps of the binomial law leave over. It is
+    never below the plain bound. It is 1 for n successes and u <= alpha: there the error probability is spent.
+
+    Args:
+        u: in (0, 1], drawn once before the votes are seen and kept: a second draw breaks the level.
+    """
+    _check_counts(count, n)
+    _check_alpha(alpha)
+    if not 0 < u <= 1:
+        raise ValueError(f"u={u} is not a draw from (0, 1]; give the image's coin")
+    plain = clopper_pearson_lower(count, n, alpha)
+    if count == 0:
+        # 1 - (1 - u) (1 - p)^n = alpha, where u < alpha.
+        root = -math.expm1((math.log1p(-alpha) - math.log1p(-u)) / n) if u < alpha else 0.0
+        return root * (1 - _ROUNDING) if root > _SMALLEST else 0.0
+
+    def excess(p: float) -> float:
+        # P(X > x) + u P(X = x) as a mean of two tails: nothing cancels.
+        more = float(betainc(count + 1, n - count, p)) if count < n else 0.0
+        return (1 - u) * more + u * float(betainc(count, n - count + 1, p)) - alpha
+
+    if count == n and u <= alpha:
+        root = 1.0
+    else:
+        # At `plain` both tails are at most alpha; at `high` both are at least alpha.
+        high = float(betaincinv(count + 1, n - count, alpha)) if count < n else (alpha / u) ** (1 / n)
+        high = min(1.0, high * (1 + _ROUNDING))
+        root = float(brentq(excess, plain, high, xtol=1e-15, rtol=1e-14)) if plain < high else plain
+    return max(plain, root * (1 - _ROUNDING))
 
 
 def samples_needed(h_min: float, alpha: float) -> int | None:

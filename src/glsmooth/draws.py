@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Stream", "pixel_normals", "uniforms"]
+__all__ = ["Stream", "coin", "pixel_normals", "uniforms"]
 
 _WORD = 64  # bits of Philox's words; a block has four of them
 
@@ -24,6 +24,8 @@ class Stream(IntEnum):
     SELECTION = 0  #: chooses the class
     COUNTING = 1  #: counts it
     CLEAN = 2  #: the image itself, θ = β₀, without pixel noise: no random number is used
+    VISITING = 3  #: the shifts of a finite law, one after the other: no random number is used
+    COIN = 4  #: the one random number of the randomised Clopper-Pearson bound
 
 
 def uniforms(
@@ -41,6 +43,14 @@ def uniforms(
     # 52 bits and half a step: the largest value is 1 - 2^-53, the smallest 2^-53, both exact.
     u = ((words[:, :d] >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     return u, words[:, d].view(np.int64).copy()
+
+
+def coin(seed: int, index: int) -> float:
+    """The image's one uniform in (0, 1] for :func:`glsmooth.confidence.randomised_lower`.
+
+    The upper end of the cell of 2^-52 that :func:`uniforms` halves: P(coin <= t) <= t for every t.
+    """
+    return float(uniforms(seed, index, Stream.COIN, 0, 1, 1)[0][0, 0]) + 2.0**-53
 
 
 def _key(seed: int, index: int) -> np.ndarray:

@@ -90,6 +90,17 @@ class SmoothedFamily:
         if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
             raise ValueError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
 
+    def __eq__(self, other: object) -> bool:
+        """Families of the same transformation, the object itself, are equal when their numbers are."""
+        return type(self) is type(other) and self.transform is other.transform and self._numbers == other._numbers
+
+    def __hash__(self) -> int:
+        return hash((id(self.transform), self._numbers))
+
+    @property
+    def _numbers(self) -> tuple[object, ...]:
+        return self.laws, self.image_size, self.pixel_noise
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the last axis of every tensor."""

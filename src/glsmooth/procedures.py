@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,11 +16,13 @@ from glsmooth.confidence import (
     clopper_pearson_lower,
     fewest_successes,
     log_evidence,
+    randomised_lower,
     samples_needed,
 )
 from glsmooth.draws import Stream
+from glsmooth.finite import FiniteLaw
 
-__all__ = ["ABSTAIN", "FixedSample", "Procedure", "Sequential", "Tally"]
+__all__ = ["ABSTAIN", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally"]
 
 #: Stands for "no class".
 ABSTAIN = -1
@@ -34,26 +37,32 @@ class Tally:
 
     Attributes:
         selection, counting: votes for each class, int64 (num_classes,), from disjoint draws.
+        mass: probability of the visited shifts that voted for each class, int64 (num_classes,), in the units
+            of :class:`glsmooth.finite.FiniteLaw`; 0 unless shifts are visited.
         n0, n: numbers of selection and counting draws, those that voted for no class included.
         abstained: draws that voted for no class (exact tie, non-finite logits, no majority).
         nonfinite: those of them with a non-finite logit.
         near_ties: draws decided by less than rounding could change.
         clean: vote at the image itself (ABSTAIN until asked for).
         p_lower: lower confidence bound of the selected class's probability.
+        coin: the image's uniform in (0, 1] for a randomised bound.
     """
 
-    def __init__(self, index: int, num_classes: int) -> None:
+    def __init__(self, index: int, num_classes: int, coin: float = 1.0) -> None:
         self.index = index
+        self.coin = coin
         self.selection = np.zeros(num_classes, dtype=np.int64)
         self.counting = np.zeros(num_classes, dtype=np.int64)
+        self.mass = np.zeros(num_classes, dtype=np.int64)
         self.n0 = self.n = self.abstained = self.nonfinite = self.near_ties = 0
         self.clean = ABSTAIN
         self.p_lower = 0.0
 
     @property
     def prediction(self) -> int:
-        """Class with the most selection votes (the first of equals); ABSTAIN when no draw voted."""
-        return int(self.selection.argmax()) if self.selection.any() else ABSTAIN
+        """Class with the most selection votes, or mass (the first of equals); ABSTAIN when no draw voted."""
+        votes = self.selection + self.mass  # one of them is zero
+        return int(votes.argmax()) if votes.any() else ABSTAIN
 
     @property
     def count(self) -> int:
@@ -91,7 +100,8 @@ class Procedure(Protocol):
 class FixedSample:
     """``n0`` draws select the class, ``n`` fresh draws count it (Cohen et al. 2019, CERTIFY).
 
-    With ``two_sided`` the bound is the lower end of the two-sided interval, alpha / 2 on each side.
+    With ``two_sided`` the bound is the lower end of the two-sided interval, alpha / 2 on each side. With
+    ``randomised`` it is :func:`glsmooth.confidence.randomised_lower` of the image's own coin.
     """
 
     n0: int = 200
@@ -99,6 +109,7 @@ class FixedSample:
     alpha: float = 1e-3
     rule: VoteRule = "argmax"
     two_sided: bool = False
+    randomised: bool = False
 
     def __post_init__(self) -> None:
         _check(self.n0, self.n, self.alpha)
@@ -110,11 +121,19 @@ class FixedSample:
     def advance(self, tally: Tally) -> dict[Stream, int]:
         if tally.n == 0:
             return {Stream.SELECTION: self.n0, Stream.COUNTING: self.n}
-        tally.p_lower = clopper_pearson_lower(tally.count, tally.n, self._tail)
+        if self.randomised:
+            tally.p_lower = randomised_lower(tally.count, tally.n, self._tail, tally.coin)
+        else:
+            tally.p_lower = clopper_pearson_lower(tally.count, tally.n, self._tail)
         return {}
 
     def draws_needed(self, h_min: float) -> int | None:
+        # Whatever the coin says; with a lucky one fewer do.
         return samples_needed(h_min, self._tail)
+
+    def chance(self, h_min: float) -> float:
+        """Probability, over the coin, that n equal votes give p_A > h_min; with ``randomised`` only."""
+        return math.exp(min(0.0, math.log(self._tail) - self.n * math.log(h_min)))
 
     def draws_range(self) -> tuple[int, int]:
         return self.n0 + self.n, self.n0 + self.n
@@ -127,7 +146,7 @@ class FixedSample:
             "alpha": self.alpha,
             "vote": self.rule,
             "interval": "two-sided" if self.two_sided else "one-sided",
-        }
+        } | ({"randomised": True} if self.randomised else {})
 
 
 # Sequential draws. None of these numbers touches validity; they trade draws against undecided images.
@@ -219,6 +238,74 @@ class Sequential:
             "n0": self.n0,
             "n": self.n,
             "alpha": self.alpha,
+            "vote": self.rule,
+            "stopped_for": dict(self.targets),
+        }
+
+
+_FIRST_LOOK = 16  # shifts visited where no target is within reach, so that the image has a prediction
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """Visits the shifts of a finite law, most probable first, until the image is decided: nothing is sampled.
+
+    p_A is the probability of the visited shifts that voted for the class, a lower bound that holds without any
+    probability of error. A class with p_A > 1/2 needs no selection: no other can have as much. Each target is
+    decided as by visiting all shifts, and no shift is visited that the decision could have spared.
+
+    Args:
+        law: the shifts.
+        targets: required probability (in [1/2, 1)) by name; those out of reach are left out.
+    """
+
+    law: FiniteLaw
+    targets: Mapping[str, float]
+    rule: VoteRule = "argmax"
+
+    def __post_init__(self) -> None:
+        for name, h in self.targets.items():
+            if not 0.5 <= h < 1:
+                raise ValueError(f"targets: {name}={h} is not a required probability; give a number in [1/2, 1)")
+        needed = (self.law.needed(h) for h in self.targets.values())
+        object.__setattr__(self, "_masses", sorted(mass for mass in needed if mass is not None))
+
+    def advance(self, tally: Tally) -> dict[Stream, int]:
+        leader = int(tally.mass.max())
+        visits = self._visits(leader, tally.n)
+        if not visits and tally.n == 0:
+            visits = min(_FIRST_LOOK, len(self.law.weights))
+        if visits:
+            return {Stream.VISITING: visits}
+        tally.p_lower = self.law.lower(leader)
+        return {}
+
+    def _visits(self, leader: int, n: int) -> int:
+        """Shifts without which the targets cannot all be decided, ``leader`` being the largest mass after ``n``."""
+        cumulative = self.law.cumulative
+        seen, total = int(cumulative[n]), int(cumulative[-1])
+        visits = 0
+        for target in self._masses:  # type: ignore[attr-defined]
+            # All votes for the leader, until it has the target's mass; or none, until it cannot get there. Neither is
+            # beyond n where the target is decided.
+            certified = np.searchsorted(cumulative, seen + target - leader, side="left")
+            given_up = np.searchsorted(cumulative, leader + total - target, side="right")
+            visits = max(visits, int(min(certified, given_up)) - n)
+        return visits
+
+    def draws_needed(self, h_min: float) -> int | None:
+        needed = self.law.needed(h_min)
+        return None if needed is None else int(np.searchsorted(self.law.cumulative, needed, side="left"))
+
+    def draws_range(self) -> tuple[int, int]:
+        return self._visits(0, 0) or min(_FIRST_LOOK, len(self.law.weights)), len(self.law.weights)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": "exhaustive",
+            "n0": 0,
+            "n": len(self.law.weights),
+            "alpha": 0.0,
             "vote": self.rule,
             "stopped_for": dict(self.targets),
         }

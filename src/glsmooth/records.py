@@ -20,7 +20,7 @@ from glsmooth.config import UserError
 
 __all__ = ["COLUMNS", "RecordWriter", "Records", "part_path", "read_rows"]
 
-#: Columns of records.csv; a column ``certified_<method>`` for each method follows.
+#: Columns of records.csv; ``coin`` where the bound is randomised, and ``certified_<method>`` for each method follow.
 COLUMNS = (
     "index",
     "label",

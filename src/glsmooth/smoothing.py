@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from glsmooth.bounds import RegionBound, certifies_runner_up, certify_region
 from glsmooth.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import ABSTAIN, FixedSample, Procedure, Sequential, Tally
+from glsmooth.finite import FiniteLaw
+from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
 from glsmooth.regions import Region
+from glsmooth.resolvability import check_family
 from glsmooth.votes import BaseClassifier, VoteEngine
 
 __all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "check_image"]
@@ -32,11 +34,15 @@ class Certificate:
         samples_used: votes drawn for this image, n0 + n.
         h_min: required probability of the region (1.0: nothing can be certified).
         method: the bound that gave ``h_min``.
-        failure_probability: of a false certificate: alpha, plus that of a bound that was itself estimated.
-        n0, n, count: selection draws, counting draws, and how many of these voted for ``prediction``.
+        failure_probability: of a false certificate: alpha (0 if every shift was visited), plus that of a bound that
+            was itself estimated.
+        n0, n, count: selection draws, counting draws (or visited shifts), and how many of these voted for
+            ``prediction``.
         abstained: draws that voted for no class: exact ties and non-finite logits.
         near_ties: draws decided by less than rounding could change.
         p_upper: upper confidence bound of every other class's probability; None unless asked for.
+        residual: how far the transformation is from resolvable, for a run with ``approximate=True`` whose
+            transformation failed its check (nothing is certified then); None otherwise.
     """
 
     prediction: int
@@ -52,6 +58,7 @@ class Certificate:
     abstained: int
     near_ties: int
     p_upper: float | None = None
+    residual: float | None = None
 
 
 def check_image(image: Tensor, name: str) -> None:
@@ -82,12 +89,14 @@ class SmoothedClassifier:
 
     Args:
         model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes); normalisation
-            belongs inside it. It is put in evaluation mode.
+            belongs inside it. Each call puts it in evaluation mode and gives every submodule its own mode back.
         family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that
             size.
         num_classes: number of classes, at least 2.
         batch_size: evaluations a batch; it changes speed and memory, not the votes.
-        precision, compile, channels_last, device: see :class:`glsmooth.votes.BaseClassifier`.
+        precision, compile, channels_last, device: see :class:`glsmooth.classifier.BaseClassifier`.
+        stochastic: accept a network that is random in evaluation mode (and draws its randomness independently for
+            every image). Predictions and certificates are then about the classifier smoothed over that, too.
     """
 
     def __init__(
@@ -101,6 +110,7 @@ class SmoothedClassifier:
         precision: str = "32-true",
         compile: bool = False,
         channels_last: bool = False,
+        stochastic: bool = False,
     ) -> None:
         self.family = family
         self.num_classes = num_classes
@@ -112,6 +122,7 @@ class SmoothedClassifier:
             precision=precision,
             compile=compile,
             channels_last=channels_last,
+            stochastic=stochastic,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
@@ -141,6 +152,8 @@ class SmoothedClassifier:
         sequential: bool = False,
         index: int = 0,
         runner_up: bool = False,
+        exhaustive: bool = False,
+        approximate: bool = False,
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
 
@@ -162,12 +175,23 @@ class SmoothedClassifier:
             runner_up: compare with the other classes' own upper bounds instead of with all the rest together
                 (:func:`glsmooth.bounds.certifies_runner_up`). Half of ``alpha`` pays for ``p_lower``, half for
                 the upper bounds, all valid at once. It helps where votes spread over many classes.
+            exhaustive: for translations alone, on the torus and without pixel noise: let every shift vote at most
+                once, the most probable first, until the image is decided. Nothing is drawn, so ``n0``, ``n``,
+                ``alpha``, ``seed`` and ``index`` mean nothing and the votes have no probability of error.
+            approximate: take votes although the transformation fails its check; nothing is certified then, and
+                ``residual`` says by how much it fails.
 
         Raises:
-            ValueError: an impossible argument, named with its fix.
+            ValueError: an impossible argument, named with its fix; a network that no votes can be taken of
+                (:meth:`glsmooth.classifier.BaseClassifier.ready`); a transformation of the caller's own that is not
+                resolvable as it says (:func:`glsmooth.check_transform`; tried at the first use of a family with a
+                region).
             NotApplicable: ``method`` says nothing about this family.
         """
-        return self.certify_many([x], region, n0, n, alpha, seed, method, sequential, [index], runner_up)[0]
+        (result,) = self.certify_many(
+            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, exhaustive, approximate
+        )
+        return result
 
     def certify_many(
         self,
@@ -181,6 +205,8 @@ class SmoothedClassifier:
         sequential: bool = False,
         indices: Sequence[int] | None = None,
         runner_up: bool = False,
+        exhaustive: bool = False,
+        approximate: bool = False,
     ) -> list[Certificate]:
         """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
         batches.
@@ -193,17 +219,38 @@ class SmoothedClassifier:
             raise ValueError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
         for i, image in enumerate(images):
             check_image(image, "x" if len(images) == 1 else f"images[{i}]")
+        if exhaustive and (sequential or runner_up):
+            raise ValueError(
+                f"exhaustive=True goes with sequential=False and runner_up=False, not with sequential={sequential} "
+                f"and runner_up={runner_up}"
+            )
         if runner_up and (sequential or method != "neyman_pearson"):
             raise ValueError(
                 f"runner_up=True goes with sequential=False and method='neyman_pearson', not with "
                 f"sequential={sequential} and method={method!r}"
             )
-        procedure: Procedure = FixedSample(n0, n, alpha)  # checks its arguments before the bound takes time
+        # These check their arguments before the bound takes time.
+        procedure: Procedure = FixedSample(n0, n, alpha)
+        law = FiniteLaw.of(self.family) if exhaustive else None
+        self.family.check_region(region)
+        check = check_family(self.family, region, images) if images else None
+        if check is not None:
+            check.require(approximate)
         bound = certify_region(self.family, region, method)
-        if sequential:
-            procedure = Sequential({method: bound.h_min} if bound.h_min < 1 else {}, n0, n, alpha)
+        residual = None
+        if check is not None and not check.passed:
+            residual = check.residual
+            bound = replace(bound, sound=False, argument=f"approximate: the residual is {residual:.2g}")
+        targets = {method: bound.h_min} if bound.h_min < 1 else {}
+        if law is not None:
+            procedure, alpha = Exhaustive(law, targets), 0.0
+        elif sequential:
+            procedure = Sequential(targets, n0, n, alpha)
         tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
-        return [self._certificate(tallies[index], bound, region, alpha, runner_up) for index in indices]
+        return [
+            replace(self._certificate(tallies[index], bound, region, alpha, runner_up), residual=residual)
+            for index in indices
+        ]
 
     def _certificate(
         self, tally: Tally, bound: RegionBound, region: Region, alpha: float, runner_up: bool

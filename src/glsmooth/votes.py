@@ -10,79 +10,25 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from glsmooth.draws import Stream, pixel_normals, uniforms
+from glsmooth.classifier import BaseClassifier
+from glsmooth.draws import Stream, coin, pixel_normals, uniforms
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import ABSTAIN, Procedure, Tally, VoteRule
+from glsmooth.finite import FiniteLaw
+from glsmooth.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule
 
-__all__ = ["PRECISIONS", "BaseClassifier", "VoteEngine", "cast_votes", "keep_freed_memory"]
-
-#: Lightning's names of precisions and the type that autocast uses; None is plain float32.
-PRECISIONS: dict[str, torch.dtype | None] = {
-    "32-true": None,
-    "bf16-mixed": torch.bfloat16,
-    "16-mixed": torch.float16,
-}
+__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "keep_freed_memory"]
 
 # Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
 # could have ordered them the other way.
 _NEAR_TIE_EPSILONS = 16.0
-
-
-class BaseClassifier:
-    """A model made ready for inference: (N, C, H, W) images in [0, 1] -> logits (N, num_classes).
-
-    Puts ``model`` in evaluation mode (and, if asked, in channels-last format).
-
-    Args:
-        model: the base classifier; normalisation belongs inside it.
-        num_classes: number of logits, at least 2.
-        device: where to run; by default where the model's parameters are.
-        precision: a name in :data:`PRECISIONS`; anything but 32-true runs under autocast.
-        compile: pass the model through ``torch.compile``.
-        channels_last: run convolutions in the channels-last memory format.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[[Tensor], Tensor],
-        num_classes: int,
-        *,
-        device: torch.device | str | None = None,
-        precision: str = "32-true",
-        compile: bool = False,
-        channels_last: bool = False,
-    ) -> None:
-        if num_classes < 2:
-            raise ValueError(f"num_classes={num_classes}: a classifier has at least 2 classes")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is not known; use one of {', '.join(PRECISIONS)}")
-        if device is None and isinstance(model, nn.Module):
-            device = next((p.device for p in model.parameters()), None)
-        self.device = torch.device(device or "cpu")
-        self.num_classes = num_classes
-        self.autocast = PRECISIONS[precision]
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if isinstance(model, nn.Module):
-            model = model.eval().to(device=self.device)
-            if channels_last:
-                model = model.to(memory_format=torch.channels_last)
-        self.model: Callable[[Tensor], Tensor] = torch.compile(model) if compile else model
-
-    def __call__(self, images: Tensor) -> Tensor:
-        images = images.contiguous(memory_format=self.memory_format)
-        if self.autocast is None:
-            logits = self.model(images)
-        else:
-            with torch.autocast(self.device.type, dtype=self.autocast):
-                logits = self.model(images)
-        return logits
 
 
 def keep_freed_memory() -> bool:
@@ -145,7 +91,18 @@ class _Batch:
 
     votes: Tensor  # host memory, filled when `done`
     done: torch.cuda.Event | None
-    parts: list[tuple[_Job, Stream, int, int]]  # rows [start, stop) belong to this job and stream
+    parts: list[_Part]
+
+
+@dataclass
+class _Part:
+    """Rows [start, stop) of a batch: draws ``first``, … of one stream of an image."""
+
+    job: _Job
+    stream: Stream
+    first: int
+    start: int
+    stop: int
 
 
 class VoteEngine:
@@ -153,6 +110,8 @@ class VoteEngine:
 
     The votes of an image depend on ``seed`` and its index alone, never on its neighbours in a batch. Memory
     is that of a batch and a fixed number of images, whatever the number of draws or images.
+
+    Whoever calls :meth:`add` and :meth:`step` rather than :meth:`run` makes the classifier ready first.
 
     Args:
         classifier: the base classifier.
@@ -178,6 +137,7 @@ class VoteEngine:
         self.classifier = classifier
         self.family = family
         self.procedure = procedure
+        self.law: FiniteLaw | None = procedure.law if isinstance(procedure, Exhaustive) else None
         self.seed = seed
         self.batch_size = batch_size
         self.clean = clean
@@ -205,13 +165,22 @@ class VoteEngine:
         return self._pending < self.batch_size and (self._slots is None or bool(self._free))
 
     def run(self, images: Iterable[tuple[int, Tensor]]) -> Iterator[Tally]:
-        """Tallies of (index, image) pairs, each as soon as it is finished (not always in order)."""
-        for index, image in images:
-            while not self.wants_image:
+        """Tallies of (index, image) pairs, each as soon as it is finished (not always in order).
+
+        The classifier is made ready for the time of the run (:meth:`BaseClassifier.ready`). None of the tallies counts
+        if the end of the run raises.
+        """
+        pairs = iter(images)
+        first = next(pairs, None)
+        if first is None:
+            return
+        with self.classifier.ready(first[1]):
+            for index, image in chain([first], pairs):
+                while not self.wants_image:
+                    yield from self.step()
+                self.add(index, image)
+            while self.busy:
                 yield from self.step()
-            self.add(index, image)
-        while self.busy:
-            yield from self.step()
 
     @torch.inference_mode()
     def add(self, index: int, image: Tensor) -> None:
@@ -233,7 +202,7 @@ class VoteEngine:
             )
         if index in self._jobs:
             raise ValueError(f"image {index} was added twice; give each image its own index")
-        job = _Job(Tally(index, self.classifier.num_classes), self._free.pop())
+        job = _Job(Tally(index, self.classifier.num_classes, coin(self.seed, index)), self._free.pop())
         if self.classifier.device.type == "cuda" and image.device.type == "cpu":
             image = image.pin_memory()
         self._slots[job.slot].copy_(image, non_blocking=True)
@@ -258,7 +227,7 @@ class VoteEngine:
 
     @torch.inference_mode()
     def _launch(self) -> None:
-        parts: list[tuple[_Job, Stream, int, int]] = []
+        parts: list[_Part] = []
         d = len(self._identity)
         # One row of `integers` and `reals` a draw; padding rows repeat the first image untouched.
         integers = np.zeros((2, self.batch_size), dtype=np.int64)  # slot, key of the pixel noise
@@ -271,10 +240,10 @@ class VoteEngine:
                 take = min(n, self.batch_size - filled)
                 rows = slice(filled, filled + take)
                 integers[0, rows] = job.slot
-                if stream != Stream.CLEAN:
+                if stream in (Stream.SELECTION, Stream.COUNTING):
                     u[rows], integers[1, rows] = uniforms(self.seed, job.tally.index, stream, first, take, d)
                     noisy[rows] = True
-                parts.append((job, stream, rows.start, rows.stop))
+                parts.append(_Part(job, stream, first, rows.start, rows.stop))
                 if take < n:
                     job.todo.append((stream, first + take, n - take))
                 filled += take
@@ -283,11 +252,15 @@ class VoteEngine:
         integers[0, filled:] = integers[0, 0]
         theta = self.family.quantile(torch.from_numpy(u)).numpy()
         theta[~noisy] = self._identity
+        for part in parts:
+            if part.stream == Stream.VISITING:
+                assert self.law is not None
+                theta[part.start : part.stop] = self.law.points[part.first :][: part.stop - part.start]
         reals = np.concatenate([theta, noisy[:, None] * self.family.pixel_noise], axis=1)
         slot, keys = self._to_device(integers)
         assert self._slots is not None
         images = self._transform(self._slots.index_select(0, slot), keys, self._to_device(reals))
-        votes = self._vote(images, parts[0][0].tally.index)
+        votes = self._vote(images, parts[0].job.tally.index)
         self._batches.append(self._fetch(votes, parts))
         self._pending -= filled
         self.evaluations += self.batch_size
@@ -326,7 +299,7 @@ class VoteEngine:
             tensor = tensor.float()
         return tensor.to(self.classifier.device, non_blocking=True)
 
-    def _fetch(self, votes: Tensor, parts: list[tuple[_Job, Stream, int, int]]) -> _Batch:
+    def _fetch(self, votes: Tensor, parts: list[_Part]) -> _Batch:
         if votes.device.type != "cuda":
             return _Batch(votes.cpu(), None, parts)
         host = torch.empty(votes.shape, dtype=votes.dtype, pin_memory=True)
@@ -341,10 +314,11 @@ class VoteEngine:
         votes = batch.votes.numpy()
         classes = self.classifier.num_classes
         finished = []
-        for job, stream, start, stop in batch.parts:
+        for part in batch.parts:
+            job, stream, n = part.job, part.stream, part.stop - part.start
             tally = job.tally
-            code, near = np.divmod(votes[start:stop], 2)
-            job.outstanding -= stop - start
+            code, near = np.divmod(votes[part.start : part.stop], 2)
+            job.outstanding -= n
             if stream == Stream.CLEAN:
                 # The prediction needs no majority.
                 tally.clean = int({classes: ABSTAIN, classes + 1: ABSTAIN}.get(code[0], code[0] % (classes + 2)))
@@ -355,14 +329,18 @@ class VoteEngine:
                 tally.near_ties += int(near.sum())
                 if stream == Stream.SELECTION:
                     tally.selection += counts[:classes]
-                    tally.n0 += stop - start
+                    tally.n0 += n
                 else:
                     tally.counting += counts[:classes]
-                    tally.n += stop - start
+                    tally.n += n
+                if stream == Stream.VISITING:
+                    assert self.law is not None
+                    voted = code < classes
+                    np.add.at(tally.mass, code[voted], self.law.weights[part.first :][:n][voted])
             if job.outstanding == 0:
-                drawn = {Stream.SELECTION: tally.n0, Stream.COUNTING: tally.n}
-                for more, n in self.procedure.advance(tally).items():
-                    self._request(job, more, drawn[more], n)
+                drawn = {Stream.SELECTION: tally.n0, Stream.COUNTING: tally.n, Stream.VISITING: tally.n}
+                for more, number in self.procedure.advance(tally).items():
+                    self._request(job, more, drawn[more], number)
                 if job.outstanding == 0:
                     del self._jobs[tally.index]
                     self._free.append(job.slot)
@@ -371,7 +349,7 @@ class VoteEngine:
 
     @torch.inference_mode()
     def replay(self, index: int, image: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first ``n`` counting draws of an image again, for pictures.
+        """The first ``n`` counting draws (or visits, if there are as many) of an image again, for pictures.
 
         Returns:
             parameters (n, d) float64, transformed images (n, C, H, W), votes (n,) int64 with ABSTAIN for
@@ -379,6 +357,9 @@ class VoteEngine:
         """
         u, keys = uniforms(self.seed, index, Stream.COUNTING, 0, n, len(self._identity))
         theta = self.family.quantile(torch.from_numpy(u))
+        if self.law is not None:
+            theta = torch.from_numpy(self.law.points[:n])
+            n, keys = len(theta), keys[: len(theta)]
         block = np.concatenate([theta.numpy(), np.full((n, 1), self.family.pixel_noise)], axis=1)
         images = image.to(self.classifier.device).expand(n, *image.shape)
         images = self._transform(images, self._to_device(keys), self._to_device(block))

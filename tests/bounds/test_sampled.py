@@ -130,6 +130,14 @@ def test_median_rank_is_the_least_that_will_do(n, alpha):
     assert k == 0 or binom.sf(k - 2, n, 0.5) > alpha
 
 
+@pytest.mark.parametrize("error", [-3, -1, 1, 3])
+def test_the_median_rank_does_not_rest_on_the_inverse(error, monkeypatch):
+    expected = sampled.median_rank(301, 0.025)
+    inverse = binom.isf
+    monkeypatch.setattr(type(binom), "isf", lambda self, *args: inverse(*args) + error)
+    assert sampled.median_rank(301, 0.025) == expected
+
+
 def test_too_few_draws_certify_nothing():
     assert sampled.required_probability_at(BRIGHTEN, {"b": 0.01}, n=10) == 1
 

@@ -35,6 +35,7 @@ import torch
 
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.loss import Monotone, Supported, Tradeoff, cyclic_pair, line_inverse, line_value
+from glsmooth.bounds.moves import move_of
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
@@ -47,7 +48,8 @@ __all__ = ["Worst", "candidates", "covers_torus", "worst_case"]
 TOLERANCE = 7e-7
 #: The same for balls, which are covered by boxes.
 ROUGH_TOLERANCE = 1e-4
-BUDGET = 600
+#: Most parameters tried in a box; fewer where each takes long.
+BUDGET, SLOW_BUDGET = 600, 80
 
 Interval = tuple[float, float]
 
@@ -459,7 +461,8 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
-    while -queue[0][0] > best + tolerance and evaluations < BUDGET:
+    budget = _budget(family)
+    while -queue[0][0] > best + tolerance and evaluations < budget:
         _, _, start, cell = heapq.heappop(queue)
         name = max(cell, key=lambda k: _width(k, cell[k], family) / max(_width(k, search[k], family), 1e-300))
         middle = _middle(name, cell[name], family)
@@ -514,7 +517,8 @@ def _worst_on_segment(
         heapq.heappush(queue, (-bound, next(counter), cell))
 
     visit(interval)
-    while -queue[0][0] > best + tolerance and len(curves) < BUDGET:
+    budget = _budget(family)
+    while -queue[0][0] > best + tolerance and len(curves) < budget:
         _, _, (low, high) = heapq.heappop(queue)
         middle = _middle(name, (low, high), family)
         visit((low, middle))
@@ -526,6 +530,13 @@ def _worst_on_segment(
         f"adaptive cells over {name} (bound within {bound - best:.1g} of an attained value), "
         "monotone or exhausted on the other axes",
     )
+
+
+def _budget(family: SmoothedFamily) -> int:
+    for factor in family.transform.factors or ():
+        if isinstance(factor, ScaleThenShift) and move_of(family.laws[factor.shift], False, True)[0].slow:
+            return SLOW_BUDGET
+    return BUDGET
 
 
 def _in_log(name: str, interval: Interval, family: SmoothedFamily) -> bool:

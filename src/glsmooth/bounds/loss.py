@@ -467,17 +467,6 @@ def density_nodes(law: Law, panels: int = 40, order: int = 8) -> Nodes:
     return Nodes(at[mass > 0], mass[mass > 0])
 
 
-def _observed_edges(law: Law, scale: float, count: int, kinks: list[float]) -> np.ndarray:
-    """Cell edges of an observed θ = α against ``scale``·α, in (0, ∞)."""
-    # The cells' errors are quadratic in their width, so the best density of edges is the cube root of the law's: that
-    # of a normal score √3 times as wide.
-    tail = float(ndtr(-7.9 / math.sqrt(3)))
-    own = _numpy(law.icdf, ndtr(math.sqrt(3) * ndtri(np.linspace(tail, 1 - tail, count))))
-    own = np.concatenate((own, [v for v in law.interval if math.isfinite(v)]))
-    edges = np.unique(np.concatenate((own, scale * own, kinks)))
-    return edges[np.isfinite(edges)]
-
-
 @dataclass(frozen=True)
 class Observed:
     """θ = α against ``scale``·α observed, and an inner coordinate that moves by α·``step`` given it.
@@ -742,12 +731,13 @@ def combine(delta: float, plain: list[Atoms], conditional: list[Observed], coars
     total = _total(plain, smear, coarse) if plain else NOTHING
     if not smears:
         return total.smeared(delta) if delta > 0 else total
-    guide = _smears(guides, delta)
+    rough = _smears(guides, delta)
+    guide: Supported = rough
     if len(total.ell) > 100:
         low, high = _range(total)
-        guide = Sum(_convolve([total], max((high - low) / 100, 1e-9)), guide, guide)
+        guide = Sum(_convolve([total], max((high - low) / 100, 1e-9)), rough, rough)
     elif plain:
-        guide = Sum(total, guide, guide)
+        guide = Sum(total, rough, rough)
     room = (_COARSE_BUDGET if coarse else _BUDGET) / max(1, len(total.ell))
     cells = min(cells, max(GUIDE_CELLS, int(room ** (1 / len(smears)) / 8)))
     return Sum(total, _smears([part.atoms(cells) for part in smears], delta), guide)
@@ -779,14 +769,13 @@ def _smears(parts: list[Atoms], delta: float) -> Atoms:
     return total.smeared(delta) if delta > 0 else total
 
 
+@lru_cache(maxsize=256)
 def _tabulated(part: Observed, coarse: bool) -> Atoms:
     """An observed coordinate as unsmeared atoms: its masses between many thresholds, moved to these."""
     if isinstance(part.move, Flat):
         return part.atoms(COARSE_CELLS if coarse else CELLS)
-    curve = part.atoms(COARSE_CELLS // 2 if coarse else COARSE_CELLS * 2)
-    count = 200 if coarse else 2_000
-    if part.move.slow:
-        curve, count = part.atoms(GUIDE_CELLS), count // 4
+    cells, count = (COARSE_CELLS // 2, 200) if coarse else (COARSE_CELLS * 2, 2_000)
+    curve, count = part.atoms(cells // 3 if part.move.slow else cells), count // 4 if part.move.slow else count
     if len(curve.ell) == 0:
         return replace(curve, spread=np.zeros(0), move=STANDARD)
     # Where the bulk of either law lies.
@@ -796,9 +785,9 @@ def _tabulated(part: Observed, coarse: bool) -> Atoms:
     last = int(np.searchsorted(below[:, 0], below[-1, 0] - 1e-11))
     t = np.linspace(rough[max(0, first - 1)], rough[min(len(rough) - 1, last + 1)], count)
     everything = curve.only_0 + float(curve.p_0.sum()), float(curve.p_b.sum())
-    cells = np.diff([(0.0, 0.0), *(curve.mass_below(x) for x in t), everything], axis=0)
+    masses = np.diff([(0.0, 0.0), *(curve.mass_below(x) for x in t), everything], axis=0)
     ends = np.concatenate(([-np.inf], t, [np.inf]))
-    atoms, _ = _spread(ends[:-1], ends[1:], *np.maximum(cells, 0.0).T)
+    atoms, _ = _spread(ends[:-1], ends[1:], *np.maximum(masses, 0.0).T)
     rounding = 1e-15 * count
     return replace(
         atoms,

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -159,11 +160,20 @@ class _RayleighShifted(Move):
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         d = size / self.scale
 
-        def ratio(v: np.ndarray) -> np.ndarray:  # L at y = d + e^v, increasing
-            w = np.exp(v)
-            return -np.log1p(d * np.exp(-v)) + d * w + d * d / 2
+        shape = np.broadcast_shapes(np.shape(t), np.shape(d))
+        t, d = np.broadcast_to(t, shape), np.broadcast_to(d, shape)
+        sizes = d.ravel()
 
-        w = np.exp(_increasing_root(ratio, t, np.broadcast_shapes(np.shape(t), np.shape(d)), -300.0, 7.0))
+        def ratio(v: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # L at y = d + e^v, increasing
+            w, d = np.exp(v), sizes[which]
+            return -np.log1p(d / w) + d * w + d * d / 2, d / (w + d) + d * w
+
+        # From above: w/(w + d) = e^t alone, or the linear part alone; the smaller of the two is near the root.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            ratio_part = np.where(t < 0, d / np.expm1(np.clip(-t, 1e-300, 700.0)), np.inf)
+            linear_part = np.maximum((t - d * d / 2) / d, 0.0) + 1.0
+            start = np.log(np.clip(np.minimum(ratio_part, linear_part), 1e-130, 1e3))
+        w = np.exp(_increasing_root(ratio, t, np.full(shape, -300.0), np.full(shape, 7.0), start))
         return -np.expm1(-0.5 * (w + d) ** 2), -np.expm1(-0.5 * w * w)
 
 
@@ -184,42 +194,84 @@ class _LogNormalShifted(Move):
 
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         m, s = self.law.values["loc"], self.law.values["scale"]
-        low, high = m - 40 * s - 40, m + 40 * s + 40
         shape = np.broadcast_shapes(np.shape(t), np.shape(size))
+        t, tops = np.broadcast_to(t, shape), np.broadcast_to(_tops(m, s, size.tobytes()).reshape(size.shape), shape)
+        sizes = np.broadcast_to(size, shape).ravel()
 
-        def density(log: np.ndarray) -> np.ndarray:
-            return -0.5 * ((log - m) / s) ** 2 - log
+        def ratio(v: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # L at y = d + e^v, its slope
+            log_y = np.log(sizes[which] + np.exp(v))
+            value = (0.5 * (v + log_y - 2 * m) / s**2 + 1) * (log_y - v)
+            return value, np.exp(v) * (_steepness(log_y, m, s) - _steepness(v, m, s))
 
-        def slope(log: np.ndarray) -> np.ndarray:
-            return (1 + (log - m) / s**2) * np.exp(-log)
+        def log_ratio(v: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # -log L where it is positive
+            value, slope = ratio(v, which)
+            value = np.maximum(value, 1e-300)
+            return -np.log(value), -slope / value
 
-        def ratio(v: np.ndarray) -> np.ndarray:  # L at y = d + e^v
-            return density(v) - density(np.log(size + np.exp(v)))
-
-        # A(y) - A(y - d) > 0 before the top of L, < 0 behind it.
-        top = _increasing_root(
-            lambda v: slope(v) - slope(np.log(size + np.exp(v))), np.zeros(shape), shape, low, high
-        )
-        rising = _increasing_root(lambda v: np.where(v < top, ratio(v), np.inf), t, shape, low, high)
-        falling = _increasing_root(lambda v: np.where(v > top, -ratio(v), -np.inf), -t, shape, low, high)
-        covered = t >= ratio(top)  # every L is below t
+        low, high = np.full(shape, m - 40 * s - 40), np.full(shape, m + 40 * s + 40)
+        highest = ratio(tops.ravel(), np.arange(tops.size))[0].reshape(shape)
+        covered = t >= highest  # every L is below t
+        rising = _increasing_root(ratio, t, low, tops, tops - 1)
         tail = (t > 0) & ~covered
-        y, w = np.log(size + np.exp(rising)), rising
-        z = np.log(size + np.exp(falling))
+        falling = np.where(tail, 0.0, np.inf)
+        falling[tail] = _increasing_root(
+            lambda v, which: log_ratio(v, np.flatnonzero(tail)[which]), -np.log(t[tail]), tops[tail], high[tail]
+        )
+        y, z = np.log(size + np.exp(rising)), np.log(size + np.exp(falling))
         under_0 = normal_cdf((y - m) / s) + np.where(tail, normal_cdf((m - z) / s), 0.0)
-        under_b = normal_cdf((w - m) / s) + np.where(tail, normal_cdf((m - falling) / s), 0.0)
+        under_b = normal_cdf((rising - m) / s) + np.where(tail, normal_cdf((m - falling) / s), 0.0)
         return np.where(covered, 1.0, under_0), np.where(covered, 1.0, under_b)
 
 
-def _increasing_root(function, level, shape, low: float, high: float) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Where an increasing function of an array passes ``level``, by bisection to the last bit or so."""
-    a, b = np.full(shape, low), np.full(shape, high)
+def _steepness(log: np.ndarray, m: float, s: float) -> np.ndarray:
+    """A = -(log τ)′ of a log-normal law at e^log."""
+    return (1 + (log - m) / s**2) * np.exp(-log)
+
+
+@lru_cache(maxsize=64)
+def _tops(m: float, s: float, sizes: bytes) -> np.ndarray:
+    """log(y - d) at which L is largest: A(y - d) - A(y), which rises through 0 there."""
+    size = np.frombuffer(sizes)
+
+    def gap(v: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_y = np.log(size[which] + np.exp(v))
+        by_v = (1 / s**2 - 1 - (v - m) / s**2) * np.exp(-v)
+        by_y = (1 / s**2 - 1 - (log_y - m) / s**2) * np.exp(-log_y)
+        value = _steepness(v, m, s) - _steepness(log_y, m, s)
+        return value, by_v - by_y * np.exp(v - log_y)
+
+    # Left of its own mode A rises.
+    mode = np.full(size.shape, m + 1 - s * s)
+    return _increasing_root(gap, np.zeros(size.shape), np.full(size.shape, m - 40 * s - 40), mode)
+
+
+def _increasing_root(function, level, low, high, start=None) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Where increasing functions pass ``level`` between ``low`` and ``high``: Newton's method, bisection where it
+    leaves the bracket.
+
+    A test {L <= t} whose ends are off by e is worse than the best one by about e², so 1e-8 is plenty.
+
+    Args:
+        function: (v, which) -> value and slope of the functions numbered ``which`` (a flat index).
+        level, low, high, start: arrays of one shape; the root is an end where the level is not reached between them.
+    """
+    shape, low, high, level = low.shape, low.ravel(), high.ravel(), np.broadcast_to(level, low.shape).ravel()
+    root = (low + high) / 2 if start is None else np.clip(start.ravel(), low, high)
+    which = np.arange(root.size)
+    v, a, b = root.copy(), low, high
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for _ in range(64):
-            middle = (a + b) / 2
-            less = function(middle) < level
-            a, b = np.where(less, middle, a), np.where(less, b, middle)
-    return (a + b) / 2
+        for _ in range(80):
+            value, slope = function(v, which)
+            less = value < level[which]
+            a, b = np.where(less, v, a), np.where(less, b, v)
+            following = v - (value - level[which]) / slope
+            following = np.where((following > a) & (following < b), following, (a + b) / 2)
+            open_ = np.abs(following - v) > 1e-8
+            root[which] = following
+            if not open_.any():
+                break
+            which, v, a, b = which[open_], following[open_], a[open_], b[open_]
+    return root.reshape(shape)
 
 
 class Flat(Move):

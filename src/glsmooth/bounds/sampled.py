@@ -176,7 +176,12 @@ def _order(ratio: Tensor, centre: float, generator: torch.Generator) -> Tensor:
 def median_rank(n: int, alpha: float) -> int:
     """Least k with P(Bin(n, 1/2) >= k) <= alpha; it exceeds n where n is too small."""
     k = int(binom.isf(alpha, n, 0.5)) + 1
-    return k if binom.sf(k - 1, n, 0.5) <= alpha else k + 1
+    # The inverse may be off by rounding; the tail itself decides.
+    while binom.sf(k - 1, n, 0.5) > alpha:
+        k += 1
+    while k > 0 and binom.sf(k - 2, n, 0.5) <= alpha:
+        k -= 1
+    return k
 
 
 def _samples(family: SmoothedFamily, n: int, generator: torch.Generator) -> Iterator[Tensor]:

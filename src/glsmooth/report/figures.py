@@ -325,8 +325,9 @@ class Procedure:
         votes: k strings, the class that each copy was given; ``agree``: (k,) is it the selected one.
         selected, label: names of the selected class and of the true one.
         count, n: votes for the selected class, of how many.
-        p_lower, h_min: the two numbers compared; ``alpha``: error probability of the first.
-        method: the method of h_min.
+        p_lower, h_min: the two numbers compared.
+        method: the method of h_min; ``source``: what p_lower is.
+        drawn: were the copies drawn from the smoothing laws, or visited in the order of their probability?
     """
 
     image: NDArray[np.floating]
@@ -340,9 +341,9 @@ class Procedure:
     n: int
     p_lower: float
     h_min: float
-    alpha: float
     method: str
-    bound_name: str
+    source: str
+    drawn: bool = True
 
 
 def procedure(theme: Theme, what: Procedure) -> Figure:
@@ -364,7 +365,8 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
     note.text(
         0.02,
         0.5,
-        "1  Draw αᵢ from the smoothing laws,\n    transform: φ(x, αᵢ)\n\n2  Let the base classifier vote "
+        f"1  {'Draw αᵢ from the smoothing laws' if what.drawn else 'Take αᵢ, the most probable first'},\n"
+        "    transform: φ(x, αᵢ)\n\n2  Let the base classifier vote "
         f"on\n    every copy\n\n3  Count the votes for {what.selected}\n\n4  Bound its probability from "
         f"below:\n    {P_A}. Certified if {P_A} > {H_MIN}",
         fontsize=9,
@@ -422,7 +424,7 @@ def _number_line(axes: Axes, theme: Theme, what: Procedure) -> None:
     axes.plot([what.p_lower], [0.0], "v", color=colour, ms=9, clip_on=False, zorder=3)
     axes.plot([what.h_min], [0.0], "|", color=theme.ink, ms=20, mew=2, clip_on=False, zorder=3)
     axes.annotate(
-        f"{P_A} = {wording.floor(what.p_lower, 4)}\n{what.bound_name}, α = {wording.probability(what.alpha)}",
+        f"{P_A} = {wording.floor(what.p_lower, 4)}\n{what.source}",
         (what.p_lower, 0.0),
         (0, 8),
         textcoords="offset points",

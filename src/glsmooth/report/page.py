@@ -18,6 +18,7 @@ from glsmooth.config import UserError
 from glsmooth.regions import Box
 from glsmooth.report import figures, html, sweeps, tables, wording
 from glsmooth.report.results import CertifyRun, Decision, load_run, primary
+from glsmooth.resolvability import holds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,11 +116,11 @@ def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decis
 def recertified_note(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> str:
     """What a reader must know about votes that decide another region or method than certify's own, or "".
 
-    Fixed-n votes do not know the region. Sequential votes stop as soon as theirs is decided.
+    Fixed-n votes do not know the region. Sequential and exhaustive ones stop as soon as theirs is decided.
     """
     if region.to_config() == run.region.to_config() and decisions.keys() <= run.summary["methods"].keys():
         return ""
-    if not run.sequential:
+    if not run.stops_early:
         return (
             f"{run.path.resolve().name}: decided again from the stored votes, without a forward pass. An "
             "image's p_A does not depend on region or method, so its one error probability covers all "
@@ -133,7 +134,12 @@ def recertified_note(run: CertifyRun, region: Box, decisions: Mapping[str, Decis
     return (
         f"{run.path.resolve().name}: the votes were stopped early, for h_min = {drawn_for} of the region "
         f"{wording.region(run.region.intervals)}. They decide another region or method only through their "
-        "p_A, which holds at every stopping time but can be lower than a fixed number of votes would give."
+        + (
+            "p_A, for which every shift that was not visited counts against the class; with all shifts it could be "
+            "higher."
+            if run.exhaustive
+            else "p_A, which holds at every stopping time but can be lower than a fixed number of votes would give."
+        )
     )
 
 
@@ -191,6 +197,7 @@ def _region_curve(run: CertifyRun, region: Box, decisions: Mapping[str, Decision
                 h_min=decision.h_min or 1.0,
                 seconds=CURVE_SECONDS / len(sound),
                 tick=tick,
+                images=run.example,
             )
             # A few values are points; a line between them would claim what was not computed.
             line = len(sizes) >= len(sweeps.SIZES) // 2
@@ -210,7 +217,7 @@ def _region_curve(run: CertifyRun, region: Box, decisions: Mapping[str, Decision
 
 
 def _stopped(run: CertifyRun) -> str:
-    if not run.sequential:
+    if not run.stops_early:
         return ""
     return " Votes stopped once the region of this run was decided, so more votes could certify more beyond it."
 
@@ -222,6 +229,9 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     axes = sweeps.affordable_axes(run.family, region, best.method, PLANE_SECONDS)
     if axes is None:
         return None
+    everywhere = Box(**{axis.name: (float(axis.nodes[0]), float(axis.nodes[-1])) for axis in axes})
+    if not holds(run.family, everywhere, run.example):
+        return None  # beyond its region a user's transformation is not what it says
     with _progress("CRA over the plane", axes[0].nodes.size * axes[1].nodes.size) as tick:
         needed = sweeps.required_probability_plane(run.family, axes, best.method, tick)
     cra = sweeps.robust_accuracy(run.p_lower, run.correct, needed.values)
@@ -248,7 +258,7 @@ def _threshold(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], 
         "The share of the images that are in their true class with p_A above the horizontal value. Where a "
         "vertical line meets the curve, its height is the CRA of that method."
     )
-    if run.sequential:
+    if run.stops_early:
         caption += " Votes stopped once an image was decided, so p_A piles up just above the h_min of this run."
     return save_picture(
         lambda theme: figures.threshold_curve(theme, run.p_lower, run.correct, h_min, titles),
@@ -285,9 +295,9 @@ def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], 
         n=int(run.columns["n"][row]),
         p_lower=float(run.p_lower[row]),
         h_min=best.h_min,
-        alpha=run.alpha,
         method=best.title,
-        bound_name="anytime-valid bound" if run.sequential else "Clopper–Pearson",
+        source=_source(run),
+        drawn=not run.exhaustive,
     )
     verdict = "certified" if what.p_lower > what.h_min else "not certified"
     caption = (
@@ -297,6 +307,15 @@ def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], 
     )
     words = f"One image, {len(what.votes)} transformed copies with their votes, the count; {verdict}."
     return save_picture(lambda theme: figures.procedure(theme, what), out, "procedure", words, caption)
+
+
+def _source(run: CertifyRun) -> str:
+    """What p_A is, in two words, with its error probability."""
+    if run.exhaustive:
+        return "probability of the shifts that voted for it"
+    name = "anytime-valid bound" if run.stops_early else "Clopper–Pearson"
+    name = f"randomised {name}" if run.randomised else name
+    return f"{name}, α = {wording.probability(run.alpha)}"
 
 
 def _caption(run: CertifyRun, theta: NDArray[np.floating]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from glsmooth import bounds
 from glsmooth._text import did_you_mean
 from glsmooth.config import UserError, build_family, build_region
 from glsmooth.family import SmoothedFamily
+from glsmooth.procedures import ABSTAIN
 from glsmooth.regions import Box
+from glsmooth.resolvability import check_family
 
 NEEDED_COLUMNS = ("index", "label", "prediction", "n0", "n", "count", "base_prediction")
+REAL_COLUMNS = ("p_lower", "coin")
 SUMMARY_KEYS = ("transform", "smoothing", "region", "dataset", "monte_carlo", "images", "methods")
 
 
@@ -41,6 +47,7 @@ class Decision:
         failure_probability: alpha_b, the error probability of h_min itself where it was estimated.
         certified: (images,) bool, p_A > h_min. All False where the method is unsound or does not apply.
         claimed: (images,) bool, the same comparison whether or not the method is sound.
+        residual: of a transformation that is only approximately resolvable, for which nothing is certified; or None.
     """
 
     method: str
@@ -51,6 +58,7 @@ class Decision:
     failure_probability: float
     certified: NDArray[np.bool_]
     claimed: NDArray[np.bool_]
+    residual: float | None = None
 
     @property
     def title(self) -> str:
@@ -58,9 +66,12 @@ class Decision:
 
     @property
     def standing(self) -> str:
-        """``"sound"``, ``"unsound"`` (the method is) or ``"estimate"`` (its value for this family is)."""
+        """``"sound"``, ``"unsound"`` (the method is), ``"estimate"`` (its value for this family is) or
+        ``"approximate"`` (the transformation is) with the residual."""
         if self.sound:
             return "sound"
+        if self.residual is not None:
+            return f"approximate, residual {self.residual:.2g}"
         return "estimate" if bounds.METHODS[self.method].sound else "unsound"
 
 
@@ -71,7 +82,7 @@ class CertifyRun:
     Attributes:
         path: the directory.
         summary: summary.json.
-        columns: column name -> (images,) array of records.csv; p_lower float64, the rest int64.
+        columns: column name -> (images,) array of records.csv; p_lower and coin float64, the rest int64.
     """
 
     path: Path
@@ -114,9 +125,32 @@ class CertifyRun:
         return float(self.summary["monte_carlo"]["alpha"])
 
     @property
-    def sequential(self) -> bool:
+    def procedure(self) -> str:
+        """``paper``, ``paper_literal``, ``sequential`` or ``exhaustive``."""
+        return str(self.summary["monte_carlo"].get("name", ""))
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every shift was visited by its probability, so that no error probability enters the votes."""
+        return self.procedure == "exhaustive"
+
+    @property
+    def stops_early(self) -> bool:
         """Whether the votes of an image stopped when the region of the run was decided."""
-        return str(self.summary["monte_carlo"].get("name", "")) == "sequential"
+        return self.procedure in ("sequential", "exhaustive")
+
+    @property
+    def randomised(self) -> bool:
+        """Whether p_A depends on a coin of each image, which the records keep."""
+        return bool(self.summary["monte_carlo"].get("randomised", False))
+
+    @cached_property
+    def given_up(self) -> NDArray[np.bool_]:
+        """(images,) whether votes ended early, the region being out of reach, before p_A > 1/2 was proved."""
+        if not self.stops_early:
+            return np.zeros(self.images, dtype=bool)
+        ended = self.columns["n"] < int(self.summary["monte_carlo"]["n"])
+        return (self.p_lower <= 0.5) & ended & (self.columns["prediction"] != ABSTAIN)
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -140,19 +174,42 @@ class CertifyRun:
                 reason=entry.get("reason") or entry.get("argument"),
                 worst=entry.get("worst_parameter"),
                 failure_probability=float(entry.get("failure_probability") or 0.0),
+                residual=self.approximate,
             )
         return decisions
 
     def decide(self, region: Box, methods: Sequence[str]) -> dict[str, Decision]:
         """The decisions for another region or other methods, from the stored p_A alone.
 
-        Valid for fixed n because the Clopper-Pearson bound does not depend on the region, and for sequential
-        votes because their p_A holds at any stopping time, though it is smaller than a fixed n would give.
+        Valid for fixed n because the Clopper-Pearson bound (randomised or not) does not depend on the region; for
+        sequential votes because their p_A holds at any stopping time, and for exhaustive ones because the shifts
+        that were not visited count against the class, though more votes could have given a larger p_A.
         """
-        return {name: decide(self.family, region, name, self.p_lower) for name in methods}
+        residual = self.approximate
+        if residual is None:
+            check = check_family(self.family, region, self.example)
+            residual = None if check is None or check.passed else check.residual
+        return {name: decide(self.family, region, name, self.p_lower, residual) for name in methods}
+
+    @property
+    def approximate(self) -> float | None:
+        """The residual of a transformation that is only approximately resolvable; None of a resolvable one."""
+        found = self.summary.get("approximate")
+        return None if found is None else float(found["residual"])
+
+    @cached_property
+    def example(self) -> list[Tensor]:
+        """The image (C, H, W) of the run that certify left for a picture; none where there is no such file."""
+        try:
+            with np.load(self.path / "figure1.npz", allow_pickle=False) as stored:
+                return [torch.from_numpy(stored["image"])]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return []
 
 
-def decide(family: SmoothedFamily, region: Box, method: str, p_lower: NDArray[np.float64]) -> Decision:
+def decide(
+    family: SmoothedFamily, region: Box, method: str, p_lower: NDArray[np.float64], residual: float | None = None
+) -> Decision:
     """Compare (images,) lower bounds with the required probability of ``region`` by ``method``."""
     try:
         bound = bounds.certify_region(family, region, method)
@@ -166,6 +223,7 @@ def decide(family: SmoothedFamily, region: Box, method: str, p_lower: NDArray[np
         reason=bound.argument,
         worst=bound.worst,
         failure_probability=bound.failure_probability,
+        residual=residual,
     )
 
 
@@ -178,12 +236,13 @@ def _decide(
     reason: str | None = None,
     worst: Mapping[str, float] | None = None,
     failure_probability: float = 0.0,
+    residual: float | None = None,
 ) -> Decision:
     claimed = np.zeros(len(p_lower), dtype=bool) if h_min is None else p_lower > h_min
     # A summary cannot make an unsound method sound.
-    sound = sound and bounds.METHODS[method].sound
+    sound = sound and bounds.METHODS[method].sound and residual is None
     certified = claimed if sound else np.zeros(len(p_lower), dtype=bool)
-    return Decision(method, h_min, reason, worst, sound, failure_probability, certified, claimed)
+    return Decision(method, h_min, reason, worst, sound, failure_probability, certified, claimed, residual)
 
 
 def check_methods(methods: Sequence[str], field: str = "bound.methods") -> None:
@@ -245,8 +304,10 @@ def _read_summary(file: Path) -> dict[str, Any]:
                 f"{file}: methods.{name}: required_probability is {h_min!r}, not in [1/2, 1]; certify again"
             )
     alpha = summary["monte_carlo"].get("alpha")
-    if not (isinstance(alpha, float) and 0.0 < alpha < 1.0):
-        raise UserError(f"{file}: monte_carlo.alpha is {alpha!r}, not in (0, 1); run certify again")
+    certain = summary["monte_carlo"].get("name") == "exhaustive"
+    if not (isinstance(alpha, float) and (alpha == 0.0 if certain else 0.0 < alpha < 1.0)):
+        wanted = "0" if certain else "in (0, 1)"
+        raise UserError(f"{file}: monte_carlo.alpha is {alpha!r}, not {wanted}; run certify again")
     return summary
 
 
@@ -265,7 +326,7 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
     if not rows:
         raise UserError(f"{file}: holds no image; run the same certify command again")
     columns: dict[str, NDArray[Any]] = {
-        name: np.empty(len(rows), dtype=np.float64 if name == "p_lower" else np.int64) for name in header
+        name: np.empty(len(rows), dtype=np.float64 if name in REAL_COLUMNS else np.int64) for name in header
     }
     for i, row in enumerate(rows):
         line = i + 2
@@ -276,7 +337,7 @@ def _read_records(file: Path, methods: Sequence[str]) -> dict[str, NDArray[Any]]
             )
         for name, text in zip(header, row, strict=True):
             try:
-                columns[name][i] = float(text) if name == "p_lower" else int(text)
+                columns[name][i] = float(text) if name in REAL_COLUMNS else int(text)
             except ValueError:
                 raise UserError(f"{file}: line {line}: {name} is {text!r}, not a number; run certify again") from None
         p_lower = columns["p_lower"][i]

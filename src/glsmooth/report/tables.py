@@ -35,8 +35,10 @@ def accuracy_rows(run: CertifyRun) -> list[tuple[str, str, str]]:
     counts = [
         ("base classifier correct", count(run.columns["base_prediction"] == run.columns["label"])),
         ("smoothed classifier: selected class correct", count(run.correct)),
-        ("smoothed classifier abstains (p_A ≤ 1/2)", count(run.p_lower <= 0.5)),
+        ("smoothed classifier abstains (p_A ≤ 1/2)", count((run.p_lower <= 0.5) & ~run.given_up)),
     ]
+    if run.stops_early:
+        counts.append(("given up early (region out of reach, p_A > 1/2 left open)", count(run.given_up)))
     return [(what, str(images), wording.percent(images, total)) for what, images in counts]
 
 
@@ -50,7 +52,7 @@ def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tupl
         if decision.h_min is None:
             rows.append((decision.title, "n/a", "n/a", "n/a", "n/a"))
         elif not decision.sound:
-            standing = decision.standing
+            standing = decision.standing.partition(",")[0]
             rows.append((marked_title(decision), wording.ceil(decision.h_min, 5), standing, standing, standing))
         else:
             robust = robust_count(run, decision)
@@ -90,22 +92,29 @@ def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
     """The result in one plain sentence, with its error probability."""
     best = primary(decisions)
     where = wording.region(region.intervals)
+    if best is None and (approximate := next((d for d in decisions.values() if d.residual is not None), None)):
+        return (
+            f"Approximate: the transformation is not resolvable as it says (residual {approximate.residual:.2g}), so "
+            f"none of the {run.images} test images is certified under every {where}."
+        )
     if best is None:
         return f"No sound method applies: none of the {run.images} test images is certified under every {where}."
     robust = robust_count(run, best)
-    alpha = wording.probability(run.alpha + best.failure_probability)
     if robust == 0:
         nothing = f"None of the {run.images} test images is certified in its true class under every {where}."
         return f"{nothing} {_why_none(run, best)}".rstrip()
     return (
         f"Of {run.images} test images, {robust} ({wording.percent(robust, run.images)}) provably keep their "
-        f"correct class under every {where}, except with probability at most {alpha} for each image."
+        f"correct class under every {where}, {wording.error(run.alpha, best.failure_probability)}."
     )
 
 
 def _why_none(run: CertifyRun, decision: Decision) -> str:
     assert decision.h_min is not None
-    needed = bounds.samples_needed(decision.h_min, run.alpha)
+    if run.exhaustive or run.randomised:
+        needed = None if decision.h_min == 1 else 0  # no number of votes rules a certificate out
+    else:
+        needed = bounds.samples_needed(decision.h_min, run.alpha)
     if needed is None:
         return f"{decision.title} requires h_min = {wording.ceil(decision.h_min, 5)}, which no vote can reach."
     votes = int(run.columns["n"].max())
@@ -121,17 +130,31 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
     """What must hold for the certificate to be true, a sentence each."""
     best = primary(decisions)
     estimated = best.failure_probability if best is not None else 0.0
-    alpha = wording.probability(run.alpha)
-    votes = f"The statement about one image fails with probability at most {alpha} (votes)"
-    if estimated > 0:
-        votes += f" plus {wording.probability(estimated)} (the bound was estimated from samples)"
+    if run.exhaustive:
+        votes = "No vote was sampled: p_A is the probability of the shifts that voted for the class, those that were "
+        votes += "not visited count against it, and there is no probability of error in the votes"
+        if estimated > 0:
+            votes += f"; the bound fails with probability at most {wording.probability(estimated)}"
+        votes += "."
+    else:
+        votes = f"The statement about one image fails with probability at most {wording.probability(run.alpha)} (votes)"
+        if estimated > 0:
+            votes += f" plus {wording.probability(estimated)} (the bound was estimated from samples)"
+        votes += "; over many images it may fail for a few."
+        if run.randomised:
+            votes += " It depends on a coin of each image, which records.csv keeps; drawing it again would void it."
     sentences = [
-        votes + "; over many images it may fail for a few.",
+        votes,
         "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the classifier.",
         "Arithmetic is treated as exact: rounding of the transformation and of the network is not covered.",
         "The statement is about the smoothed classifier, the majority vote over the smoothing laws, not "
         "about the base classifier alone.",
     ]
+    if run.summary.get("stochastic"):
+        sentences.append(
+            "A random network was accepted: each vote draws its randomness afresh, and the statement is about the "
+            "classifier smoothed over that randomness, too."
+        )
     parameters = run.family.parameters
     if "tx" in parameters or "ty" in parameters:
         torus = run.family.torus
@@ -150,7 +173,6 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
 
 def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> list[tuple[str, str]]:
     """The settings in words: (what, value)."""
-    monte_carlo = run.summary["monte_carlo"]
     transform = run.family.transform
     order = run.summary["transform"].get("order")
     rows = [
@@ -176,7 +198,8 @@ def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
     rows.append(
         (
             "Monte Carlo",
-            f"{monte_carlo.get('name')}: {_draws(run)}; α = {wording.probability(run.alpha)} an image",
+            f"{run.procedure}: {_draws(run)}"
+            + ("" if run.exhaustive else f"; α = {wording.probability(run.alpha)} an image"),
         )
     )
     rows.append(("votes", _votes(run)))
@@ -197,10 +220,19 @@ def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
 def _draws(run: CertifyRun) -> str:
     """How the votes of an image are drawn and counted."""
     monte_carlo = run.summary["monte_carlo"]
-    words = f"{monte_carlo.get('n0')} draws select the class"
-    if run.sequential:
-        return f"{words}, then up to {monte_carlo.get('n')} fresh ones in an anytime-valid test"
-    words += f", {monte_carlo.get('n')} fresh ones count it; Clopper–Pearson lower bound"
+    n0, n = monte_carlo.get("n0"), monte_carlo.get("n")
+    if run.exhaustive:
+        return (
+            f"each of {n} shifts votes at most once, the most probable first, until the image is decided; p_A is the "
+            "probability of those that voted for the class"
+        )
+    if run.procedure == "sequential":
+        return (
+            f"draws, {n0} at most, until one class leads clearly; then fresh ones, {n} at most, until an "
+            "anytime-valid test decides the image or it is given up"
+        )
+    words = f"{n0} draws select the class, {n} fresh ones count it; "
+    words += "randomised Clopper–Pearson lower bound" if run.randomised else "Clopper–Pearson lower bound"
     if monte_carlo.get("interval") == "two-sided":
         words += " of the two-sided interval (α/2)"
     if monte_carlo.get("vote") == "majority":

@@ -94,6 +94,13 @@ def point(values: Mapping[str, float]) -> str:
     return ", ".join(f"{SYMBOLS.get(name, name)} = {number(value)}" for name, value in values.items())
 
 
+def error(votes: float, bound: float) -> str:
+    """How a statement about one image can fail; ``votes``: alpha, 0 where no vote was sampled; ``bound``: alpha_b."""
+    if votes + bound > 0.0:
+        return f"except with probability at most {probability(votes + bound)} for each image"
+    return "without any probability of error in the votes"
+
+
 def probability(value: float) -> str:
     """An error probability, rounded up to three significant digits."""
     if value <= 0.0:
