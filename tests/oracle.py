@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -381,6 +382,65 @@ def _below_rayleigh(s: Array, d: Array) -> Array:
     return np.where(finite, np.exp(w), np.where(s > 0, math.inf, 0.0))
 
 
+def _log_normal_loss(w: Array, d: Array, shape: float) -> tuple[Array, Array]:
+    """log(p(v) / p(v + d)) for the log-normal density p at v = exp(w), and its slope in w."""
+    v = np.exp(w)
+    log, part = np.log(v + d), v / (v + d)
+    return 0.5 * (log * log - w * w) / shape**2 + log - w, (log * part - w) / shape**2 + part - 1
+
+
+@lru_cache(maxsize=64)
+def _log_normal_peaks(shape: float) -> tuple[Array, Array]:
+    """Where the loss peaks (log v), for a grid of log d."""
+    grid = np.linspace(-40.0, 25.0, 8001)
+    d, low, high = np.exp(grid), np.full_like(grid, -700.0), np.full_like(grid, 1 - shape**2)
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        rising = _log_normal_loss(middle, d, shape)[1] > 0
+        low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+    return grid, 0.5 * (low + high)
+
+
+def _log_normal_roots(s: Array, d: Array, shape: float) -> tuple[Array, Array]:
+    """v_1 <= v_2 outside of which log(p(v) / p(v + d)) <= s, for d > 0 and the log-normal density p.
+
+    The ratio climbs from 0 to a single peak (the slope of log p falls, then rises) and sinks to 1 from above. Roots are
+    looked for in log v, by Newton's method inside a bracket; where the peak is below s, both are at the peak.
+    """
+    where = s.shape
+    s, d = s.ravel(), d.ravel()
+    # Beyond twelve standard deviations there is no mass: v is a draw of one of the two laws.
+    far = 12 * shape
+    peak = np.clip(np.interp(np.log(d), *_log_normal_peaks(shape)), -far, far)
+    above = _log_normal_loss(peak, d, shape)[0] > s
+    first, second = np.exp(peak), np.where(above & (s <= 0), math.inf, np.exp(peak))
+    for side, result, some in ((-1, first, np.flatnonzero(above)), (1, second, np.flatnonzero(above & (s > 0)))):
+        goal, move, top = np.maximum(s[some], -1e5), d[some], peak[some]
+        end = np.full_like(top, side * far)
+        left, right = (end, top) if side < 0 else (top, end)
+        w = top + side * np.minimum(shape, 0.5 * np.abs(end - top))
+        for _ in range(60):
+            value, slope = _log_normal_loss(w, move, shape)
+            below = value <= goal
+            to_right = below if side < 0 else ~below
+            left, right = np.where(to_right, w, left), np.where(to_right, right, w)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                # The right tail is nearly a power of v: a straight line between logarithms.
+                gap = value - goal if side < 0 else value * np.log(np.maximum(value, 1e-300) / goal)
+                new = w - gap / slope
+            new = np.where((new > left) & (new < right), new, 0.5 * (left + right))
+            open_ = np.abs(new - w) > 1e-13 * (1 + np.abs(w))
+            w = new
+            if not open_.all():
+                result[some[~open_]] = np.exp(w[~open_])
+                some, goal, move, w = some[open_], goal[open_], move[open_], w[open_]
+                left, right = left[open_], right[open_]
+                if not len(some):
+                    break
+        result[some] = np.exp(w)
+    return first.reshape(where), second.reshape(where)
+
+
 def _inner(pair: Pair, s: Array, d: Array, extra: float) -> tuple[Array, Array]:
     """P(inner loss <= s) under β₀ and β when the inner coordinate moves by d (``extra``: normal coordinates beside)."""
     kind, law = pair.inner.kind, pair.inner
@@ -422,6 +482,12 @@ def _inner(pair: Pair, s: Array, d: Array, extra: float) -> tuple[Array, Array]:
         if kind == "Rayleigh":
             v = _below_rayleigh(np.where(up, s, -s), e)
             return np.where(up, law.cdf(v + e), law.survival(v)), np.where(up, law.cdf(v), law.survival(v + e))
+        if kind == "LogNormal":
+            first, second = _log_normal_roots(np.where(up, s, -s), e, law.shape)
+            # β's own draw is v where it moves up; where it moves down the roles are exchanged and loss changes sign.
+            ends = np.stack([first, second], -1)
+            far, near = law.masses(ends + e[..., None])[..., 0], law.masses(ends)[..., 0]
+            return np.where(up, 1 - far, near), np.where(up, 1 - near, far)
     raise NotImplementedError(kind)
 
 
@@ -705,7 +771,7 @@ def _as_pair(lines: list[Line], extra: float) -> Pair | None:
     if extra:
         return Pair(lines[0], always, extra, Standard("Normal"), False)
     for outer, inner in (lines, lines[::-1]):
-        if inner.a == 1 and inner.law.kind != "LogNormal":
+        if inner.a == 1:
             return Pair(outer, always, inner.b, inner.law, False)
         if inner.a != 1 and inner.b == 0 and inner.law.kind in ("Exponential", "Rayleigh", "HalfNormal"):
             return Pair(outer, always, math.log(inner.a), inner.law, True)
@@ -728,7 +794,7 @@ def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000) -> Encl
     extra = math.sqrt(parts.normal)
     if pair is not None and pair.inner.kind == "Normal" and not pair.log and not lines and not parts.atoms:
         return _pair(pair, extra)
-    if pair is not None and pair.inner.kind != "LogNormal" and not lines and not parts.atoms and not extra:
+    if pair is not None and not lines and not parts.atoms and not extra:
         return _pair(pair, 0.0)
     if pair is None and not parts.atoms and not extra and len(lines) == 1:
         lower = _line(lines[0], 4000)

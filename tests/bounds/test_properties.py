@@ -5,6 +5,7 @@ up to that: TIGHT below, once for each bound that enters.
 """
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_curves_are_tradeoff_functions(family, data):
     assert all(math.isfinite(v) for v in values)
     for p, v in zip(levels, values, strict=True):
         assert -1e-12 <= v <= p + 1e-12
-    for left, right in zip(values, values[1:], strict=False):
+    for left, right in pairwise(values):
         assert left <= right + TIGHT
     for left, middle, right in zip(values[:8], values[1:], values[2:], strict=False):  # the evenly spaced ones
         assert 2 * middle <= left + right + 4 * TIGHT
