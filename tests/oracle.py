@@ -415,7 +415,10 @@ def _log_normal_roots(s: Array, d: Array, shape: float) -> tuple[Array, Array]:
     above = _log_normal_loss(peak, d, shape)[0] > s
     first, second = np.exp(peak), np.where(above & (s <= 0), math.inf, np.exp(peak))
     for side, result, some in ((-1, first, np.flatnonzero(above)), (1, second, np.flatnonzero(above & (s > 0)))):
-        goal, move, top = np.maximum(s[some], -1e5), d[some], peak[some]
+        beyond = _log_normal_loss(np.full(len(some), side * far), d[some], shape)[0] > s[some]
+        result[some[beyond]] = math.exp(side * far)
+        some = some[~beyond]
+        goal, move, top = s[some], d[some], peak[some]
         end = np.full_like(top, side * far)
         left, right = (end, top) if side < 0 else (top, end)
         w = top + side * np.minimum(shape, 0.5 * np.abs(end - top))
