@@ -199,35 +199,29 @@ def _losses(atoms: Atoms) -> Array:
     return np.where(np.isnan(loss), -math.inf, loss)
 
 
-def _merged(atoms: Atoms, bins: int) -> Atoms:
-    """Fewer atoms: those of nearly equal loss become one (a coarser classifier, so still a lower bound)."""
-    m_0, m_1 = atoms
-    keep = (m_0 > 0) | (m_1 > 0)
-    m_0, m_1 = m_0[keep], m_1[keep]
-    if len(m_0) <= bins:
-        return m_0, m_1
-    loss = _losses((m_0, m_1))
-    finite = np.isfinite(loss)
-    if not finite.any():
-        index = np.where(loss > 0, 1, 0)
-    else:
-        # Bins of equal width between the far quantiles of both measures; what lies beyond joins the end bins.
-        weight = (m_0 + m_1)[finite]
-        histogram, cuts = np.histogram(loss[finite], bins=4096, weights=weight)
-        below = np.cumsum(histogram)
-        first = cuts[min(np.searchsorted(below, 1e-11 * below[-1]), 4095)]
-        last = cuts[min(np.searchsorted(below, (1 - 1e-11) * below[-1]), 4095) + 1]
-        width = max(last - first, 1e-300)
-        index = np.where(
-            finite, 1 + np.clip((np.where(finite, loss, 0.0) - first) / width * bins, 0, bins - 1), 0
-        ).astype(np.int64)
-        index = np.where(loss == math.inf, bins + 1, index)
-    size = int(index.max()) + 1
-    return np.bincount(index, m_0, size), np.bincount(index, m_1, size)
+def _merged_product(a: Atoms, b: Atoms, bins: int) -> Atoms:
+    """The product of two coordinates; if it has many atoms, those of nearly equal loss become one.
 
-
-def _product(a: Atoms, b: Atoms) -> Atoms:
-    return np.multiply.outer(a[0], b[0]).ravel(), np.multiply.outer(a[1], b[1]).ravel()
+    Merged atoms are a coarser choice of classifiers, so what they give is still a lower bound.
+    """
+    if len(a[0]) * len(b[0]) <= 8 * bins:
+        return np.multiply.outer(a[0], b[0]).ravel(), np.multiply.outer(a[1], b[1]).ravel()
+    (a_0, a_1), (b_0, b_1) = both = [(m_0[keep], m_1[keep]) for m_0, m_1 in (a, b) for keep in [(m_0 > 0) & (m_1 > 0)]]
+    # What one measure has alone, in either coordinate.
+    alone = [float(a[i].sum() * b[i].sum() - both[0][i].sum() * both[1][i].sum()) for i in (0, 1)]
+    loss = np.add.outer(_losses((a_0, a_1)), _losses((b_0, b_1))).ravel()
+    m_0, m_1 = np.multiply.outer(a_0, b_0).ravel(), np.multiply.outer(a_1, b_1).ravel()
+    if len(loss):
+        lowest = loss.min()
+        fine = 65536
+        index = ((loss - lowest) * ((fine - 1) / max(loss.max() - lowest, 1e-300))).astype(np.int64)
+        m_0, m_1 = np.bincount(index, m_0, fine), np.bincount(index, m_1, fine)
+        # The far tails of both measures become one bin each, and what lies between gets bins of equal width.
+        weight = np.cumsum(m_0 + m_1)
+        first, last = np.searchsorted(weight, [1e-11 * weight[-1], (1 - 1e-11) * weight[-1]])
+        coarse = 1 + np.clip((np.arange(fine) - first) * bins // max(last - first + 1, 1), -1, bins)
+        m_0, m_1 = np.bincount(coarse, m_0), np.bincount(coarse, m_1)
+    return np.concatenate([[max(alone[0], 0.0), 0.0], m_0]), np.concatenate([[0.0, max(alone[1], 0.0)], m_1])
 
 
 def _cycle(law: Any, size: int, shift: int) -> Atoms:
@@ -784,13 +778,14 @@ def _as_pair(lines: list[Line], extra: float) -> Pair | None:
     return None
 
 
-def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000) -> Enclosure:
+def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000, estimate: bool = True) -> Enclosure:
     """Lower enclosure, and an upper estimate, of the required probability at one parameter.
 
     Args:
         family: a family of built-in transformations, or a composition of them.
         beta: parameters; those left out are at the identity. On a torus whole shifts.
         cells: cells a coordinate where several are multiplied.
+        estimate: with False the upper estimate may be missing (1), which saves time.
     """
     parts = _decompose(family, beta)
     lines, pair = parts.lines, parts.pair
@@ -808,6 +803,8 @@ def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000) -> Encl
         lower = float(ndtr(extra)) - ROUNDING
         return Enclosure(max(0.5, lower), min(1.0, lower + 3 * ROUNDING))
     fine = _products(parts, cells)
+    if not estimate:
+        return Enclosure(max(0.5, fine), 1.0)
     coarse = _products(parts, cells // 2)
     return Enclosure(max(0.5, fine), min(1.0, fine + 1e-9 + 3 * max(0.0, fine - coarse)))
 
@@ -836,7 +833,7 @@ def _products(parts: _Parts, cells: int) -> float:
         pending.append(line.masses(line.edges(2 * cells)))
         extra = 0.0
     for atoms in sorted(pending, key=lambda a: len(a[0])):
-        rest = _merged(_product(rest, atoms), 3 * cells)
+        rest = _merged_product(rest, atoms, 3 * cells // 2)
     if extra:
         return _with_normal(rest, extra, slack)
     if fine is not None:

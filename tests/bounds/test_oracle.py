@@ -207,4 +207,4 @@ def test_slice_of_the_stress_run(kind):
         assert not verdict.bad, stress.findings(0, [verdict])
 
 
-SLICE = 3
+SLICE = 2
