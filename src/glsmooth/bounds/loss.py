@@ -42,6 +42,8 @@ __all__ = [
 
 #: Added to every probability on its safe side: far above the rounding of the sums that lead to it.
 MARGIN = 1e-9
+#: The same for closed forms, which are good to some machine epsilons.
+CLOSED = 1e-14
 #: Rounding of a sum of masses, where a slope may magnify it.
 ROUNDING = 1e-12
 
@@ -76,10 +78,14 @@ class Gaussian:
     delta: float
 
     def __call__(self, p: float) -> float:
-        return float(ndtr(ndtri(p) - self.delta))
+        return max(0.0, float(ndtr(ndtri(p) - self.delta)) - self._rounding)
 
     def inverse(self, q: float) -> float:
-        return float(ndtr(ndtri(q) + self.delta))
+        return min(1.0, float(ndtr(ndtri(q) + self.delta)) + self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return CLOSED if self.delta else 0.0  # nothing moved: exact
 
     def below(self, t: float) -> tuple[float, float]:
         if self.delta == 0:
@@ -111,8 +117,10 @@ class Monotone:
         if p <= 0 or p >= 1:
             return float(p >= 1) * self._full()
         if self._grows:
-            return _at(law.cdf, (_at(law.icdf, p) - self.shift) / self.scale)
-        return _at(law.survival, (_at(law.icdf, 1 - p) - self.shift) / self.scale)
+            kept = _at(law.cdf, (_at(law.icdf, p) - self.shift) / self.scale)
+        else:
+            kept = _at(law.survival, (_at(law.icdf, 1 - p) - self.shift) / self.scale)
+        return max(0.0, kept - CLOSED)
 
     def _full(self) -> float:
         """N(1): the mass of μ_β where μ_β₀ has some."""
@@ -126,8 +134,10 @@ class Monotone:
         if q >= 1:
             return 1.0
         if self._grows:
-            return _at(law.cdf, self.shift + self.scale * _at(law.icdf, q))
-        return _at(law.survival, self.shift + self.scale * _at(law.icdf, 1 - q))
+            needed = _at(law.cdf, self.shift + self.scale * _at(law.icdf, q))
+        else:
+            needed = _at(law.survival, self.shift + self.scale * _at(law.icdf, 1 - q))
+        return min(1.0, needed + CLOSED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,13 +243,20 @@ class Atoms:
         if not self.smooth:
             corners, n = self.corners()
             return max(0.0, float(np.interp(p, corners, n)) - ROUNDING)
-        return line_value(self, self.threshold(p, under_beta=False), p)
+        return lines_value(self, p)
 
 
 def line_inverse(curve: Supported, t: float, q: float) -> float:
     """N⁻¹(q) from above by the supporting line at any t: N⁻¹ is concave with the slope e^-t at N = P_β(L <= t)."""
     below_0, below_b = curve.below(t)
     return min(1.0, below_0 + math.exp(min(-t, 700.0)) * (q - below_b + ROUNDING) + MARGIN)
+
+
+def lines_value(curve: Supported, p: float) -> float:
+    """N(p) from below by the best of a few lines: near p = 1 the threshold at p itself has an unbounded slope, which
+    magnifies every rounding, and a line from a little further down is better."""
+    levels = (p,) if p < 0.999 else (p - 1e-3, p - 1e-5, min(p, 1 - 1e-7))
+    return max(line_value(curve, curve.threshold(level, under_beta=False), p) for level in levels)
 
 
 def line_value(curve: Supported, t: float, p: float) -> float:
@@ -311,7 +328,7 @@ class Sum(Supported):
     def __call__(self, p: float) -> float:
         if p <= self._only[0] + self.plain.slip_0 + self.smear.slip_0:
             return 0.0
-        return line_value(self, self.threshold(p, under_beta=False), p)
+        return lines_value(self, p)
 
 
 #: Entries of a table of moves that are worked on at once: they stay in the processor's cache.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -245,7 +246,13 @@ def _tops(m: float, s: float, sizes: bytes) -> np.ndarray:
     return _increasing_root(gap, np.zeros(size.shape), np.full(size.shape, m - 40 * s - 40), mode)
 
 
-def _increasing_root(function, level, low, high, start=None) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _increasing_root(
+    function: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    level: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    start: np.ndarray | None = None,
+) -> np.ndarray:
     """Where increasing functions pass ``level`` between ``low`` and ``high``: Newton's method, bisection where it
     leaves the bracket.
 
