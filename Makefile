@@ -7,7 +7,7 @@ PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := outputs/demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test stress lint bench clean
 
 demo: $(INSTALLED)
 	$(PYTHON) -m glsmooth.train experiment=demo hydra.run.dir=$(DEMO)/train
@@ -17,6 +17,11 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest
+
+# Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md.
+# STRESS='--seed 1 --minutes 10' passes arguments on.
+stress: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .

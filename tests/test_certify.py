@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hydra import compose, initialize_config_dir
 import glsmooth as gs
 from glsmooth import certify
 from glsmooth.certify import preflight, summarise
-from glsmooth.checkpoint import KEY, digest, load_checkpoint, make_payload
+from glsmooth.checkpoint import KEY, Checkpoint, digest, load_checkpoint, make_payload
 from glsmooth.confidence import clopper_pearson_lower, randomised_lower
 from glsmooth.config import UserError, conf_dir
 from glsmooth.data import load_dataset
@@ -22,9 +23,9 @@ from glsmooth.draws import coin
 from glsmooth.finite import FiniteLaw
 from glsmooth.models import build_model
 from glsmooth.procedures import FixedSample, Sequential
-from glsmooth.report import load_run
+from glsmooth.report import load_run, tables
 from glsmooth.report.__main__ import decide
-from glsmooth.report.page import recertified_note
+from glsmooth.report.page import recertified_note, write_comparison
 from glsmooth.transforms import Translation
 
 METHODS = ("neyman_pearson", "gl", "tss", "mp")
@@ -344,3 +345,134 @@ def test_what_was_given_up_does_not_abstain():
     assert (summary["abstained"], summary["given_up"]) == (0.4, 0.2)
     # With a fixed number of draws nothing is given up.
     assert summarise(rows[:1], {}, {"images": 0, "seconds": 0.0}, most=2000)["given_up"] == 0
+
+
+CLAMPING = """
+import torch
+import glsmooth as gs
+
+class Clamping(gs.ResolvableTransform):
+    name = "clamping"
+    factors = (gs.transforms.Shift("b"),)
+
+    def __init__(self, low=0.0, high=1.0):
+        self.low, self.high = low, high
+
+    def apply(self, images, theta):
+        return (images + theta[:, 0].to(images)[:, None, None, None]).clamp(self.low, self.high)
+"""
+
+
+@pytest.fixture
+def clamping(tmp_path, monkeypatch):
+    """Overrides that take a user's brightness that clamps, by default to [0, 1]."""
+    (tmp_path / "my_clamping_module.py").write_text(CLAMPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield [
+        "transform=custom",
+        "transform._target_=my_clamping_module.Clamping",
+        "+smoothing.b={law:Normal,scale:0.2}",
+        "+region.b=[-0.1,0.1]",
+        "bound.methods=[neyman_pearson,gl]",
+    ]
+    sys.modules.pop("my_clamping_module", None)
+
+
+def test_a_users_transformation_that_is_not_resolvable_is_refused_before_the_first_vote(checkpoint, tmp_path, clamping):
+    with pytest.raises(ValueError, match=r"Clamping is not resolvable as it says: .* at α = \(b .*approximate=true"):
+        run(checkpoint, tmp_path / "run", *clamping)
+    assert not (tmp_path / "run" / "records.csv").exists()
+    with pytest.raises(ValueError, match="Clamping is not resolvable"):
+        run(checkpoint, tmp_path / "run", *clamping, "dry_run=true")
+
+
+@pytest.mark.parametrize("monte_carlo", ["paper", "sequential"])
+def test_an_approximation_says_so_everywhere_and_never_counts(checkpoint, tmp_path, clamping, capsys, monte_carlo):
+    run(checkpoint, tmp_path / "run", *clamping, f"monte_carlo={monte_carlo}", "monte_carlo.n=100", "approximate=true")
+    out, err = capsys.readouterr()
+    assert "(approximate: never counts as certified)" in err
+    rows, summary = read(tmp_path / "run")
+    residual = summary["approximate"]["residual"]
+    assert 0.01 < residual < 2
+    assert {row[f"certified_{method}"] for row in rows for method in ("neyman_pearson", "gl")} == {"0"}
+    p_lower = [float(row["p_lower"]) for row in rows]
+    assert max(p_lower) > summary["methods"]["neyman_pearson"]["required_probability"]  # it would have counted
+    for entry in summary["methods"].values():
+        assert not entry["sound"]
+        assert entry["certified_robust_accuracy"] == 0
+        assert entry["residual"] == residual
+    words = f"approximate, residual {residual:.2g}"
+    for text in (out, (tmp_path / "run" / "table.md").read_text(), (tmp_path / "run" / "report.html").read_text()):
+        assert words in text
+        assert "provably" not in text
+    assert "Approximate: the transformation is not resolvable" in out
+
+    # Decided again for another region, and compared with a sound run.
+    stored = load_run(tmp_path / "run")
+    other = stored.decide(gs.Box(b=(-0.01, 0.01)), ["neyman_pearson"])["neyman_pearson"]
+    assert (other.sound, other.certified.any(), other.standing) == (False, False, words)
+    table = write_comparison([(stored, stored.region, stored.stored_decisions())] * 2, tmp_path / "both")
+    assert words in table
+
+    # The records are those of an approximation: mended code does not take them over.
+    with pytest.raises(UserError, match=r"approximate=True, this run has approximate=None"):
+        run(checkpoint, tmp_path / "run", *clamping, "+transform.low=-9", "+transform.high=9", "approximate=true")
+
+
+def test_a_users_transformation_is_tried_again_on_another_region(checkpoint, tmp_path, clamping):
+    """Clamped at 2.5, which no draw of the run's region reaches and a larger region does."""
+    run(checkpoint, tmp_path / "run", *clamping, "+transform.low=-2.5", "+transform.high=2.5")
+    rows, summary = read(tmp_path / "run")
+    assert summary["approximate"] is None
+    assert "1" in {row["certified_neyman_pearson"] for row in rows}
+    stored = load_run(tmp_path / "run")
+    assert len(stored.example) == 1
+    small, large = (stored.decide(gs.Box(b=(-b, b)), ["neyman_pearson"])["neyman_pearson"] for b in (0.05, 1.6))
+    assert small.sound
+    assert small.certified.any()
+    assert not large.sound
+    assert large.standing.startswith("approximate, residual")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_random_network_needs_stochastic(checkpoint, tmp_path, monkeypatch):
+    class Noisy(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network(images + 0.05 * torch.randn_like(images))
+
+    build = Checkpoint.build_model
+    monkeypatch.setattr(Checkpoint, "build_model", lambda self: Noisy(build(self)).eval())
+    with pytest.raises(ValueError, match=r"random in evaluation mode.*stochastic=true"):
+        run(checkpoint, tmp_path, "dataset.subset=4")
+    with pytest.raises(ValueError, match=r"random in evaluation mode.*stochastic=true"):
+        run(checkpoint, tmp_path / "dry", "dataset.subset=4", "dry_run=true")
+    run(checkpoint, tmp_path, "dataset.subset=4", "stochastic=true")
+    rows, summary = read(tmp_path)
+    assert len(rows) == 4
+    assert summary["stochastic"] is True
+    assert any("randomness afresh" in sentence for sentence in tables.assumptions(load_run(tmp_path), {}))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_network_that_starts_to_change_itself_leaves_no_row_from_then_on(checkpoint, tmp_path, monkeypatch):
+    class Drifts(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.passes = network, 0
+
+        def forward(self, images):
+            self.passes += 1
+            if self.passes > 5:  # four passes are the trial, the next two are the votes
+                next(iter(self.network.parameters())).data.add_(1e-3)
+            return self.network(images)
+
+    build = Checkpoint.build_model
+    monkeypatch.setattr(Checkpoint, "build_model", lambda self: Drifts(build(self)).eval())
+    with pytest.raises(ValueError, match="changes itself in evaluation mode"):
+        run(checkpoint, tmp_path, "dataset.subset=4")
+    # A header, and the two images whose votes fill the first batch.
+    assert (tmp_path / "records.csv").read_text().count("\n") == 1 + 2

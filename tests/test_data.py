@@ -237,6 +237,101 @@ class TestFolders:
         assert torch.equal(next(iter(workers))[0], in_memory[[0, 1, 2]][0])
 
 
+GREY16 = np.linspace(0, 65535, 80).round().astype(np.uint16).reshape(10, 8)
+GREY8 = np.linspace(0, 255, 80).round().astype(np.uint8).reshape(10, 8)
+
+
+def one_file(folder: Path, image: Image.Image, name: str, **options) -> Path:
+    """A folder of classes whose first test image is ``image``, beside ordinary ones."""
+    fill(folder / "test", {"a": 0, "b": 2})
+    image.save(folder / "test" / "a" / name, **options)
+    return folder
+
+
+class TestPixels:
+    """What files of every kind become; the first image is the one under test."""
+
+    def load(self, root: Path, **spec):
+        return load_dataset({"name": "image_folder", "root": root, "image_size": [10, 8], **spec}).test
+
+    @pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
+    @pytest.mark.parametrize("in_memory", [True, False])
+    def test_sixteen_bits(self, tmp_path, name, in_memory, monkeypatch):
+        one_file(tmp_path, Image.fromarray(GREY16), name)
+        if not in_memory:
+            monkeypatch.setattr(data_module, "_MEMORY_LIMIT", 1000)  # holds them at 8 bits, not at 16
+        test = self.load(tmp_path)
+        assert isinstance(test, TensorImages) == in_memory
+        image, label, _ = test[0]
+        assert label == 0
+        assert image.shape == (3, 10, 8)
+        for channel in image:
+            np.testing.assert_array_equal(channel.numpy(), (GREY16 / 65535).astype(np.float32))
+        # Its neighbours keep their 8 bits, to the last one.
+        for i in (1, 2):
+            whole = np.array(Image.open(tmp_path / "test" / "b" / f"{i - 1:03}.png"))
+            np.testing.assert_array_equal(test[i][0].movedim(0, -1).numpy(), whole.astype(np.float32) / 255)
+        batch, _, _ = test[[0, 1]]
+        assert torch.equal(batch[0], image)
+
+    def test_sixteen_bits_in_grey(self, tmp_path):
+        for part in ("a", "b", *map(str, range(8))):
+            (tmp_path / "test" / part).mkdir(parents=True)
+            big = Image.fromarray(np.kron(GREY16, np.ones((3, 4), dtype=np.uint16)))
+            big.save(tmp_path / "test" / part / "x.png")
+        found = load_dataset({"name": "mnist", "root": tmp_path}).test
+        assert found[0][0].shape == (1, 28, 28)
+        assert found[0][0].unique().numel() > 100
+        assert found[0][0].max() > 0.9
+
+    def test_resizing_keeps_sixteen_bits(self, tmp_path):
+        one_file(tmp_path, Image.fromarray(np.kron(GREY16, np.ones((4, 4), dtype=np.uint16))), "x.png")
+        image = self.load(tmp_path)[0][0][0].numpy()
+        assert np.abs(image - GREY16 / 65535)[1:-1, 1:-1].max() < 0.01
+        assert len(np.unique((image * 65535).round() % 257)) > 20  # more than 8 bits
+
+    @pytest.mark.parametrize(
+        ("mode", "name"),
+        [
+            ("1", "x.png"), ("L", "x.png"), ("P", "x.png"), ("RGB", "x.png"), ("RGBA", "x.png"), ("LA", "x.png"),
+            ("CMYK", "x.tif"), ("YCbCr", "x.tif"), ("PA", "x.tif"), ("P", "x.gif"), ("L", "x.bmp"),
+        ],
+    )  # fmt: skip
+    def test_other_kinds_of_pixels(self, tmp_path, mode, name):
+        colours = np.stack([GREY8, 255 - GREY8, GREY8 // 2], axis=-1)
+        picture = Image.fromarray(colours if mode not in ("1", "L", "LA") else GREY8)
+        picture = picture.convert("P").convert("PA") if mode == "PA" else picture.convert(mode)
+        wanted = np.array(picture.convert("RGB")) / 255
+        image = self.load(one_file(tmp_path, picture, name))[0][0].movedim(0, -1).numpy()
+        np.testing.assert_allclose(image, wanted, atol=1e-6)
+        if mode not in ("1", "P", "PA"):
+            expected = np.repeat(GREY8[..., None], 3, -1) if mode in ("L", "LA") else colours
+            np.testing.assert_allclose(image, expected / 255, atol=3 / 255)
+
+    @pytest.mark.parametrize(
+        ("picture", "name", "options", "message"),
+        [
+            (Image.fromarray(GREY8.astype(np.float32)), "x.tif", {}, "mode F have no certain range"),
+            (Image.fromarray(GREY8.astype(np.int32)), "x.tif", {}, "32-bit pixels have no certain range"),
+            (Image.new("LAB", (8, 10)), "x.tif", {}, "mode LAB have no certain range"),
+            (Image.new("RGBA", (8, 10), (9, 9, 9, 254)), "x.png", {}, "transparent in places"),
+            (Image.new("LA", (8, 10), (9, 0)), "x.png", {}, "transparent in places"),
+            (Image.fromarray(GREY8).convert("P"), "x.png", {"transparency": 255}, "transparent in places"),
+            (Image.new("RGB", (8, 10)), "x.png", {"transparency": (0, 0, 0)}, "transparent in places"),
+            (Image.fromarray(GREY16), "x.png", {"transparency": 0}, "16 bits and a transparent value"),
+        ],
+        ids=["F", "I", "LAB", "RGBA", "LA", "P", "RGB", "I;16"],
+    )
+    def test_pixels_without_a_certain_meaning_are_refused(self, tmp_path, picture, name, options, message):
+        root = one_file(tmp_path, picture, name, **options)
+        with pytest.raises(ValueError, match=rf"dataset\.root: .*a/{name} is not a readable image .*{message}"):
+            self.load(root)
+
+    def test_a_transparent_value_that_no_pixel_has_is_nothing(self, tmp_path):
+        root = one_file(tmp_path, Image.new("RGB", (8, 10), (9, 9, 9)), "x.png", transparency=(0, 0, 0))
+        assert torch.equal(self.load(root)[0][0], torch.full((3, 10, 8), 9 / 255))
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("spec", "message"),

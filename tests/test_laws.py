@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from scipy.integrate import quad
 
 import glsmooth as gs
 from glsmooth.laws import LAWS, Law, from_config, to_config
@@ -110,3 +111,64 @@ def test_bad_configurations_are_named(config, message):
 def test_uniform_on_a_cycle_needs_the_cycle():
     with pytest.raises(ValueError, match="image_size"):
         gs.UniformCyclic().icdf(torch.tensor(0.5))
+
+
+LAWS_IN_ODD_PLACES = [
+    gs.Normal(0.3, 0.5),
+    gs.LogNormal(0.2, 0.6),
+    gs.LogNormal(-0.5, 1.5),
+    gs.Rayleigh(0.7),
+    gs.Exponential(2.0),
+    gs.HalfNormal(0.4),
+    gs.Uniform(0.5, 2.0),
+    gs.Uniform(-1.0, 2.0),
+]
+
+
+@pytest.mark.parametrize("law", LAWS_IN_ODD_PLACES, ids=repr)
+def test_shape_facts_match_the_density(law):
+    """Total variations over a fine grid: below the closed form by what the grid cannot see, never above it."""
+    tail = torch.logspace(-12, -3, 40_001, dtype=torch.float64)
+    u = torch.cat((tail, torch.linspace(1e-3, 1 - 1e-3, 400_001, dtype=torch.float64), 1 - tail))
+    x = law.icdf(torch.unique(u)).requires_grad_()
+    density = torch.exp(law.log_prob(x) + 0 * x)
+    (slope,) = torch.autograd.grad(density.sum(), x)
+    x, density = x.detach(), density.detach()
+
+    def variation(values):
+        return float(values.diff().abs().sum())
+
+    # Rayleigh's slope jumps from 0 at the end of its support, which the grid does not see.
+    jump = 1 / law.values["scale"] ** 2 if isinstance(law, gs.Rayleigh) else 0.0
+    assert law.bend == pytest.approx(variation(slope) + jump, rel=1e-3, abs=1e-12)
+    if math.isfinite(law.steepest):
+        assert law.steepest == pytest.approx(float(slope.abs().max()), rel=1e-4, abs=1e-12)
+    edges = float(x[0] * density[0]), float(x[-1] * density[-1])
+    ends = sum(abs(v) for v in edges) if isinstance(law, gs.Uniform) else 0.0
+    assert law.scale_speed == pytest.approx((variation(x * density) + ends) / 2, rel=1e-4)
+    if law.interval[0] >= 0:
+        of_log = x * density
+        if math.isfinite(law.bend_of_log):
+            assert law.bend_of_log == pytest.approx(variation(of_log + x * x * slope), rel=2e-4)
+            assert law.mode_of_log == pytest.approx(float(x[of_log.argmax()]), rel=1e-2)
+        assert law.peak_of_log == pytest.approx(float(of_log.max()), rel=1e-4)
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS_IN_ODD_PLACES if law.interval[0] >= 0], ids=repr)
+def test_partial_means(law):
+    points = law.icdf(torch.tensor([1e-6, 0.1, 0.5, 0.9, 1 - 1e-6], dtype=torch.float64))
+    lower, upper = law.lower_mean(points), law.upper_mean(points)
+    assert torch.allclose(lower + upper, law.mean.expand(5), rtol=1e-13)
+
+    def moment(power, low, high):  # along log x, where all these laws are smooth
+        def weighted(u):
+            return math.exp((power + 1) * u + float(law.log_prob(torch.tensor(math.exp(u), dtype=torch.float64))))
+
+        return quad(weighted, math.log(low), math.log(high), epsabs=0, epsrel=1e-11, limit=500)[0]
+
+    least = max(law.interval[0], 1e-9 * float(points[0]))
+    most = min(law.interval[1], float(points[-1]) * 1000)
+    for x, one, other in zip(points.tolist(), lower.tolist(), upper.tolist(), strict=True):
+        assert one == pytest.approx(moment(1, least, x), rel=1e-8)
+        assert other == pytest.approx(moment(1, x, most), rel=1e-7)  # relative to itself in its own tail
+    assert law.second_moment == pytest.approx(moment(2, least, most), rel=1e-4)

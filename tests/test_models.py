@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 
@@ -77,6 +79,21 @@ def test_hub_failure_is_explained(monkeypatch):
         build_model({"name": "resnet18", "pretrained": True}, 10, **COLOUR)
 
 
+@pytest.mark.parametrize(("classes", "new_head", "words"), [(10, False, "10"), (1000, False, ""), (1000, True, "1000")])
+def test_the_head_of_a_network_from_the_hub_is_replaced_with_a_word(monkeypatch, caplog, classes, new_head, words):
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    with caplog.at_level(logging.INFO):
+        model = build_model({"name": "resnet10t", "pretrained": True, "new_head": new_head}, classes, **COLOUR)
+    assert model.eval()(torch.rand(1, 3, 32, 32)).shape == (1, classes)
+    said = [record.getMessage() for record in caplog.records if record.name == "glsmooth.models"]
+    assert len(said) == bool(words)
+    if words:
+        assert f"of resnet10t (1000 classes) is left out; a new one for {words} classes" in said[0]
+
+
 class TestWeights:
     @pytest.fixture
     def trained(self):
@@ -103,11 +120,41 @@ class TestWeights:
         model = build_model({"name": "small_cnn", "weights": tmp_path / "w.safetensors"}, 10, **GREY)
         assert torch.equal(model.network.fc.weight, trained.network.fc.weight)
 
-    def test_head_of_another_size_starts_afresh(self, trained, tmp_path):
+    @pytest.mark.parametrize("name", ["small_cnn", "resnet10t", "deit_tiny_distilled_patch16_224"])
+    def test_another_number_of_classes_needs_a_new_head(self, tmp_path, caplog, name):
+        shape = COLOUR | {"image_size": (32, 32)}
+        old = build_model({"name": name}, 7, **shape)
+        torch.save(old.state_dict(), tmp_path / "w.pt")
+        spec = {"name": name, "weights": tmp_path / "w.pt"}
+        with pytest.raises(ValueError, match=r"has 7 classes, the dataset 10; .*model.new_head=true") as error:
+            build_model(spec, 10, **shape)
+        assert f"model.weights={tmp_path / 'w.pt'}" in str(error.value)
+        with caplog.at_level(logging.INFO):
+            model = build_model({**spec, "new_head": True}, 10, **shape)
+        assert "model.new_head=true: the last layer" in caplog.text
+        assert "(7 classes)" in caplog.text
+        assert model.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+        state, before = model.state_dict(), old.state_dict()
+        changed = {key.split(".")[1] for key in state if state[key].shape != before[key].shape}
+        assert changed <= {"fc", "head", "head_dist"}
+        assert changed
+        for key in state.keys() - {key for key in state if key.split(".")[1] in changed}:
+            assert torch.equal(state[key], before[key]), key
+
+    def test_a_new_head_is_new_for_the_same_number_of_classes_too(self, trained, tmp_path, caplog):
         torch.save(trained.state_dict(), tmp_path / "w.pt")
-        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 4, **GREY)
-        assert model.network.fc.weight.shape == (4, 128)
+        with caplog.at_level(logging.INFO):
+            model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt", "new_head": True}, 10, **GREY)
+        assert "(10 classes) is left out" in caplog.text
+        assert not torch.equal(model.network.fc.weight, trained.network.fc.weight)
         assert torch.equal(model.network.features[0][0].weight, trained.network.features[0][0].weight)
+
+    def test_a_file_without_a_head_needs_a_new_one(self, trained, tmp_path):
+        state = {key: value for key, value in trained.state_dict().items() if ".fc." not in key}
+        torch.save(state, tmp_path / "w.pt")
+        with pytest.raises(ValueError, match=r"lacks 2 tensors, the first fc.bias"):
+            build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+        build_model({"name": "small_cnn", "weights": tmp_path / "w.pt", "new_head": True}, 10, **GREY)
 
     def test_another_architecture_does_not_fit(self, trained, tmp_path):
         torch.save(trained.state_dict(), tmp_path / "w.pt")

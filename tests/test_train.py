@@ -195,3 +195,68 @@ def test_command_explains_mistakes(tmp_path, monkeypatch, capsys):
     last_line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "loss.copies" in last_line
     assert "Traceback" not in last_line
+
+
+CLAMPING = """
+import torch
+import glsmooth as gs
+
+class Clamping(gs.ResolvableTransform):
+    name = "clamping"
+    factors = (gs.transforms.Shift("b"),)
+
+    def apply(self, images, theta):
+        return (images + theta[:, 0].to(images)[:, None, None, None]).clamp(0, 1)
+"""
+
+
+def test_a_users_transformation_that_is_not_resolvable_is_not_trained_unasked(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_clamping_module.py").write_text(CLAMPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = [
+        "transform=custom",
+        "transform._target_=my_clamping_module.Clamping",
+        "+smoothing.b={law:Normal,scale:0.2}",
+        "+region.b=[-0.1,0.1]",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train", *SHORT, *own, f"hydra.run.dir={tmp_path / 'run'}"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Clamping is not resolvable as it says" in error
+    assert "approximate=true" in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.ckpt"))
+    run(tmp_path / "run", *own, "approximate=true", "optimizer.epochs=1")
+    assert "FAILED" in capsys.readouterr().err
+    assert (tmp_path / "run" / "best.ckpt").is_file()
+    sys.modules.pop("my_clamping_module", None)
+
+
+def test_weights_for_other_classes_need_a_new_head(tmp_path):
+    from PIL import Image
+
+    from glsmooth.models import build_model
+
+    for i in range(60):
+        folder = tmp_path / "pets" / f"{i % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (4 * i, 0, 0)).save(folder / f"{i}.png")
+    old = build_model({"name": "cifar_resnet20"}, 7, 3, (0.5,) * 3, (0.2,) * 3, (16, 16))
+    torch.save(old.state_dict(), tmp_path / "seven.pt")
+    folder = [
+        "dataset=image_folder",
+        f"dataset.root={tmp_path / 'pets'}",
+        "dataset.num_workers=0",
+        "dataset.val_fraction=0.3",
+        "model=cifar_resnet20",
+        f"model.weights={tmp_path / 'seven.pt'}",
+        "optimizer.epochs=1",
+    ]
+    with pytest.raises(ValueError, match=r"has 7 classes, the dataset 10; .*model.new_head=true"):
+        run(tmp_path / "run", *folder)
+    run(tmp_path / "run", *folder, "model.new_head=true")
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.ckpt")
+    assert checkpoint.model["new_head"] is True
+    assert checkpoint.build_model()(torch.rand(1, 3, 16, 16)).shape == (1, 10)

@@ -11,6 +11,7 @@ from glsmooth.bounds import NotApplicable, required_probability, tradeoff
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
 from glsmooth.regions import Ball, Box, Points
+from glsmooth.resolvability import check_transform
 from glsmooth.smoothing import SmoothedClassifier
 from glsmooth.transforms import ResolvableTransform
 
@@ -32,6 +33,7 @@ __all__ = [
     "Uniform",
     "UniformCyclic",
     "bounds",
+    "check_transform",
     "required_probability",
     "tradeoff",
     "transforms",

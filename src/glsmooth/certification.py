@@ -9,6 +9,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from glsmooth.classifier import BaseClassifier
 from glsmooth.data import Batches, loader
 from glsmooth.family import SmoothedFamily
 from glsmooth.procedures import FixedSample, Procedure, Tally
 from glsmooth.records import COLUMNS, RecordWriter, part_path, read_rows
 from glsmooth.smoothing import check_image
-from glsmooth.votes import BaseClassifier, VoteEngine, keep_freed_memory
+from glsmooth.votes import VoteEngine, keep_freed_memory
 
 __all__ = ["CertificationModule", "Settings", "columns", "quieten_lightning", "record"]
 
@@ -36,8 +38,8 @@ _IMAGES_A_STEP = 16
 class Settings:
     """How votes are taken.
 
-    ``seed`` fixes the draws; the rest is speed: evaluations a batch, and what
-    :class:`glsmooth.votes.BaseClassifier` says about ``precision``, ``compile`` and ``channels_last``.
+    ``seed`` fixes the draws, ``stochastic`` accepts a random network; the rest is speed: evaluations a batch, and
+    what :class:`glsmooth.classifier.BaseClassifier` says about ``precision``, ``compile`` and ``channels_last``.
     """
 
     seed: int = 0
@@ -46,6 +48,7 @@ class Settings:
     compile: bool = False
     channels_last: bool = False
     num_workers: int = 0
+    stochastic: bool = False
 
 
 def quieten_lightning() -> None:
@@ -162,7 +165,10 @@ class CertificationModule(LightningModule):
             precision=settings.precision,
             compile=settings.compile,
             channels_last=settings.channels_last,
+            stochastic=settings.stochastic,
         )
+        self._ready = ExitStack()
+        self._ready.enter_context(classifier.ready(self.images[0][0]))
         self._engine = VoteEngine(
             classifier,
             self.family,
@@ -199,6 +205,7 @@ class CertificationModule(LightningModule):
             self._write(self._engine.step())
 
     def on_predict_end(self) -> None:
+        self._ready.close()
         self._writer.close()
         self._bar.close()
         # The number of evaluations leaves a spawned process in a file.
@@ -216,6 +223,8 @@ class CertificationModule(LightningModule):
             if index not in self._finished:
                 break
             rows.append(record(self._finished.pop(index), self._labels.pop(index), self.thresholds))
+        if rows:
+            self._engine.classifier.check_unchanged()  # what is on disk counts, whatever happens next
         self._writer.append(rows)
         self._bar.update(rows)
 

@@ -29,6 +29,7 @@ from torch.utils.data import Dataset, Subset
 from glsmooth import bounds
 from glsmooth.certification import CertificationModule, Settings, quieten_lightning
 from glsmooth.checkpoint import Checkpoint, digest, load_checkpoint
+from glsmooth.classifier import BaseClassifier
 from glsmooth.cli import entry
 from glsmooth.config import UserError, build_family, build_region, merge_checkpoint
 from glsmooth.data import Data, certification_images, load_dataset
@@ -38,7 +39,8 @@ from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Seq
 from glsmooth.records import Records, read_rows
 from glsmooth.regions import Box
 from glsmooth.report import write_report
-from glsmooth.votes import BaseClassifier, VoteEngine
+from glsmooth.resolvability import check_family, why_approximate
+from glsmooth.votes import VoteEngine
 
 #: Transformed copies in the picture of what was done to one image.
 _FIGURE_COPIES = 8
@@ -62,7 +64,9 @@ def run(cfg: DictConfig) -> None:
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, noise)
     region = build_region(settings["region"], family.transform)
 
-    methods = required_probabilities(family, region, settings["bound"]["methods"])
+    family.check_region(region)
+    residual = _check_transformation(family, region, images, settings["approximate"])
+    methods = required_probabilities(family, region, settings["bound"]["methods"], residual)
     procedure = build_procedure(settings["monte_carlo"], methods, family)
     speed = Settings(
         seed=settings["seed"],
@@ -71,6 +75,7 @@ def run(cfg: DictConfig) -> None:
         compile=settings["compile"],
         channels_last=settings["channels_last"],
         num_workers=data.num_workers,
+        stochastic=settings["stochastic"],
     )
     print(preflight(methods, procedure), file=sys.stderr)
     if settings["compile"] and _accelerator(settings) == "cpu" and not _has_compiler():
@@ -103,6 +108,8 @@ def run(cfg: DictConfig) -> None:
         "monte_carlo": {key: value for key, value in procedure.describe().items() if key != "stopped_for"},
         "dataset": _test_images(settings["dataset"]),
     }
+    if residual is not None:
+        identity["approximate"] = True
     invocation = take_votes(trainer, module, identity)
     if not trainer.is_global_zero:
         return
@@ -113,6 +120,8 @@ def run(cfg: DictConfig) -> None:
         "region": settings["region"],
         "image_size": list(data.image_size),
         "pixel_noise": noise,
+        "approximate": residual,
+        "stochastic": settings["stochastic"],
         "dataset": settings["dataset"],
         "model": settings["model"],
         "classes": list(checkpoint.classes),
@@ -181,7 +190,8 @@ def build_procedure(
     Raises:
         UserError: ``exhaustive`` for a family whose law is not finite.
     """
-    required = {m: e["required_probability"] for m, e in methods.items() if e["sound"]}
+    # An approximation certifies nothing; its votes stop where they would.
+    required = {m: e["required_probability"] for m, e in methods.items() if e["sound"] or "residual" in e}
     targets = {m: h for m, h in required.items() if h is not None and h < 1}
     name = spec["name"]
     if name == "exhaustive":
@@ -199,8 +209,35 @@ def build_procedure(
     raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal, sequential or exhaustive")
 
 
-def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What each method requires of the region, or why it says nothing, as plain values for summary.json."""
+def _check_transformation(
+    family: SmoothedFamily, region: Box, images: Dataset, permitted: bool
+) -> dict[str, Any] | None:
+    """Try a user's transformation on some of the images: what is refused stops here, before any vote.
+
+    Returns:
+        Where ``permitted`` (by ``approximate=true``), for one that fails: the residual and where it was found, as
+        plain values. Else None.
+    """
+    count = min(8, len(images))  # type: ignore[arg-type]
+    check = check_family(family, region, [images[i][0] for i in range(count)])
+    if check is None:
+        return None
+    check.require(permitted)
+    if check.passed:
+        return None
+    print(check, file=sys.stderr)
+    found = check.residuals[check.worst or ""]
+    return {"residual": found.value, "identity": check.worst, "alpha": found.alpha, "beta": found.beta}
+
+
+def required_probabilities(
+    family: SmoothedFamily, region: Box, methods: Sequence[str], residual: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
+    """What each method requires of the region, or why it says nothing, as plain values for summary.json.
+
+    Args:
+        residual: of a transformation that is only approximately resolvable: then no method is sound.
+    """
     family.check_region(region)
     results: dict[str, dict[str, Any]] = {}
     for method in methods:
@@ -221,6 +258,8 @@ def required_probabilities(family: SmoothedFamily, region: Box, methods: Sequenc
                 "failure_probability": bound.failure_probability,
                 "argument": bound.argument,
             }
+            if residual is not None:
+                found |= {"sound": False, "residual": residual["residual"], "argument": why_approximate(residual)}
         results[method] = found
     return results
 
@@ -234,7 +273,8 @@ def preflight(methods: Mapping[str, Mapping[str, Any]], procedure: Procedure) ->
             line = f"does not apply: {found['reason']}"
         else:
             line = f"required probability {_up(h_min)}{_within_reach(h_min, procedure)}"
-        lines.append(f"{title}: {line}{'' if found['sound'] else ' (unsound: never counts as certified)'}")
+        standing = "approximate" if "residual" in found else "unsound"
+        lines.append(f"{title}: {line}{'' if found['sound'] else f' ({standing}: never counts as certified)'}")
     return "\n".join(lines)
 
 
@@ -268,11 +308,12 @@ def estimate(
     """Passes, time, memory and disk that a run would take, from a few batches of its own."""
     device = torch.device("cuda" if accelerator in ("gpu", "cuda") else "cpu")
     engine = _engine(checkpoint, family, FixedSample(n0=1, n=5 * speed.batch_size), speed, device)
-    engine.add(0, images[0][0])
-    engine.step()  # the first batch compiles, allocates and warms up
-    start, before = time.perf_counter(), engine.evaluations
-    while engine.busy:
-        engine.step()
+    with engine.classifier.ready(images[0][0]):
+        engine.add(0, images[0][0])
+        engine.step()  # the first batch compiles, allocates and warms up
+        start, before = time.perf_counter(), engine.evaluations
+        while engine.busy:
+            engine.step()
     rate = (engine.evaluations - before) / (time.perf_counter() - start)
     size = len(images)  # type: ignore[arg-type]
     # Each image is also classified as it is.
@@ -384,6 +425,7 @@ def _engine(
         precision=speed.precision,
         compile=speed.compile,
         channels_last=speed.channels_last,
+        stochastic=speed.stochastic,
     )
     return VoteEngine(classifier, family, procedure, seed=speed.seed, batch_size=speed.batch_size, clean=True)
 
@@ -407,9 +449,10 @@ def _save_figure(
 
     index = int(next((row for row in rows if shows(row)), rows[0])["index"])
     image = images[indices.index(index)][0]
-    plain_speed = Settings(seed=speed.seed, precision=speed.precision)
+    plain_speed = Settings(seed=speed.seed, precision=speed.precision, stochastic=speed.stochastic)
     engine = _engine(checkpoint, family, procedure, plain_speed, torch.device("cpu"))
-    theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
+    with engine.classifier.ready(image):
+        theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
     np.savez_compressed(
         directory / "figure1.npz",
         index=index,

@@ -324,8 +324,10 @@ UNDECISIVE: dict[str, tuple[str, ...]] = {
         "trainer.progress",
         "dataset.subset",  # of the test images; training does not see them
         "dataset.subset_seed",
+        "approximate",
     ),
-    "certify": ("ckpt", "batch_size", "compile", "channels_last", "dry_run", "trainer.*"),
+    # approximate and stochastic permit a run, and do not change what it gives.
+    "certify": ("ckpt", "batch_size", "compile", "channels_last", "dry_run", "approximate", "stochastic", "trainer.*"),
     "bounds": ("format", "plot"),
     "report": (),
 }

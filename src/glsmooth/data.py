@@ -1,7 +1,9 @@
 """Datasets: images in [0, 1], a label and a position, split into train, val and test.
 
-Small images are decoded once and kept as one uint8 tensor; a batch is then an indexing operation. Large
+Small images are decoded once and kept as one tensor; a batch is then an indexing operation. Large
 folders are decoded as they are read. Both kinds take a position or a list of positions, for one loader.
+
+Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits; either is scaled to [0, 1].
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class TensorImages(Dataset):
     """Images in memory.
 
     Args:
-        images: uint8, `N x C x H x W`.
+        images: uint8, or int32 with 16 bits, `N x C x H x W`.
         labels: `N` class numbers.
     """
 
@@ -53,7 +55,7 @@ class TensorImages(Dataset):
 
     def __getitem__(self, index: int | list[int]) -> tuple[Any, Any, Any]:
         """(image float32 in [0, 1], label, index); for a list of positions a batch of each."""
-        images = self.images[index].float() / 255
+        images = _unit(self.images[index])
         if isinstance(index, list):
             return images, self.labels[index], torch.tensor(index)
         return images, int(self.labels[index]), index
@@ -86,19 +88,23 @@ class FolderImages(Dataset):
     def __getitem__(self, index: int | list[int]) -> tuple[Any, Any, Any]:
         """(image float32 in [0, 1], label, index); for a list of positions a batch of each."""
         if isinstance(index, list):
-            images = torch.stack([self.decode(i) for i in index]).float() / 255
+            images = torch.stack([_unit(self.decode(i)) for i in index])
             return images, self.labels[index], torch.tensor(index)
-        return self.decode(index).float() / 255, int(self.labels[index]), index
+        return _unit(self.decode(index)), int(self.labels[index]), index
 
     def decode(self, index: int) -> Tensor:
-        """One image as uint8, `C x H x W`."""
+        """One image, `C x H x W`: uint8, or int32 in 0 … 65535 where its file has 16 bits.
+
+        Raises:
+            ValueError: a file that is no image, or whose pixels have no certain meaning.
+        """
         from PIL import Image
 
         path = self.paths[index]
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB" if self.channels == 3 else "L")
-        except OSError as error:
+                image = _pixels(file, "RGB" if self.channels == 3 else "L")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"dataset.root: {path} is not a readable image ({error}); repair or remove it"
             ) from error
@@ -109,16 +115,49 @@ class FolderImages(Dataset):
             image = image.resize(shape, Image.Resampling.BILINEAR)
         left, top = (image.width - columns) // 2, (image.height - rows) // 2
         image = image.crop((left, top, left + columns, top + rows))
-        return torch.from_numpy(np.array(image)).view(rows, columns, self.channels).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.array(image)).view(rows, columns, -1).permute(2, 0, 1)
+        return pixels.expand(self.channels, -1, -1)  # 16 bits are grey
 
-    def in_memory(self) -> TensorImages:
-        """All images decoded now."""
+    def in_memory(self) -> Dataset:
+        """All images decoded now; as they are read, still, where 16 bits make them too large."""
         from tqdm import tqdm
 
         images = torch.empty(len(self), self.channels, *self.size, dtype=torch.uint8)
         for i in tqdm(range(len(self)), desc="Decoding images", unit="image", delay=2, leave=False):
-            images[i] = self.decode(i)
+            pixels = self.decode(i)
+            if images.dtype == torch.uint8 and pixels.dtype != torch.uint8:
+                if 4 * images.numel() > _MEMORY_LIMIT:
+                    return self
+                images = images.to(torch.int32) * 257  # 255 becomes 65535, exactly
+            images[i] = pixels if pixels.dtype == images.dtype else pixels.to(torch.int32) * 257
         return TensorImages(images, self.labels)
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """Pixels as float32 in [0, 1]."""
+    return pixels.float() / (255 if pixels.dtype == torch.uint8 else 65535)
+
+
+# Modes of PIL whose conversion to RGB or grey is certain; 16 bits and what may be transparent have rules of their own.
+_PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def _pixels(image: Any, mode: str) -> Any:
+    """The image in ``mode`` (RGB or L), or as 32-bit whole numbers in 0 … 65535 (mode I) where it has 16 bits."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        if image.format == "TIFF" and image.mode == "I":  # elsewhere (PNG, PGM) I is another name of 16 bits
+            raise ValueError("32-bit pixels have no certain range: save it with 8 or 16 bits a channel")
+        if "transparency" in image.info:
+            raise ValueError("it has 16 bits and a transparent value: save it without transparency")
+        return image.convert("I")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        if image.convert("RGBA").getextrema()[3][0] < 255:
+            raise ValueError("it is transparent in places: put it on a background and save it without transparency")
+        image = image.convert("RGBA")
+    elif image.mode not in _PLAIN_MODES:
+        raise ValueError(f"pixels of mode {image.mode} have no certain range: save it with 8 or 16 bits a channel")
+    return image.convert(mode)
 
 
 class Batches(Sampler[list[int]]):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from glsmooth._text import did_you_mean
+from glsmooth._values import FrozenMapping
 from glsmooth.laws import Law, open_uniform
 from glsmooth.regions import Region
 from glsmooth.transforms.base import ResolvableTransform
@@ -26,7 +27,8 @@ LARGEST = 1e9
 class SmoothedFamily:
     """μ_β, the law of γ(α, β) with α drawn from independent smoothing laws, for every β.
 
-    Certificates are statements about this family alone: no image and no model enters.
+    Certificates are statements about this family alone: no image and no model enters. Bounds are cached by it, so it
+    keeps a copy of the laws, and seals its transformation (:meth:`ResolvableTransform.seal`).
 
     Args:
         transform: what is done to images.
@@ -46,6 +48,8 @@ class SmoothedFamily:
     pixel_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "laws", FrozenMapping(self.laws))
+        self.transform.seal()
         names = self.transform.parameters
         for name in self.laws:
             if name not in names:
@@ -82,8 +86,20 @@ class SmoothedFamily:
                     else "only tx and ty are cyclic"
                 )
                 raise ValueError(f"smoothing.{name}={law!r} needs a cycle: {why}")
+        object.__setattr__(self, "pixel_noise", float(self.pixel_noise))
         if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
             raise ValueError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
+
+    def __eq__(self, other: object) -> bool:
+        """Families of the same transformation, the object itself, are equal when their numbers are."""
+        return type(self) is type(other) and self.transform is other.transform and self._numbers == other._numbers
+
+    def __hash__(self) -> int:
+        return hash((id(self.transform), self._numbers))
+
+    @property
+    def _numbers(self) -> tuple[object, ...]:
+        return self.laws, self.image_size, self.pixel_noise
 
     @property
     def parameters(self) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.distribution import Distribution
 
+from glsmooth._values import FrozenMapping, Immutable
+
 __all__ = [
     "LAWS",
     "Exponential",
@@ -33,6 +35,10 @@ __all__ = [
 ]
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_PHI_1 = math.exp(-0.5 - _HALF_LOG_2PI)  # the standard normal density at 1
+#: ∫ |g″| of the density g(u) = exp(u - e^u) of the logarithm of an exponential variable: its slope x e^-x (1 - x),
+#: x = e^u, is extreme at x = (3 ± √5) / 2.
+_GUMBEL_BEND = 2 * sum(x * math.exp(-x) * abs(1 - x) for x in ((3 + math.sqrt(5)) / 2, (3 - math.sqrt(5)) / 2))
 
 
 def _ndtr(z: Tensor) -> Tensor:
@@ -45,8 +51,8 @@ def open_uniform(u: Tensor) -> Tensor:
     return (u + 2.0**-54).clamp(max=1 - 2.0**-53)
 
 
-class Law(Distribution):
-    """A scalar law on an interval, in float64.
+class Law(Immutable, Distribution):
+    """A scalar law on an interval, in float64. It never changes: bounds are cached by it.
 
     Subclasses give :meth:`_log_density` (inside the support), :meth:`cdf`, :meth:`survival`, :meth:`icdf`.
     """
@@ -62,7 +68,14 @@ class Law(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = True
 
-    # Set by the constructor from ``fields``.
+    # What torch's constructor would set on the instance.
+    _batch_shape = torch.Size()
+    _event_shape = torch.Size()
+    _validate_args = False
+
+    #: The constructor's numbers by field; they decide equality.
+    values: FrozenMapping[float]
+    # The same as attributes.
     _loc: float
     _scale: float
     _rate: float
@@ -70,6 +83,7 @@ class Law(Distribution):
     _high: float
 
     def __init__(self, **values: float) -> None:
+        numbers: dict[str, float] = {}
         for field, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
                 raise ValueError(f"{type(self).__name__}: {field}={value!r} is not a number; give a float")
@@ -87,9 +101,8 @@ class Law(Distribution):
                     f"{type(self).__name__}: {field}={value:g} is too extreme to compute with; give a number "
                     "between 1e-12 and 1e12"
                 )
-            setattr(self, "_" + field, value)
-        self.values = {field: float(value) for field, value in values.items()}
-        super().__init__(validate_args=False)
+            numbers[field] = value + 0.0  # -0.0 is 0.0
+        self._fill(values=FrozenMapping(numbers), **{"_" + field: value for field, value in numbers.items()})
 
     @property
     def support(self) -> constraints.Constraint:
@@ -118,6 +131,48 @@ class Law(Distribution):
     @property
     def peak_of_log(self) -> float:
         """Largest value of the density of log X, for a positive law."""
+        raise NotImplementedError
+
+    @property
+    def mode_of_log(self) -> float:
+        """The value of X at which the density of log X is largest."""
+        raise NotImplementedError
+
+    @property
+    def bend(self) -> float:
+        """Total variation of the density's slope τ′ over the line; inside the support only, where the density jumps.
+
+        ∫ |τ″| where the density is smooth; inf where it is not known. A density between two shifts of itself differs
+        from their chord by at most width²/8 of this, in total.
+        """
+        return math.inf
+
+    @property
+    def steepest(self) -> float:
+        """Largest |τ′| inside the support; inf where it is not known."""
+        return math.inf
+
+    @property
+    def bend_of_log(self) -> float:
+        """The same as :attr:`bend` for the density of log X, for a positive law whose logarithm has a smooth one."""
+        return math.inf
+
+    @property
+    def scale_speed(self) -> float:
+        """Total variation between the law and a rescaling of it by r is at most this times |log r|."""
+        return self.peak_of_log if self.log_concave_in_log else math.inf
+
+    @property
+    def second_moment(self) -> float:
+        """E X²."""
+        raise NotImplementedError
+
+    def lower_mean(self, value: Tensor) -> Tensor:
+        """E[X; X <= value] of a positive law, precise relative to itself in the lower tail."""
+        raise NotImplementedError
+
+    def upper_mean(self, value: Tensor) -> Tensor:
+        """E[X; X > value] of a positive law, precise relative to itself in the upper tail."""
         raise NotImplementedError
 
     def _log_density(self, x: Tensor) -> Tensor:
@@ -152,12 +207,6 @@ class Law(Distribution):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{v:g}' for v in self.values.values())})"
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.values == other.values
-
-    def __hash__(self) -> int:
-        return hash((type(self).__name__, *self.values.items()))
-
 
 class Normal(Law):
     """Normal law with mean ``loc`` and standard deviation ``scale``."""
@@ -183,6 +232,17 @@ class Normal(Law):
     @property
     def mean(self) -> Tensor:
         return torch.tensor(self._loc, dtype=torch.float64)
+
+    @property
+    def bend(self) -> float:
+        return 4 * _PHI_1 / self._scale**2  # τ″ changes its sign at ±1 deviation
+
+    @property
+    def scale_speed(self) -> float:
+        # Half the total variation of x τ(x), whose critical points are at 1 = z (z + loc / scale).
+        offset = self._loc / self._scale
+        roots = ((-offset + sign * math.sqrt(offset**2 + 4)) / 2 for sign in (1, -1))
+        return sum(abs(z + offset) * math.exp(-0.5 * z * z - _HALF_LOG_2PI) for z in roots)
 
     def _log_density(self, x: Tensor) -> Tensor:
         z = (x - self._loc) / self._scale
@@ -217,6 +277,10 @@ class LogNormal(Law):
         return 0.0, math.inf
 
     @property
+    def mode_of_log(self) -> float:
+        return math.exp(self._loc)
+
+    @property
     def peak_of_log(self) -> float:
         return 1 / (self._scale * math.sqrt(2 * math.pi))
 
@@ -227,6 +291,30 @@ class LogNormal(Law):
     @property
     def mean(self) -> Tensor:
         return torch.tensor(math.exp(self._loc + self._scale**2 / 2), dtype=torch.float64)
+
+    @property
+    def bend(self) -> float:
+        # τ′(y) = -φ(z) (z + s) / (s y)², y = exp(m + s z), is extreme at z = (-3 s ± √(s² + 4)) / 2.
+        s, total = self._scale, 0.0
+        for sign in (1, -1):
+            z = (-3 * s + sign * math.sqrt(s * s + 4)) / 2
+            log = -0.5 * z * z - _HALF_LOG_2PI - 2 * (math.log(s) + self._loc + s * z)
+            total += 2 * abs(z + s) * math.exp(min(log, 700.0))
+        return total
+
+    @property
+    def bend_of_log(self) -> float:
+        return 4 * _PHI_1 / self._scale**2
+
+    @property
+    def second_moment(self) -> float:
+        return math.exp(2 * self._loc + 2 * self._scale**2)
+
+    def lower_mean(self, value: Tensor) -> Tensor:
+        return self.mean * _ndtr(self._z(value) - self._scale)
+
+    def upper_mean(self, value: Tensor) -> Tensor:
+        return self.mean * _ndtr(self._scale - self._z(value))
 
     def _z(self, x: Tensor) -> Tensor:
         return (torch.log(x.clamp(min=0.0)) - self._loc) / self._scale
@@ -263,6 +351,10 @@ class Rayleigh(Law):
         return 0.0, math.inf
 
     @property
+    def mode_of_log(self) -> float:
+        return self._scale * math.sqrt(2)
+
+    @property
     def peak_of_log(self) -> float:
         return 2 / math.e  # at x² = 2 scale²
 
@@ -273,6 +365,27 @@ class Rayleigh(Law):
     @property
     def mean(self) -> Tensor:
         return torch.tensor(self._scale * math.sqrt(math.pi / 2), dtype=torch.float64)
+
+    @property
+    def bend(self) -> float:
+        # τ′ jumps to 1/scale² at 0, falls to -2 e^-1.5 / scale² and rises to 0.
+        return (2 + 4 * math.exp(-1.5)) / self._scale**2
+
+    @property
+    def bend_of_log(self) -> float:
+        return 4 * _GUMBEL_BEND  # log X is half the logarithm of an exponential variable, and a constant
+
+    @property
+    def second_moment(self) -> float:
+        return 2 * self._scale**2
+
+    def lower_mean(self, value: Tensor) -> Tensor:
+        u = 0.5 * (value.clamp(min=0.0) / self._scale) ** 2
+        return self.mean * torch.special.gammainc(torch.full_like(u, 1.5), u)
+
+    def upper_mean(self, value: Tensor) -> Tensor:
+        u = 0.5 * (value.clamp(min=0.0) / self._scale) ** 2
+        return self.mean * torch.special.gammaincc(torch.full_like(u, 1.5), u)
 
     def _log_density(self, x: Tensor) -> Tensor:
         return torch.log(x) - 2 * math.log(self._scale) - 0.5 * (x / self._scale) ** 2
@@ -302,6 +415,10 @@ class Exponential(Law):
         return 0.0, math.inf
 
     @property
+    def mode_of_log(self) -> float:
+        return 1 / self._rate
+
+    @property
     def peak_of_log(self) -> float:
         return 1 / math.e  # at the mean
 
@@ -312,6 +429,30 @@ class Exponential(Law):
     @property
     def mean(self) -> Tensor:
         return torch.tensor(1 / self._rate, dtype=torch.float64)
+
+    @property
+    def bend(self) -> float:
+        return self._rate**2
+
+    @property
+    def steepest(self) -> float:
+        return self._rate**2
+
+    @property
+    def bend_of_log(self) -> float:
+        return _GUMBEL_BEND
+
+    @property
+    def second_moment(self) -> float:
+        return 2 / self._rate**2
+
+    def lower_mean(self, value: Tensor) -> Tensor:
+        u = self._rate * value.clamp(min=0.0)
+        return self.mean * torch.special.gammainc(torch.full_like(u, 2.0), u)
+
+    def upper_mean(self, value: Tensor) -> Tensor:
+        u = self._rate * value.clamp(min=0.0)
+        return self.mean * torch.special.gammaincc(torch.full_like(u, 2.0), u)
 
     def _log_density(self, x: Tensor) -> Tensor:
         return math.log(self._rate) - self._rate * x
@@ -341,6 +482,10 @@ class HalfNormal(Law):
         return 0.0, math.inf
 
     @property
+    def mode_of_log(self) -> float:
+        return self._scale
+
+    @property
     def peak_of_log(self) -> float:
         return math.sqrt(2 / (math.pi * math.e))  # at x = scale
 
@@ -351,6 +496,30 @@ class HalfNormal(Law):
     @property
     def mean(self) -> Tensor:
         return torch.tensor(self._scale * math.sqrt(2 / math.pi), dtype=torch.float64)
+
+    @property
+    def bend(self) -> float:
+        return 2 * self.steepest  # τ′ falls from 0 to its least value and rises to 0
+
+    @property
+    def steepest(self) -> float:
+        return math.sqrt(2 / (math.pi * math.e)) / self._scale**2  # at x = scale
+
+    @property
+    def bend_of_log(self) -> float:
+        # The slope of the density of log X is √(2/π) x e^(-x²/2) (1 - x²), extreme at x² = 2 ± √3.
+        extremes = (2 + math.sqrt(3), 2 - math.sqrt(3))
+        return 2 * sum(math.sqrt(2 * y / math.pi) * math.exp(-y / 2) * abs(1 - y) for y in extremes)
+
+    @property
+    def second_moment(self) -> float:
+        return self._scale**2
+
+    def lower_mean(self, value: Tensor) -> Tensor:
+        return self.mean * -torch.expm1(-0.5 * (value.clamp(min=0.0) / self._scale) ** 2)
+
+    def upper_mean(self, value: Tensor) -> Tensor:
+        return self.mean * torch.exp(-0.5 * (value.clamp(min=0.0) / self._scale) ** 2)
 
     def _log_density(self, x: Tensor) -> Tensor:
         return math.log(2) - _HALF_LOG_2PI - math.log(self._scale) - 0.5 * (x / self._scale) ** 2
@@ -402,6 +571,30 @@ class Uniform(Law):
     @property
     def mean(self) -> Tensor:
         return torch.tensor((self._low + self._high) / 2, dtype=torch.float64)
+
+    @property
+    def bend(self) -> float:
+        return 0.0
+
+    @property
+    def steepest(self) -> float:
+        return 0.0
+
+    @property
+    def scale_speed(self) -> float:
+        return 0.5 + (abs(self._low) + abs(self._high)) / (2 * (self._high - self._low))
+
+    @property
+    def second_moment(self) -> float:
+        return (self._low**2 + self._low * self._high + self._high**2) / 3
+
+    def lower_mean(self, value: Tensor) -> Tensor:
+        x = value.clamp(self._low, self._high)
+        return (x - self._low) * (x + self._low) / (2 * (self._high - self._low))
+
+    def upper_mean(self, value: Tensor) -> Tensor:
+        x = value.clamp(self._low, self._high)
+        return (self._high - x) * (self._high + x) / (2 * (self._high - self._low))
 
     def _log_density(self, x: Tensor) -> Tensor:
         return torch.full_like(x, -math.log(self._high - self._low))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = {
     "digits": "small_cnn",
@@ -123,7 +126,8 @@ def resolve_model(spec: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     weights, pretrained = spec.get("weights"), spec.get("pretrained")
     if pretrained is None:
         pretrained = dataset == "imagenet" and name not in BUILTIN and weights is None
-    return {"name": name, "pretrained": pretrained, "weights": weights}
+    resolved = {"name": name, "pretrained": pretrained, "weights": weights}
+    return resolved | ({"new_head": True} if spec.get("new_head") else {})
 
 
 def build_model(
@@ -138,7 +142,8 @@ def build_model(
 
     Args:
         spec: ``name`` (``small_cnn``, ``cifar_resnet20``, ``cifar_resnet110`` or any timm name),
-            ``pretrained`` (timm only: weights from the hub) and ``weights`` (path of a state_dict, or null).
+            ``pretrained`` (timm only: weights from the hub), ``weights`` (path of a state_dict, or null) and
+            ``new_head`` (with either: the last layer starts afresh).
         mean, std: per channel, over images in [0, 1].
 
     Raises:
@@ -157,7 +162,9 @@ def build_model(
         )
     model = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
     if weights:
-        _load_weights(network, Path(weights).expanduser())
+        _load_weights(network, Path(weights).expanduser(), num_classes, bool(spec.get("new_head")))
+    elif spec.get("pretrained"):
+        _new_head_of_pretrained(network, name, num_classes, bool(spec.get("new_head")))
     _check_takes(model, name, channels, image_size)
     return model
 
@@ -189,10 +196,32 @@ def _timm_model(
         ) from error
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
+def _new_head_of_pretrained(network: Any, name: str, num_classes: int, wanted: bool) -> None:
+    """Say that the last layer of a network from the hub starts afresh; timm does it where the classes differ."""
+    theirs = network.pretrained_cfg.get("num_classes")
+    if wanted:
+        network.reset_classifier(num_classes)
+    if wanted or theirs != num_classes:
+        log.info(
+            "model.pretrained=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at "
+            "random",
+            name,
+            theirs,
+            num_classes,
+        )
+
+
+def _head_of(network: nn.Module) -> set[str]:
+    """Names of the last layer's tensors: timm says which layer it is, the networks of this module call it fc."""
+    layers = getattr(network, "default_cfg", {}).get("classifier", "fc")
+    prefixes = tuple(f"{layer}." for layer in ([layers] if isinstance(layers, str) else layers))
+    return {key for key in network.state_dict() if key.startswith(prefixes)}
+
+
+def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bool) -> None:
     """Start ``network`` from a state_dict: plain, under the key state_dict, or of this program's checkpoints.
 
-    The last layer keeps its initial values where the file's has another number of classes; all else must fit.
+    All tensors must fit; with ``new_head`` those of the last layer are left out and start at random.
     """
     try:
         content = _read_tensors(path)
@@ -204,9 +233,25 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         ) from error
     own = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("normalize.")}
-    head = {key for key in list(own)[-2:] if key in state and state[key].shape != own[key].shape}
-    state = {key: value for key, value in state.items() if key not in head}
-    missing = sorted(own.keys() - state.keys() - head)
+    head = _head_of(network)
+    other = [key for key in sorted(head & state.keys()) if state[key].shape != own[key].shape]
+    theirs = {state[key].shape[0] for key in sorted(head & state.keys()) if state[key].ndim}
+    if new_head:
+        state = {key: value for key, value in state.items() if key not in head}
+        log.info(
+            "model.new_head=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at "
+            "random",
+            path,
+            " and ".join(map(str, sorted(theirs))) or "no",
+            num_classes,
+        )
+    elif other and theirs == {state[other[0]].shape[0]} != {num_classes}:
+        raise ValueError(
+            f"model.weights={path}: its last layer ({other[0]}) has {state[other[0]].shape[0]} classes, the dataset "
+            f"{num_classes}; give the dataset that it was trained for, or set model.new_head=true to train a new last "
+            "layer from a random start"
+        )
+    missing = sorted(own.keys() - state.keys() - (head if new_head else set()))
     unknown = sorted(state.keys() - own.keys())
     shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes in", shapes)):

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from glsmooth._values import FrozenMapping, Immutable
+
 __all__ = ["Ball", "Box", "Points", "Region"]
 
 
@@ -17,11 +19,14 @@ def _number(where: str, value: Any) -> float:
             raise ValueError(f"{where}={value!r} is not a number") from None
     if not math.isfinite(value):
         raise ValueError(f"{where}={value} is not finite; give a finite number")
-    return float(value)
+    return float(value) + 0.0  # -0.0 is 0.0
 
 
-class Region:
-    """A set of parameters β. Parameters that a region does not name stay at their identity."""
+class Region(Immutable):
+    """A set of parameters β. Parameters that a region does not name stay at their identity.
+
+    Regions never change, and are equal when their numbers are: bounds are cached by them.
+    """
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -50,15 +55,18 @@ class Box(Region):
         ValueError: a bound that is not a finite number, or low above high.
     """
 
+    intervals: FrozenMapping[tuple[float, float]]
+
     def __init__(self, **intervals: Sequence[float]) -> None:
-        self.intervals: dict[str, tuple[float, float]] = {}
+        numbers: dict[str, tuple[float, float]] = {}
         for name, interval in intervals.items():
             if isinstance(interval, str) or not hasattr(interval, "__len__") or len(interval) != 2:
                 raise ValueError(f"region.{name}={interval!r} is not an interval; give [low, high]")
             low, high = (_number(f"region.{name}", v) for v in interval)
             if low > high:
                 raise ValueError(f"region.{name}=[{low:g}, {high:g}] is inverted; give [{high:g}, {low:g}]")
-            self.intervals[name] = (low, high)
+            numbers[name] = (low, high)
+        self._fill(intervals=FrozenMapping(numbers))
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -80,13 +88,17 @@ class Ball(Region):
         ValueError: no named parameter, a centre that is not finite, a radius that is not a number >= 0.
     """
 
+    radius: float
+    centre: FrozenMapping[float]
+
     def __init__(self, radius: float, **centre: float) -> None:
-        self.radius = _number("radius", radius)
-        if self.radius < 0:
+        radius = _number("radius", radius)
+        if radius < 0:
             raise ValueError(f"radius={radius:g} is negative; give a number >= 0")
         if not centre:
             raise ValueError("a ball needs named parameters with their centre, such as Ball(20, tx=0, ty=0)")
-        self.centre = {name: _number(f"centre of {name}", value) for name, value in centre.items()}
+        numbers = {name: _number(f"centre of {name}", value) for name, value in centre.items()}
+        self._fill(radius=radius, centre=FrozenMapping(numbers))
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -106,10 +118,13 @@ class Points(Region):
         ValueError: no point at all, or a value that is not finite.
     """
 
+    points: tuple[FrozenMapping[float], ...]
+
     def __init__(self, points: Iterable[Mapping[str, float]]) -> None:
-        self.points = [{name: _number(name, value) for name, value in point.items()} for point in points]
-        if not self.points:
+        numbers = tuple(FrozenMapping({n: _number(n, value) for n, value in point.items()}) for point in points)
+        if not numbers:
             raise ValueError("points=[] is empty; give at least one point")
+        self._fill(points=numbers)
 
     @property
     def parameters(self) -> tuple[str, ...]:

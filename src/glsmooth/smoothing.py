@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from glsmooth.family import SmoothedFamily
 from glsmooth.finite import FiniteLaw
 from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
 from glsmooth.regions import Region
+from glsmooth.resolvability import check_family
 from glsmooth.votes import BaseClassifier, VoteEngine
 
 __all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "check_image"]
@@ -40,6 +41,8 @@ class Certificate:
         abstained: draws that voted for no class: exact ties and non-finite logits.
         near_ties: draws decided by less than rounding could change.
         p_upper: upper confidence bound of every other class's probability; None unless asked for.
+        residual: how far the transformation is from resolvable, for a run with ``approximate=True`` whose
+            transformation failed its check (nothing is certified then); None otherwise.
     """
 
     prediction: int
@@ -55,6 +58,7 @@ class Certificate:
     abstained: int
     near_ties: int
     p_upper: float | None = None
+    residual: float | None = None
 
 
 def check_image(image: Tensor, name: str) -> None:
@@ -85,12 +89,14 @@ class SmoothedClassifier:
 
     Args:
         model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes); normalisation
-            belongs inside it. It is put in evaluation mode.
+            belongs inside it. Each call puts it in evaluation mode and gives every submodule its own mode back.
         family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that
             size.
         num_classes: number of classes, at least 2.
         batch_size: evaluations a batch; it changes speed and memory, not the votes.
-        precision, compile, channels_last, device: see :class:`glsmooth.votes.BaseClassifier`.
+        precision, compile, channels_last, device: see :class:`glsmooth.classifier.BaseClassifier`.
+        stochastic: accept a network that is random in evaluation mode (and draws its randomness independently for
+            every image). Predictions and certificates are then about the classifier smoothed over that, too.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class SmoothedClassifier:
         precision: str = "32-true",
         compile: bool = False,
         channels_last: bool = False,
+        stochastic: bool = False,
     ) -> None:
         self.family = family
         self.num_classes = num_classes
@@ -115,6 +122,7 @@ class SmoothedClassifier:
             precision=precision,
             compile=compile,
             channels_last=channels_last,
+            stochastic=stochastic,
         )
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
@@ -145,6 +153,7 @@ class SmoothedClassifier:
         index: int = 0,
         runner_up: bool = False,
         exhaustive: bool = False,
+        approximate: bool = False,
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
 
@@ -169,13 +178,18 @@ class SmoothedClassifier:
             exhaustive: for translations alone, on the torus and without pixel noise: let every shift vote at most
                 once, the most probable first, until the image is decided. Nothing is drawn, so ``n0``, ``n``,
                 ``alpha``, ``seed`` and ``index`` mean nothing and the votes have no probability of error.
+            approximate: take votes although the transformation fails its check; nothing is certified then, and
+                ``residual`` says by how much it fails.
 
         Raises:
-            ValueError: an impossible argument, named with its fix.
+            ValueError: an impossible argument, named with its fix; a network that no votes can be taken of
+                (:meth:`glsmooth.classifier.BaseClassifier.ready`); a transformation of the caller's own that is not
+                resolvable as it says (:func:`glsmooth.check_transform`; tried at the first use of a family with a
+                region).
             NotApplicable: ``method`` says nothing about this family.
         """
         (result,) = self.certify_many(
-            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, exhaustive
+            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, exhaustive, approximate
         )
         return result
 
@@ -192,6 +206,7 @@ class SmoothedClassifier:
         indices: Sequence[int] | None = None,
         runner_up: bool = False,
         exhaustive: bool = False,
+        approximate: bool = False,
     ) -> list[Certificate]:
         """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
         batches.
@@ -217,14 +232,25 @@ class SmoothedClassifier:
         # These check their arguments before the bound takes time.
         procedure: Procedure = FixedSample(n0, n, alpha)
         law = FiniteLaw.of(self.family) if exhaustive else None
+        self.family.check_region(region)
+        check = check_family(self.family, region, images) if images else None
+        if check is not None:
+            check.require(approximate)
         bound = certify_region(self.family, region, method)
+        residual = None
+        if check is not None and not check.passed:
+            residual = check.residual
+            bound = replace(bound, sound=False, argument=f"approximate: the residual is {residual:.2g}")
         targets = {method: bound.h_min} if bound.h_min < 1 else {}
         if law is not None:
             procedure, alpha = Exhaustive(law, targets), 0.0
         elif sequential:
             procedure = Sequential(targets, n0, n, alpha)
         tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
-        return [self._certificate(tallies[index], bound, region, alpha, runner_up) for index in indices]
+        return [
+            replace(self._certificate(tallies[index], bound, region, alpha, runner_up), residual=residual)
+            for index in indices
+        ]
 
     def _certificate(
         self, tally: Tally, bound: RegionBound, region: Region, alpha: float, runner_up: bool

@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from glsmooth.checkpoint import digest, load_checkpoint, make_payload
 from glsmooth.cli import entry
-from glsmooth.config import build_family, plain
+from glsmooth.config import build_family, build_region, plain
 from glsmooth.data import load_dataset
 from glsmooth.models import build_model, resolve_model
 from glsmooth.modules import CLEAN, UNDER_LAW, TrainingModule
+from glsmooth.resolvability import check_family
 
 #: Of the dataset, what training does not depend on.
 _NOT_TRAINING = ("subset", "subset_seed", "num_workers", "download")
@@ -56,6 +57,13 @@ def run(cfg: DictConfig) -> None:
     family = build_family(
         settings["transform"], settings["smoothing"], data.image_size, settings["loss"]["pixel_noise"]
     )
+    region = build_region(settings["region"], family.transform)
+    check = check_family(family, region, shape=(data.channels, *data.image_size))
+    if check is not None:
+        # What would not be certified is not trained unasked.
+        check.require(settings["approximate"])
+        if not check.passed:
+            print(check, file=sys.stderr)
     model = build_model(
         settings["model"], data.num_classes, data.channels, data.mean, data.std, data.image_size
     )

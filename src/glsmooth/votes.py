@@ -10,80 +10,25 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from glsmooth.classifier import BaseClassifier
 from glsmooth.draws import Stream, coin, pixel_normals, uniforms
 from glsmooth.family import SmoothedFamily
 from glsmooth.finite import FiniteLaw
 from glsmooth.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule
 
-__all__ = ["PRECISIONS", "BaseClassifier", "VoteEngine", "cast_votes", "keep_freed_memory"]
-
-#: Lightning's names of precisions and the type that autocast uses; None is plain float32.
-PRECISIONS: dict[str, torch.dtype | None] = {
-    "32-true": None,
-    "bf16-mixed": torch.bfloat16,
-    "16-mixed": torch.float16,
-}
+__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "keep_freed_memory"]
 
 # Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
 # could have ordered them the other way.
 _NEAR_TIE_EPSILONS = 16.0
-
-
-class BaseClassifier:
-    """A model made ready for inference: (N, C, H, W) images in [0, 1] -> logits (N, num_classes).
-
-    Puts ``model`` in evaluation mode (and, if asked, in channels-last format).
-
-    Args:
-        model: the base classifier; normalisation belongs inside it.
-        num_classes: number of logits, at least 2.
-        device: where to run; by default where the model's parameters are.
-        precision: a name in :data:`PRECISIONS`; anything but 32-true runs under autocast.
-        compile: pass the model through ``torch.compile``.
-        channels_last: run convolutions in the channels-last memory format.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module | Callable[[Tensor], Tensor],
-        num_classes: int,
-        *,
-        device: torch.device | str | None = None,
-        precision: str = "32-true",
-        compile: bool = False,
-        channels_last: bool = False,
-    ) -> None:
-        if num_classes < 2:
-            raise ValueError(f"num_classes={num_classes}: a classifier has at least 2 classes")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is not known; use one of {', '.join(PRECISIONS)}")
-        if device is None and isinstance(model, nn.Module):
-            device = next((p.device for p in model.parameters()), None)
-        self.device = torch.device(device or "cpu")
-        self.num_classes = num_classes
-        self.autocast = PRECISIONS[precision]
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if isinstance(model, nn.Module):
-            model = model.eval().to(device=self.device)
-            if channels_last:
-                model = model.to(memory_format=torch.channels_last)
-        self.model: Callable[[Tensor], Tensor] = torch.compile(model) if compile else model
-
-    def __call__(self, images: Tensor) -> Tensor:
-        images = images.contiguous(memory_format=self.memory_format)
-        if self.autocast is None:
-            logits = self.model(images)
-        else:
-            with torch.autocast(self.device.type, dtype=self.autocast):
-                logits = self.model(images)
-        return logits
 
 
 def keep_freed_memory() -> bool:
@@ -166,6 +111,8 @@ class VoteEngine:
     The votes of an image depend on ``seed`` and its index alone, never on its neighbours in a batch. Memory
     is that of a batch and a fixed number of images, whatever the number of draws or images.
 
+    Whoever calls :meth:`add` and :meth:`step` rather than :meth:`run` makes the classifier ready first.
+
     Args:
         classifier: the base classifier.
         family: the transformation with its smoothing laws, and pixel noise.
@@ -218,13 +165,22 @@ class VoteEngine:
         return self._pending < self.batch_size and (self._slots is None or bool(self._free))
 
     def run(self, images: Iterable[tuple[int, Tensor]]) -> Iterator[Tally]:
-        """Tallies of (index, image) pairs, each as soon as it is finished (not always in order)."""
-        for index, image in images:
-            while not self.wants_image:
+        """Tallies of (index, image) pairs, each as soon as it is finished (not always in order).
+
+        The classifier is made ready for the time of the run (:meth:`BaseClassifier.ready`). None of the tallies counts
+        if the end of the run raises.
+        """
+        pairs = iter(images)
+        first = next(pairs, None)
+        if first is None:
+            return
+        with self.classifier.ready(first[1]):
+            for index, image in chain([first], pairs):
+                while not self.wants_image:
+                    yield from self.step()
+                self.add(index, image)
+            while self.busy:
                 yield from self.step()
-            self.add(index, image)
-        while self.busy:
-            yield from self.step()
 
     @torch.inference_mode()
     def add(self, index: int, image: Tensor) -> None:

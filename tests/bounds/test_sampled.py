@@ -130,6 +130,14 @@ def test_median_rank_is_the_least_that_will_do(n, alpha):
     assert k == 0 or binom.sf(k - 2, n, 0.5) > alpha
 
 
+@pytest.mark.parametrize("error", [-3, -1, 1, 3])
+def test_the_median_rank_does_not_rest_on_the_inverse(error, monkeypatch):
+    expected = sampled.median_rank(301, 0.025)
+    inverse = binom.isf
+    monkeypatch.setattr(type(binom), "isf", lambda self, *args: inverse(*args) + error)
+    assert sampled.median_rank(301, 0.025) == expected
+
+
 def test_too_few_draws_certify_nothing():
     assert sampled.required_probability_at(BRIGHTEN, {"b": 0.01}, n=10) == 1
 
@@ -313,3 +321,126 @@ def test_the_failure_probability_is_added_to_that_of_the_votes():
 def test_closed_forms_do_not_apply(method):
     with pytest.raises(gs.NotApplicable, match="declares no factors"):
         gs.required_probability(BRIGHTEN, gs.Points([{"b": 0.1}]), method)
+
+
+class Bright2(Brighten):
+    """A part without factors that commutes with everything a test composes it with."""
+
+    name = "bright2"
+
+
+def with_translation(tx, b=BRIGHTEN.laws["b"], image_size=None):
+    laws = {"b": b, "tx": tx, "ty": gs.Normal(0, 1)}
+    return gs.SmoothedFamily(T.Composition(Bright2(), T.Translation()), laws, image_size)
+
+
+N1 = gs.Normal(0, 1)
+SHIFTED = [
+    # region, the whole shift that is applied at its worst
+    (gs.Box(tx=(0.5, 0.5)), 1),
+    (gs.Box(tx=(-0.5, -0.5)), 1),  # rounds to 0 half up, to -1 elsewhere: both are covered
+    (gs.Box(tx=(0.49999999999999994, 0.49999999999999994)), 1),  # this float plus a half is 1
+    (gs.Box(tx=(0.2, 0.6)), 1),
+    (gs.Box(tx=(-1.5, 0.5)), 2),
+    (gs.Box(tx=(-0.4, 0.4)), 0),
+    (gs.Ball(0.5, tx=0), 1),
+    (gs.Ball(0, tx=0.5), 1),
+    (gs.Ball(0.6, tx=1), 2),
+]
+
+
+@pytest.mark.parametrize(("region", "shift"), SHIFTED, ids=repr)
+@pytest.mark.parametrize("image_size", [None, (4, 5)])
+def test_what_is_certified_is_the_shift_that_is_applied(region, shift, image_size):
+    """Half a pixel is applied as a whole one: Φ(1) = 0.841, not Φ(1/2) = 0.691."""
+    family = with_translation(N1, image_size=image_size)
+    h_min = sampled.certify(family, region, n=20_000).h_min
+    value = float(N1.cdf(torch.tensor(float(shift), dtype=torch.float64)))
+    assert value <= h_min <= value + 0.04
+    image = torch.arange(25.0).reshape(1, 1, 5, 5)
+    if isinstance(region, gs.Box):
+        for end in region.intervals["tx"]:
+            applied = family.transform.apply(image, torch.tensor([[0.0, end, 0.0]], dtype=torch.float64))
+            rolls = [torch.equal(applied, image.roll(s, dims=3)) for s in range(-shift, shift + 1)]
+            assert any(rolls)
+
+
+@pytest.mark.parametrize(("region", "shift"), SHIFTED[:2] + SHIFTED[-2:], ids=repr)
+def test_estimates_round_as_well(region, shift):
+    bound = gs.bounds.certify_region(with_translation(N1), region, "gl")
+    assert abs(bound.worst["tx"]) == shift
+    assert bound.h_min == pytest.approx(float(N1.cdf(torch.tensor(float(shift), dtype=torch.float64))), abs=0.02)
+
+
+def test_fractional_parameters_that_the_action_rounds_are_refused():
+    family = with_translation(N1)
+    with pytest.raises(ValueError, match=r"tx=0\.5 is fractional"):
+        sampled.required_probability_at(family, {"tx": 0.5}, n=100)
+    with pytest.raises(ValueError, match="fractional"):
+        sampled.certify(family, gs.Points([{"tx": 0.5}]), n=100)
+
+
+def test_shifts_by_log_concave_laws_are_monotone_without_a_claim(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sampled, "required_probability_at", lambda f, point, *rest: seen.append(point) or 0.6)
+    bound = sampled._certify.__wrapped__(with_translation(gs.Uniform(-9, 9)), gs.Box(tx=(-3.4, 2)), 100, 0.1, 0)
+    assert seen == [{"tx": -3.0}, {"tx": 2.0}]
+    assert "log-concave laws (tx)" in bound.argument
+    # A log-normal law's shifts have no such order: every whole one is tried.
+    seen.clear()
+    bound = sampled._certify.__wrapped__(with_translation(gs.LogNormal(0, 1)), gs.Box(tx=(-1.2, 2)), 100, 0.1, 0)
+    assert seen == [{"tx": -1.0}, {"tx": 0.0}, {"tx": 1.0}, {"tx": 2.0}]
+    assert "all whole tx" in bound.argument
+    with pytest.raises(gs.NotApplicable, match="interval of tx"):
+        sampled.certify(with_translation(gs.LogNormal(0, 1)), gs.Box(tx=(-100, 100)), n=100)
+    # Brightness of a part with factors is ordered too, that of one without is not.
+    family = gs.SmoothedFamily(T.Composition(Bright2(), T.Brightness()), {"b": N1, "brightness": N1})
+    seen.clear()
+    sampled._certify.__wrapped__(family, gs.Box(brightness=(-0.3, 0.4)), 100, 0.1, 0)
+    assert seen == [{"brightness": -0.3}, {"brightness": 0.4}]
+    with pytest.raises(gs.NotApplicable, match="interval of b,"):
+        sampled.certify(family, gs.Box(brightness=(-0.3, 0.4), b=(0, 1)), n=100)
+
+
+def test_too_many_whole_shifts_together_are_refused():
+    laws = {"b": N1, "tx": gs.LogNormal(0, 1), "ty": gs.LogNormal(0, 1)}
+    family = gs.SmoothedFamily(T.Composition(Bright2(), T.Translation()), laws)
+    with pytest.raises(gs.NotApplicable, match="121 parameters with whole tx, ty"):
+        sampled.certify(family, gs.Box(tx=(-5, 5), ty=(-5, 5)), n=100)
+
+
+class Roll(Brighten):
+    """A user's own shift by whole pixels, rounded half to even."""
+
+    integer_parameters = frozenset({"b"})
+
+    def apply(self, images, theta):
+        shifts = torch.round(theta[:, 0]).long().tolist()
+        return torch.stack([x.roll(s, dims=-1) for x, s in zip(images, shifts, strict=True)])
+
+
+class VouchedRoll(Roll):
+    monotone_parameters = frozenset({"b"})
+
+
+@pytest.mark.parametrize("transform", [Roll(), VouchedRoll()], ids=repr)
+def test_a_users_own_whole_parameters_are_rounded(transform):
+    family = gs.SmoothedFamily(transform, {"b": N1})
+    # 1.5 is applied as 2 half up and half to even, -0.5 as 0 or -1, 2.5 as 2 or 3.
+    for region, worst in (
+        (gs.Box(b=(1.5, 1.5)), 2.0),
+        (gs.Box(b=(0.3, 1.7)), 2.0),
+        (gs.Box(b=(2.5, 2.5)), 3.0),
+        (gs.Ball(0.5, b=1), 2.0),
+    ):
+        bound = sampled.certify(family, region, n=5_000)
+        assert bound.worst == {"b": worst}
+        assert bound.h_min >= float(N1.cdf(torch.tensor(worst, dtype=torch.float64)))
+
+
+def test_an_identity_that_rounding_moves_is_refused():
+    class Half(Roll):
+        identity = torch.full((1,), 0.5, dtype=torch.float64)
+
+    with pytest.raises(ValueError, match="fractional"):
+        sampled.certify(gs.SmoothedFamily(Half(), {"b": N1}), gs.Box(), n=100)

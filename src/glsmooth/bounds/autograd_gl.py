@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from glsmooth.bounds import gl
 from glsmooth.bounds.base import NotApplicable, RegionBound
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
+from glsmooth.bounds.sampled import as_applied
 from glsmooth.family import SmoothedFamily
 from glsmooth.regions import Ball, Box, Points, Region
 
@@ -83,40 +84,39 @@ def _refuse_biased(s: Tensor) -> None:
         )
 
 
-def _rates(family: SmoothedFamily, curve: gl.Curve, draws: int, steps: int) -> list[gl.Rate]:
-    """w(h) at the nodes of a curve; one set of draws serves all nodes, so that w is smooth along it."""
+def _rates(family: SmoothedFamily, legs: Sequence[gl.Leg], draws: int, steps: int) -> list[list[gl.Rate]]:
+    """w(h) at the nodes of each leg; one set of draws serves all nodes, so that w is smooth along it."""
     alpha = family.sample(draws, torch.Generator().manual_seed(0))
     check_resolving_function(family.transform, alpha[:100])
-    rates = []
-    for j in range(steps + 1):
-        point, velocity = curve(j / steps)
+    mass = np.full(draws, 1 / draws)
+
+    def rate(point: dict[str, float], velocity: dict[str, float]) -> gl.Rate:
         beta = family.transform.vector(point)
         v = torch.tensor([velocity[name] for name in family.parameters], dtype=torch.float64)
         _refuse_moving_jumps(family, alpha, beta, v, point)
         s = scores(family, alpha, beta) @ v
         _refuse_biased(s)
-        mass = np.full(draws, 1 / draws)
-        rates.append(gl.rate_of(gl.Scores((s - s.mean()).numpy(), mass, np.zeros(draws))))
-    return rates
+        return gl.rate_of(gl.Scores((s - s.mean()).numpy(), mass, np.zeros(draws)))
+
+    return gl.rates_of(legs, steps, rate)
 
 
-def product_form(family: SmoothedFamily, curve: gl.Curve, draws: int = DRAWS, steps: int = STEPS) -> gl.ProductForm:
-    """Estimate of ξ and ĝ along a curve t ↦ (β(t), β′(t)) on [0, 1] from the identity (Theorem 1).
+def product_form(family: SmoothedFamily, curve: gl.Curve, draws: int = DRAWS) -> gl.ProductForm:
+    """Estimate of ξ and ĝ along a curve t ↦ β(t) on [0, 1] from the identity (Theorem 1), followed by a polygon.
 
     Raises:
         NotApplicable: a law whose score misses mass.
-        ValueError: the curve leaves the domain; a resolving function that does not fit the identity.
+        ValueError: as :func:`glsmooth.bounds.gl.polygon`; a resolving function that does not fit the identity.
     """
-    return gl.product_of_rates(_rates(family, curve, draws, steps))
+    legs = gl.polygon(family, curve)
+    return gl.product_of_rates(_rates(family, legs, draws, gl.LEG_STEPS), legs, gl.least_value(family, legs))
 
 
-def ode_form(family: SmoothedFamily, curve: gl.Curve, draws: int = DRAWS, steps: int = STEPS) -> float:
+def ode_form(family: SmoothedFamily, curve: gl.Curve, draws: int = DRAWS) -> float:
     """Estimate of h_min at the end of a curve, without factorisation; arguments as :func:`product_form`."""
-    return _supported(gl.ode_of_rates(_rates(family, curve, draws, steps)), draws)
-
-
-def _product(family: SmoothedFamily, curve: gl.Curve, draws: int, steps: int) -> float:
-    return _supported(product_form(family, curve, draws, steps).required_probability, draws)
+    legs = gl.polygon(family, curve)
+    rates = _rates(family, legs, draws, gl.LEG_STEPS)
+    return max(gl.least_value(family, legs), _supported(gl.ode_of_rates(rates, legs), draws))
 
 
 def _supported(h_min: float, draws: int) -> float:
@@ -124,23 +124,31 @@ def _supported(h_min: float, draws: int) -> float:
     return h_min if (1 - h_min) * draws >= LEAST_TAIL else 1.0
 
 
-#: The forms by the names of their methods.
-FORMS: dict[str, Callable[[SmoothedFamily, gl.Curve, int, int], float]] = {"gl": _product, "gl_ode": ode_form}
+#: The forms, from w at the nodes of one leg, by the names of their methods.
+FORMS: dict[str, Callable[[list[list[gl.Rate]]], float]] = {
+    "gl": lambda rates: gl.product_of_rates(rates).required_probability,
+    "gl_ode": gl.ode_of_rates,
+}
 
 
-def _probes(region: Region) -> Iterator[dict[str, float]]:
-    """Parameters of a region that are likely to be worst: listed points, corners, a ball's axes and diagonals."""
+def _probes(family: SmoothedFamily, region: Region) -> Iterator[dict[str, float]]:
+    """Parameters of a region, as applied, that are likely to be worst.
+
+    Listed points; corners; a ball's axes and diagonals.
+    """
     if isinstance(region, Points):
         yield from (dict(point) for point in region.points)
-    elif isinstance(region, Box):
-        corners = itertools.product(*(sorted(set(interval)) for interval in region.intervals.values()))
-        yield from (dict(zip(region.intervals, corner, strict=True)) for corner in corners)
-    else:
-        assert isinstance(region, Ball)
-        for signs in itertools.product((-1, 0, 1), repeat=len(region.centre)):
-            length = math.hypot(*signs) or 1.0
-            steps = zip(region.centre.items(), signs, strict=True)
-            yield {name: c + region.radius * sign / length for (name, c), sign in steps}
+        return
+    assert isinstance(region, (Box, Ball))
+    box = as_applied(family, region)
+    if isinstance(region, Box) or set(region.centre) & family.transform.integer_parameters:
+        corners = itertools.product(*(sorted(set(interval)) for interval in box.values()))
+        yield from (dict(zip(box, corner, strict=True)) for corner in corners)
+        return
+    for signs in itertools.product((-1, 0, 1), repeat=len(region.centre)):
+        length = math.hypot(*signs) or 1.0
+        steps = zip(region.centre.items(), signs, strict=True)
+        yield {name: c + region.radius * sign / length for (name, c), sign in steps}
 
 
 def estimate(family: SmoothedFamily, region: Region, method: str) -> RegionBound:
@@ -156,9 +164,9 @@ def estimate(family: SmoothedFamily, region: Region, method: str) -> RegionBound
 
     def at(point: dict[str, float], draws: int, steps: int) -> float:
         beta = dict(zip(family.parameters, family.transform.vector(point).tolist(), strict=True))
-        return FORMS[method](family, gl.straight(family, beta), draws, steps)
+        return _supported(FORMS[method](_rates(family, [gl.straight_leg(family, beta)], draws, steps)), draws)
 
-    points = list(_probes(region))
+    points = list(_probes(family, region))
     worst = max(points, key=lambda point: at(point, ROUGH_DRAWS, ROUGH_STEPS)) if len(points) > 1 else points[0]
     return RegionBound(
         at(worst, DRAWS, STEPS),

@@ -33,3 +33,7 @@ class RegionBound:
     sound: bool = True
     failure_probability: float = 0.0
     argument: str = ""
+
+    def __post_init__(self) -> None:
+        if self.worst is not None:  # a copy: the original may belong to a cache
+            object.__setattr__(self, "worst", dict(self.worst))

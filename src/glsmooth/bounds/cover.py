@@ -34,7 +34,8 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import MARGIN, Monotone, Supported, Tradeoff, cyclic_pair, density_nodes
+from glsmooth.bounds.loss import Monotone, Supported, Tradeoff, cyclic_pair, line_inverse, line_value
+from glsmooth.bounds.moves import move_of
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
@@ -47,7 +48,8 @@ __all__ = ["Worst", "candidates", "covers_torus", "worst_case"]
 TOLERANCE = 7e-7
 #: The same for balls, which are covered by boxes.
 ROUGH_TOLERANCE = 1e-4
-BUDGET = 600
+#: Most parameters tried in a box; fewer where each takes long.
+BUDGET, SLOW_BUDGET = 600, 80
 
 Interval = tuple[float, float]
 
@@ -173,8 +175,7 @@ class _Required:
     def along(self, curve: Supported, lines: tuple[float, ...]) -> float:
         """An upper bound on the quantity at β by any given line."""
         (t,) = lines
-        below_0, below_b = curve.below(t)
-        return min(1.0, below_0 + math.exp(-t) * (0.5 - below_b) + MARGIN)
+        return line_inverse(curve, t, 0.5)
 
     def bend(self, lines: tuple[float, ...]) -> float:
         """How much of the total variation of ρ's curvature the line lets through."""
@@ -195,11 +196,7 @@ class _Deficit:
         return tuple(min(curve.threshold(p, under_beta=False), 700.0) for p in self.levels)
 
     def along(self, curve: Supported, lines: tuple[float, ...]) -> float:
-        kept = 0.0
-        for p, t in zip(self.levels, lines, strict=True):
-            below_0, below_b = curve.below(t)
-            kept += below_b + math.exp(t) * (p - below_0)
-        return 1.0 - kept + 2 * MARGIN
+        return 1.0 - sum(line_value(curve, t, p) for p, t in zip(self.levels, lines, strict=True))
 
     def bend(self, lines: tuple[float, ...]) -> float:
         return float(len(lines))
@@ -319,7 +316,7 @@ def _shift_then_scale_axes(factor: ShiftThenScale, family: SmoothedFamily, box: 
         fixed, search = [{}], {c: box[c], b: box[b]}
     if box[c][0] == box[c][1] and centred:
         return _Axes([{c: box[c][0], **v} for v in fixed], {})
-    speed = _scale_variation(law_b)
+    speed = law_b.scale_speed
     peak = law_b.peak
 
     def step(point: dict[str, float], cell: dict[str, Interval]) -> Step:
@@ -354,38 +351,15 @@ class _Smoothness:
 
 @lru_cache(maxsize=64)
 def _smoothness(law: Law, log: bool) -> _Smoothness | None:
-    """The integrals, rounded up; None for densities that jump or bend sharply, where the second is not finite."""
-    if not isinstance(law, (LogNormal, Rayleigh, Exponential, HalfNormal) if log else (Normal, LogNormal)):
+    """The integrals in closed form; None where they would be needed and are not finite (densities that jump)."""
+    if not isinstance(law, (LogNormal, Rayleigh, Exponential, HalfNormal) if log else (Normal, LogNormal, Rayleigh)):
         return None
-    nodes = density_nodes(law, 1.0)
-    alpha, mass = torch.from_numpy(nodes.size), nodes.p_0
-    u = (torch.log(alpha) if log else alpha.clone()).requires_grad_()
-    value = law.log_prob(torch.exp(u)) + u if log else law.log_prob(u)
-    (slope,) = torch.autograd.grad(value.sum(), u, create_graph=True)
-    (bend,) = torch.autograd.grad(slope.sum(), u)
-    s, b, a = slope.detach().numpy(), bend.numpy(), alpha.numpy()
-    # One hundredth covers the kinks of the absolute values, which quadrature meets between nodes.
-    first, second = (1.01 * float((mass * np.abs(v)).sum()) for v in (s, s**2 + b))
-    weighted, mean, square = (1.01 * float((mass * v).sum()) for v in (np.abs(s) * a, a, a**2))
-    return _Smoothness(first, second, weighted, mean, square)
-
-
-@lru_cache(maxsize=64)
-def _scale_variation(law: Law) -> float:
-    """Bound on the total variation per unit of log-scale between a law and its rescalings: ½E|1 + X (log τ)′(X)|."""
-    if math.isinf(law.peak):
-        return math.inf
-    u = torch.linspace(1e-7, 1 - 1e-7, 200_001, dtype=torch.float64)
-    x = law.icdf(u).requires_grad_()
-    (slope,) = torch.autograd.grad((law.log_prob(x) + 0 * x).sum(), x)  # a flat density does not depend on x
-    inner = 0.5 * float((1 + x * slope).abs().mean().detach())
-    # Laws with an end away from 0 also lose the mass that the moving end sweeps.
-    swept = sum(
-        abs(v) * math.exp(float(law.log_prob(torch.tensor(v, dtype=torch.float64))))
-        for v in law.interval
-        if math.isfinite(v) and v != 0
-    )
-    return 1.001 * inner + 1e-6 + swept
+    if not log:  # densities rise to their peak and fall from it
+        return _Smoothness(2 * law.peak, law.bend, math.inf, math.inf, math.inf)
+    # ∫ |τ′| α, τ rising up to u = m and falling behind: integrated by parts on either side.
+    top = torch.tensor(law.mode_of_log, dtype=torch.float64)
+    weighted = 2 * law.peak_of_log * float(top) - float(law.lower_mean(top)) + float(law.upper_mean(top))
+    return _Smoothness(2 * law.peak_of_log, law.bend_of_log, weighted, _mean(law), law.second_moment)
 
 
 def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _Axes:
@@ -487,7 +461,8 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
-    while -queue[0][0] > best + tolerance and evaluations < BUDGET:
+    budget = _budget(family)
+    while -queue[0][0] > best + tolerance and evaluations < budget:
         _, _, start, cell = heapq.heappop(queue)
         name = max(cell, key=lambda k: _width(k, cell[k], family) / max(_width(k, search[k], family), 1e-300))
         middle = _middle(name, cell[name], family)
@@ -542,7 +517,8 @@ def _worst_on_segment(
         heapq.heappush(queue, (-bound, next(counter), cell))
 
     visit(interval)
-    while -queue[0][0] > best + tolerance and len(curves) < BUDGET:
+    budget = _budget(family)
+    while -queue[0][0] > best + tolerance and len(curves) < budget:
         _, _, (low, high) = heapq.heappop(queue)
         middle = _middle(name, (low, high), family)
         visit((low, middle))
@@ -554,6 +530,13 @@ def _worst_on_segment(
         f"adaptive cells over {name} (bound within {bound - best:.1g} of an attained value), "
         "monotone or exhausted on the other axes",
     )
+
+
+def _budget(family: SmoothedFamily) -> int:
+    for factor in family.transform.factors or ():
+        if isinstance(factor, ScaleThenShift) and move_of(family.laws[factor.shift], False, True)[0].slow:
+            return SLOW_BUDGET
+    return BUDGET
 
 
 def _in_log(name: str, interval: Interval, family: SmoothedFamily) -> bool:

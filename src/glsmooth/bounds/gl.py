@@ -11,13 +11,16 @@ For the built-in factors the law of the score is known, so w needs no samples: t
 cells whose masses and mean scores have closed forms, and each cell is moved to the two ends of its range, which can
 only enlarge w (the top mean grows in the convex order); a score that is normal given an observed coordinate is
 integrated over nodes of that coordinate. Integrals and maxima along the path are computed at two resolutions and
-their difference is added on the safe side.
+their difference is added on the safe side. That is no proof of what lies between nodes; values that are handed out as
+certified are never below Neyman-Pearson's, which has one.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,22 +30,36 @@ from scipy.integrate import simpson
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
+from glsmooth._values import FrozenMapping
+from glsmooth.bounds import neyman_pearson
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.loss import convolve, density_nodes
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
+from glsmooth.regions import Box
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
-__all__ = ["ProductForm", "ode_form", "printed", "product_form", "straight"]
+__all__ = ["ProductForm", "ode_form", "polygon", "printed", "product_form", "straight"]
 
 #: Intervals of the path; half as many for the error estimate.
 STEPS = 32
 #: The same for ranking parameters against each other.
 ROUGH_STEPS = 4
+#: A user's curve is followed by at least and at most so many straight legs, each with so many intervals, and to this
+#: share of its extent.
+LEAST_LEGS, MOST_LEGS, LEG_STEPS = 16, 512, 4
+FOLLOWED = 2e-3
 #: Levels h at which w is tabulated, geometric from the smallest to 1/2.
 LEVELS = np.geomspace(1e-6, 0.5, 2_400)
+LEVELS.flags.writeable = False
 
 _SQRT_2PI = math.sqrt(2 * math.pi)
+
+
+def _read_only(*arrays: np.ndarray) -> None:
+    """Arrays may come from a cache: nobody shall write to them."""
+    for array in arrays:
+        array.flags.writeable = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +70,9 @@ class Scores:
     p: np.ndarray
     sd: np.ndarray
     excess: float = 0.0
+
+    def __post_init__(self) -> None:
+        _read_only(self.s, self.p, self.sd)
 
 
 def _numpy(function: Callable[[torch.Tensor], torch.Tensor], x: np.ndarray) -> np.ndarray:
@@ -144,20 +164,20 @@ def _critical_points(law: Law, a: float, b: float) -> list[float]:
 
 def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bool) -> Scores:
     """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
-    nodes = density_nodes(outer, 1.0)
-    alpha = nodes.size
+    nodes = density_nodes(outer)
+    alpha = nodes.at
     s = -b * (1 + alpha * _slope(outer, alpha))
     normal = isinstance(inner, LogNormal if inner_scales else Normal)
     if normal:
-        return Scores(s, nodes.p_0, np.abs(alpha * step) / inner.values["scale"])
+        return Scores(s, nodes.mass, np.abs(alpha * step) / inner.values["scale"])
     unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
     return Scores(
         values,
-        np.outer(nodes.p_0, unit.p).ravel(),
+        np.outer(nodes.mass, unit.p).ravel(),
         np.zeros(values.size),
-        abs(step) * unit.excess * float(nodes.p_0 @ alpha),
+        abs(step) * unit.excess * float(nodes.mass @ alpha),
     )
 
 
@@ -274,6 +294,9 @@ class Rate:
     w: np.ndarray
     peak: float
 
+    def __post_init__(self) -> None:
+        _read_only(self.w)
+
 
 def rate_of(scores: Scores) -> Rate:
     """w from the law of the score: w(h) = min_q { q h + E(s - q)₊ }, an upper bound for every q tried."""
@@ -343,51 +366,229 @@ def _expected_excess_of_mixture(
     return q, expected
 
 
-Curve = Callable[[float], tuple[dict[str, float], dict[str, float]]]
+#: t ↦ β(t) on [0, 1], named parameters; those left out stay at the identity. It may return a second dictionary, its
+#: velocity: that enters no number, but is refused where it is not the derivative.
+Curve = Callable[[float], Mapping[str, float] | tuple[Mapping[str, float], Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One straight piece of a path, run through in ``duration``: both ends name every parameter."""
+
+    start: Mapping[str, float]
+    end: Mapping[str, float]
+    duration: float = 1.0
+
+    def at(self, s: float) -> dict[str, float]:
+        """The parameter at a share s in [0, 1] of the way."""
+        return {name: a + s * (self.end[name] - a) for name, a in self.start.items()}
+
+    @property
+    def velocity(self) -> dict[str, float]:
+        return {name: (self.end[name] - a) / self.duration for name, a in self.start.items()}
+
+
+def _identity(family: SmoothedFamily) -> dict[str, float]:
+    return dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
 
 
 def straight(family: SmoothedFamily, beta: Mapping[str, float]) -> Curve:
     """The straight path from the identity to β in the raw parameters, t ↦ (β(t), β′(t))."""
-    start = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
-    v = {name: beta[name] - start[name] for name in start}
-    return lambda t: ({name: start[name] + t * v[name] for name in start}, v)
+    leg = straight_leg(family, beta)
+    return lambda t: (leg.at(t), leg.velocity)
 
 
-def _rates(family: SmoothedFamily, curve: Curve, steps: int) -> list[Rate]:
-    rates = []
-    for j in range(steps + 1):
-        beta, v = curve(j / steps)
-        family.transform.check(beta)
-        rates.append(rate_of(_scores(family, beta, v)))
-    return rates
+def straight_leg(family: SmoothedFamily, beta: Mapping[str, float]) -> Leg:
+    start = _identity(family)
+    return Leg(start, {**start, **beta})
+
+
+class _Followed:
+    """A user's curve, each of its values checked once."""
+
+    def __init__(self, family: SmoothedFamily, curve: Curve) -> None:
+        self.family, self.curve = family, curve
+        self._points: dict[float, np.ndarray] = {}
+
+    def __call__(self, t: float) -> np.ndarray:
+        """β(t) as a vector in the order of the family's parameters."""
+        if t not in self._points:
+            point = _numbers(self._value(t)[0], t)
+            try:
+                self._points[t] = self.family.transform.vector(point).numpy()
+                self.family.check_region(Box(**{name: (value, value) for name, value in point.items()}))
+            except ValueError as error:
+                raise ValueError(f"the curve at t={t:g}: {error}") from None
+        return self._points[t]
+
+    def velocity(self, t: float) -> np.ndarray | None:
+        """The velocity at t that came with the curve, if one did; parameters left out of it do not move."""
+        _, *velocity = self._value(t)
+        if not velocity:
+            return None
+        v = _numbers(velocity[0], t)
+        return np.array([v.get(name, 0.0) for name in self.family.parameters])
+
+    def _value(self, t: float) -> tuple[Mapping[str, float], ...]:
+        value = self.curve(t)
+        parts = value if isinstance(value, tuple) else (value,)
+        if len(parts) not in (1, 2) or not all(isinstance(part, Mapping) for part in parts):
+            raise ValueError(
+                f"the curve at t={t:g} is {value!r}; return a dictionary of named parameters, such as {{'tx': 3 * t}}"
+            )
+        return parts
+
+
+def _numbers(values: Mapping[str, float], t: float) -> dict[str, float]:
+    numbers = {}
+    for name, value in values.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"the curve at t={t:g}: {name}={value!r} is not a number") from None
+        if not math.isfinite(numbers[name]):
+            raise ValueError(f"the curve at t={t:g}: {name}={numbers[name]} is not finite; give a finite number")
+    return numbers
+
+
+def polygon(family: SmoothedFamily, curve: Curve) -> list[Leg]:
+    """Straight legs that follow a curve, from the identity over points β(t_j) to its end.
+
+    A polygon is itself a path, with exact velocities, so the derivative of the curve is not needed. It has legs enough
+    that two points of the curve beside each leg are within ``FOLLOWED`` of its extent from where the leg is then.
+
+    Raises:
+        ValueError: the curve does not start at the identity, leaves the domain, jumps, turns too often, ends at a
+            fractional shift, or comes with a velocity that is not its derivative.
+    """
+    at = _Followed(family, curve)
+    identity = family.transform.identity.numpy()
+    if not (np.abs(at(0.0) - identity) <= 1e-9 * (1 + np.abs(identity))).all():
+        raise ValueError(
+            f"the curve starts at {_named(family, at(0.0))}; it must start at the identity, {_named(family, identity)}"
+        )
+    at._points[0.0] = identity
+    for name in family.transform.integer_parameters:
+        end = float(at(1.0)[family.parameters.index(name)])
+        if end != round(end):
+            raise ValueError(f"the curve ends at {name}={end!r}; shifts are by whole pixels, end at {round(end)}")
+    times = [i / LEAST_LEGS for i in range(LEAST_LEGS + 1)]
+    values = np.array([at(t) for t in times])
+    extent = np.ptp(values, axis=0) + 1e-9 * (1 + np.abs(values).max(axis=0))
+
+    def departure(a: float, b: float) -> float:
+        # Beside the middle a point that no regular spacing of nodes meets, where a fast oscillation would hide.
+        return max(
+            float((np.abs(at(a + s * (b - a)) - (1 - s) * at(a) - s * at(b)) / extent).max()) for s in (0.5, 0.382)
+        )
+
+    queue = [(-departure(a, b), a, b) for a, b in itertools.pairwise(times)]
+    heapq.heapify(queue)
+    while -queue[0][0] > FOLLOWED:
+        _, a, b = queue[0]
+        if b - a < 1e-9:
+            raise ValueError(
+                f"the curve jumps near t={a:g}, from {_named(family, at(a))} to {_named(family, at(b))}; it must be "
+                "continuous"
+            )
+        if len(queue) >= MOST_LEGS:
+            raise ValueError(
+                f"the curve turns too often, also near t={a:g}: {MOST_LEGS} straight legs do not follow it; give a "
+                "simpler one"
+            )
+        middle = (a + b) / 2
+        heapq.heapreplace(queue, (-departure(a, middle), a, middle))
+        heapq.heappush(queue, (-departure(middle, b), middle, b))
+    pairs = sorted((a, b) for _, a, b in queue)
+    _check_velocity(at, pairs)
+    points = [dict(zip(family.parameters, at(t).tolist(), strict=True)) for t in (0.0, *(b for _, b in pairs))]
+    return [Leg(points[i], points[i + 1], b - a) for i, (a, b) in enumerate(pairs)]
+
+
+def _check_velocity(at: _Followed, pairs: list[tuple[float, float]]) -> None:
+    """Refuse a velocity whose integral over the legs is not how far they go, as nearly as the curve is followed."""
+    moved = np.array([at(b) - at(a) for a, b in pairs])
+    nodes, weights = np.polynomial.legendre.leggauss(3)
+    integrals = np.zeros_like(moved)
+    for j, (a, b) in enumerate(pairs):
+        for node, weight in zip(nodes, weights, strict=True):
+            v = at.velocity((a + b) / 2 + node * (b - a) / 2)
+            if v is None:
+                return
+            integrals[j] += v * weight * (b - a) / 2
+    gaps = np.abs(integrals - moved).sum(axis=0)
+    allowed = FOLLOWED * np.abs(moved).sum(axis=0) + 1e-9 * (1 + np.abs(moved).max(axis=0))
+    for name, gap, limit in zip(at.family.parameters, gaps.tolist(), allowed.tolist(), strict=True):
+        if not gap <= limit:
+            raise ValueError(
+                f"the curve's velocity is not its derivative: integrated leg by leg it misses how far {name} moves by "
+                f"{gap:.2g} altogether; return the position alone, velocities are not needed"
+            )
+
+
+def _named(family: SmoothedFamily, point: np.ndarray) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in zip(family.parameters, point.tolist(), strict=True))
+
+
+def least_value(family: SmoothedFamily, legs: Sequence[Leg]) -> float:
+    """Largest h_min among the ends of the legs, each as it is applied, by Neyman-Pearson.
+
+    It is what proves a value along a curve; 1/2 for a transformation without factors, whose values are estimates.
+    """
+    if family.transform.factors is None:
+        return 0.5
+    whole = family.transform.integer_parameters
+    points = [{k: math.floor(v + 0.5) if k in whole else v for k, v in leg.end.items()} for leg in legs]
+    return max(neyman_pearson.tradeoff(family, point).inverse(0.5) for point in points)
+
+
+def rates_of(
+    legs: Sequence[Leg], steps: int, rate: Callable[[dict[str, float], dict[str, float]], Rate]
+) -> list[list[Rate]]:
+    """w at ``steps`` + 1 nodes of each leg, from the function (β, v) ↦ w."""
+    return [[rate(leg.at(j / steps), leg.velocity) for j in range(steps + 1)] for leg in legs]
+
+
+def _rates(family: SmoothedFamily, legs: Sequence[Leg], steps: int) -> list[list[Rate]]:
+    return rates_of(legs, steps, lambda beta, v: rate_of(_scores(family, beta, v)))
 
 
 @lru_cache(maxsize=128)
-def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> list[Rate]:
-    return _rates(family, straight(family, dict(beta)), steps)
+def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> tuple[Rate, ...]:
+    family.transform.check(dict(beta))
+    (rates,) = _rates(family, [straight_leg(family, dict(beta))], steps)
+    return tuple(rates)
 
 
 @dataclass(frozen=True)
 class ProductForm:
-    """ξ and ĝ of Theorem 1 along one curve, with the margins already on the safe side.
+    """ξ and ĝ of Theorem 1 along a path of straight legs, with the margins already on the safe side.
 
     Attributes:
         levels: (K,) levels h, ascending to 1/2.
         p: (K,) the bound p(h) on w(h; β(t), v) / g(t).
-        times: (T,) nodes t of the curve.
-        g: (T,) g(t) = max_h w(h; β(t), v).
+        times: (L, T) nodes t of each leg.
+        g: (L, T) g(t) = max_h w(h; β(t), v) there; it jumps from leg to leg.
+        g_margins: (L,) error of each leg's ∫ g.
+        least: what the required probability is at least: Neyman-Pearson's at the ends of the legs.
+        vertices: the ends β(t_j) of the legs, the curve's end last.
     """
 
     levels: np.ndarray
     p: np.ndarray
     times: np.ndarray
     g: np.ndarray
-    g_margin: float
+    g_margins: np.ndarray
+    least: float = 0.5
+    vertices: tuple[Mapping[str, float], ...] = ()
 
     def g_hat(self, t: float = 1.0) -> float:
         """ĝ(β(t)) = ∫₀ᵗ g, rounded up: non-decreasing in t."""
-        fine = np.linspace(0.0, t, 257)
-        return float(simpson(CubicSpline(self.times, self.g)(fine), x=fine)) + self.g_margin * t
+        return sum(
+            float(CubicSpline(times, g).integrate(times[0], min(t, times[-1]))) + float(margin)
+            for times, g, margin in zip(self.times, self.g, self.g_margins, strict=True)
+            if times[0] < t
+        )
 
     def xi(self, h: float) -> float:
         """ξ(h) = -∫_h^½ dh / p(h) for levels h in (0, 1/2]; ξ(1/2) = 0. Rounded towards 0, never extrapolated."""
@@ -408,8 +609,8 @@ class ProductForm:
 
     @property
     def required_probability(self) -> float:
-        """h_min at the end of the curve: the least h with ĝ < ξ(1/2) - ξ(1 - h); 1.0 if there is none."""
-        return self.required_after(self.g_hat())
+        """h_min at the end of the path: the least h with ĝ < ξ(1/2) - ξ(1 - h); 1.0 if there is none."""
+        return max(self.least, self.required_after(self.g_hat()))
 
     def required_after(self, distance: float) -> float:
         integral = self._integral()
@@ -421,36 +622,57 @@ class ProductForm:
         return 1.0 - float(np.interp(distance, integral[::-1], self.levels[::-1]))
 
 
-def _product(rates: list[Rate]) -> tuple[np.ndarray, np.ndarray]:
-    g = np.array([rate.peak for rate in rates])
-    shape = [rate.w / rate.peak for rate in rates if rate.peak > 0]
-    return (np.max(shape, axis=0) if shape else np.ones_like(LEVELS)), g
+def _shape(rates: Sequence[Sequence[Rate]]) -> np.ndarray:
+    """p(h) from the nodes of all legs."""
+    shapes = [rate.w / rate.peak for leg in rates for rate in leg if rate.peak > 0]
+    return np.max(shapes, axis=0) if shapes else np.ones_like(LEVELS)
 
 
-def product_of_rates(rates: list[Rate]) -> ProductForm:
-    steps = len(rates) - 1
-    p, g = _product(rates)
-    half_p, half_g = _product(rates[::2])
-    times = np.linspace(0.0, 1.0, steps + 1)
-    error = abs(simpson(g, x=times) - simpson(half_g, x=times[::2]))
-    # p and g are smooth along the path: their maxima and integrals converge at least quadratically, so the error
+def product_of_rates(
+    rates: Sequence[Sequence[Rate]], legs: Sequence[Leg] = (Leg({}, {}),), least: float = 0.5
+) -> ProductForm:
+    """The product form of w at the nodes of each leg; one leg of duration 1 when left out."""
+    g = np.array([[rate.peak for rate in leg] for leg in rates])
+    ends = np.cumsum([0.0, *(leg.duration for leg in legs)])
+    times = np.linspace(ends[:-1], ends[1:], g.shape[1], axis=1)
+    errors = [abs(simpson(y, x=x) - simpson(y[::2], x=x[::2])) for x, y in zip(times, g, strict=True)]
+    # p and g are smooth along a leg: their maxima and integrals converge at least quadratically, so the error
     # left is a third of the difference between the two resolutions, or less; twice the difference is added.
+    p, half_p = _shape(rates), _shape([leg[::2] for leg in rates])
     p = p + 2 * np.abs(p - half_p) + 1e-9
-    return ProductForm(LEVELS, p, times, g, 2 * float(error) + 1e-12)
+    margins = 2 * np.array(errors) + 1e-12
+    return ProductForm(LEVELS, p, times, g, margins, least, tuple(FrozenMapping(leg.end) for leg in legs))
 
 
 def product_form(family: SmoothedFamily, curve: Curve) -> ProductForm:
-    """ξ and ĝ along any curve t ↦ (β(t), β′(t)) on [0, 1] that starts at the identity (Theorem 1).
+    """ξ and ĝ along a curve t ↦ β(t) on [0, 1] that starts at the identity (Theorem 1).
+
+    The curve is replaced by a polygon through some of its points (:func:`polygon`), and ξ and ĝ are the polygon's.
+    What is proved is that ``required_probability`` certifies the end of the curve and every one of ``vertices``, each
+    as it is applied: it is at least Neyman-Pearson's value there. Of what lies between two vertices nothing is
+    claimed, since w is evaluated at finitely many points of a leg.
 
     Raises:
-        NotApplicable: a law whose score misses mass, or a factor without closed-form scores.
-        ValueError: the curve leaves the domain.
+        NotApplicable: a law whose score misses mass, a factor without closed-form scores, or a transformation that is
+            only approximately resolvable.
+        ValueError: as :func:`polygon`.
     """
-    return product_of_rates(_rates(family, curve, STEPS))
+    legs = polygon(family, curve)
+    return product_of_rates(_rates(family, legs, LEG_STEPS), legs, least_value(family, legs))
 
 
-def _ode(rates: list[Rate], substeps: int = 4) -> float:
-    """U(0) of U′(t) = w(U; t), U(1) = 1/2, by classical Runge-Kutta; between nodes w is a cubic spline in t."""
+def _ode(rates: Sequence[Sequence[Rate]], legs: Sequence[Leg], substeps: int = 4) -> float:
+    """U(0) of U′(t) = w(U; t), U(1) = 1/2, by classical Runge-Kutta; between a leg's nodes w is a cubic spline in t."""
+    u = 0.5
+    for leg_rates, leg in zip(reversed(rates), reversed(legs), strict=True):
+        u = _ode_back(u, leg_rates, leg.duration, substeps)
+        if u <= LEVELS[0]:
+            return 0.0
+    return u
+
+
+def _ode_back(u: float, rates: Sequence[Rate], duration: float, substeps: int) -> float:
+    """From the end of one leg to its start."""
     count = (len(rates) - 1) * substeps
     table = CubicSpline(np.linspace(0, 1, len(rates)), [rate.w for rate in rates])(
         np.linspace(0, 1, 2 * count + 1)
@@ -462,8 +684,7 @@ def _ode(rates: list[Rate], substeps: int = 4) -> float:
     def w(u: float, row: int) -> float:
         return float(np.interp(math.log(max(u, LEVELS[0])), logs, table[row]))
 
-    h = 1.0 / count
-    u = 0.5
+    h = duration / count
     for row in range(2 * count, 0, -2):
         k1 = w(u, row)
         k2 = w(u - h / 2 * k1, row - 1)
@@ -476,12 +697,17 @@ def _ode(rates: list[Rate], substeps: int = 4) -> float:
 
 
 def ode_form(family: SmoothedFamily, curve: Curve) -> float:
-    """h_min at the end of a curve without factorisation: 1 - U(0), U′ = w(U; β(t), β′(t)), U(1) = 1/2."""
-    return ode_of_rates(_rates(family, curve, STEPS))
+    """h_min at the end of a curve without factorisation: 1 - U(0), U′ = w(U; β(t), β′(t)), U(1) = 1/2.
+
+    Along the same polygon as :func:`product_form`, with the same claim: the end and the vertices, and no more.
+    """
+    legs = polygon(family, curve)
+    return max(least_value(family, legs), ode_of_rates(_rates(family, legs, LEG_STEPS), legs))
 
 
-def ode_of_rates(rates: list[Rate]) -> float:
-    fine, coarse = _ode(rates), _ode(rates[::2])  # half the nodes and half the steps
+def ode_of_rates(rates: Sequence[Sequence[Rate]], legs: Sequence[Leg] = (Leg({}, {}),)) -> float:
+    """The ode form of w at the nodes of each leg; one leg of duration 1 when left out."""
+    fine, coarse = _ode(rates, legs), _ode([leg[::2] for leg in rates], legs)  # half the nodes and half the steps
     if fine <= 0 or coarse <= 0:
         return 1.0
     return min(1.0, 1.0 - fine + 2 * abs(fine - coarse) + 2e-6)
@@ -493,12 +719,12 @@ def _key(beta: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 def product_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the product form along the straight path."""
-    return product_of_rates(_straight_rates(family, _key(beta), steps)).required_probability
+    return product_of_rates([_straight_rates(family, _key(beta), steps)]).required_probability
 
 
 def ode_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the ode form along the straight path."""
-    return ode_of_rates(_straight_rates(family, _key(beta), steps))
+    return ode_of_rates([_straight_rates(family, _key(beta), steps)])
 
 
 def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
@@ -507,5 +733,5 @@ def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEP
     They multiply g by ‖β_j - β₀‖ and integrate it over t, although dh/dt carries that factor already, so the
     integral has an extra factor t and comes out about half of what it must be. For comparison only.
     """
-    form = product_of_rates(_straight_rates(family, _key(beta), steps))
-    return form.required_after(float(np.trapezoid(form.times * form.g, form.times)))
+    form = product_of_rates([_straight_rates(family, _key(beta), steps)])
+    return form.required_after(float(np.trapezoid(form.times[0] * form.g[0], form.times[0])))

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,14 +24,15 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+from glsmooth.bounds.moves import STANDARD, Flat, Move, move_of
 from glsmooth.laws import Law
 
 __all__ = [
     "Atoms",
-    "Conditional",
     "Gaussian",
-    "Guarded",
     "Monotone",
+    "Observed",
+    "Sum",
     "Tradeoff",
     "combine",
     "cyclic_pair",
@@ -39,8 +40,12 @@ __all__ = [
     "scalar_pair",
 ]
 
-#: Added to every probability that went through quadrature or root finding; their own errors are far below it.
+#: Added to every probability on its safe side: far above the rounding of the sums that lead to it.
 MARGIN = 1e-9
+#: The same for closed forms, which are good to some machine epsilons.
+CLOSED = 1e-14
+#: Rounding of a sum of masses, where a slope may magnify it.
+ROUNDING = 1e-12
 
 
 class Tradeoff(Protocol):
@@ -73,10 +78,14 @@ class Gaussian:
     delta: float
 
     def __call__(self, p: float) -> float:
-        return float(ndtr(ndtri(p) - self.delta))
+        return max(0.0, float(ndtr(ndtri(p) - self.delta)) - self._rounding)
 
     def inverse(self, q: float) -> float:
-        return float(ndtr(ndtri(q) + self.delta))
+        return min(1.0, float(ndtr(ndtri(q) + self.delta)) + self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return CLOSED if self.delta else 0.0  # nothing moved: exact
 
     def below(self, t: float) -> tuple[float, float]:
         if self.delta == 0:
@@ -108,8 +117,10 @@ class Monotone:
         if p <= 0 or p >= 1:
             return float(p >= 1) * self._full()
         if self._grows:
-            return _at(law.cdf, (_at(law.icdf, p) - self.shift) / self.scale)
-        return _at(law.survival, (_at(law.icdf, 1 - p) - self.shift) / self.scale)
+            kept = _at(law.cdf, (_at(law.icdf, p) - self.shift) / self.scale)
+        else:
+            kept = _at(law.survival, (_at(law.icdf, 1 - p) - self.shift) / self.scale)
+        return max(0.0, kept - CLOSED)
 
     def _full(self) -> float:
         """N(1): the mass of μ_β where μ_β₀ has some."""
@@ -123,21 +134,25 @@ class Monotone:
         if q >= 1:
             return 1.0
         if self._grows:
-            return _at(law.cdf, self.shift + self.scale * _at(law.icdf, q))
-        return _at(law.survival, self.shift + self.scale * _at(law.icdf, 1 - q))
+            needed = _at(law.cdf, self.shift + self.scale * _at(law.icdf, q))
+        else:
+            needed = _at(law.survival, self.shift + self.scale * _at(law.icdf, 1 - q))
+        return min(1.0, needed + CLOSED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Atoms:
-    """Finitely many values of L, each smeared by an independent normal shift.
+    """Finitely many values of L, each smeared by an independent move of an inner coordinate.
 
-    Given atom i, L = ell_i + (a normal privacy loss of effective size spread_i). Besides, L = -inf has mass
-    ``only_0`` under μ_β₀ and L = +inf has mass ``only_b`` under μ_β.
+    Given atom i, L = ell_i + (the log-ratio of a move of size spread_i). Besides, L = -inf has mass ``only_0`` under
+    μ_β₀ and L = +inf has mass ``only_b`` under μ_β.
 
     Attributes:
         ell: (K,) finite values of L.
         p_0, p_b: (K,) masses under μ_β₀ and μ_β.
-        spread: (K,) sizes >= 0 of the normal smear; all zero, or all positive.
+        spread: (K,) sizes >= 0 of the moves; all zero, or all positive.
+        slip_0, slip_b: the true laws may differ from these masses by so much, in total variation.
+        move: which moves smear; normal shifts unless said otherwise.
     """
 
     ell: np.ndarray
@@ -146,42 +161,49 @@ class Atoms:
     spread: np.ndarray
     only_0: float = 0.0
     only_b: float = 0.0
+    slip_0: float = 0.0
+    slip_b: float = 0.0
+    move: Move = STANDARD
 
     def smeared(self, delta: float) -> Atoms:
         """The same with one more independent normal shift of effective size ``delta``."""
-        return Atoms(self.ell, self.p_0, self.p_b, np.hypot(self.spread, delta), self.only_0, self.only_b)
+        return replace(self, spread=np.hypot(self.spread, delta))
 
     @property
-    def _smooth(self) -> bool:
+    def smooth(self) -> bool:
+        """Is every atom smeared?"""
         return bool(self.spread.size) and float(self.spread.min()) > 0
 
     def corners(self) -> tuple[np.ndarray, np.ndarray]:
-        """Corners (p, N(p)) of the piecewise linear curve when nothing is smeared."""
+        """Corners (p, N(p)) of the piecewise linear curve when nothing is smeared, slips on the safe side."""
         order = np.argsort(self.ell, kind="stable")
-        p = self.only_0 + np.concatenate(([0.0], np.cumsum(self.p_0[order])))
-        return p, np.concatenate(([0.0], np.cumsum(self.p_b[order])))
+        p = self.only_0 + self.slip_0 + np.concatenate(([0.0], np.cumsum(self.p_0[order])))
+        return p, np.concatenate(([0.0], np.cumsum(self.p_b[order]))) - self.slip_b
 
-    def below(self, t: float) -> tuple[float, float]:
-        if not self._smooth:
+    def mass_below(self, t: float) -> tuple[float, float]:
+        """P(L <= t) under μ_β₀ and under μ_β, without slips."""
+        if not self.smooth:
             under = self.ell <= t
             return self.only_0 + float(self.p_0[under].sum()), float(self.p_b[under].sum())
-        z = (t - self.ell) / self.spread
-        half = self.spread / 2
-        return self.only_0 + float((self.p_0 * ndtr(z + half)).sum()), float((self.p_b * ndtr(z - half)).sum())
+        below_0, below_b = self.move.below(t - self.ell, self.spread)
+        return self.only_0 + float(self.p_0 @ below_0), float(self.p_b @ below_b)
+
+    def below(self, t: float) -> tuple[float, float]:
+        below_0, below_b = self.mass_below(t)
+        return below_0 + self.slip_0, below_b - self.slip_b
 
     def threshold(self, level: float, under_beta: bool) -> float:
         if not len(self.ell):
             return 0.0
-        if not self._smooth:
+        if not self.smooth:
             order = np.argsort(self.ell)
             mass = np.cumsum((self.p_b if under_beta else self.p_0)[order]) + (0.0 if under_beta else self.only_0)
             return float(self.ell[order][min(int(np.searchsorted(mass, level)), len(order) - 1)])
 
         def excess(t: float) -> float:
-            return self.below(t)[under_beta] - level
+            return self.mass_below(t)[under_beta] - level
 
-        reach = self.spread * (9 + self.spread)
-        low, high = float((self.ell - reach).min()), float((self.ell + reach).max())
+        low, high = self.reach()
         if excess(high) <= 0:
             return high
         if excess(low) >= 0:
@@ -191,84 +213,134 @@ class Atoms:
             low, high = (middle, high) if excess(middle) < 0 else (low, middle)
         return float(brentq(excess, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3)))
 
+    def reach(self) -> tuple[float, float]:
+        """An interval that holds nearly all of L's mass."""
+        if self.move is STANDARD:
+            reach = self.spread * (9 + self.spread)
+            return float((self.ell - reach).min()), float((self.ell + reach).max())
+        total_0, _ = self.mass_below(math.inf)
+        low, high, width = float(self.ell.min()), float(self.ell.max()), 1.0
+        while width < 1000 and self.mass_below(low - width)[1] > 1e-12:
+            width *= 2
+        low, width = low - width, 1.0
+        while width < 1000 and self.mass_below(high + width)[0] < total_0 - 1e-12:
+            width *= 2
+        return low, high + width
+
     def inverse(self, q: float) -> float:
-        if q >= 1 - self.only_b:
+        if q >= 1 - self.only_b - self.slip_b:
             return 1.0
-        if not self._smooth:
+        if not self.smooth:
             p, n = self.corners()
             # Where the curve is flat in N the larger p is the safe one; q sits above 0, so flats are mass of
             # μ_β₀ alone, which comes first in the order of L.
-            return min(1.0, float(np.interp(q, n, p)) + 1e-12) if q < n[-1] else 1.0
-        t = self.threshold(q, under_beta=True)
-        below_0, below_b = self.below(t)
-        # N⁻¹ is concave with slope exp(-t) at N = below_b, so its tangent lies above it, whatever t is.
-        return min(1.0, below_0 + math.exp(-t) * (q - below_b) + MARGIN)
+            return min(1.0, float(np.interp(q, n, p)) + ROUNDING) if q < n[-1] else 1.0
+        return line_inverse(self, self.threshold(q, under_beta=True), q)
 
     def __call__(self, p: float) -> float:
-        if p <= self.only_0:
+        if p <= self.only_0 + self.slip_0:
             return 0.0
-        if not self._smooth:
+        if not self.smooth:
             corners, n = self.corners()
-            return max(0.0, float(np.interp(p, corners, n)) - 1e-12)
-        t = self.threshold(p, under_beta=False)
-        below_0, below_b = self.below(t)
-        return max(0.0, below_b + math.exp(min(t, 700.0)) * (p - below_0) - MARGIN)
+            return max(0.0, float(np.interp(p, corners, n)) - ROUNDING)
+        return lines_value(self, p)
 
 
-@dataclass(frozen=True)
-class Guarded:
-    """One curve from two quadratures that share no node: the worse value, and twice their difference beyond it."""
-
-    one: Tradeoff
-    other: Tradeoff
-
-    def __call__(self, p: float) -> float:
-        a, b = self.one(p), self.other(p)
-        return max(0.0, min(a, b) - 2 * abs(a - b))
-
-    def inverse(self, q: float) -> float:
-        a, b = self.one.inverse(q), self.other.inverse(q)
-        return min(1.0, max(a, b) + 2 * abs(a - b))
-
-    def below(self, t: float) -> tuple[float, float]:
-        (a_0, a_b), (b_0, b_b) = self.one.below(t), self.other.below(t)  # type: ignore[attr-defined]
-        return max(a_0, b_0) + 2 * abs(a_0 - b_0), min(a_b, b_b) - 2 * abs(a_b - b_b)
-
-    def threshold(self, level: float, under_beta: bool) -> float:
-        return float(self.one.threshold(level, under_beta))  # type: ignore[attr-defined]
+def line_inverse(curve: Supported, t: float, q: float) -> float:
+    """N⁻¹(q) from above by the supporting line at any t: N⁻¹ is concave with the slope e^-t at N = P_β(L <= t)."""
+    below_0, below_b = curve.below(t)
+    return min(1.0, below_0 + math.exp(min(-t, 700.0)) * (q - below_b + ROUNDING) + MARGIN)
 
 
-@dataclass(frozen=True)
-class Conditional:
-    """An observed coordinate θ_o by nodes, and what is known given each node.
+def lines_value(curve: Supported, p: float) -> float:
+    """N(p) from below by the best of a few lines: near p = 1 the threshold at p itself has an unbounded slope, which
+    magnifies every rounding, and a line from a little further down is better."""
+    levels = (p,) if p < 0.999 else (p - 1e-3, p - 1e-5, min(p, 1 - 1e-7))
+    return max(line_value(curve, curve.threshold(level, under_beta=False), p) for level in levels)
 
-    Attributes:
-        ell, p_0, p_b: (K,) the observed coordinate's own log-ratio and masses at the nodes.
-        size: (K,) effective size of the normal shift of the inner coordinate given the node.
-        only_0, only_b: as in :class:`Atoms`.
-        inner: for inner laws that are not normal, the pair given node i; ``size`` is then zero.
+
+def line_value(curve: Supported, t: float, p: float) -> float:
+    """N(p) from below by the supporting line at any t."""
+    below_0, below_b = curve.below(t)
+    return max(0.0, below_b + math.exp(min(t, 700.0)) * (p - below_0 - ROUNDING) - MARGIN)
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Supported):
+    """Two independent losses: unsmeared atoms and smeared ones, never multiplied out.
+
+    A rough version of the curve tells roughly where its threshold is. Any threshold is sound, a near one is tight.
     """
 
-    ell: np.ndarray
-    p_0: np.ndarray
-    p_b: np.ndarray
-    size: np.ndarray
-    only_0: float
-    only_b: float
-    inner: Callable[[int], Atoms] | None = None
+    plain: Atoms
+    smear: Atoms
+    guide: Supported
+    _known: dict[float, tuple[float, float]] = field(default_factory=dict, repr=False)
 
-    def atoms(self) -> Atoms:
-        if self.inner is None:
-            return Atoms(self.ell, self.p_0, self.p_b, self.size, self.only_0, self.only_b)
-        only_0, only_b = self.only_0, self.only_b
-        parts = []
-        for i in range(len(self.ell)):
-            atoms = self.inner(i)
-            only_0 += self.p_0[i] * atoms.only_0
-            only_b += self.p_b[i] * atoms.only_b
-            parts.append((atoms.ell + self.ell[i], atoms.p_0 * self.p_0[i], atoms.p_b * self.p_b[i]))
-        ell, p_0, p_b = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return Atoms(ell, p_0, p_b, np.zeros_like(ell), only_0, only_b)
+    def mass_below(self, t: float) -> tuple[float, float]:
+        """P(L <= t) under μ_β₀ and under μ_β, without slips."""
+        if t not in self._known:
+            self._known[t] = self._mass_below(t)
+        return self._known[t]
+
+    def _mass_below(self, t: float) -> tuple[float, float]:
+        plain, smear = self.plain, self.smear
+        below_0 = below_b = 0.0
+        rows = max(1, _CHUNK // max(1, len(smear.ell)))
+        for i in range(0, len(plain.ell), rows):
+            part = slice(i, i + rows)
+            under_0, under_b = smear.move.below((t - plain.ell[part])[:, None] - smear.ell, smear.spread)
+            below_0 += float(plain.p_0[part] @ (under_0 @ smear.p_0))
+            below_b += float(plain.p_b[part] @ (under_b @ smear.p_b))
+        return below_0 + _both(plain.only_0, smear.only_0), below_b
+
+    def below(self, t: float) -> tuple[float, float]:
+        below_0, below_b = self.mass_below(t)
+        return below_0 + self.plain.slip_0 + self.smear.slip_0, below_b - self.plain.slip_b - self.smear.slip_b
+
+    def threshold(self, level: float, under_beta: bool) -> float:
+        # The line at a threshold that misses the level by e costs about e² over the density of L. Secants, from the
+        # guide's threshold on; a table of many moves is evaluated as seldom as possible.
+        few = len(self.plain.ell) == 1
+        t = self.guide.threshold(level, under_beta)
+        error = self.mass_below(t)[under_beta] - level
+        best = abs(error), t
+        step = max(-0.3, min(0.3, -2 * error))
+        for _ in range(8 if few else 2):
+            if best[0] < (1e-5 if few else 1e-4) or step == 0:
+                break
+            following = t + step
+            change = self.mass_below(following)[under_beta] - level - error
+            t, error = following, error + change
+            best = min(best, (abs(error), t))
+            step = max(-0.3, min(0.3, -error * step / change)) if change else -2 * step
+        return best[1]
+
+    @property
+    def _only(self) -> tuple[float, float]:
+        return _both(self.plain.only_0, self.smear.only_0), _both(self.plain.only_b, self.smear.only_b)
+
+    def inverse(self, q: float) -> float:
+        if q >= 1 - self._only[1] - self.plain.slip_b - self.smear.slip_b:
+            return 1.0
+        return line_inverse(self, self.threshold(q, under_beta=True), q)
+
+    def __call__(self, p: float) -> float:
+        if p <= self._only[0] + self.plain.slip_0 + self.smear.slip_0:
+            return 0.0
+        return lines_value(self, p)
+
+
+#: Entries of a table of moves that are worked on at once: they stay in the processor's cache.
+_CHUNK = 60_000
+
+#: L = 0, always.
+NOTHING = Atoms(np.zeros(1), np.ones(1), np.ones(1), np.zeros(1))
+
+
+def _both(a: float, b: float) -> float:
+    """Probability that one of two independent things happens."""
+    return a + b - a * b
 
 
 def _numpy(function: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
@@ -297,11 +369,15 @@ def _edges(law: Law, shift: float, scale: float, count: int) -> np.ndarray:
     return np.concatenate(([-math.inf], edges, [math.inf]))
 
 
-def _spread(low: np.ndarray, high: np.ndarray, p_0: np.ndarray, p_b: np.ndarray) -> Atoms:
-    """Move the mass of each cell to the ends of its range [low, high] of L, keeping both totals."""
+def _spread(low: np.ndarray, high: np.ndarray, p_0: np.ndarray, p_b: np.ndarray) -> tuple[Atoms, np.ndarray]:
+    """Move the mass of each cell to the ends of its range [low, high] of L, keeping both totals.
+
+    Returns:
+        The atoms, and the cell that each of them comes from.
+    """
     only_0, only_b = float(p_0[p_b <= 0].sum()), float(p_b[p_0 <= 0].sum())
-    both = (p_0 > 0) & (p_b > 0)
-    low, high, p_0, p_b = low[both], high[both], p_0[both], p_b[both]
+    cell = np.flatnonzero((p_0 > 0) & (p_b > 0))
+    low, high, p_0, p_b = low[cell], high[cell], p_0[cell], p_b[cell]
     mean = np.log(p_b) - np.log(p_0)
     low = np.minimum(np.nan_to_num(low, nan=-np.inf, neginf=-np.inf, posinf=np.inf), mean)
     high = np.maximum(np.nan_to_num(high, nan=np.inf, neginf=-np.inf, posinf=np.inf), mean)
@@ -313,10 +389,10 @@ def _spread(low: np.ndarray, high: np.ndarray, p_0: np.ndarray, p_b: np.ndarray)
         # Share of the μ_β₀-mass at the upper end; the two infinite ends are its limits.
         share = np.where(np.isinf(high), 0.0, np.expm1(mean - low) / np.expm1(high - low))
         share = np.where(np.isinf(low), np.exp(mean - high), share)
-        share = np.clip(np.where(flat, 0.5, share), 0.0, 1.0)
+        share = np.clip(np.where(flat, 1.0, share), 0.0, 1.0)
         upper_0, lower_0 = p_0 * share, p_0 * (1 - share)
         upper_b = np.where(np.isinf(low), p_b, p_b * share * np.exp(high - mean))
-        upper_b = np.where(flat, p_b / 2, np.minimum(upper_b, p_b))
+        upper_b = np.where(flat, p_b, np.minimum(upper_b, p_b))
         upper_b = np.where(np.isinf(high), p_b * -np.expm1(low - mean), upper_b)
     wide = np.isinf(low) & np.isinf(high)
     upper_0, lower_0 = np.where(wide, 0.0, upper_0), np.where(wide, p_0, lower_0)
@@ -324,11 +400,12 @@ def _spread(low: np.ndarray, high: np.ndarray, p_0: np.ndarray, p_b: np.ndarray)
     lower_b = p_b - upper_b
     only_0 += float(lower_0[np.isinf(low)].sum())
     only_b += float(upper_b[np.isinf(high)].sum())
-    down, up = np.isfinite(low), np.isfinite(high)
+    down, up = np.isfinite(low) & ~flat, np.isfinite(high)
     ell = np.concatenate((low[down], high[up]))
     p_0 = np.concatenate((lower_0[down], upper_0[up]))
     p_b = np.concatenate((lower_b[down], upper_b[up]))
-    return Atoms(ell, p_0, p_b, np.zeros_like(ell), only_0, only_b)
+    atoms = Atoms(ell, p_0, p_b, np.zeros_like(ell), only_0, only_b)
+    return atoms, np.concatenate((cell[down], cell[up]))
 
 
 @lru_cache(maxsize=256)
@@ -359,7 +436,7 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
         else:
             low = _least(log_b) - _most(log_0, edges, law.mode_point, law)
             high = _most(log_b, edges, shift + scale * law.mode_point, law, scale) - _least(log_0)
-    return _spread(low, high, p_0, p_b)
+    return _spread(low, high, p_0, p_b)[0]
 
 
 def _least(log_density: np.ndarray) -> np.ndarray:
@@ -389,27 +466,148 @@ def cyclic_pair(masses: np.ndarray, shift: int) -> Atoms:
     )
 
 
-def density_nodes(law: Law, scale: float, panels: int = 40, order: int = 8) -> Conditional:
-    """Quadrature nodes for an observed θ = α against ``scale``·α: Gauss-Legendre on panels between quantiles.
+class Nodes(NamedTuple):
+    """Quadrature nodes of a law: points and masses (K,)."""
 
-    The returned ``size`` is θ / scale at the nodes, the value of α under μ_β; callers put the inner shift there.
-    """
-    levels = ndtr(np.linspace(-7.9, 7.9, panels + 1))
-    own = _numpy(law.icdf, levels)
-    own = np.concatenate((own, [v for v in law.interval if math.isfinite(v)]))
-    edges = np.unique(np.concatenate((own, scale * own)))
+    at: np.ndarray
+    mass: np.ndarray
+
+
+def density_nodes(law: Law, panels: int = 40, order: int = 8) -> Nodes:
+    """Gauss-Legendre nodes on panels between quantiles of ``law``: for estimates, no bound rests on them alone."""
+    edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, panels + 1)))
+    edges = np.unique(np.concatenate((edges, [v for v in law.interval if math.isfinite(v)])))
     x, w = np.polynomial.legendre.leggauss(order)
     half = np.diff(edges) / 2
-    theta = (edges[:-1] + half)[:, None] + half[:, None] * x
-    weights = (half[:, None] * w).ravel()
-    theta = theta.ravel()
-    log_0 = _numpy(law.log_prob, theta)
-    log_b = _numpy(law.log_prob, theta / scale) - math.log(scale)
-    p_0, p_b = weights * np.exp(log_0), weights * np.exp(log_b)
-    both = np.isfinite(log_0) & np.isfinite(log_b) & (p_0 > 0) & (p_b > 0)
-    only_0 = float(p_0[~both].sum()) + max(0.0, 1.0 - float(p_0.sum()))
-    only_b = float(p_b[~both].sum()) + max(0.0, 1.0 - float(p_b.sum()))
-    return Conditional(log_b[both] - log_0[both], p_0[both], p_b[both], theta[both] / scale, only_0, only_b)
+    at = ((edges[:-1] + half)[:, None] + half[:, None] * x).ravel()
+    mass = (half[:, None] * w).ravel() * np.exp(_numpy(law.log_prob, at))
+    return Nodes(at[mass > 0], mass[mass > 0])
+
+
+@dataclass(frozen=True)
+class Observed:
+    """θ = α against ``scale``·α observed, and an inner coordinate that moves by α·``step`` given it.
+
+    Attributes:
+        outer: law of α, positive; its logarithm has a log-concave density, so that its own ratio is monotone.
+        scale: of the observed coordinate.
+        inner: law of the inner coordinate.
+        step: the inner coordinate's move for each unit of α; not 0.
+        rescaled: it is multiplied by e^(α·step) instead of moved by α·step.
+    """
+
+    outer: Law
+    scale: float
+    inner: Law
+    step: float
+    rescaled: bool
+
+    @property
+    def move(self) -> Move:
+        return move_of(self.inner, self.rescaled, self.step > 0)[0]
+
+    def atoms(self, count: int) -> Atoms:
+        """L by about twice ``count`` cells of θ, rounded towards more required probability.
+
+        In a cell the inner coordinate's move is replaced by the moves at the cell's two ends, one of them chosen at
+        random with the weights of linear interpolation and revealed; what this changes in the inner law is booked as
+        a slip (:mod:`glsmooth.bounds.moves`). For either choice the ratio of the outer coordinate is moved to the
+        ends of its range in the cell. Both make the two laws easier to tell apart, and both cost an error of second
+        order in the cell's width.
+        """
+        outer, scale = self.outer, self.scale
+        move, unit = move_of(self.inner, self.rescaled, self.step > 0)
+        speed = abs(self.step) * unit / scale  # of the size, in θ
+        edges = _observed_edges(outer, scale, count, move.limit / speed)
+        size = edges * speed
+        # The two tails beyond the outermost edges are given away.
+        only_0 = _at(outer.cdf, edges[0]) + _at(outer.survival, edges[-1])
+        only_b = _at(outer.cdf, edges[0] / scale) + _at(outer.survival, edges[-1] / scale)
+        p_0, far_0, slip_0 = _shares(outer, edges)
+        p_b, far_b, slip_b = _shares(outer, edges / scale)
+
+        lost_0, lost_b = (p * slip * np.diff(size) ** 2 for p, slip in zip((p_0, p_b), move.slip, strict=True))
+        if move.ordered:
+            # Where the chord rule costs more than taking the larger of the two moves, that one is taken.
+            told = np.subtract(*move.below(np.zeros(1), np.maximum(size, _LEAST)))  # total variation of a move
+            instead = np.zeros_like(p_b)
+            whole = np.maximum(p_0, p_b) * np.abs(np.diff(told)) < lost_0 + lost_b
+        else:
+            # Taking either of the two moves costs what moving one law onto the other does.
+            instead = p_b * np.minimum(np.diff(size) * self.inner.peak, 1.0)
+            whole = instead < lost_b
+        far_0, far_b = np.where(whole, p_0, far_0), np.where(whole, p_b, far_b)
+        slip_0 += float(lost_0[~whole].sum())
+        slip_b += float(np.where(whole, instead, lost_b).sum())
+
+        low, high = self._ratios(edges)
+        parts = []
+        for mass_0, mass_b, end in ((p_0 - far_0, p_b - far_b, size[:-1]), (far_0, far_b, size[1:])):
+            atoms, cell = _spread(low, high, mass_0, mass_b)
+            only_0, only_b = only_0 + atoms.only_0, only_b + atoms.only_b
+            parts.append((atoms.ell, atoms.p_0, atoms.p_b, end[cell]))
+        ell, p_0, p_b, spread = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        atoms = Atoms(ell, p_0, p_b, np.maximum(spread, _LEAST), only_0, only_b, slip_0, slip_b, move)
+        return _flattened(atoms, move) if isinstance(move, Flat) else atoms
+
+    def _ratios(self, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Range of the outer coordinate's own log-ratio in each cell."""
+        log_0 = _numpy(self.outer.log_prob, edges)
+        log_b = _numpy(self.outer.log_prob, edges / self.scale) - math.log(self.scale)
+        with np.errstate(invalid="ignore"):
+            ratio = log_b - log_0
+        unknown = np.isnan(ratio[:-1]) | np.isnan(ratio[1:])
+        low, high = np.fmin(ratio[:-1], ratio[1:]), np.fmax(ratio[:-1], ratio[1:])
+        return np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
+
+
+#: Stands for a size of 0, by which no ratio could be divided.
+_LEAST = 1e-300
+
+
+def _observed_edges(law: Law, scale: float, count: int, kink: float) -> np.ndarray:
+    """Cell edges in [0, ∞) for an observed α against ``scale``·α."""
+    # The cells' errors are quadratic in their width, so the best density of edges is the cube root of the law's: that
+    # of a normal score √3 times as wide.
+    tail = float(ndtr(-7.9 / math.sqrt(3)))
+    own = _numpy(law.icdf, ndtr(math.sqrt(3) * ndtri(np.linspace(tail, 1 - tail, count))))
+    own = np.concatenate((own, [v for v in law.interval if math.isfinite(v)]))
+    edges = np.unique(np.concatenate((own, scale * own, [kink])))
+    return edges[np.isfinite(edges)]
+
+
+def _flattened(atoms: Atoms, move: Flat) -> Atoms:
+    """Moves under which L is constant where both laws live: each atom stays one."""
+    common_0, common_b = move.overlap(atoms.spread)
+    only_0 = atoms.only_0 + float((atoms.p_0 * (1 - common_0)).sum())
+    only_b = atoms.only_b + float((atoms.p_b * (1 - common_b)).sum())
+    both = (common_0 > 0) & (common_b > 0)
+    ell = atoms.ell[both] + np.log(common_b[both]) - np.log(common_0[both])
+    return replace(
+        atoms,
+        ell=ell,
+        p_0=(atoms.p_0 * common_0)[both],
+        p_b=(atoms.p_b * common_b)[both],
+        spread=np.zeros(len(ell)),
+        only_0=only_0,
+        only_b=only_b,
+        move=STANDARD,
+    )
+
+
+def _shares(law: Law, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Masses of cells, their integrals of a weight that rises from 0 to 1 in each, and the latter's rounding in all."""
+    mass = _masses(law, edges)
+    split = int(np.searchsorted(edges, _at(law.icdf, 0.5)))
+    lower, upper = _numpy(law.lower_mean, edges[: split + 1]), _numpy(law.upper_mean, edges[split:])
+    moment = np.concatenate((np.diff(lower), -np.diff(upper)))
+    width = np.diff(edges)
+    share = np.clip((moment - edges[:-1] * mass) / width, 0.0, mass)
+    # Some machine epsilons of the cumulative masses and moments that the cell is a difference of.
+    cumulative = np.minimum(_numpy(law.cdf, edges[1:]), _numpy(law.survival, edges[:-1])) * edges[1:]
+    cumulative += np.concatenate((lower[1:], upper[:-1]))
+    rounding = np.minimum(mass, 2e-15 * cumulative / width)
+    return mass, share, float(rounding.sum())
 
 
 def _on_grid(atoms: Atoms, start: float, step: float, count: int) -> Atoms:
@@ -437,7 +635,7 @@ def _on_grid(atoms: Atoms, start: float, step: float, count: int) -> Atoms:
         target += np.bincount(position, mass * (1 - part), minlength=count)
         target += np.bincount(position + 1, mass * part, minlength=count)
     grid = start + step * np.arange(count)
-    return Atoms(grid, mass_0, mass_b, np.zeros(count), only_0, only_b)
+    return Atoms(grid, mass_0, mass_b, np.zeros(count), only_0, only_b, atoms.slip_0, atoms.slip_b)
 
 
 def _range(atoms: Atoms) -> tuple[float, float]:
@@ -474,67 +672,146 @@ def _convolve(parts: list[Atoms], step: float) -> Atoms:
         p_0 = convolve(total.p_0, grid.p_0)
         p_b = convolve(total.p_b, grid.p_b)
         ell = total.ell[0] + grid.ell[0] + step * np.arange(len(p_0))
-        only_0 = total.only_0 + grid.only_0 - total.only_0 * grid.only_0
-        only_b = total.only_b + grid.only_b - total.only_b * grid.only_b
-        total = Atoms(ell, p_0, p_b, np.zeros(len(ell)), only_0, only_b)
+        # A fast convolution's error is some machine epsilons of the product of the two norms, in the Euclidean norm.
+        rounding = max(
+            1e-14 * math.sqrt(len(p_0)) * float(np.linalg.norm(a) * np.linalg.norm(b))
+            for a, b in ((total.p_0, grid.p_0), (total.p_b, grid.p_b))
+        )
+        total = Atoms(
+            ell,
+            p_0,
+            p_b,
+            np.zeros(len(ell)),
+            _both(total.only_0, grid.only_0),
+            _both(total.only_b, grid.only_b),
+            total.slip_0 + grid.slip_0 + rounding,
+            total.slip_b + grid.slip_b + rounding,
+        )
     assert total is not None
     return total
 
 
 def _product(a: Atoms, b: Atoms) -> Atoms:
-    """Sum of two independent losses, atom by atom: exact."""
+    """Sum of two independent unsmeared losses, atom by atom: exact."""
     return Atoms(
         np.add.outer(a.ell, b.ell).ravel(),
         np.multiply.outer(a.p_0, b.p_0).ravel(),
         np.multiply.outer(a.p_b, b.p_b).ravel(),
-        np.hypot.outer(a.spread, b.spread).ravel(),
-        a.only_0 + b.only_0 - a.only_0 * b.only_0,
-        a.only_b + b.only_b - a.only_b * b.only_b,
+        np.zeros(len(a.ell) * len(b.ell)),
+        _both(a.only_0, b.only_0),
+        _both(a.only_b, b.only_b),
+        a.slip_0 + b.slip_0,
+        a.slip_b + b.slip_b,
     )
 
 
 def _pruned(atoms: Atoms, least: float = 1e-13) -> Atoms:
     """Without atoms that are negligible under both measures; their masses go to the infinite ends."""
     keep = np.maximum(atoms.p_0, atoms.p_b) > least / max(1, len(atoms.ell))
-    only_0 = atoms.only_0 + float(atoms.p_0[~keep].sum())
-    only_b = atoms.only_b + float(atoms.p_b[~keep].sum())
-    return Atoms(atoms.ell[keep], atoms.p_0[keep], atoms.p_b[keep], atoms.spread[keep], only_0, only_b)
+    return replace(
+        atoms,
+        ell=atoms.ell[keep],
+        p_0=atoms.p_0[keep],
+        p_b=atoms.p_b[keep],
+        spread=atoms.spread[keep],
+        only_0=atoms.only_0 + float(atoms.p_0[~keep].sum()),
+        only_b=atoms.only_b + float(atoms.p_b[~keep].sum()),
+    )
 
 
-def combine(delta: float, plain: list[Atoms], conditional: list[Conditional], coarse: bool = False) -> Tradeoff:
-    """Trade-off of independent parts: a normal shift of size ``delta``, unsmeared atoms, conditional normals.
+#: Cells for each law of an observed coordinate: for a bound, for a coarse one, to find a threshold.
+CELLS, COARSE_CELLS, GUIDE_CELLS = 1500, 150, 60
+#: Most moves that a bound evaluates for one line.
+_BUDGET, _COARSE_BUDGET = 12_000_000, 600_000
+
+
+def combine(delta: float, plain: list[Atoms], conditional: list[Observed], coarse: bool = False) -> Tradeoff:
+    """Trade-off of independent parts: a normal shift of size ``delta``, unsmeared atoms, observed coordinates.
 
     Sums of atoms are exact while there are few; beyond that they move to a grid, rounded towards more required
     probability. Under a normal smear of size s a grid of step h costs about h²/(100 s²), hence its step. A coarse
-    grid is a quicker and higher bound.
+    curve is quicker and higher.
     """
     if not plain and not conditional:
         return Gaussian(delta)
-    smears = [part.atoms() for part in conditional]
-    plain = plain + [part for part in smears if not part._smooth]
-    smears = [part for part in smears if part._smooth]
-    smear = math.hypot(delta, *(_typical(part) for part in smears))
-    total: Atoms | None = None
-    if plain:
-        many = math.prod(len(part.ell) for part in plain)
-        span = sum(high - low for low, high in map(_range, plain))
-        if smear > 0:
-            step = max((4e-2 if coarse else 4e-3) * smear, span / (800 if coarse else 8_000))
-            exact = many <= span / step
-        else:
-            step = max(span, 1e-9) / (5_000 if coarse else 60_000)
-            exact = many <= 60_000
-        if exact:
-            total = plain[0]
-            for part in plain[1:]:
-                total = _product(total, part)
-        else:
-            total = _convolve(plain, step)
-        total = _pruned(total)
-    for part in smears:
-        total = part if total is None else _product(total, part)
-    assert total is not None
+    cells = COARSE_CELLS if coarse else CELLS
+    smears = [part for part in conditional if part.move is STANDARD]
+    alone = not plain and delta == 0 and len(conditional) == 1
+    for part in conditional:
+        if part.move is STANDARD:
+            continue
+        if alone and not isinstance(part.move, Flat):
+            return Sum(NOTHING, part.atoms(cells), part.atoms(GUIDE_CELLS))
+        plain = [*plain, _tabulated(part, coarse)]
+    guides = [part.atoms(GUIDE_CELLS) for part in smears]
+    smear = math.hypot(delta, *(_typical(guide) for guide in guides))
+    total = _total(plain, smear, coarse) if plain else NOTHING
+    if not smears:
+        return total.smeared(delta) if delta > 0 else total
+    rough = _smears(guides, delta)
+    guide: Supported = rough
+    if len(total.ell) > 100:
+        low, high = _range(total)
+        guide = Sum(_convolve([total], max((high - low) / 100, 1e-9)), rough, rough)
+    elif plain:
+        guide = Sum(total, rough, rough)
+    room = (_COARSE_BUDGET if coarse else _BUDGET) / max(1, len(total.ell))
+    cells = min(cells, max(GUIDE_CELLS, int(room ** (1 / len(smears)) / 8)))
+    return Sum(total, _smears([part.atoms(cells) for part in smears], delta), guide)
+
+
+def _total(plain: list[Atoms], smear: float, coarse: bool) -> Atoms:
+    """The sum of unsmeared losses, beside a normal smear of size ``smear``."""
+    many = math.prod(len(part.ell) for part in plain)
+    span = sum(high - low for low, high in map(_range, plain))
+    if smear > 0:
+        step = max((4e-2 if coarse else 4e-3) * smear, span / (400 if coarse else 4_000))
+        exact = many <= span / step
+    else:
+        step = max(span, 1e-9) / (5_000 if coarse else 60_000)
+        exact = many <= 60_000
+    if not exact:
+        return _pruned(_convolve(plain, step))
+    total = plain[0]
+    for part in plain[1:]:
+        total = _product(total, part)
+    return _pruned(total)
+
+
+def _smears(parts: list[Atoms], delta: float) -> Atoms:
+    """The sum of independent normally smeared losses."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = replace(_product(total, part), spread=np.hypot.outer(total.spread, part.spread).ravel())
     return total.smeared(delta) if delta > 0 else total
+
+
+@lru_cache(maxsize=256)
+def _tabulated(part: Observed, coarse: bool) -> Atoms:
+    """An observed coordinate as unsmeared atoms: its masses between many thresholds, moved to these."""
+    if isinstance(part.move, Flat):
+        return part.atoms(COARSE_CELLS if coarse else CELLS)
+    cells, count = (COARSE_CELLS // 2, 200) if coarse else (COARSE_CELLS * 2, 2_000)
+    curve, count = part.atoms(cells // 3 if part.move.slow else cells), count // 4 if part.move.slow else count
+    if len(curve.ell) == 0:
+        return replace(curve, spread=np.zeros(0), move=STANDARD)
+    # Where the bulk of either law lies.
+    rough = np.linspace(*curve.reach(), 200)
+    below = np.array([curve.mass_below(t) for t in rough])
+    first = int(np.searchsorted(below[:, 1], 1e-11))
+    last = int(np.searchsorted(below[:, 0], below[-1, 0] - 1e-11))
+    t = np.linspace(rough[max(0, first - 1)], rough[min(len(rough) - 1, last + 1)], count)
+    everything = curve.only_0 + float(curve.p_0.sum()), float(curve.p_b.sum())
+    masses = np.diff([(0.0, 0.0), *(curve.mass_below(x) for x in t), everything], axis=0)
+    ends = np.concatenate(([-np.inf], t, [np.inf]))
+    atoms, _ = _spread(ends[:-1], ends[1:], *np.maximum(masses, 0.0).T)
+    rounding = 1e-15 * count
+    return replace(
+        atoms,
+        only_b=atoms.only_b + curve.only_b,
+        slip_0=curve.slip_0 + rounding,
+        slip_b=curve.slip_b + rounding,
+    )
 
 
 def _typical(part: Atoms) -> float:

@@ -10,7 +10,7 @@ observed coordinate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -19,14 +19,12 @@ import torch
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.loss import (
     Atoms,
-    Conditional,
     Gaussian,
-    Guarded,
     Monotone,
+    Observed,
     Tradeoff,
     combine,
     cyclic_pair,
-    density_nodes,
     scalar_pair,
 )
 from glsmooth.family import SmoothedFamily
@@ -41,13 +39,6 @@ from glsmooth.transforms.factors import (
 )
 
 __all__ = ["cyclic_masses", "tradeoff"]
-
-#: Panels of an observed coordinate; where the integrand bends sharply two numbers are used against each other:
-#: many for a narrow normal smear alone, fewer where every node costs more.
-PANELS = 40
-FINE_PANELS = (800, 571)
-SHARP_PANELS = (40, 57)
-
 
 @lru_cache(maxsize=64)
 def cyclic_masses(law: Law, size: int) -> np.ndarray:
@@ -75,10 +66,8 @@ class _Parts:
         self.coarse = coarse
         self.delta_squared = 0.0
         self.plain: list[Atoms] = []
-        self.conditional: list[Conditional] = []
+        self.conditional: list[Observed] = []
         self.monotone: list[Monotone] = []
-        # Conditional parts as functions of the number of panels, for those whose integrand bends sharply.
-        self.sharp: list[Callable[[int], Conditional]] = []
 
     def pair(self, law: Law, shift: float, scale: float) -> None:
         """α ~ law against shift + scale·α."""
@@ -99,55 +88,19 @@ class _Parts:
     def observed(self, outer: Law, scale: float, inner: Law, step: float, inner_scales: bool) -> None:
         """θ_o = scale·α_o observed; given it the inner coordinate moves by α_o·step, in log where it scales."""
         if step == 0:
-            return self.pair(outer, 0.0, scale)
-        normal = isinstance(inner, LogNormal) if inner_scales else isinstance(inner, Normal)
-
-        def nodes(panels: int) -> Conditional:
-            at = density_nodes(outer, scale, panels)
-            alpha = at.size  # α_o at the nodes
-            if normal:
-                size = alpha * abs(step) / inner.values["scale"]
-                return Conditional(at.ell, at.p_0, at.p_b, size, at.only_0, at.only_b)
-
-            def pair(i: int) -> Atoms:
-                # Rescaled by e^300 or more, no law overlaps with itself by more than rounding.
-                log_scale = min(max(alpha[i] * step, -300.0), 300.0)
-                moved = (0.0, math.exp(log_scale)) if inner_scales else (alpha[i] * step, 1.0)
-                return scalar_pair(inner, *moved, count=40 if self.coarse else 150)
-
-            return Conditional(at.ell, at.p_0, at.p_b, np.zeros_like(alpha), at.only_0, at.only_b, pair)
-
-        usual = nodes(PANELS)
-        # Where the inner law is not normal, or its smear is narrow beside the steps of L between nodes, the integrand
-        # has kinks that quadrature meets between its nodes.
-        bulk = usual.p_0 > 1e-6
-        jumps = np.abs(np.diff(usual.ell[bulk]))
-        if not normal or (jumps.size and bool((jumps > 0.5 * usual.size[bulk][1:]).any())):
-            self.sharp.append(nodes)
+            self.pair(outer, 0.0, scale)
         else:
-            self.conditional.append(usual)
-        return None
+            self.conditional.append(Observed(outer, scale, inner, step, inner_scales))
 
     def tradeoff(self) -> Tradeoff:
         delta = math.sqrt(self.delta_squared)
-        if not self.plain and not self.conditional and not self.sharp:
+        if not self.plain and not self.conditional:
             if not self.monotone:
                 return Gaussian(delta)
             if len(self.monotone) == 1 and delta == 0:
                 return self.monotone[0]
         plain = self.plain + [self._cells(m.law, m.shift, m.scale) for m in self.monotone]
-        if not self.sharp:
-            return combine(delta, plain, self.conditional, self.coarse)
-        # Two sets of nodes that share none: their difference measures what quadrature misses.
-        one, other = (
-            combine(delta, plain, self.conditional + [nodes(panels) for nodes in self.sharp], self.coarse)
-            for panels in self._panels(plain)
-        )
-        return Guarded(one, other)
-
-    def _panels(self, plain: list[Atoms]) -> tuple[int, int]:
-        alone = not plain and all(nodes(2).inner is None for nodes in self.sharp)
-        return FINE_PANELS if alone else SHARP_PANELS
+        return combine(delta, plain, self.conditional, self.coarse)
 
 
 def _add(parts: _Parts, factor: Factor, family: SmoothedFamily, beta: Mapping[str, float]) -> None:

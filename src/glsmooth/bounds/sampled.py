@@ -9,6 +9,10 @@ L = log dμ_β/dμ_β₀, t the median of L under μ_β. With n draws of either 
 2. L is computed for n independent draws under μ_β₀, and h_min(β) is the Clopper-Pearson upper bound, at α_b/2, of
    P(L <= t). A draw whose L is unknown counts.
 
+*Parameters that the action rounds.* θ = γ(α, β) is left as it is: rounding it is part of the base classifier, so the
+densities above serve. That needs β itself to be whole, for only then does rounding commute with γ; a region is
+replaced by the whole numbers that the action makes of it.
+
 *Ties and rounding.* L may have atoms (exponential and uniform laws), and it is known up to rounding only. So L is
 cut into cells of width Δ = 1e-6, and draws in one cell are ordered by an independent uniform number U: a randomised
 threshold. Write G for {cell of L, then U, up to their median under μ_β}, and e^-a for the largest dμ_β₀/dμ_β in the
@@ -24,6 +28,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -36,9 +41,12 @@ from glsmooth.confidence import clopper_pearson_upper
 from glsmooth.family import SmoothedFamily
 from glsmooth.regions import Ball, Box, Points, Region
 from glsmooth.transforms.base import ResolvableTransform
+from glsmooth.transforms.compose import Composition
+from glsmooth.transforms.factors import Shift
 
 __all__ = [
     "FAILURE_PROBABILITY",
+    "as_applied",
     "certify",
     "log_ratio",
     "median_rank",
@@ -57,6 +65,8 @@ CELL = 1e-6
 ERROR = CELL / 10
 #: Most draws of the pilot sample, which places the cells and whose α is solved for again.
 PILOT = 10_000
+#: Whole shifts of a region that are sampled one by one where nothing is known between its ends.
+MOST_SHIFTS = 100
 #: Draws that are handled at once.
 CHUNK = 100_000
 
@@ -166,7 +176,12 @@ def _order(ratio: Tensor, centre: float, generator: torch.Generator) -> Tensor:
 def median_rank(n: int, alpha: float) -> int:
     """Least k with P(Bin(n, 1/2) >= k) <= alpha; it exceeds n where n is too small."""
     k = int(binom.isf(alpha, n, 0.5)) + 1
-    return k if binom.sf(k - 1, n, 0.5) <= alpha else k + 1
+    # The inverse may be off by rounding; the tail itself decides.
+    while binom.sf(k - 1, n, 0.5) > alpha:
+        k += 1
+    while k > 0 and binom.sf(k - 2, n, 0.5) <= alpha:
+        k -= 1
+    return k
 
 
 def _samples(family: SmoothedFamily, n: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -191,10 +206,17 @@ def required_probability_at(
 
     Raises:
         NotApplicable: γ(·, β) takes a value twice, as far as the draws show.
-        ValueError: β outside the domain; a resolving function that does not fit the identity.
+        ValueError: β outside the domain, or fractional where the action rounds; a resolving function that does not
+            fit the identity.
     """
     transform = family.transform
     point = transform.vector(beta)
+    for name in transform.integer_parameters:
+        value = float(point[transform.parameters.index(name)])
+        if value != round(value):
+            raise ValueError(
+                f"{name}={value:g} is fractional, but {transform.name} rounds it; give the whole number that it applies"
+            )
     generator = generator or torch.Generator().manual_seed(0)
     check_resolving_function(transform, family.sample(100, generator))
     if torch.equal(point, transform.identity):
@@ -230,6 +252,37 @@ def required_probability_at(
     return min(1.0, max(0.5, bound))
 
 
+def whole_shifts(interval: tuple[float, float]) -> tuple[float, float]:
+    """The least and the largest whole number to which an action may round a value of an interval.
+
+    Halves count both ways, so that it does not matter to which side an action rounds them.
+    """
+    return float(math.ceil(interval[0] - 0.5)), float(math.floor(interval[1] + 0.5))
+
+
+def as_applied(family: SmoothedFamily, region: Box | Ball) -> dict[str, tuple[float, float]]:
+    """Intervals that hold every parameter that the action applies for a β of the region: whole ones where it rounds."""
+    if isinstance(region, Ball):
+        r = region.radius
+        intervals = {name: (c - r, c + r) for name, c in region.centre.items()}
+    else:
+        intervals = dict(region.intervals)
+    whole = family.transform.integer_parameters
+    return {name: whole_shifts(v) if name in whole else v for name, v in intervals.items()}
+
+
+def _ordered(family: SmoothedFamily, transform: ResolvableTransform) -> frozenset[str]:
+    """Shifts by log-concave laws, in parts of a composition that declare factors.
+
+    Their likelihood ratio is monotone, and so their whole trade-off curve falls as the shift moves away from 0; a
+    product with the other, independent, parts falls with it (Blackwell's order).
+    """
+    if isinstance(transform, Composition):
+        return frozenset().union(*(_ordered(family, part) for part in transform.parts))
+    shifts = {f.name for f in transform.factors or () if isinstance(f, Shift)}
+    return frozenset(name for name in shifts if family.laws[name].log_concave)
+
+
 def _ends(family: SmoothedFamily, name: str, interval: tuple[float, float]) -> list[float]:
     """Values of an interval that can be worst if h_min never falls away from the identity."""
     low, high = interval
@@ -243,32 +296,47 @@ def _points(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, floa
     """Finitely many parameters that stand for a region, and why they may."""
     if isinstance(region, Points):
         return [dict(point) for point in region.points], "every listed parameter"
-    if isinstance(region, Ball):
-        r = region.radius
-        intervals = {name: (c - r, c + r) for name, c in region.centre.items()}
-    else:
-        assert isinstance(region, Box)
-        intervals = region.intervals
-    varying = [name for name, (low, high) in intervals.items() if low < high]
-    unknown = [name for name in varying if name not in family.transform.monotone_parameters]
+    assert isinstance(region, (Box, Ball))
+    transform = family.transform
+    values: dict[str, list[float]] = {}
+    proved: list[str] = []
+    claimed: list[str] = []
+    listed: list[str] = []
+    unknown: list[str] = []
+    for name, (low, high) in as_applied(family, region).items():
+        values[name] = [low]
+        if low == high:
+            continue
+        if name in _ordered(family, transform) or name in transform.monotone_parameters:
+            (proved if name in _ordered(family, transform) else claimed).append(name)
+            values[name] = _ends(family, name, (low, high))
+        elif name in transform.integer_parameters and high - low < MOST_SHIFTS:
+            listed.append(name)
+            values[name] = [low + i for i in range(int(high - low) + 1)]
+        else:
+            unknown.append(name)
     if unknown:
         raise NotApplicable(
-            f"{family.transform!r} declares no factors, and samples at single parameters do not say what happens "
-            f"between them: certify Points([...]) instead of an interval of {', '.join(unknown)}, or, if you can prove "
-            "that the required probability never falls away from the identity, name them in monotone_parameters"
+            f"{transform!r} declares no factors, and samples at single parameters do not say what happens between "
+            f"them: certify Points([...]) instead of an interval of {', '.join(unknown)}, or, if you can prove that "
+            "the trade-off curve never rises away from the identity, name them in monotone_parameters"
         )
-    ends = {
-        name: _ends(family, name, interval) if name in varying else [interval[0]]
-        for name, interval in intervals.items()
-    }
-    corners = [dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values())]
-    if not varying:
-        return corners, "the only parameter of the region"
-    claim = f"worst corners of the region, by the transformation's own claim that {', '.join(varying)} are monotone"
-    return corners, claim
+    points = [dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values())]
+    if len(points) > MOST_SHIFTS and listed:
+        raise NotApplicable(
+            f"the region holds {len(points)} parameters with whole {', '.join(listed)}, too many to sample each; give "
+            "a smaller one, or a law that is log-concave"
+        )
+    reasons = [
+        f"all whole {', '.join(listed)}" if listed else "",
+        f"worst corners, since shifts by log-concave laws ({', '.join(proved)}) are monotone" if proved else "",
+        f"worst corners of the region, by the transformation's own claim that {', '.join(claimed)} are monotone"
+        if claimed
+        else "",
+    ]
+    return points, "; ".join(filter(None, reasons)) or "the only parameter of the region"
 
 
-@lru_cache(maxsize=64)
 def certify(
     family: SmoothedFamily,
     region: Region,
@@ -278,14 +346,22 @@ def certify(
 ) -> RegionBound:
     """Sampled Neyman-Pearson bound for every parameter of a region at once.
 
-    Points share the failure probability (a union bound). A box or ball is certified only where its transformation
-    declares ``monotone_parameters``; then its corners are sampled, and the argument says whose claim that is.
+    Points share the failure probability (a union bound). An interval of a box or ball is certified where the
+    transformation declares it among its ``monotone_parameters`` (its ends are sampled, and the argument says whose
+    claim that is), where it is a shift by a log-concave law in a composition (its ends, by proof), and where the action
+    rounds it to few whole numbers (all of them). What is certified is what the action applies: values are rounded
+    first, outwards.
 
     Raises:
         NotApplicable: a transformation that is only approximately resolvable, a region between whose points nothing
             is known, or γ(·, β) that takes a value twice.
         ValueError: the region does not fit the transformation.
     """
+    return replace(_certify(family, region, n, failure_probability, seed))  # a copy of what is cached
+
+
+@lru_cache(maxsize=64)
+def _certify(family: SmoothedFamily, region: Region, n: int, failure_probability: float, seed: int) -> RegionBound:
     if not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     family.check_region(region)

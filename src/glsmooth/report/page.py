@@ -18,6 +18,7 @@ from glsmooth.config import UserError
 from glsmooth.regions import Box
 from glsmooth.report import figures, html, sweeps, tables, wording
 from glsmooth.report.results import CertifyRun, Decision, load_run, primary
+from glsmooth.resolvability import holds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -196,6 +197,7 @@ def _region_curve(run: CertifyRun, region: Box, decisions: Mapping[str, Decision
                 h_min=decision.h_min or 1.0,
                 seconds=CURVE_SECONDS / len(sound),
                 tick=tick,
+                images=run.example,
             )
             # A few values are points; a line between them would claim what was not computed.
             line = len(sizes) >= len(sweeps.SIZES) // 2
@@ -227,6 +229,9 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     axes = sweeps.affordable_axes(run.family, region, best.method, PLANE_SECONDS)
     if axes is None:
         return None
+    everywhere = Box(**{axis.name: (float(axis.nodes[0]), float(axis.nodes[-1])) for axis in axes})
+    if not holds(run.family, everywhere, run.example):
+        return None  # beyond its region a user's transformation is not what it says
     with _progress("CRA over the plane", axes[0].nodes.size * axes[1].nodes.size) as tick:
         needed = sweeps.required_probability_plane(run.family, axes, best.method, tick)
     cra = sweeps.robust_accuracy(run.p_lower, run.correct, needed.values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from glsmooth import bounds
 from glsmooth._text import did_you_mean
@@ -24,6 +27,7 @@ from glsmooth.config import UserError, build_family, build_region
 from glsmooth.family import SmoothedFamily
 from glsmooth.procedures import ABSTAIN
 from glsmooth.regions import Box
+from glsmooth.resolvability import check_family
 
 NEEDED_COLUMNS = ("index", "label", "prediction", "n0", "n", "count", "base_prediction")
 REAL_COLUMNS = ("p_lower", "coin")
@@ -43,6 +47,7 @@ class Decision:
         failure_probability: alpha_b, the error probability of h_min itself where it was estimated.
         certified: (images,) bool, p_A > h_min. All False where the method is unsound or does not apply.
         claimed: (images,) bool, the same comparison whether or not the method is sound.
+        residual: of a transformation that is only approximately resolvable, for which nothing is certified; or None.
     """
 
     method: str
@@ -53,6 +58,7 @@ class Decision:
     failure_probability: float
     certified: NDArray[np.bool_]
     claimed: NDArray[np.bool_]
+    residual: float | None = None
 
     @property
     def title(self) -> str:
@@ -60,9 +66,12 @@ class Decision:
 
     @property
     def standing(self) -> str:
-        """``"sound"``, ``"unsound"`` (the method is) or ``"estimate"`` (its value for this family is)."""
+        """``"sound"``, ``"unsound"`` (the method is), ``"estimate"`` (its value for this family is) or
+        ``"approximate"`` (the transformation is) with the residual."""
         if self.sound:
             return "sound"
+        if self.residual is not None:
+            return f"approximate, residual {self.residual:.2g}"
         return "estimate" if bounds.METHODS[self.method].sound else "unsound"
 
 
@@ -165,6 +174,7 @@ class CertifyRun:
                 reason=entry.get("reason") or entry.get("argument"),
                 worst=entry.get("worst_parameter"),
                 failure_probability=float(entry.get("failure_probability") or 0.0),
+                residual=self.approximate,
             )
         return decisions
 
@@ -175,10 +185,31 @@ class CertifyRun:
         sequential votes because their p_A holds at any stopping time, and for exhaustive ones because the shifts
         that were not visited count against the class, though more votes could have given a larger p_A.
         """
-        return {name: decide(self.family, region, name, self.p_lower) for name in methods}
+        residual = self.approximate
+        if residual is None:
+            check = check_family(self.family, region, self.example)
+            residual = None if check is None or check.passed else check.residual
+        return {name: decide(self.family, region, name, self.p_lower, residual) for name in methods}
+
+    @property
+    def approximate(self) -> float | None:
+        """The residual of a transformation that is only approximately resolvable; None of a resolvable one."""
+        found = self.summary.get("approximate")
+        return None if found is None else float(found["residual"])
+
+    @cached_property
+    def example(self) -> list[Tensor]:
+        """The image (C, H, W) of the run that certify left for a picture; none where there is no such file."""
+        try:
+            with np.load(self.path / "figure1.npz", allow_pickle=False) as stored:
+                return [torch.from_numpy(stored["image"])]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return []
 
 
-def decide(family: SmoothedFamily, region: Box, method: str, p_lower: NDArray[np.float64]) -> Decision:
+def decide(
+    family: SmoothedFamily, region: Box, method: str, p_lower: NDArray[np.float64], residual: float | None = None
+) -> Decision:
     """Compare (images,) lower bounds with the required probability of ``region`` by ``method``."""
     try:
         bound = bounds.certify_region(family, region, method)
@@ -192,6 +223,7 @@ def decide(family: SmoothedFamily, region: Box, method: str, p_lower: NDArray[np
         reason=bound.argument,
         worst=bound.worst,
         failure_probability=bound.failure_probability,
+        residual=residual,
     )
 
 
@@ -204,12 +236,13 @@ def _decide(
     reason: str | None = None,
     worst: Mapping[str, float] | None = None,
     failure_probability: float = 0.0,
+    residual: float | None = None,
 ) -> Decision:
     claimed = np.zeros(len(p_lower), dtype=bool) if h_min is None else p_lower > h_min
     # A summary cannot make an unsound method sound.
-    sound = sound and bounds.METHODS[method].sound
+    sound = sound and bounds.METHODS[method].sound and residual is None
     certified = claimed if sound else np.zeros(len(p_lower), dtype=bool)
-    return Decision(method, h_min, reason, worst, sound, failure_probability, certified, claimed)
+    return Decision(method, h_min, reason, worst, sound, failure_probability, certified, claimed, residual)
 
 
 def check_methods(methods: Sequence[str], field: str = "bound.methods") -> None:

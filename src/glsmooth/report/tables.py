@@ -52,7 +52,7 @@ def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tupl
         if decision.h_min is None:
             rows.append((decision.title, "n/a", "n/a", "n/a", "n/a"))
         elif not decision.sound:
-            standing = decision.standing
+            standing = decision.standing.partition(",")[0]
             rows.append((marked_title(decision), wording.ceil(decision.h_min, 5), standing, standing, standing))
         else:
             robust = robust_count(run, decision)
@@ -92,6 +92,11 @@ def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
     """The result in one plain sentence, with its error probability."""
     best = primary(decisions)
     where = wording.region(region.intervals)
+    if best is None and (approximate := next((d for d in decisions.values() if d.residual is not None), None)):
+        return (
+            f"Approximate: the transformation is not resolvable as it says (residual {approximate.residual:.2g}), so "
+            f"none of the {run.images} test images is certified under every {where}."
+        )
     if best is None:
         return f"No sound method applies: none of the {run.images} test images is certified under every {where}."
     robust = robust_count(run, best)
@@ -145,6 +150,11 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
         "The statement is about the smoothed classifier, the majority vote over the smoothing laws, not "
         "about the base classifier alone.",
     ]
+    if run.summary.get("stochastic"):
+        sentences.append(
+            "A random network was accepted: each vote draws its randomness afresh, and the statement is about the "
+            "classifier smoothed over that randomness, too."
+        )
     parameters = run.family.parameters
     if "tx" in parameters or "ty" in parameters:
         torus = run.family.torus

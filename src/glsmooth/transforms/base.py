@@ -14,6 +14,9 @@ from glsmooth.transforms.factors import Domain, Factor, Shift
 
 __all__ = ["ResolvableTransform", "column"]
 
+#: Attributes on which bounds rest.
+_DECIDING = ("name", "parameters", "factors", "resolvable", "monotone_parameters")
+
 
 def column(theta: Tensor, index: int, images: Tensor) -> Tensor:
     """Parameter ``index`` of ``theta`` (N, d) as (N, 1, 1, 1) in the device and dtype of ``images``."""
@@ -26,6 +29,8 @@ class ResolvableTransform(ABC):
     A new transformation is one subclass with four things: ``name``, ``parameters``, :meth:`apply`, and either
     ``factors`` (when its parameters merge like the built-in groups: bounds are then exact) or ``identity`` and
     :meth:`resolve` (bounds then estimate at a stated confidence). Images never are clipped.
+
+    Once a family holds it (:meth:`seal`), an attribute without a leading underscore cannot be set again.
     """
 
     name: ClassVar[str]
@@ -34,9 +39,10 @@ class ResolvableTransform(ABC):
     factors: tuple[Factor, ...] | None = None
     #: False for approximations (reflected translation): they may be plotted and trained with, never certified.
     resolvable: bool = True
-    #: Parameters of a transformation without factors for which its author vouches that the required probability
-    #: never falls as the parameter moves away from its identity, the others held fixed. Then the corners of a box
-    #: are its worst parameters; without this claim only single parameters (``Points``) are certified.
+    #: Parameters of a transformation without factors for which its author vouches that the whole trade-off curve
+    #: never rises as the parameter moves away from its identity, the others held fixed (at level 1/2 alone it would
+    #: not carry over to compositions). Then the corners of a box are its worst parameters; without this claim only
+    #: single parameters (``Points``), or all whole ones where the action rounds, are certified.
     monotone_parameters: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -44,6 +50,34 @@ class ResolvableTransform(ABC):
         factors = cls.__dict__.get("factors")
         if isinstance(factors, tuple) and "parameters" not in cls.__dict__:
             cls.parameters = tuple(name for factor in factors for name in factor.parameters)
+
+    def seal(self) -> None:
+        """Fix what decides a certificate: bounds are cached for the transformation as it is now.
+
+        Public attributes can then be neither set again nor deleted; what only a cache needs may have a name with a
+        leading underscore. Attributes of the class are copied, so that a later change of the class is not seen.
+        """
+        for name in _DECIDING:
+            value = getattr(self, name, None)
+            if isinstance(value, (list, set)):
+                value = tuple(value) if isinstance(value, list) else frozenset(value)
+            if not isinstance(getattr(type(self), name, None), property):
+                self.__dict__[name] = value
+        self.__dict__["_sealed"] = True
+
+    def __setattr__(self, name: str, value: object) -> None:
+        self._refuse_if_sealed("set", name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._refuse_if_sealed("delete", name)
+        super().__delattr__(name)
+
+    def _refuse_if_sealed(self, verb: str, name: str) -> None:
+        if self.__dict__.get("_sealed") and (name == "_sealed" or (not name.startswith("_") and hasattr(self, name))):
+            raise AttributeError(
+                f"cannot {verb} {name} of {self!r}: bounds may have been computed for it as it is; build a new one"
+            )
 
     @property
     def identity(self) -> Tensor:
@@ -86,7 +120,7 @@ class ResolvableTransform(ABC):
 
     @property
     def integer_parameters(self) -> frozenset[str]:
-        """Parameters that the action rounds to the nearest integer (shifts of pixels)."""
+        """Parameters that the action rounds to the nearest integer (shifts of pixels), in β as well as in α."""
         return frozenset(f.name for f in self.factors or () if isinstance(f, Shift) and f.axis)
 
     def domain(self, name: str) -> Domain:

@@ -50,6 +50,7 @@ class GaussianBlur(ResolvableTransform):
         if border not in BORDERS:
             raise ValueError(f"border={border!r} is unknown; choose from {', '.join(BORDERS)}")
         self.border = border
+        self.seal()
 
     def _kernel(self, size: int, blur: Tensor) -> Tensor:
         """One (size, size) matrix an image: (N, size, size)."""

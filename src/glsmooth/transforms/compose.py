@@ -36,6 +36,8 @@ class Composition(ResolvableTransform):
     name = "composition"
 
     def __init__(self, *parts: ResolvableTransform, name: str | None = None) -> None:
+        for part in parts:
+            part.seal()  # what follows is read from the parts once
         if name is not None:
             self.name = name  # type: ignore[misc]
         self.parts = parts
@@ -48,6 +50,7 @@ class Composition(ResolvableTransform):
             _refuse_unless_commuting(parts)
         if all(part.factors is not None for part in parts):
             self.factors = tuple(factor for part in parts for factor in part.factors or ())
+        self.seal()
 
     def _split(self, theta: Tensor) -> list[Tensor]:
         return list(theta.split([len(part.parameters) for part in self.parts], dim=-1))

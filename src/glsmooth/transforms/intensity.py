@@ -49,6 +49,7 @@ class ContrastBrightness(ResolvableTransform):
         self.order = order
         factor = ScaleThenShift if order == "contrast_first" else ShiftThenScale
         self.factors = (factor("contrast", "brightness"),)
+        self.seal()
 
     def apply(self, images: Tensor, theta: Tensor) -> Tensor:
         contrast, brightness = column(theta, 0, images), column(theta, 1, images)

@@ -35,6 +35,7 @@ class Translation(ResolvableTransform):
             raise ValueError(f"padding={padding!r} is unknown; choose from {', '.join(PADDINGS)}")
         self.padding = padding
         self.resolvable = padding == "cyclic"
+        self.seal()
 
     def _sources(self, size: int, shift: Tensor) -> Tensor:
         """Where each of ``size`` output pixels is read from, an image: (N, size)."""

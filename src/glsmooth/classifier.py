@@ -1,0 +1,264 @@
+"""The base classifier as votes need it: in evaluation mode, unchanging, and a function of one image at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["PRECISIONS", "BaseClassifier"]
+
+#: Lightning's names of precisions and the type that autocast uses; None is plain float32.
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "bf16-mixed": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
+
+# Images of a trial batch; passes that test the independence of a random network's draws, and the probability with
+# which a good one may be refused.
+_TRIAL, _PASSES, _REFUSAL = 16, 64, 1e-8
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class BaseClassifier:
+    """A model made ready for inference: (N, C, H, W) images in [0, 1] -> logits (N, num_classes).
+
+    The model is moved to ``device`` (and, if asked, to the channels-last format). It is put in evaluation mode for
+    the time of a run only, by :meth:`ready`.
+
+    Args:
+        model: the base classifier; normalisation belongs inside it.
+        num_classes: number of logits, at least 2.
+        device: where to run; by default where the model's parameters are.
+        precision: a name in :data:`PRECISIONS`; anything but 32-true runs under autocast.
+        compile: pass the model through ``torch.compile``.
+        channels_last: run convolutions in the channels-last memory format.
+        stochastic: accept a network that is random in evaluation mode. Each vote is then an independent draw of the
+            network's randomness too, and every statement is about the classifier that is smoothed over both.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[Tensor], Tensor],
+        num_classes: int,
+        *,
+        device: torch.device | str | None = None,
+        precision: str = "32-true",
+        compile: bool = False,
+        channels_last: bool = False,
+        stochastic: bool = False,
+    ) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}: a classifier has at least 2 classes")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision={precision!r} is not known; use one of {', '.join(PRECISIONS)}")
+        if device is None and isinstance(model, nn.Module):
+            device = next((p.device for p in model.parameters()), None)
+        self.device = torch.device(device or "cpu")
+        self.num_classes = num_classes
+        self.autocast = PRECISIONS[precision]
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.stochastic = stochastic
+        #: Do two passes on the same images give the same logits? None until the first :meth:`ready`.
+        self.deterministic: bool | None = None
+        self._module = model if isinstance(model, nn.Module) else None
+        if isinstance(model, nn.Module):
+            model = model.to(device=self.device)
+            if channels_last:
+                model = model.to(memory_format=torch.channels_last)
+        # Trials run the network as it is: their batches have another shape, which would be compiled again.
+        self._plain: Callable[[Tensor], Tensor] = model
+        self.model: Callable[[Tensor], Tensor] = torch.compile(model) if compile else model
+        self._state: dict[str, int] | None = None  # of the parameters and buffers, while ready
+        self._tried: dict[tuple[object, ...], bool] = {}  # deterministic, by state and shape of the images
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._forward(self.model, images)
+
+    def _forward(self, model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        images = images.contiguous(memory_format=self.memory_format)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            return model(images)
+
+    @contextmanager
+    def ready(self, image: Tensor) -> Iterator[BaseClassifier]:
+        """Evaluation mode for the time of a run, and each submodule's own mode again afterwards.
+
+        Args:
+            image: one of the run's images (C, H, W), for the trial passes that come first (a few, and only once for
+                a network in one state).
+
+        Raises:
+            ValueError: a network that changes its own parameters or buffers, at the start or during the run; whose
+                logits for an image depend on the rest of the batch; or that is random without ``stochastic``.
+        """
+        modules = [] if self._module is None else list(self._module.modules())
+        training = [module.training for module in modules]
+        try:
+            if self._module is not None:
+                self._module.eval()
+            self._state = self._fingerprints()
+            key = (*self._state.values(), tuple(image.shape))
+            if key not in self._tried:
+                self._tried[key] = self._try(image)
+            self.deterministic = self._tried[key]
+            if not (self.deterministic or self.stochastic):
+                raise ValueError(
+                    "the network is random in evaluation mode: two passes on the same images differ. Make it "
+                    "deterministic (is dropout or noise always on?), or set stochastic=true (stochastic=True in "
+                    "Python): each vote is then an independent draw of its randomness too, and the certificate is "
+                    "about the classifier smoothed over both"
+                )
+            yield self
+            self.check_unchanged()
+        finally:
+            self._state = None
+            for module, mode in zip(modules, training, strict=True):
+                module.training = mode
+
+    def check_unchanged(self) -> None:
+        """Raise a ValueError if the network has changed since it was made ready: its votes are of several networks."""
+        if self._state is None:
+            raise RuntimeError("check_unchanged needs a classifier that is ready")
+        now = self._fingerprints()
+        changed = [name for name, fingerprint in self._state.items() if now.get(name) != fingerprint]
+        if changed:
+            raise ValueError(
+                f"the network changes itself in evaluation mode: {changed[0]} is another one after a pass "
+                f"({len(changed)} tensors changed). Votes must all be of one network; freeze it (normalisation that "
+                "updates its statistics? adaptation at test time?)"
+            )
+
+    def _fingerprints(self) -> dict[str, int]:
+        """A number for each parameter and buffer that changes with any of its bits."""
+        if self._module is None:
+            return {}
+        tensors = {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+        tensors = {name: tensor for name, tensor in tensors.items() if not is_lazy(tensor)}
+        if not tensors:
+            return {}
+        # One wait for the device, not one a tensor.
+        numbers = torch.stack([_fingerprint(tensor).to(self.device) for tensor in tensors.values()])
+        return dict(zip(tensors, numbers.tolist(), strict=True))
+
+    def _pass(self, images: Tensor) -> Tensor | None:
+        """Logits of a trial batch; None where they are of no use, which the first batch of votes reports."""
+        logits = self._forward(self._plain, images)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(images), self.num_classes):
+            return None
+        return logits.float()
+
+    @torch.inference_mode()
+    def _try(self, image: Tensor) -> bool:
+        """Trial passes: is the network deterministic? Refuses what no votes can be taken of."""
+        image = image.to(self.device, torch.float32)
+        generator = torch.Generator().manual_seed(0)
+        others = torch.rand(2, _TRIAL - 1, *image.shape, generator=generator).to(self.device)
+        batch, company = (torch.cat([image[None], other]) for other in others)
+        # Other company that is far from the first, for statistics of a batch.
+        company[1:] = 0.1 * company[1:]
+        first, again = self._pass(batch), self._pass(batch)
+        self.check_unchanged()
+        if first is None or again is None:
+            return True
+        deterministic = self._equal(first, again, exact=self.device.type == "cpu")
+        if deterministic:
+            beside, moved = self._pass(company), self._pass(batch.roll(1, dims=0))
+        else:
+            if not self.stochastic:
+                return False
+            # The same randomness again: what differs now comes from the company.
+            first, again, beside = (self._seeded(images) for images in (batch, batch, company))
+            assert first is not None
+            assert again is not None
+            if not self._equal(first, again):
+                raise ValueError(
+                    "stochastic=true: the network's randomness does not follow from the seeds of torch, NumPy and "
+                    "random, so it cannot be checked that an image's logits depend on nothing else in its batch; draw "
+                    "it from these generators"
+                )
+            moved = None
+        if beside is None or not self._equal(first[:1], beside[:1]):
+            raise ValueError(_BATCH.format("the other images of its batch"))
+        if moved is not None and not self._equal(first, moved.roll(-1, dims=0)):
+            raise ValueError(_BATCH.format("its place in the batch"))
+        if not deterministic:
+            self._check_independent(image)
+        self.check_unchanged()
+        return deterministic
+
+    def _equal(self, one: Tensor, other: Tensor, exact: bool = False) -> bool:
+        """The same logits, but for what kernels may round differently."""
+        if exact:
+            return torch.equal(one.nan_to_num(), other.nan_to_num())
+        share = 2e-2 if self.autocast is not None else 1e-4 if self.device.type == "cuda" else 1e-5
+        finite = one.isfinite()
+        scale = float(one[finite].abs().max()) if bool(finite.any()) else 0.0
+        return torch.allclose(one, other, rtol=0, atol=share * scale, equal_nan=True)
+
+    def _seeded(self, images: Tensor) -> Tensor | None:
+        """A pass from fixed seeds, which leaves the global generators as they were."""
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is what networks use
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            try:
+                return self._pass(images)
+            finally:
+                random.setstate(states[0])
+                np.random.set_state(states[1])  # noqa: NPY002
+
+    def _check_independent(self, image: Tensor) -> None:
+        """Votes count as independent draws: a random network may not share its randomness within a batch.
+
+        One image fills many batches. Were the draws independent, the logits' ranks at two places of a batch, or of two
+        passes at one place, would not be correlated, at any distance. Bernstein's inequality says how large the sum of
+        their products may become by chance, however uneven the logits are.
+        """
+        batch = image.expand(2 * _TRIAL, *image.shape)
+        passes = [self._pass(batch) for _ in range(_PASSES)]
+        logits = torch.stack([logits for logits in passes if logits is not None]).double().cpu().numpy()
+        lags = [(1, lag) for lag in range(1, _TRIAL + 1)] + [(0, lag) for lag in range(1, _PASSES // 2 + 1)]
+        exponent = np.log(2 * len(lags) * self.num_classes / _REFUSAL)
+        for values in np.moveaxis(logits, 2, 0):
+            if np.ptp(values) == 0 or not np.isfinite(values).all():
+                continue
+            ranks = rankdata(values).reshape(values.shape)
+            ranks = (ranks - ranks.mean()) / ranks.std()
+            largest = float(np.abs(ranks).max()) ** 2 * exponent / 3
+            limit = largest + np.sqrt(largest**2 + 2 * exponent * ranks.size)
+            for axis, lag in lags:
+                if abs((ranks * np.roll(ranks, lag, axis)).sum()) > limit:
+                    raise ValueError(
+                        "stochastic=true: the network's randomness is not independent "
+                        f"{'within a batch' if axis else 'between batches'}, so its votes are not independent either; "
+                        "draw it afresh for every image"
+                    )
+
+
+_BATCH = (
+    "the network's logits for an image depend on {}, so its votes are not independent draws; normalise by fixed "
+    "statistics (is a BatchNorm in training mode?), or run it image by image inside the model"
+)
+
+
+def _fingerprint(tensor: Tensor) -> Tensor:
+    """A sum of the tensor's bits with odd weights, modulo 2^64: int64, ()."""
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    bits = tensor.reshape(-1).view(_INTEGERS[tensor.element_size()]).to(torch.int64)
+    weights = torch.arange(len(bits), device=bits.device) * -7046029254386353132 + 1
+    return (bits * weights).sum()
