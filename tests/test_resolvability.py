@@ -460,6 +460,14 @@ def test_a_region_that_does_not_fit_is_an_error_of_the_caller():
         gs.check_transform(Bright(), laws={})
 
 
+def test_images_that_are_none_are_an_error_of_the_caller():
+    for images in (torch.rand(8, 8), [[0.5]], torch.zeros(1, 1, 4, 4, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"images: give floating tensors \(C, H, W\)"):
+            gs.check_transform(Bright(), images)
+    # Images of several sizes are the engine's to refuse; the check takes those like the first.
+    assert gs.check_transform(Bright(), [torch.rand(1, 4, 4), torch.rand(1, 5, 5)]).passed
+
+
 # Where it is asked for.
 
 

@@ -213,6 +213,12 @@ def check_transform(
         ValueError: laws or a region that do not fit the transformation.
     """
     chosen = [] if images is None else list(images)
+    for image in chosen[:1]:
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+            raise ValueError(
+                "images: give floating tensors (C, H, W), or one of (N, C, H, W), with values in [0, 1]; the first is "
+                f"{tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__}"
+            )
     shape = tuple(chosen[0].shape) if chosen else _shape(image_size)
     quantile = None
     if laws is not None:
@@ -270,7 +276,7 @@ def _pictures(images: list[Tensor], shape: tuple[int, ...], seed: int) -> Tensor
         (1 - columns / max(1, width - 1)) * tint,
         (noise > 0.5).double(),
     ]
-    given = [image.detach().to("cpu", torch.float64) for image in images]
+    given = [image.detach().to("cpu", torch.float64) for image in images if tuple(image.shape) == shape]
     by_light = sorted(range(len(given)), key=lambda i: float(given[i].mean()))
     chosen = dict.fromkeys([*range(min(2, len(given))), *by_light[:1], *by_light[-1:]])
     return torch.stack([*(given[i] for i in chosen), *made_up])
