@@ -359,9 +359,35 @@ class SubPixel(gs.ResolvableTransform):
 
 def test_shifts_by_fractions_of_a_pixel_are_not_whole_ones():
     check = gs.check_transform(SubPixel(), torch.rand(2, 1, 9, 9), {"tx": gs.Normal(0, 2)}, gs.Box(tx=(-3, 3)))
-    assert check.worst == "φ(x, θ) = φ(x, θ in whole pixels, modulo the image's size)"
+    assert check.worst == "φ(x, θ) = φ(x, θ in whole numbers; shifts modulo the image's size)"
     assert check.residuals["φ(φ(x, β), α) = φ(x, γ(α, β))"].value < 1e-12
     assert not check.passed
+
+
+class RoundedInWords(Bright):
+    """Is said to round its parameter, so that only whole β would be tried, and does not."""
+
+    integer_parameters = frozenset({"b"})
+
+    def resolve(self, alpha, beta):
+        return alpha + torch.round(beta)
+
+
+class Unsaid(gs.ResolvableTransform):
+    """Rounds its shift without saying so: fractional β are not resolvable."""
+
+    name = "unsaid"
+    factors = (Shift("b"),)
+
+    def apply(self, images, theta):
+        return images + torch.floor(theta[:, 0] + 0.5).to(images)[:, None, None, None]
+
+
+@pytest.mark.parametrize("transform", [RoundedInWords(), Unsaid()], ids=lambda t: t.name)
+def test_parameters_are_rounded_where_it_is_said_and_nowhere_else(transform):
+    check = gs.check_transform(transform, torch.rand(2, 1, 9, 9), {"b": gs.Normal(0, 2)}, gs.Box(b=(-3, 3)))
+    assert not check.passed
+    assert check.fault is None
 
 
 # What must pass.

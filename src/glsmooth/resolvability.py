@@ -39,7 +39,7 @@ FACTORS = "φ(φ(x, β), α) = φ(x, γ(α, β)) with γ of the declared factors
 RIGHT = "γ(α, β₀) = α"
 LEFT = "γ(β₀, β) = β"
 KEEPS = "φ(x, β₀) = x"
-WHOLE = "φ(x, θ) = φ(x, θ in whole pixels, modulo the image's size)"
+WHOLE = "φ(x, θ) = φ(x, θ in whole numbers; shifts modulo the image's size)"
 
 # Quantiles in the tails of the smoothing laws. What goes wrong beyond them has too little probability to matter.
 _TAILS = (1e-12, 1e-9, 1e-6, 1e-4, 1e-2)
@@ -519,16 +519,22 @@ class _Trial:
             )
 
     def whole_pixels(self, images: Tensor, theta: Tensor) -> None:
-        """Bounds take a declared shift of pixels for one by whole pixels on a cycle."""
+        """Bounds take a declared shift of pixels for one by whole pixels on a cycle, and regions mean whole parameters
+        where they are said to be rounded."""
         sizes = {"height": images.shape[2], "width": images.shape[3]}
-        rounded, changed = theta.clone(), False
-        for factor in self.transform.factors or ():
-            if isinstance(factor, Shift) and factor.axis is not None:
-                i, changed = self.parameters.index(factor.name), True
-                rounded[:, i] = nearest_integer(theta[:, i]) % sizes[factor.axis]
-        if changed:
-            result, wanted = self.apply(images, theta), self.apply(images, rounded)
-            self.compare(WHOLE, result, wanted, images, theta)
+        cycles = {
+            factor.name: sizes[factor.axis]
+            for factor in self.transform.factors or ()
+            if isinstance(factor, Shift) and factor.axis is not None
+        }
+        rounded = theta.clone()
+        for i, name in enumerate(self.parameters):
+            if name in cycles or name in self.transform.integer_parameters:
+                rounded[:, i] = nearest_integer(theta[:, i])
+            if name in cycles:
+                rounded[:, i] %= cycles[name]
+        if cycles or self.transform.integer_parameters:
+            self.compare(WHOLE, self.apply(images, theta), self.apply(images, rounded), images, theta)
 
     def compare(
         self,
