@@ -77,6 +77,26 @@ class WrongInTheTail(Bright):
         return images + torch.where(b > 1.75, 1.75 + 0 * b, b)[:, None, None, None]
 
 
+class LeavesDarkImages(Bright):
+    """Does nothing to images darker than 0.02 on average: only light ones that were darkened show it."""
+
+    def apply(self, images, theta):
+        return torch.where(images.mean(dim=(1, 2, 3), keepdim=True) < 0.02, images, super().apply(images, theta))
+
+
+class NarrowBand(Bright):
+    """Wrong for parameters in an interval of a hundredth of the region."""
+
+    def apply(self, images, theta):
+        b = theta[:, 0].to(images)
+        return images + torch.where((b - 0.1).abs() < 0.003, b + 0.01, b)[:, None, None, None]
+
+
+class Quantised(Bright):
+    def apply(self, images, theta):
+        return (super().apply(images, theta) * 2**20).round() / 2**20
+
+
 class WrongOnOnePixel(Bright):
     def apply(self, images, theta):
         moved = super().apply(images, theta)
@@ -133,6 +153,9 @@ class IdentityIsNone(Bright):
         ClampsAtTheCorner(),
         WrongWhereBright(),
         WrongInTheTail(),
+        LeavesDarkImages(),
+        NarrowBand(),
+        Quantised(),
         WrongOnOnePixel(),
         OverriddenResolve(wrong_factors=False),
         OverriddenResolve(wrong_factors=True),
@@ -191,6 +214,23 @@ class State(Bright):
     def apply(self, images, theta):
         self.calls += 1
         return super().apply(images, theta) + (0.01 if self.calls > 8 else 0)
+
+
+class Scheduled(Bright):
+    calls = 0
+
+    def apply(self, images, theta):
+        type(self).calls += 1
+        return super().apply(images, theta) + (0.01 if self.calls > 90 else 0)
+
+
+class Hysteresis(Bright):
+    last = 0.0
+
+    def apply(self, images, theta):
+        moved = super().apply(images, theta) + 1e-3 * self.last
+        self.last = float(theta.mean())
+        return moved
 
 
 class InPlace(Bright):
@@ -297,6 +337,8 @@ class DiffersInSingle(Bright):
     [
         (Random, "Random.apply is random, or keeps a state"),
         (State, "State.apply is random, or keeps a state|State.apply is dependent"),
+        (Scheduled, "Scheduled.apply is random, or keeps a state"),
+        (Hysteresis, "Hysteresis.apply is random, or keeps a state"),
         (InPlace, "InPlace.apply changes its images in place"),
         (ThetaInPlace, r"ThetaInPlace.apply changes its parameters \(theta\) in place"),
         (BatchMean, "BatchMean.apply is dependent on the other images of its batch"),

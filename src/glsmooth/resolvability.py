@@ -46,6 +46,9 @@ _TAILS = (1e-12, 1e-9, 1e-6, 1e-4, 1e-2)
 # Trials: pixel values in all, the number of trials that this allows at most and at least, pixel values at a time.
 _BUDGET, _MOST, _LEAST, _CHUNK = 2**25, 1024, 192, 2**22
 _CORNERS = 64
+# How often the last trial is repeated, for what shows after some calls only.
+_REPEATS = 100
+_STATEFUL = "random, or keeps a state"
 # An action in float32 may differ from the same in float64 by this much, relative to the image's norm.
 _SINGLE = 1e-3
 
@@ -388,10 +391,15 @@ class _Trial:
         self.parameters_agree(alpha, beta, identity)
         self.behaves(pictures, alpha)
         own = type(self.transform).resolve is ResolvableTransform.resolve
+        # Every other round of the pictures in another light and with another contrast, a different one each time.
+        ends = torch.rand(n, 2, dtype=torch.float64, generator=generator).sort(dim=1).values
+        as_is = (torch.arange(n) // (2 * len(pictures))) % 2 == 0
+        ends[as_is] = torch.tensor([0.0, 1.0], dtype=torch.float64)
         first, pick = None, torch.arange(n) % len(pictures)
         size = max(1, _CHUNK // pictures[0].numel())
-        for a, b, which in zip(alpha.split(size), beta.split(size), pick.split(size), strict=True):
-            images = pictures[which]
+        for a, b, which, light in zip(*(values.split(size) for values in (alpha, beta, pick, ends)), strict=True):
+            low, high = light[:, :, None, None, None].unbind(1)
+            images = low + (high - low) * pictures[which]
             middle = self.apply(images, b)
             twice = self.apply(middle, a)
             once = self.apply(images, self.resolve(self.transform.resolve, a, b))
@@ -405,7 +413,9 @@ class _Trial:
         unchanged = self.apply(pictures, identity.expand(len(pictures), -1))
         self.compare(KEEPS, unchanged, pictures, pictures)
         assert first is not None
-        self.same(self.apply(first[0], first[1]), first[2], "random, or keeps a state")
+        self.same(self.apply(first[0], first[1]), first[2], _STATEFUL)
+        for _ in range(_REPEATS):
+            self.same(self.apply(first[0][:1], first[1][:1]), first[2][:1], _STATEFUL)
 
     def declarations(self) -> Tensor:
         """What the class says about its parameters; returns the identity β₀."""
@@ -494,7 +504,7 @@ class _Trial:
         images = torch.cat([pictures, pictures])[: 2 * len(pictures)]
         theta = alpha[: len(images)]
         result = self.apply(images, theta)
-        self.same(self.apply(images, theta), result, "random, or keeps a state")
+        self.same(self.apply(images, theta), result, _STATEFUL)
         self.same(
             self.apply(images.flip(0), theta.flip(0)).flip(0), result, "dependent on the other images of its batch"
         )
