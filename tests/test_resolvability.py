@@ -209,11 +209,11 @@ class Random(Bright):
 
 class State(Bright):
     def __init__(self):
-        self.calls = 0
+        self._calls = 0
 
     def apply(self, images, theta):
-        self.calls += 1
-        return super().apply(images, theta) + (0.01 if self.calls > 8 else 0)
+        self._calls += 1
+        return super().apply(images, theta) + (0.01 if self._calls > 8 else 0)
 
 
 class Scheduled(Bright):
@@ -225,11 +225,11 @@ class Scheduled(Bright):
 
 
 class Hysteresis(Bright):
-    last = 0.0
+    _last = 0.0
 
     def apply(self, images, theta):
-        moved = super().apply(images, theta) + 1e-3 * self.last
-        self.last = float(theta.mean())
+        moved = super().apply(images, theta) + 1e-3 * self._last
+        self._last = float(theta.mean())
         return moved
 
 
