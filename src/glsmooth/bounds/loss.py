@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ __all__ = [
     "Tradeoff",
     "combine",
     "cyclic_pair",
-    "density_nodes",
     "scalar_pair",
 ]
 
@@ -164,6 +163,10 @@ class Atoms:
     slip_0: float = 0.0
     slip_b: float = 0.0
     move: Move = STANDARD
+
+    def __post_init__(self) -> None:
+        for array in (self.ell, self.p_0, self.p_b, self.spread):
+            array.flags.writeable = False  # several are kept for other callers
 
     def smeared(self, delta: float) -> Atoms:
         """The same with one more independent normal shift of effective size ``delta``."""
@@ -464,24 +467,6 @@ def cyclic_pair(masses: np.ndarray, shift: int) -> Atoms:
         float(masses[~both].sum()),
         float(rolled[~both].sum()),
     )
-
-
-class Nodes(NamedTuple):
-    """Quadrature nodes of a law: points and masses (K,)."""
-
-    at: np.ndarray
-    mass: np.ndarray
-
-
-def density_nodes(law: Law, panels: int = 40, order: int = 8) -> Nodes:
-    """Gauss-Legendre nodes on panels between quantiles of ``law``: for estimates, no bound rests on them alone."""
-    edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, panels + 1)))
-    edges = np.unique(np.concatenate((edges, [v for v in law.interval if math.isfinite(v)])))
-    x, w = np.polynomial.legendre.leggauss(order)
-    half = np.diff(edges) / 2
-    at = ((edges[:-1] + half)[:, None] + half[:, None] * x).ravel()
-    mass = (half[:, None] * w).ravel() * np.exp(_numpy(law.log_prob, at))
-    return Nodes(at[mass > 0], mass[mass > 0])
 
 
 @dataclass(frozen=True)
