@@ -199,6 +199,18 @@ def test_fewest_votes_of_the_anytime_test(h):
     assert fewest_successes(later - 1, h, 1e-3) > later - 4
 
 
+@pytest.mark.parametrize("h", [1e-5, 0.01, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("alpha", [0.5, 0.01, 1e-3])
+def test_bisections_find_what_a_plain_search_finds(h, alpha):
+    goal = -math.log(alpha)
+    for n in range(1, 25):
+        counts = (k for k in range(n + 1) if log_evidence(k, n, h) >= goal)
+        assert fewest_successes(n, h, alpha) == next(counts, None)
+    for failures in range(6):
+        needed = next(n for n in range(failures + 1, 1000) if log_evidence(n - failures, n, h) >= goal)
+        assert anytime_samples_needed(h, alpha, failures) == needed
+
+
 def test_nothing_reaches_one():
     assert anytime_samples_needed(1.0, 1e-3) is None
     assert fewest_successes(5, 0.9, 1e-3) is None

@@ -4,9 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
-from glsmooth.confidence import anytime_samples_needed, clopper_pearson_lower
+from glsmooth.confidence import (
+    anytime_lower,
+    anytime_samples_needed,
+    clopper_pearson_lower,
+    fewest_successes,
+    randomised_lower,
+)
 from glsmooth.draws import Stream
 from glsmooth.procedures import ABSTAIN, FixedSample, Sequential, Tally
 
@@ -107,6 +113,118 @@ def test_several_regions_share_one_stream_of_votes():
     assert sum(t.p_lower > 0.7 for t in tallies) == 50
     assert sum(t.p_lower > 0.93 for t in tallies) == 0
     assert max(t.n for t in tallies) < 2000
+
+
+def evenly(procedure, p, classes=3):
+    """Run a procedure on votes that are spread evenly: draw j is for class 1 where the fraction of j·φ is below p."""
+    tally = Tally(0, classes)
+    while requests := procedure.advance(tally):
+        for stream, n in requests.items():
+            first = tally.n0 if stream == Stream.SELECTION else tally.n
+            votes = np.where((np.arange(first, first + n) * (math.sqrt(5) - 1) / 2) % 1 < p, 1, 0)
+            counts = np.bincount(votes, minlength=classes)
+            if stream == Stream.SELECTION:
+                tally.selection += counts
+                tally.n0 += n
+            else:
+                tally.counting += counts
+                tally.n += n
+    return tally
+
+
+@pytest.mark.parametrize(
+    ("targets", "p", "n0", "n", "count"),
+    [
+        ([0.7, 0.9], 1.0, 16, 87, 87),
+        ([0.7, 0.9], 0.97, 16, 229, 222),
+        ([0.7, 0.9], 0.9, 16, 729, 656),
+        ([0.7, 0.9], 0.6, 32, 58, 35),
+        ([0.52], 0.8, 16, 37, 31),
+        ([0.52], 0.6, 32, 710, 427),
+        ([0.52], 0.3, 32, 147, 102),
+        ([0.92221], 0.97, 16, 431, 418),
+        ([0.92221], 0.8, 16, 32, 26),
+        ([0.92221], 0.6, 16, 0, 0),
+    ],
+)
+def test_sequential_runs_are_pinned(targets, p, n0, n, count):
+    """Block sizes are free to choose, but stored runs must come out again: a change must be seen."""
+    tally = evenly(Sequential({str(h): h for h in targets}), p)
+    assert (tally.n0, tally.n, tally.count) == (n0, n, count)
+
+
+def voted(selection, count, n):
+    tally = Tally(0, len(selection))
+    tally.selection[:] = selection
+    tally.n0 = sum(selection)
+    tally.counting[0], tally.n = count, n
+    return tally
+
+
+def test_selection_comes_first_and_ends_for_good():
+    procedure = Sequential({"a": 0.52}, n0=40)
+    assert procedure.advance(Tally(0, 2)) == {Stream.SELECTION: 16}
+    assert procedure.advance(voted([9, 7], 0, 0)) == {Stream.SELECTION: 16}  # no clear lead
+    assert procedure.advance(voted([17, 15], 0, 0)) == {Stream.SELECTION: 8}  # what is left of n0
+    assert list(procedure.advance(voted([12, 4], 0, 0))) == [Stream.COUNTING]
+    assert list(procedure.advance(voted([21, 19], 0, 0))) == [Stream.COUNTING]  # n0 is used up
+    assert list(procedure.advance(voted([9, 7], 20, 32))) == [Stream.COUNTING]
+
+
+@pytest.mark.parametrize("selection", [[16, 0], [12, 4], [40, 8]])
+@pytest.mark.parametrize("n", [32, 100, 700])
+@pytest.mark.parametrize("h", [0.6, 0.92])
+def test_an_image_is_given_up_when_its_chance_is_below_one_in_a_hundred(selection, n, h):
+    """P(the rate of votes that the target needs in the end), all votes so far under a uniform prior."""
+    procedure = Sequential({"a": h}, n=1000)
+    rate = fewest_successes(1000, h, 1e-3) / 1000
+    tallies = [voted(selection, count, n) for count in range(n + 1)]
+    undecided = [t for t in tallies if anytime_lower(t.count, n, 1e-3) <= h]
+    chances = [
+        beta.sf(rate, t.count + selection[0] + 1, n - t.count + selection[1] + 1) for t in undecided
+    ]
+    assert [bool(procedure.advance(t)) for t in undecided] == [chance > 0.01 for chance in chances]
+    assert 0 < sum(chance > 0.01 for chance in chances) < len(chances)
+    # A decided one is finished, with its bound.
+    assert procedure.advance(tallies[-1]) == {} or len(undecided) > n
+    assert (tallies[-1].p_lower > h) == (len(undecided) <= n)
+
+
+def test_a_bound_equal_to_the_target_leaves_it_open():
+    """Certificates are strict: p_A = h is not one."""
+    tally = voted([16, 0], 20, 32)
+    tally.p_lower = 0.6
+    assert list(Sequential({"a": 0.6}).advance(tally)) == [Stream.COUNTING]
+    tally = voted([16, 0], 300, 300)
+    tally.p_lower = 0.6
+    assert Sequential({"a": 0.6}).advance(tally) == {}
+    assert tally.p_lower > 0.6
+
+
+def test_draws_range():
+    assert FixedSample(20, 100).draws_range() == (120, 120)
+    assert Sequential({"a": 0.6}, n0=50, n=300).draws_range() == (16, 350)
+    assert Sequential({"a": 0.6}, n0=5, n=300).draws_range() == (5, 305)
+
+
+def test_the_chance_of_a_coin():
+    """Share of the coins with which n equal votes give p_A > h."""
+    procedure = FixedSample(200, 1000, 1e-3, randomised=True)
+    coins = (np.arange(2000) + 0.5) / 2000
+    for h in (0.99, 0.9945, 0.996):
+        lucky = [randomised_lower(1000, 1000, 1e-3, u) > h for u in coins]
+        assert procedure.chance(h) == pytest.approx(np.mean(lucky), abs=1 / 2000)
+    assert FixedSample(1, 10**6, randomised=True).chance(0.5) == 1
+
+
+def test_the_randomised_bound_uses_the_coin_of_the_tally():
+    tally = Tally(0, 2, coin=0.25)
+    tally.selection[1], tally.counting[1], tally.n = 10, 95, 100
+    FixedSample(10, 100, 0.01, randomised=True).advance(tally)
+    assert tally.p_lower == randomised_lower(95, 100, 0.01, 0.25) > clopper_pearson_lower(95, 100, 0.01)
+    FixedSample(10, 100, 0.01, randomised=True, two_sided=True).advance(tally)
+    assert tally.p_lower == randomised_lower(95, 100, 0.005, 0.25)
+    assert "randomised" not in FixedSample(10, 100).describe()
 
 
 def test_nothing_within_reach_draws_next_to_nothing():

@@ -184,6 +184,7 @@ def anytime_samples_needed(h: float, alpha: float, failures: int = 0) -> int | N
     goal = -math.log(alpha)
 
     def enough(n: int) -> bool:
+        # Without a success there is no evidence: n > failures only keeps counts from being negative.
         return n > failures and log_evidence(n - failures, n, h) >= goal
 
     high = failures + 1

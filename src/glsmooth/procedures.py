@@ -204,6 +204,7 @@ class Sequential:
             return []
         rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
         count, n = tally.count, tally.n
+        # Whether >= or > decides nothing: log_evidence is rounded down, and p_A is what certifies.
         if n and any(h >= tally.p_lower and log_evidence(count, n, h) >= -np.log(self.alpha) for h in rates):
             tally.p_lower = max(tally.p_lower, anytime_lower(count, n, self.alpha))
         # P(p >= rate) given all votes for the class, under a uniform prior.
@@ -220,7 +221,10 @@ class Sequential:
         return tally.n0 >= self.n0 or first - second >= _SELECTION_LEAD
 
     def _block(self, tally: Tally, target: float) -> int:
-        """Up to the first n at which the target can be certified, by steps that grow with n."""
+        """Up to the first n at which the target can be certified, by steps that grow with n.
+
+        Any sizes would do, since p_A holds at every n; but the records depend on them.
+        """
         earliest = anytime_samples_needed(target, self.alpha, tally.n - tally.count)
         assert earliest is not None
         block = min(max(earliest - tally.n, tally.n // 16, 1), max(_FIRST_BLOCK, tally.n // 2))
