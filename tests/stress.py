@@ -517,7 +517,7 @@ def table(verdicts: list[Verdict]) -> str:
     """One row a kind of family, in Markdown."""
     head = (
         "family", "regions", "points", "violations", "worst deficit", "crashes", "not applicable", "refused",
-        "points too high", "worst excess", "over 20 s", "slowest (s)", "median (s)", "oracle a point (ms)",
+        "points too high", "worst excess", "median gap", "over 20 s", "slowest (s)", "median (s)", "oracle a point (ms)",
     )  # fmt: skip
     rows = [head, ("---",) + ("---:",) * (len(head) - 1)]
     for kind in (*KINDS, "all"):
@@ -527,13 +527,15 @@ def table(verdicts: list[Verdict]) -> str:
         points = sum(v.points for v in some)
         deficits = [v.deficit for v in some if v.deficit > -math.inf]
         excesses = [v.excess for v in some if v.excess > -math.inf]
+        # How small an error could have been seen: the value less the largest lower enclosure in its region.
+        gaps = [v.slack for v in some if v.points and v.value < 1]
         rows.append(
             (
                 kind, str(len(some)), str(points), str(sum(v.deficit > TOLERANCE for v in some)),
                 f"{max(deficits):.1e}" if deficits else "", str(sum(bool(v.crash) for v in some)),
                 str(sum(bool(v.not_applicable) for v in some)), str(sum(bool(v.refused) for v in some)),
                 f"{sum(e > TOO_HIGH for e in excesses)} of {len(excesses)}",
-                f"{max(excesses):.1e}" if excesses else "",
+                f"{max(excesses):.1e}" if excesses else "", f"{np.median(gaps):.0e}" if gaps else "",
                 str(sum(v.seconds > SLOW for v in some)), f"{max(v.seconds for v in some):.1f}",
                 f"{np.median([v.seconds for v in some]):.3f}",
                 f"{1e3 * sum(v.oracle_seconds for v in some) / max(points, 1):.0f}",
