@@ -9,10 +9,11 @@ Two kinds of classifier are used.
 
 * **Cells.** Each independent coordinate is cut into cells whose masses under both measures come from cumulative
   distribution functions; F is a set of cells. Merging cells gives another, coarser set of classifiers, so products of
-  many coordinates are merged as needed. Nothing is integrated numerically, the only error is rounding.
-* **Level sets in one inner coordinate**, for the affine groups c·x + b and c·x^g: the inner probabilities are closed
-  forms, the outer integral is adaptive. Its error is over-estimated by the difference between every panel's value and
-  that of its two halves, and subtracted.
+  many coordinates are merged as needed. The only error is rounding. Where an affine group stands beside other
+  coordinates, its cells' masses are integrals of smooth functions; two rules' difference over-estimates their error.
+* **Level sets in one inner coordinate**, for the affine groups c·x + b and c·x^g and for products of two coordinates:
+  the inner probabilities are closed forms, the outer integral is adaptive. Its error is over-estimated by the sum of
+  the differences between every panel's value and that of its quarters, and subtracted.
 
 Between two classifiers on either side of 1/2 a coin is tossed, which is a classifier too.
 """

@@ -33,7 +33,7 @@ T = gs.transforms
 TOLERANCE = 1e-9
 TOO_HIGH = 1e-4
 SLOW = 20.0  # seconds of the package alone
-LIMIT = 120  # seconds after which a case is given up and counted as a crash
+LIMIT = 120  # seconds after which a case is given up
 
 Rng = np.random.Generator
 
@@ -397,6 +397,7 @@ class Verdict:
     excess: float = -math.inf  # value minus the truth, for lists of points
     slack: float = math.nan  # value minus the largest lower enclosure seen
     crash: str = ""
+    late: bool = False
     refused: str = ""
     not_applicable: str = ""
     seconds: float = 0.0
@@ -442,6 +443,9 @@ def judge(seed: int, kind: str, number: int, method: str = "neyman_pearson") -> 
                 verdict.refused = str(error)
             else:
                 verdict.crash = traceback.format_exc()
+            return verdict
+        except OutOfTime:
+            verdict.late = True
             return verdict
         finally:
             verdict.seconds = time.perf_counter() - started
@@ -517,7 +521,8 @@ def table(verdicts: list[Verdict]) -> str:
     """One row a kind of family, in Markdown."""
     head = (
         "family", "regions", "points", "violations", "worst deficit", "crashes", "not applicable", "refused",
-        "points too high", "worst excess", "median gap", "over 20 s", "slowest (s)", "median (s)", "oracle a point (ms)",
+        "points too high", "worst excess", "median gap", "over 20 s", "no answer", "slowest (s)", "median (s)",
+        "oracle a point (ms)",
     )  # fmt: skip
     rows = [head, ("---",) + ("---:",) * (len(head) - 1)]
     for kind in (*KINDS, "all"):
@@ -536,7 +541,7 @@ def table(verdicts: list[Verdict]) -> str:
                 str(sum(bool(v.not_applicable) for v in some)), str(sum(bool(v.refused) for v in some)),
                 f"{sum(e > TOO_HIGH for e in excesses)} of {len(excesses)}",
                 f"{max(excesses):.1e}" if excesses else "", f"{np.median(gaps):.0e}" if gaps else "",
-                str(sum(v.seconds > SLOW for v in some)), f"{max(v.seconds for v in some):.1f}",
+                str(sum(v.seconds > SLOW for v in some)), str(sum(v.late for v in some)), f"{max(v.seconds for v in some):.1f}",
                 f"{np.median([v.seconds for v in some]):.3f}",
                 f"{1e3 * sum(v.oracle_seconds for v in some) / max(points, 1):.0f}",
             )
@@ -568,7 +573,7 @@ def findings(seed: int, verdicts: list[Verdict]) -> str:
             lines.append(f"* too high by {v.excess:.2e}: value {v.value!r}\n  {v.text}\n  {_command(seed, v)}")
         v = max(some, key=lambda v: v.seconds)
         if v.seconds > SLOW:
-            lines.append(f"* slow: {v.seconds:.1f} s\n  {v.text}\n  {_command(seed, v)}")
+            lines.append(f"* slow: {v.seconds:.1f} s{', no answer' if v.late else ''}\n  {v.text}\n  {_command(seed, v)}")
     return "\n".join(lines)
 
 
