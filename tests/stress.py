@@ -390,6 +390,7 @@ class Verdict:
 
     kind: str
     number: int
+    method: str = "neyman_pearson"
     points: int = 0
     value: float = math.nan
     deficit: float = -math.inf  # oracle's lower enclosure minus the value: positive is a violation
@@ -424,7 +425,7 @@ def _names_a_field(message: str, family: gs.SmoothedFamily) -> bool:
 
 def judge(seed: int, kind: str, number: int, method: str = "neyman_pearson") -> Verdict:
     """Run one case."""
-    verdict = Verdict(kind, number)
+    verdict = Verdict(kind, number, method)
     # Not every platform and thread can set an alarm; where none is set a case may take as long as it likes.
     signal.signal(signal.SIGALRM, _alarm)
     signal.alarm(LIMIT)
@@ -541,7 +542,8 @@ def table(verdicts: list[Verdict]) -> str:
                 str(sum(bool(v.not_applicable) for v in some)), str(sum(bool(v.refused) for v in some)),
                 f"{sum(e > TOO_HIGH for e in excesses)} of {len(excesses)}",
                 f"{max(excesses):.1e}" if excesses else "", f"{np.median(gaps):.0e}" if gaps else "",
-                str(sum(v.seconds > SLOW for v in some)), str(sum(v.late for v in some)), f"{max(v.seconds for v in some):.1f}",
+                str(sum(v.seconds > SLOW for v in some)), str(sum(v.late for v in some)),
+                f"{max(v.seconds for v in some):.1f}",
                 f"{np.median([v.seconds for v in some]):.3f}",
                 f"{1e3 * sum(v.oracle_seconds for v in some) / max(points, 1):.0f}",
             )
@@ -550,7 +552,8 @@ def table(verdicts: list[Verdict]) -> str:
 
 
 def _command(seed: int, verdict: Verdict) -> str:
-    return f"python -m tests.stress --seed {seed} --only {verdict.kind} --case {verdict.number}"
+    method = "" if verdict.method == "neyman_pearson" else f" --method {verdict.method}"
+    return f"python -m tests.stress --seed {seed} --only {verdict.kind} --case {verdict.number}{method}"
 
 
 def findings(seed: int, verdicts: list[Verdict]) -> str:
@@ -573,7 +576,8 @@ def findings(seed: int, verdicts: list[Verdict]) -> str:
             lines.append(f"* too high by {v.excess:.2e}: value {v.value!r}\n  {v.text}\n  {_command(seed, v)}")
         v = max(some, key=lambda v: v.seconds)
         if v.seconds > SLOW:
-            lines.append(f"* slow: {v.seconds:.1f} s{', no answer' if v.late else ''}\n  {v.text}\n  {_command(seed, v)}")
+            late = ", no answer" if v.late else ""
+            lines.append(f"* slow: {v.seconds:.1f} s{late}\n  {v.text}\n  {_command(seed, v)}")
     return "\n".join(lines)
 
 
