@@ -12,7 +12,17 @@ from scipy.special import ndtr
 
 import glsmooth as gs
 from tests import stress
-from tests.oracle import Line, Standard, _decompose, _pair_atoms, _products, enclosure, sample_losses
+from tests.oracle import (
+    ROUNDING,
+    Line,
+    Standard,
+    _decompose,
+    _pair_atoms,
+    _products,
+    _quadrature,
+    enclosure,
+    sample_losses,
+)
 
 from .families import OTHERS, ROWS, family
 
@@ -139,6 +149,21 @@ def test_two_engines_agree(family, beta):
     cells = _products(_decompose(family, beta), 800)
     assert cells <= known.upper
     assert cells >= known.lower - 2e-4
+
+
+@pytest.mark.parametrize(("family", "beta"), PAIRS)
+def test_stated_quadrature_errors(family, beta):
+    """Other panels, other nodes: two values differ by no more than the errors stated with them."""
+    pair = _decompose(family, beta).pair
+    edges = np.unique(np.concatenate([pair.outer.edges(48), pair.kinks()]))
+    edges = edges[np.isfinite(edges)]
+    rng = np.random.default_rng(0)
+    for t in rng.uniform(-0.4, 0.4, 6):
+        others = np.concatenate([edges[:1], np.sort(rng.uniform(edges[0], edges[-1], 97)), edges[-1:]])
+        one, two = (_quadrature(pair, 0.0, panels, t, 1e-13) for panels in (edges, others))
+        assert max(one[2], two[2]) < 1e-9
+        for i in (0, 1):
+            assert abs(one[i] - two[i]) <= one[2] + two[2] + ROUNDING
 
 
 def test_masses_sum_to_one():
