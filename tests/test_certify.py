@@ -231,6 +231,8 @@ def test_exhaustive_dry_run(checkpoint, tmp_path, capsys):
 def test_exhaustive_refuses_what_is_not_finite(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"monte_carlo=exhaustive: brightness .*use monte_carlo=paper"):
         run(checkpoint, tmp_path, "monte_carlo=exhaustive")
+    with pytest.raises(ValueError, match="stochastic=true: monte_carlo=exhaustive"):
+        run(checkpoint, tmp_path, *SHIFTS, "monte_carlo=exhaustive", "stochastic=true")
     with pytest.raises(UserError, match=r"pixel_noise=0\.1 .*set pixel_noise=0"):
         run(checkpoint, tmp_path, *SHIFTS, "monte_carlo=exhaustive", "pixel_noise=0.1")
 
