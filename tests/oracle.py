@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,8 @@ class Pair:
         """Outer coordinates where the inner overlap of two uniform laws vanishes."""
         if self.inner.kind != "Uniform" or (self.log and self.low <= 0):
             return np.empty(0)
+        if np.ptp(self.draw(np.array([0.25, 0.75]))) == 0:
+            return np.empty(0)  # the same move everywhere
         largest = math.log(self.high / self.low) if self.log else 1.0
         # The draw is increasing: bisect for |rate|·draw = largest in the standard coordinate.
         low, high = -60.0, 60.0
@@ -196,35 +199,29 @@ def _losses(atoms: Atoms) -> Array:
     return np.where(np.isnan(loss), -math.inf, loss)
 
 
-def _merged(atoms: Atoms, bins: int) -> Atoms:
-    """Fewer atoms: those of nearly equal loss become one (a coarser classifier, so still a lower bound)."""
-    m_0, m_1 = atoms
-    keep = (m_0 > 0) | (m_1 > 0)
-    m_0, m_1 = m_0[keep], m_1[keep]
-    if len(m_0) <= bins:
-        return m_0, m_1
-    loss = _losses((m_0, m_1))
-    finite = np.isfinite(loss)
-    if not finite.any():
-        index = np.where(loss > 0, 1, 0)
-    else:
-        # Bins of equal width between the far quantiles of both measures; what lies beyond joins the end bins.
-        weight = (m_0 + m_1)[finite]
-        histogram, cuts = np.histogram(loss[finite], bins=4096, weights=weight)
-        below = np.cumsum(histogram)
-        first = cuts[min(np.searchsorted(below, 1e-11 * below[-1]), 4095)]
-        last = cuts[min(np.searchsorted(below, (1 - 1e-11) * below[-1]), 4095) + 1]
-        width = max(last - first, 1e-300)
-        index = np.where(
-            finite, 1 + np.clip((np.where(finite, loss, 0.0) - first) / width * bins, 0, bins - 1), 0
-        ).astype(np.int64)
-        index = np.where(loss == math.inf, bins + 1, index)
-    size = int(index.max()) + 1
-    return np.bincount(index, m_0, size), np.bincount(index, m_1, size)
+def _merged_product(a: Atoms, b: Atoms, bins: int) -> Atoms:
+    """The product of two coordinates; if it has many atoms, those of nearly equal loss become one.
 
-
-def _product(a: Atoms, b: Atoms) -> Atoms:
-    return np.multiply.outer(a[0], b[0]).ravel(), np.multiply.outer(a[1], b[1]).ravel()
+    Merged atoms are a coarser choice of classifiers, so what they give is still a lower bound.
+    """
+    if len(a[0]) * len(b[0]) <= 8 * bins:
+        return np.multiply.outer(a[0], b[0]).ravel(), np.multiply.outer(a[1], b[1]).ravel()
+    (a_0, a_1), (b_0, b_1) = both = [(m_0[keep], m_1[keep]) for m_0, m_1 in (a, b) for keep in [(m_0 > 0) & (m_1 > 0)]]
+    # What one measure has alone, in either coordinate.
+    alone = [float(a[i].sum() * b[i].sum() - both[0][i].sum() * both[1][i].sum()) for i in (0, 1)]
+    loss = np.add.outer(_losses((a_0, a_1)), _losses((b_0, b_1))).ravel()
+    m_0, m_1 = np.multiply.outer(a_0, b_0).ravel(), np.multiply.outer(a_1, b_1).ravel()
+    if len(loss):
+        lowest = loss.min()
+        fine = 65536
+        index = ((loss - lowest) * ((fine - 1) / max(loss.max() - lowest, 1e-300))).astype(np.int64)
+        m_0, m_1 = np.bincount(index, m_0, fine), np.bincount(index, m_1, fine)
+        # The far tails of both measures become one bin each, and what lies between gets bins of equal width.
+        weight = np.cumsum(m_0 + m_1)
+        first, last = np.searchsorted(weight, [1e-11 * weight[-1], (1 - 1e-11) * weight[-1]])
+        coarse = 1 + np.clip((np.arange(fine) - first) * bins // max(last - first + 1, 1), -1, bins)
+        m_0, m_1 = np.bincount(coarse, m_0), np.bincount(coarse, m_1)
+    return np.concatenate([[max(alone[0], 0.0), 0.0], m_0]), np.concatenate([[0.0, max(alone[1], 0.0)], m_1])
 
 
 def _cycle(law: Any, size: int, shift: int) -> Atoms:
@@ -359,18 +356,86 @@ def _line(line: Line, cells: int) -> float:
 def _below_rayleigh(s: Array, d: Array) -> Array:
     """v with log(v / (v + d)) + d v + d²/2 = s, for d > 0 (Newton in log v, kept inside a bracket)."""
     finite = np.isfinite(s)
-    s_, low, high = np.where(finite, s, 0.0), np.full_like(d, -700.0), np.full_like(d, 60.0)
-    w = np.clip(np.where(s_ > 0, np.log(np.maximum(s_, 1e-3) / d), s_ + np.log(d)), -700.0, 60.0)
-    for _ in range(60):
+    goal = np.where(finite, s, 0.0) - 0.5 * d * d
+    # d v > goal always; and v / (v + d) < exp(goal) where that says something.
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        low = np.where(goal > 0, np.log(goal / d), -745.0)
+        high = np.where(goal < 0, np.log(d) + goal - np.log(-np.expm1(goal)), 60.0)
+    low, high = np.clip(low, -745.0, 60.0), np.clip(high, -745.0, 60.0)
+    w = np.where(goal > 0, low, high)
+    for _ in range(40):
         v = np.exp(w)
-        value = w - np.log(v + d) + d * v + 0.5 * d * d - s_
-        low, high = np.where(value < 0, w, low), np.where(value < 0, high, w)
-        step = w - value / (d / (v + d) + d * v)
-        new = np.where((step > low) & (step < high), step, 0.5 * (low + high))
-        if np.max(np.abs(new - w)) < 1e-14:
-            break
+        value = w - np.log(v + d) + d * v - goal
+        low, high = np.where(value < 0, w, low), np.where(value >= 0, w, high)
+        new = w - value / (d / (v + d) + d * v)
+        new = np.where((new > low) & (new < high), new, 0.5 * (low + high))
+        settled = np.abs(new - w) <= 1e-14 * (1 + np.abs(w))
         w = new
+        if settled.all():
+            break
     return np.where(finite, np.exp(w), np.where(s > 0, math.inf, 0.0))
+
+
+def _log_normal_loss(w: Array, d: Array, shape: float) -> tuple[Array, Array]:
+    """log(p(v) / p(v + d)) for the log-normal density p at v = exp(w), and its slope in w."""
+    v = np.exp(w)
+    log, part = np.log(v + d), v / (v + d)
+    return 0.5 * (log * log - w * w) / shape**2 + log - w, (log * part - w) / shape**2 + part - 1
+
+
+@lru_cache(maxsize=64)
+def _log_normal_peaks(shape: float) -> tuple[Array, Array]:
+    """Where the loss peaks (log v), for a grid of log d."""
+    grid = np.linspace(-40.0, 25.0, 8001)
+    d, low, high = np.exp(grid), np.full_like(grid, -700.0), np.full_like(grid, 1 - shape**2)
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        rising = _log_normal_loss(middle, d, shape)[1] > 0
+        low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+    return grid, 0.5 * (low + high)
+
+
+def _log_normal_roots(s: Array, d: Array, shape: float) -> tuple[Array, Array]:
+    """v_1 <= v_2 outside of which log(p(v) / p(v + d)) <= s, for d > 0 and the log-normal density p.
+
+    The ratio climbs from 0 to a single peak (the slope of log p falls, then rises) and sinks to 1 from above. Roots are
+    looked for in log v, by Newton's method inside a bracket; where the peak is below s, both are at the peak.
+    """
+    where = s.shape
+    s, d = s.ravel(), d.ravel()
+    # Beyond twelve standard deviations there is no mass: v is a draw of one of the two laws.
+    far = 12 * shape
+    peak = np.clip(np.interp(np.log(d), *_log_normal_peaks(shape)), -far, far)
+    above = _log_normal_loss(peak, d, shape)[0] > s
+    first, second = np.exp(peak), np.where(above & (s <= 0), math.inf, np.exp(peak))
+    for side, result, some in ((-1, first, np.flatnonzero(above)), (1, second, np.flatnonzero(above & (s > 0)))):
+        beyond = _log_normal_loss(np.full(len(some), side * far), d[some], shape)[0] > s[some]
+        result[some[beyond]] = math.exp(side * far)
+        some = some[~beyond]
+        goal, move, top = s[some], d[some], peak[some]
+        end = np.full_like(top, side * far)
+        left, right = (end, top) if side < 0 else (top, end)
+        w = top + side * np.minimum(shape, 0.5 * np.abs(end - top))
+        for _ in range(60):
+            value, slope = _log_normal_loss(w, move, shape)
+            below = value <= goal
+            to_right = below if side < 0 else ~below
+            left, right = np.where(to_right, w, left), np.where(to_right, right, w)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                # The right tail is nearly a power of v: a straight line between logarithms.
+                gap = value - goal if side < 0 else value * np.log(np.maximum(value, 1e-300) / goal)
+                new = w - gap / slope
+            new = np.where((new > left) & (new < right), new, 0.5 * (left + right))
+            open_ = np.abs(new - w) > 1e-13 * (1 + np.abs(w))
+            w = new
+            if not open_.all():
+                result[some[~open_]] = np.exp(w[~open_])
+                some, goal, move, w = some[open_], goal[open_], move[open_], w[open_]
+                left, right = left[open_], right[open_]
+                if not len(some):
+                    break
+        result[some] = np.exp(w)
+    return first.reshape(where), second.reshape(where)
 
 
 def _inner(pair: Pair, s: Array, d: Array, extra: float) -> tuple[Array, Array]:
@@ -414,10 +479,18 @@ def _inner(pair: Pair, s: Array, d: Array, extra: float) -> tuple[Array, Array]:
         if kind == "Rayleigh":
             v = _below_rayleigh(np.where(up, s, -s), e)
             return np.where(up, law.cdf(v + e), law.survival(v)), np.where(up, law.cdf(v), law.survival(v + e))
+        if kind == "LogNormal":
+            first, second = _log_normal_roots(np.where(up, s, -s), e, law.shape)
+            # β's own draw is v where it moves up; where it moves down the roles are exchanged and loss changes sign.
+            ends = np.stack([first, second], -1)
+            far, near = law.masses(ends + e[..., None])[..., 0], law.masses(ends)[..., 0]
+            return np.where(up, 1 - far, near), np.where(up, 1 - near, far)
     raise NotImplementedError(kind)
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
+_SPLIT = 4
+_MOST = 3000  # panels: more than that are noise, which the error then holds
 
 
 def _quadrature(pair: Pair, extra: float, panels: Array, t: float, tolerance: float) -> tuple[float, float, float]:
@@ -440,22 +513,25 @@ def _quadrature(pair: Pair, extra: float, panels: Array, t: float, tolerance: fl
 
     left, right = panels[:-1], panels[1:]
     whole = integrate(left, right)
-    total, error = np.zeros(2), 0.0
     if tolerance == math.inf:
         total = whole.sum(axis=1)
         return float(total[0]), float(total[1]), 0.0
-    for _ in range(60):
-        middle = 0.5 * (left + right)
-        first, second = integrate(left, middle), integrate(middle, right)
-        gap = np.abs(first + second - whole).max(axis=0)
-        done = (gap <= tolerance) | (middle <= left) | (middle >= right)
-        total += (first + second)[:, done].sum(axis=1)
-        error += float(gap[done].sum())
-        if done.all():
+    total, error = np.zeros(2), 0.0
+    for _ in range(40):
+        # Quarters: a jump is enclosed to rounding after some twenty rounds.
+        cuts = left + np.linspace(0, 1, _SPLIT + 1)[:, None] * (right - left)
+        parts = integrate(cuts[:-1].ravel(), cuts[1:].ravel()).reshape(2, _SPLIT, -1)
+        better = parts.sum(axis=1)
+        gap = np.abs(better - whole).max(axis=0)
+        more = (gap > tolerance) & (cuts[1] > left) & (right > cuts[-2])
+        total += better[:, ~more].sum(axis=1)
+        error += float(gap[~more].sum())
+        if not more.any() or more.sum() > _MOST:
+            total += better[:, more].sum(axis=1)
+            error += float(gap[more].sum())
             return float(total[0]), float(total[1]), error
-        more = ~done
-        left, right = np.concatenate([left[more], middle[more]]), np.concatenate([middle[more], right[more]])
-        whole = np.concatenate([first[:, more], second[:, more]], axis=1)
+        left, right = cuts[:-1, more].ravel(), cuts[1:, more].ravel()
+        whole = parts[:, :, more].reshape(2, -1)
     total += whole.sum(axis=1)
     return float(total[0]), float(total[1]), error + float(whole.max(axis=0).sum())
 
@@ -470,39 +546,37 @@ def _pair(pair: Pair, extra: float) -> Enclosure:
         p_0, p_1, _ = _quadrature(pair, extra, panels, t, math.inf)
         return p_0, p_1
 
+    def fine(t: float) -> tuple[float, float, float]:
+        return _quadrature(pair, extra, panels, t, 1e-13)
+
     # A first threshold from the panels as they are, then adaptive values on both sides of 1/2.
     low, high = -1.0, 1.0
     while rough(low)[1] > 0.5 and low > -1e5:
-        low *= 4
+        low, high = 4 * low, low
     while rough(high)[1] <= 0.5 and high < 1e5:
-        high *= 4
-    for _ in range(40):
-        if high - low < 1e-9 * max(1.0, abs(low)):
-            break
+        low, high = high, 4 * high
+    while high - low > 1e-4 * max(1.0, abs(low)):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if rough(middle)[1] > 0.5 else (middle, high)
-
-    def fine(t: float) -> tuple[float, float, float]:
-        return _quadrature(pair, extra, panels, t, 1e-14)
-
-    guess, width = 0.5 * (low + high), 1e-7
-    at = fine(guess)
-    if at[1] > 0.5:
-        high, at_high = guess, at
-        low = guess - width
-        while (at_low := fine(low))[1] > 0.5 and width < 1e6:
-            high, at_high, width = low, at_low, 8 * width
-            low = guess - width
-    else:
-        low, at_low = guess, at
-        high = guess + width
-        while (at_high := fine(high))[1] <= 0.5 and width < 1e6:
-            low, at_low, width = high, at_high, 8 * width
-            high = guess + width
-    for _ in range(60):
-        if at_high[1] - at_low[1] < 1e-6 or high - low < 1e-12 * max(1.0, abs(low)):
+    width = high - low
+    at_low, at_high = fine(low), fine(high)
+    while at_low[1] > 0.5 and width < 1e6:
+        high, at_high, width = low, at_low, 16 * width
+        low -= width
+        at_low = fine(low)
+    while at_high[1] <= 0.5 and width < 1e6:
+        low, at_low, width = high, at_high, 16 * width
+        high += width
+        at_high = fine(high)
+    # Regula falsi and bisection in turn.
+    for i in range(60):
+        rise = at_high[1] - at_low[1]
+        if rise < 1e-6 or high - low < 1e-12 * max(1.0, abs(low)):
             break
-        middle = 0.5 * (low + high)
+        share = min(max((0.5 - at_low[1]) / rise, 0.02), 0.98) if i % 3 < 2 else 0.5
+        # A little towards the far end, so that both ends move.
+        share += 0.02 * (0.5 - share)
+        middle = low + share * (high - low)
         at = fine(middle)
         if at[1] > 0.5:
             high, at_high = middle, at
@@ -680,28 +754,57 @@ def _decompose(family: Any, beta: Mapping[str, float]) -> _Parts:
 _LEAVES = {"Translation", "GaussianBlur", "Brightness", "Contrast", "Gamma", "GammaContrast", "ContrastBrightness"}
 
 
-def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000) -> Enclosure:
+def _as_pair(lines: list[Line], extra: float) -> Pair | None:
+    """Two independent coordinates as a pair whose inner coordinate moves by the same amount whatever the outer one.
+
+    None where no coordinate has closed forms for the level sets of its loss.
+    """
+    if len(lines) + bool(extra) != 2:
+        return None
+
+    def always(y: Array) -> Array:
+        return np.ones_like(y)
+
+    if extra:
+        return Pair(lines[0], always, extra, Standard("Normal"), False)
+    for outer, inner in (lines, lines[::-1]):
+        if inner.a == 1:
+            return Pair(outer, always, inner.b, inner.law, False)
+        if inner.a != 1 and inner.b == 0 and inner.law.kind in ("Exponential", "Rayleigh", "HalfNormal"):
+            return Pair(outer, always, math.log(inner.a), inner.law, True)
+        if inner.a != 1 and inner.b / (inner.a - 1) >= 0 and inner.law.kind == "Uniform":
+            low = inner.b / (inner.a - 1)
+            return Pair(outer, always, math.log(inner.a), inner.law, True, low, low + 1)
+    return None
+
+
+def enclosure(family: Any, beta: Mapping[str, float], cells: int = 1000, estimate: bool = True) -> Enclosure:
     """Lower enclosure, and an upper estimate, of the required probability at one parameter.
 
     Args:
         family: a family of built-in transformations, or a composition of them.
         beta: parameters; those left out are at the identity. On a torus whole shifts.
         cells: cells a coordinate where several are multiplied.
+        estimate: with False the upper estimate may be missing (1), which saves time.
     """
     parts = _decompose(family, beta)
     lines, pair = parts.lines, parts.pair
     extra = math.sqrt(parts.normal)
     if pair is not None and pair.inner.kind == "Normal" and not pair.log and not lines and not parts.atoms:
         return _pair(pair, extra)
-    if pair is not None and pair.inner.kind != "LogNormal" and not lines and not parts.atoms and not extra:
+    if pair is not None and not lines and not parts.atoms and not extra:
         return _pair(pair, 0.0)
     if pair is None and not parts.atoms and not extra and len(lines) == 1:
         lower = _line(lines[0], 4000)
         return Enclosure(lower, min(1.0, lower + 1e-9 + 1e-3 * max(0.0, lower - _line(lines[0], 1000))))
+    if pair is None and not parts.atoms and (two := _as_pair(lines, extra)) is not None:
+        return _pair(two, 0.0)
     if pair is None and not lines and not parts.atoms:
         lower = float(ndtr(extra)) - ROUNDING
         return Enclosure(max(0.5, lower), min(1.0, lower + 3 * ROUNDING))
     fine = _products(parts, cells)
+    if not estimate:
+        return Enclosure(max(0.5, fine), 1.0)
     coarse = _products(parts, cells // 2)
     return Enclosure(max(0.5, fine), min(1.0, fine + 1e-9 + 3 * max(0.0, fine - coarse)))
 
@@ -730,7 +833,7 @@ def _products(parts: _Parts, cells: int) -> float:
         pending.append(line.masses(line.edges(2 * cells)))
         extra = 0.0
     for atoms in sorted(pending, key=lambda a: len(a[0])):
-        rest = _merged(_product(rest, atoms), 3 * cells)
+        rest = _merged_product(rest, atoms, 3 * cells // 2)
     if extra:
         return _with_normal(rest, extra, slack)
     if fine is not None:

@@ -87,11 +87,13 @@ def _sign(rng: Rng) -> float:
     return 1.0 if rng.random() < 0.5 else -1.0
 
 
-def draw_law(rng: Rng, name: str, cycle: int | None) -> gs.laws.Law:
-    """Any law that the parameter may have, in units that are usual for it (and sometimes unusual)."""
+def draw_law(rng: Rng, name: str, cycle: int | None, extreme: float = 1.0) -> gs.laws.Law:
+    """Any law that the parameter may have, in units that are usual for it, times ``extreme``."""
     if name in ("contrast", "gamma"):
         kind = rng.choice(["LogNormal", "LogNormal", "Rayleigh", "Exponential", "HalfNormal", "Uniform"])
-        unit = _log_uniform(rng, 0.05, 5)
+        unit = _log_uniform(rng, 0.05, 5) * extreme
+        if kind == "LogNormal" and extreme != 1:
+            return gs.LogNormal(math.log(extreme), _log_uniform(rng, 0.001, 9))
         if kind == "LogNormal":
             loc = 0.0 if rng.random() < 0.5 else rng.uniform(-1, 1)
             scale = _log_uniform(rng, 0.03, 1.2) if rng.random() < 0.8 else _log_uniform(rng, 0.005, 4)
@@ -109,6 +111,7 @@ def draw_law(rng: Rng, name: str, cycle: int | None) -> gs.laws.Law:
         unit = {"brightness": _log_uniform(rng, 0.02, 2), "blur": _log_uniform(rng, 0.1, 20)}.get(
             name, _log_uniform(rng, 0.8, 60)
         )
+        unit *= extreme
         if kind == "UniformCyclic":
             return gs.UniformCyclic()
         if kind == "Normal":
@@ -185,7 +188,7 @@ def _interval(rng: Rng, name: str, unit: float, size: float, whole: bool) -> tup
     if name == "blur":
         low = max(low, 0.0)
         high = max(high, low)
-    if whole and rng.random() < 0.6:
+    if whole and (rng.random() < 0.6 or math.ceil(low) > math.floor(high)):
         low, high = float(math.floor(low + 0.5)), float(math.floor(high + 0.5))
     low, high = min(max(low, -1e8), 1e8), min(max(high, -1e8), 1e8)
     if name in ("contrast", "gamma"):
@@ -232,6 +235,22 @@ def points_of_box(rng: Rng, family: gs.SmoothedFamily, box: gs.Box, n: int) -> l
                 point[name] = end if pick < 0.5 * (1 - share) + 0.15 else near if pick < 0.6 else inside
         points.append(point)
     return [dict(p) for p in dict.fromkeys(tuple(p.items()) for p in points)]
+
+
+def beside(
+    rng: Rng, family: gs.SmoothedFamily, box: gs.Box, point: dict[str, float], reach: float
+) -> dict[str, float]:
+    """A place near a point of a box: each coordinate moved by up to ``reach`` of its interval, or left alone."""
+    moved = dict(point)
+    for name, (low, high) in box.intervals.items():
+        ends = _whole_range(family, name, low, high) if name in family.transform.integer_parameters else (low, high)
+        if ends is None or rng.random() < 0.3:
+            continue
+        step = reach * (ends[1] - ends[0]) * rng.uniform(-1, 1)
+        if name in family.transform.integer_parameters:
+            step = math.copysign(max(1, round(abs(step))), step)
+        moved[name] = min(max(point[name] + step, ends[0]), ends[1])
+    return moved
 
 
 def points_of_ball(rng: Rng, family: gs.SmoothedFamily, ball: gs.Ball, n: int) -> list[dict[str, float]]:
@@ -321,9 +340,15 @@ def draw_case(seed: int, kind: str, number: int) -> Case:
     size = _size(rng) if rng.random() < (0.6 if moves else 0.05) else None
     cycles = dict(zip(("ty", "tx"), size, strict=True)) if size and moves else {}
     usual = rng.random() < 0.25  # the laws of the literature
+    # Of every ten cases one has laws of extreme size (drawn apart, so that the others stay as they are).
+    apart = np.random.default_rng([seed, KINDS.index(kind), number, 1])
+    extreme = apart.random() < 0.1
     laws = {}
     for name in transform.parameters:
-        if usual and name not in ("contrast", "gamma", "blur"):
+        if extreme:
+            far = 1e3 if name in ("tx", "ty") else 1e6
+            laws[name] = draw_law(rng, name, cycles.get(name), _log_uniform(apart, 1 / far, far))
+        elif usual and name not in ("contrast", "gamma", "blur"):
             range_ = (0.05, 1) if name == "brightness" else (1, 30)
             laws[name] = gs.Normal(0.0, _log_uniform(rng, *range_))
         else:
@@ -344,7 +369,7 @@ def draw_case(seed: int, kind: str, number: int) -> Case:
         points = points_of_box(rng, family, box, 3)
         if points:
             return Case(family, gs.Points(points[: 1 if draw < 0.2 else 3]), points[: 1 if draw < 0.2 else 3])
-    count = 40 if len(laws) <= 2 else 24
+    count = 30 if len(laws) <= 2 else 16
     if draw > 0.9:
         in_ball = [name for name in names if name not in ("contrast", "gamma", "blur")]
         if in_ball:
@@ -396,7 +421,7 @@ def _names_a_field(message: str, family: gs.SmoothedFamily) -> bool:
     return any(re.search(rf"\b{name}\b", message) for name in (*family.parameters, "image_size", "region"))
 
 
-def judge(seed: int, kind: str, number: int) -> Verdict:
+def judge(seed: int, kind: str, number: int, method: str = "neyman_pearson") -> Verdict:
     """Run one case."""
     verdict = Verdict(kind, number)
     # Not every platform and thread can set an alarm; where none is set a case may take as long as it likes.
@@ -408,7 +433,7 @@ def judge(seed: int, kind: str, number: int) -> Verdict:
         verdict.text = str(case)
         started = time.perf_counter()
         try:
-            verdict.value = gs.required_probability(case.family, case.region)
+            verdict.value = gs.required_probability(case.family, case.region, method=method)
         except gs.NotApplicable as error:
             verdict.not_applicable = str(error)
             return verdict
@@ -433,12 +458,20 @@ def judge(seed: int, kind: str, number: int) -> Verdict:
 
 
 def compare(case: Case, verdict: Verdict) -> None:
-    """Hold ``verdict.value`` against the oracle at every point of the case."""
+    """Hold ``verdict.value`` against the oracle at every point of the case, and climb from the worst of them."""
     started = time.perf_counter()
-    best, truth = 0.5, 0.5
-    for point in case.points:
+    rng = np.random.default_rng(verdict.number)
+    truth, best = 0.5, -math.inf
+    listed = isinstance(case.region, gs.Points)
+    climb = len(case.points) // 2 if isinstance(case.region, gs.Box) else 0
+    for i in range(len(case.points) + climb):
+        if i < len(case.points):
+            point = case.points[i]
+        else:
+            reach = 0.2 * 0.75 ** (i - len(case.points))
+            point = beside(rng, case.family, case.region, verdict.worst, reach)
         try:
-            known = enclosure(case.family, point)
+            known = enclosure(case.family, point, estimate=listed)
         except NotImplementedError:
             continue
         verdict.points += 1
@@ -447,12 +480,12 @@ def compare(case: Case, verdict: Verdict) -> None:
             verdict.deficit, verdict.worst = known.lower - verdict.value, point
     if verdict.points:
         verdict.slack = verdict.value - best
-    if isinstance(case.region, gs.Points) and verdict.points == len(case.points):
+    if listed and verdict.points == len(case.points):
         verdict.excess = verdict.value - truth
     verdict.oracle_seconds = time.perf_counter() - started
 
 
-def _work(job: tuple[int, str, int]) -> Verdict:
+def _work(job: tuple[int, str, int, str]) -> Verdict:
     return judge(*job)
 
 
@@ -538,7 +571,13 @@ def findings(seed: int, verdicts: list[Verdict]) -> str:
 
 
 def run(
-    points: int, seed: int, jobs: int, minutes: float, only: str | None = None, region: str | None = None
+    points: int,
+    seed: int,
+    jobs: int,
+    minutes: float,
+    only: str | None = None,
+    region: str | None = None,
+    method: str = "neyman_pearson",
 ) -> list[Verdict]:
     """Cases until there are enough points or the time is over."""
     from tqdm import tqdm
@@ -550,12 +589,12 @@ def run(
     with context.Pool(jobs, initializer=_start) as pool, tqdm(total=points, unit="point", smoothing=0.02) as bar:
         queue = schedule(seed, only, region)
         # Jobs are handed out as they are finished: an endless iterator given to imap would be read to its end.
-        waiting = [pool.apply_async(_work, (next(queue),)) for _ in range(4 * jobs)]
+        waiting = [pool.apply_async(_work, ((*next(queue), method),)) for _ in range(4 * jobs)]
         while seen < points and time.monotonic() < deadline:
             for i, result in enumerate(waiting):
                 if result.ready():
                     verdict = result.get()
-                    waiting[i] = pool.apply_async(_work, (next(queue),))
+                    waiting[i] = pool.apply_async(_work, ((*next(queue), method),))
                     verdicts.append(verdict)
                     seen += verdict.points
                     bar.update(verdict.points)
@@ -574,6 +613,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--minutes", type=float, default=60, help="stop after this long (default %(default)s)")
     parser.add_argument("--only", choices=KINDS, help="one kind of family")
+    parser.add_argument("--method", default="neyman_pearson", help="of the package (default %(default)s)")
     parser.add_argument("--region", choices=("Box", "Ball", "Points"), help="one kind of region")
     parser.add_argument("--case", type=int, help="repeat one case of --only and print it")
     parser.add_argument("--output", type=Path, default=Path("outputs/stress.md"), help="where the table goes")
@@ -582,7 +622,7 @@ def main() -> int:
     if arguments.case is not None:
         if arguments.only is None:
             parser.error("--case needs --only KIND")
-        verdict = judge(arguments.seed, arguments.only, arguments.case)
+        verdict = judge(arguments.seed, arguments.only, arguments.case, arguments.method)
         print(verdict.text)
         print(f"value {verdict.value!r} in {verdict.seconds:.2f} s; {verdict.points} points")
         print(f"oracle minus value at most {verdict.deficit:.3e}, at {verdict.worst}; value minus truth "
@@ -593,8 +633,9 @@ def main() -> int:
         return int(verdict.bad)
     started = time.monotonic()
     a = arguments
-    verdicts = run(a.points, a.seed, a.jobs, a.minutes, a.only, a.region)
-    only = "".join(f" --{name} {value}" for name in ("only", "region") if (value := getattr(arguments, name)))
+    verdicts = run(a.points, a.seed, a.jobs, a.minutes, a.only, a.region, a.method)
+    only = "".join(f" --{name} {value}" for name in ("only", "region") if (value := getattr(a, name)))
+    only += f" --method {a.method}" if a.method != "neyman_pearson" else ""
     text = (
         f"`python -m tests.stress --seed {arguments.seed} --points {arguments.points}{only}`: "
         f"{(time.monotonic() - started) / 60:.1f} min with {arguments.jobs} processes\n\n"

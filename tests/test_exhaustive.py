@@ -154,8 +154,11 @@ class Table(nn.Module):
 
     def forward(self, images):
         n, _, height, width = images.shape
-        where = images[:, 0].flatten(1).argmax(dim=1)
-        self.seen += where.tolist()
+        lit = images[:, 0].flatten(1)
+        where = lit.argmax(dim=1)
+        # The trial batch before the votes holds images of another kind.
+        if bool((lit.count_nonzero(dim=1) == 1).all()):
+            self.seen += where.tolist()
         ty, tx = where // width, where % width
         # The second channel was shifted too: read it where it was before, then at the shift.
         entry = images[:, 1].flatten(1)[torch.arange(n), (2 * ty % height) * width + 2 * tx % width]

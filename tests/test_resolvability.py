@@ -77,6 +77,26 @@ class WrongInTheTail(Bright):
         return images + torch.where(b > 1.75, 1.75 + 0 * b, b)[:, None, None, None]
 
 
+class LeavesDarkImages(Bright):
+    """Does nothing to images darker than 0.02 on average: only light ones that were darkened show it."""
+
+    def apply(self, images, theta):
+        return torch.where(images.mean(dim=(1, 2, 3), keepdim=True) < 0.02, images, super().apply(images, theta))
+
+
+class NarrowBand(Bright):
+    """Wrong for parameters in an interval of a hundredth of the region."""
+
+    def apply(self, images, theta):
+        b = theta[:, 0].to(images)
+        return images + torch.where((b - 0.1).abs() < 0.003, b + 0.01, b)[:, None, None, None]
+
+
+class Quantised(Bright):
+    def apply(self, images, theta):
+        return (super().apply(images, theta) * 2**20).round() / 2**20
+
+
 class WrongOnOnePixel(Bright):
     def apply(self, images, theta):
         moved = super().apply(images, theta)
@@ -133,6 +153,9 @@ class IdentityIsNone(Bright):
         ClampsAtTheCorner(),
         WrongWhereBright(),
         WrongInTheTail(),
+        LeavesDarkImages(),
+        NarrowBand(),
+        Quantised(),
         WrongOnOnePixel(),
         OverriddenResolve(wrong_factors=False),
         OverriddenResolve(wrong_factors=True),
@@ -186,11 +209,28 @@ class Random(Bright):
 
 class State(Bright):
     def __init__(self):
-        self.calls = 0
+        self._calls = 0
 
     def apply(self, images, theta):
-        self.calls += 1
-        return super().apply(images, theta) + (0.01 if self.calls > 8 else 0)
+        self._calls += 1
+        return super().apply(images, theta) + (0.01 if self._calls > 8 else 0)
+
+
+class Scheduled(Bright):
+    calls = 0
+
+    def apply(self, images, theta):
+        type(self).calls += 1
+        return super().apply(images, theta) + (0.01 if self.calls > 90 else 0)
+
+
+class Hysteresis(Bright):
+    _last = 0.0
+
+    def apply(self, images, theta):
+        moved = super().apply(images, theta) + 1e-3 * self._last
+        self._last = float(theta.mean())
+        return moved
 
 
 class InPlace(Bright):
@@ -297,6 +337,8 @@ class DiffersInSingle(Bright):
     [
         (Random, "Random.apply is random, or keeps a state"),
         (State, "State.apply is random, or keeps a state|State.apply is dependent"),
+        (Scheduled, "Scheduled.apply is random, or keeps a state"),
+        (Hysteresis, "Hysteresis.apply is random, or keeps a state"),
         (InPlace, "InPlace.apply changes its images in place"),
         (ThetaInPlace, r"ThetaInPlace.apply changes its parameters \(theta\) in place"),
         (BatchMean, "BatchMean.apply is dependent on the other images of its batch"),
@@ -359,9 +401,35 @@ class SubPixel(gs.ResolvableTransform):
 
 def test_shifts_by_fractions_of_a_pixel_are_not_whole_ones():
     check = gs.check_transform(SubPixel(), torch.rand(2, 1, 9, 9), {"tx": gs.Normal(0, 2)}, gs.Box(tx=(-3, 3)))
-    assert check.worst == "φ(x, θ) = φ(x, θ in whole pixels, modulo the image's size)"
+    assert check.worst == "φ(x, θ) = φ(x, θ in whole numbers; shifts modulo the image's size)"
     assert check.residuals["φ(φ(x, β), α) = φ(x, γ(α, β))"].value < 1e-12
     assert not check.passed
+
+
+class RoundedInWords(Bright):
+    """Is said to round its parameter, so that only whole β would be tried, and does not."""
+
+    integer_parameters = frozenset({"b"})
+
+    def resolve(self, alpha, beta):
+        return alpha + torch.round(beta)
+
+
+class Unsaid(gs.ResolvableTransform):
+    """Rounds its shift without saying so: fractional β are not resolvable."""
+
+    name = "unsaid"
+    factors = (Shift("b"),)
+
+    def apply(self, images, theta):
+        return images + torch.floor(theta[:, 0] + 0.5).to(images)[:, None, None, None]
+
+
+@pytest.mark.parametrize("transform", [RoundedInWords(), Unsaid()], ids=lambda t: t.name)
+def test_parameters_are_rounded_where_it_is_said_and_nowhere_else(transform):
+    check = gs.check_transform(transform, torch.rand(2, 1, 9, 9), {"b": gs.Normal(0, 2)}, gs.Box(b=(-3, 3)))
+    assert not check.passed
+    assert check.fault is None
 
 
 # What must pass.
@@ -458,6 +526,14 @@ def test_a_region_that_does_not_fit_is_an_error_of_the_caller():
         gs.check_transform(Bright(), region=gs.Box(c=(0, 1)))
     with pytest.raises(ValueError, match=r"smoothing\.b is missing"):
         gs.check_transform(Bright(), laws={})
+
+
+def test_images_that_are_none_are_an_error_of_the_caller():
+    for images in (torch.rand(8, 8), [[0.5]], torch.zeros(1, 1, 4, 4, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"images: give floating tensors \(C, H, W\)"):
+            gs.check_transform(Bright(), images)
+    # Images of several sizes are the engine's to refuse; the check takes those like the first.
+    assert gs.check_transform(Bright(), [torch.rand(1, 4, 4), torch.rand(1, 5, 5)]).passed
 
 
 # Where it is asked for.

@@ -230,7 +230,9 @@ def test_what_builtin_factors_were_read_from_is_fixed_at_once():
     with pytest.raises(AttributeError, match="border"):
         T.GaussianBlur("cyclic").border = "reflect"
     part = Brighten()
-    T.Composition(part, T.Translation())
+    composition = T.Composition(part, T.Translation())
+    with pytest.raises(AttributeError, match="parts"):
+        composition.parts = (part,)
     with pytest.raises(AttributeError, match="resolvable"):
         part.resolvable = False
 

@@ -24,7 +24,6 @@ PRECISIONS: dict[str, torch.dtype | None] = {
 # Images of a trial batch; passes that test the independence of a random network's draws, and the probability with
 # which a good one may be refused.
 _TRIAL, _PASSES, _REFUSAL = 16, 64, 1e-8
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class BaseClassifier:
@@ -77,6 +76,7 @@ class BaseClassifier:
         self._plain: Callable[[Tensor], Tensor] = model
         self.model: Callable[[Tensor], Tensor] = torch.compile(model) if compile else model
         self._state: dict[str, int] | None = None  # of the parameters and buffers, while ready
+        self._weights: Tensor | None = None  # for their fingerprints
         self._tried: dict[tuple[object, ...], bool] = {}  # deterministic, by state and shape of the images
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -145,7 +145,14 @@ class BaseClassifier:
         if not tensors:
             return {}
         # One wait for the device, not one a tensor.
-        numbers = torch.stack([_fingerprint(tensor).to(self.device) for tensor in tensors.values()])
+        words = [_words(tensor) for tensor in tensors.values()]
+        longest = max(map(len, words))
+        if self._weights is None or len(self._weights) < longest:
+            generator = torch.Generator().manual_seed(0)
+            odd = 2 * torch.randint(-(2**62), 2**62, (longest,), generator=generator) + 1
+            self._weights = odd.to(self.device)
+        # Modulo 2^64, as int64 wraps around. An odd weight gives every change of one word another product.
+        numbers = torch.stack([(w.to(self.device) * self._weights[: len(w)]).sum() for w in words])
         return dict(zip(tensors, numbers.tolist(), strict=True))
 
     def _pass(self, images: Tensor) -> Tensor | None:
@@ -250,8 +257,8 @@ _BATCH = (
 )
 
 
-def _fingerprint(tensor: Tensor) -> Tensor:
-    """A sum of the tensor's bits with odd weights, modulo 2^64: int64, ()."""
+def _words(tensor: Tensor) -> Tensor:
+    """The tensor's bits as int32 (n,), or of its smaller elements as int8 or int16."""
     tensor = tensor.detach()
     if tensor.is_quantized:
         tensor = tensor.int_repr()
@@ -259,6 +266,5 @@ def _fingerprint(tensor: Tensor) -> Tensor:
         tensor = tensor.to_dense()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    bits = tensor.reshape(-1).view(_INTEGERS[tensor.element_size()]).to(torch.int64)
-    weights = torch.arange(len(bits), device=bits.device) * -7046029254386353132 + 1
-    return (bits * weights).sum()
+    small = {1: torch.int8, 2: torch.int16}.get(tensor.element_size(), torch.int32)
+    return tensor.reshape(-1).view(small)

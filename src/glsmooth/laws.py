@@ -54,7 +54,8 @@ def open_uniform(u: Tensor) -> Tensor:
 class Law(Immutable, Distribution):
     """A scalar law on an interval, in float64. It never changes: bounds are cached by it.
 
-    Subclasses give :meth:`_log_density` (inside the support), :meth:`cdf`, :meth:`survival`, :meth:`icdf`.
+    Subclasses give :meth:`_log_density` (inside the support), :meth:`cdf`, :meth:`survival`, :meth:`icdf`, and hand
+    every number of theirs to ``Law.__init__``: two laws are equal when type and numbers are.
     """
 
     #: Names of the constructor's arguments, in order; also the fields of the configuration.

@@ -39,13 +39,16 @@ FACTORS = "φ(φ(x, β), α) = φ(x, γ(α, β)) with γ of the declared factors
 RIGHT = "γ(α, β₀) = α"
 LEFT = "γ(β₀, β) = β"
 KEEPS = "φ(x, β₀) = x"
-WHOLE = "φ(x, θ) = φ(x, θ in whole pixels, modulo the image's size)"
+WHOLE = "φ(x, θ) = φ(x, θ in whole numbers; shifts modulo the image's size)"
 
 # Quantiles in the tails of the smoothing laws. What goes wrong beyond them has too little probability to matter.
 _TAILS = (1e-12, 1e-9, 1e-6, 1e-4, 1e-2)
 # Trials: pixel values in all, the number of trials that this allows at most and at least, pixel values at a time.
 _BUDGET, _MOST, _LEAST, _CHUNK = 2**25, 1024, 192, 2**22
 _CORNERS = 64
+# How often the last trial is repeated, for what shows after some calls only.
+_REPEATS = 100
+_STATEFUL = "random, or keeps a state"
 # An action in float32 may differ from the same in float64 by this much, relative to the image's norm.
 _SINGLE = 1e-3
 
@@ -213,6 +216,12 @@ def check_transform(
         ValueError: laws or a region that do not fit the transformation.
     """
     chosen = [] if images is None else list(images)
+    for image in chosen[:1]:
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+            raise ValueError(
+                "images: give floating tensors (C, H, W), or one of (N, C, H, W), with values in [0, 1]; the first is "
+                f"{tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__}"
+            )
     shape = tuple(chosen[0].shape) if chosen else _shape(image_size)
     quantile = None
     if laws is not None:
@@ -270,7 +279,7 @@ def _pictures(images: list[Tensor], shape: tuple[int, ...], seed: int) -> Tensor
         (1 - columns / max(1, width - 1)) * tint,
         (noise > 0.5).double(),
     ]
-    given = [image.detach().to("cpu", torch.float64) for image in images]
+    given = [image.detach().to("cpu", torch.float64) for image in images if tuple(image.shape) == shape]
     by_light = sorted(range(len(given)), key=lambda i: float(given[i].mean()))
     chosen = dict.fromkeys([*range(min(2, len(given))), *by_light[:1], *by_light[-1:]])
     return torch.stack([*(given[i] for i in chosen), *made_up])
@@ -382,10 +391,15 @@ class _Trial:
         self.parameters_agree(alpha, beta, identity)
         self.behaves(pictures, alpha)
         own = type(self.transform).resolve is ResolvableTransform.resolve
+        # Every other round of the pictures in another light and with another contrast, a different one each time.
+        ends = torch.rand(n, 2, dtype=torch.float64, generator=generator).sort(dim=1).values
+        as_is = (torch.arange(n) // (2 * len(pictures))) % 2 == 0
+        ends[as_is] = torch.tensor([0.0, 1.0], dtype=torch.float64)
         first, pick = None, torch.arange(n) % len(pictures)
         size = max(1, _CHUNK // pictures[0].numel())
-        for a, b, which in zip(alpha.split(size), beta.split(size), pick.split(size), strict=True):
-            images = pictures[which]
+        for a, b, which, light in zip(*(values.split(size) for values in (alpha, beta, pick, ends)), strict=True):
+            low, high = light[:, :, None, None, None].unbind(1)
+            images = low + (high - low) * pictures[which]
             middle = self.apply(images, b)
             twice = self.apply(middle, a)
             once = self.apply(images, self.resolve(self.transform.resolve, a, b))
@@ -399,7 +413,9 @@ class _Trial:
         unchanged = self.apply(pictures, identity.expand(len(pictures), -1))
         self.compare(KEEPS, unchanged, pictures, pictures)
         assert first is not None
-        self.same(self.apply(first[0], first[1]), first[2], "random, or keeps a state")
+        self.same(self.apply(first[0], first[1]), first[2], _STATEFUL)
+        for _ in range(_REPEATS):
+            self.same(self.apply(first[0][:1], first[1][:1]), first[2][:1], _STATEFUL)
 
     def declarations(self) -> Tensor:
         """What the class says about its parameters; returns the identity β₀."""
@@ -488,7 +504,7 @@ class _Trial:
         images = torch.cat([pictures, pictures])[: 2 * len(pictures)]
         theta = alpha[: len(images)]
         result = self.apply(images, theta)
-        self.same(self.apply(images, theta), result, "random, or keeps a state")
+        self.same(self.apply(images, theta), result, _STATEFUL)
         self.same(
             self.apply(images.flip(0), theta.flip(0)).flip(0), result, "dependent on the other images of its batch"
         )
@@ -513,16 +529,22 @@ class _Trial:
             )
 
     def whole_pixels(self, images: Tensor, theta: Tensor) -> None:
-        """Bounds take a declared shift of pixels for one by whole pixels on a cycle."""
+        """Bounds take a declared shift of pixels for one by whole pixels on a cycle, and regions mean whole parameters
+        where they are said to be rounded."""
         sizes = {"height": images.shape[2], "width": images.shape[3]}
-        rounded, changed = theta.clone(), False
-        for factor in self.transform.factors or ():
-            if isinstance(factor, Shift) and factor.axis is not None:
-                i, changed = self.parameters.index(factor.name), True
-                rounded[:, i] = nearest_integer(theta[:, i]) % sizes[factor.axis]
-        if changed:
-            result, wanted = self.apply(images, theta), self.apply(images, rounded)
-            self.compare(WHOLE, result, wanted, images, theta)
+        cycles = {
+            factor.name: sizes[factor.axis]
+            for factor in self.transform.factors or ()
+            if isinstance(factor, Shift) and factor.axis is not None
+        }
+        rounded = theta.clone()
+        for i, name in enumerate(self.parameters):
+            if name in cycles or name in self.transform.integer_parameters:
+                rounded[:, i] = nearest_integer(theta[:, i])
+            if name in cycles:
+                rounded[:, i] %= cycles[name]
+        if cycles or self.transform.integer_parameters:
+            self.compare(WHOLE, self.apply(images, theta), self.apply(images, rounded), images, theta)
 
     def compare(
         self,

@@ -221,6 +221,22 @@ def test_g_hat_grows_from_leg_to_leg_and_is_that_of_the_straight_path_on_it():
         assert form.xi(h) == pytest.approx(straight.xi(h), abs=1e-4)
 
 
+def test_the_margin_covers_the_error_of_the_integral():
+    """Few nodes on a long leg against many; they may err to either side."""
+    for beta in ({"contrast": 0.2, "brightness": 0.4}, {"contrast": 3.0, "brightness": 0.1}):
+        leg = gl.straight_leg(AFFINE, beta)
+        few, many = (gl.product_of_rates(gl._rates(AFFINE, [leg], steps)) for steps in (4, 64))
+        margin = float(few.g_margins.sum())
+        assert abs(few.g_hat() - margin - many.g_hat()) <= margin
+        assert few.required_probability >= many.required_probability - 1e-4
+
+
+def test_the_polygon_starts_at_the_identity_itself():
+    legs = gl.polygon(BRIGHTNESS, brightness(lambda t: 5e-10 + 0.4 * t))
+    assert legs[0].start == {"brightness": 0.0}
+    assert legs[-1].end == {"brightness": 5e-10 + 0.4}
+
+
 SHIFTS = family(T.Translation(), tx=N(0, 5), ty=N(0, 5))
 
 
@@ -294,3 +310,11 @@ def test_estimates_follow_curves_in_the_same_way(form):
     # 2,000 draws: w is off by about 3 %.
     assert fast == pytest.approx(END, abs=0.02)
     assert fast == pytest.approx(form(lambda t: {"b": 0.4 * t}), abs=1e-4)
+
+
+def test_estimates_of_families_with_exact_values_are_not_below_them(monkeypatch):
+    monkeypatch.setattr(gl.ProductForm, "required_after", lambda self, distance: 0.5)
+    monkeypatch.setattr(gl, "ode_of_rates", lambda rates, legs: 0.5)
+    curve = brightness(lambda t: 0.4 * t)
+    assert autograd_gl.ode_form(BRIGHTNESS, curve, draws=500) == END
+    assert autograd_gl.product_form(BRIGHTNESS, curve, draws=500).required_probability == END

@@ -393,6 +393,15 @@ def test_shifts_by_log_concave_laws_are_monotone_without_a_claim(monkeypatch):
     assert "all whole tx" in bound.argument
     with pytest.raises(gs.NotApplicable, match="interval of tx"):
         sampled.certify(with_translation(gs.LogNormal(0, 1)), gs.Box(tx=(-100, 100)), n=100)
+    # So it is in a composition within a composition.
+    seen.clear()
+    inner = T.Composition(T.Translation(), T.GaussianBlur("cyclic"))
+    laws = {"b": N1, "tx": N1, "ty": N1, "blur": gs.LogNormal(0, 1)}
+    nested = gs.SmoothedFamily(T.Composition(Bright2(), inner), laws)
+    sampled._certify.__wrapped__(nested, gs.Box(tx=(-1, 2)), 100, 0.1, 0)
+    assert seen == [{"tx": -1.0}, {"tx": 2.0}]
+    with pytest.raises(gs.NotApplicable, match="interval of blur,"):
+        sampled.certify(nested, gs.Box(tx=(-1, 2), blur=(0, 1)), n=100)
     # Brightness of a part with factors is ordered too, that of one without is not.
     family = gs.SmoothedFamily(T.Composition(Bright2(), T.Brightness()), {"b": N1, "brightness": N1})
     seen.clear()

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from scipy.special import ndtr
 from glsmooth._values import FrozenMapping
 from glsmooth.bounds import neyman_pearson
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import convolve, density_nodes
+from glsmooth.bounds.loss import convolve
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
 from glsmooth.regions import Box
@@ -162,9 +163,27 @@ def _critical_points(law: Law, a: float, b: float) -> list[float]:
     raise NotApplicable(f"{law!r} has no score")
 
 
+class _Nodes(NamedTuple):
+    """Quadrature nodes of a law: points and masses (K,)."""
+
+    at: np.ndarray
+    mass: np.ndarray
+
+
+def _density_nodes(law: Law, panels: int = 40, order: int = 8) -> _Nodes:
+    """Gauss-Legendre nodes on panels between quantiles of ``law``: for estimates, no bound rests on them alone."""
+    edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, panels + 1)))
+    edges = np.unique(np.concatenate((edges, [v for v in law.interval if math.isfinite(v)])))
+    x, w = np.polynomial.legendre.leggauss(order)
+    half = np.diff(edges) / 2
+    at = ((edges[:-1] + half)[:, None] + half[:, None] * x).ravel()
+    mass = (half[:, None] * w).ravel() * np.exp(_numpy(law.log_prob, at))
+    return _Nodes(at[mass > 0], mass[mass > 0])
+
+
 def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bool) -> Scores:
     """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
-    nodes = density_nodes(outer)
+    nodes = _density_nodes(outer)
     alpha = nodes.at
     s = -b * (1 + alpha * _slope(outer, alpha))
     normal = isinstance(inner, LogNormal if inner_scales else Normal)

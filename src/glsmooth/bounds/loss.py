@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ __all__ = [
     "Tradeoff",
     "combine",
     "cyclic_pair",
-    "density_nodes",
     "scalar_pair",
 ]
 
@@ -165,6 +164,10 @@ class Atoms:
     slip_b: float = 0.0
     move: Move = STANDARD
 
+    def __post_init__(self) -> None:
+        for array in (self.ell, self.p_0, self.p_b, self.spread):
+            array.flags.writeable = False  # several are kept for other callers
+
     def smeared(self, delta: float) -> Atoms:
         """The same with one more independent normal shift of effective size ``delta``."""
         return replace(self, spread=np.hypot(self.spread, delta))
@@ -211,7 +214,7 @@ class Atoms:
         middle = float((self.p_b * self.ell).sum())
         if low < middle < high:  # near the mean L moves by a few of its deviations at most
             low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-        return float(brentq(excess, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3)))
+        return float(brentq(excess, low, high, xtol=1e-5 * float(self.spread.min() + 1e-3), maxiter=1000))
 
     def reach(self) -> tuple[float, float]:
         """An interval that holds nearly all of L's mass."""
@@ -466,24 +469,6 @@ def cyclic_pair(masses: np.ndarray, shift: int) -> Atoms:
     )
 
 
-class Nodes(NamedTuple):
-    """Quadrature nodes of a law: points and masses (K,)."""
-
-    at: np.ndarray
-    mass: np.ndarray
-
-
-def density_nodes(law: Law, panels: int = 40, order: int = 8) -> Nodes:
-    """Gauss-Legendre nodes on panels between quantiles of ``law``: for estimates, no bound rests on them alone."""
-    edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, panels + 1)))
-    edges = np.unique(np.concatenate((edges, [v for v in law.interval if math.isfinite(v)])))
-    x, w = np.polynomial.legendre.leggauss(order)
-    half = np.diff(edges) / 2
-    at = ((edges[:-1] + half)[:, None] + half[:, None] * x).ravel()
-    mass = (half[:, None] * w).ravel() * np.exp(_numpy(law.log_prob, at))
-    return Nodes(at[mass > 0], mass[mass > 0])
-
-
 @dataclass(frozen=True)
 class Observed:
     """θ = α against ``scale``·α observed, and an inner coordinate that moves by α·``step`` given it.
@@ -562,7 +547,7 @@ class Observed:
 
 
 #: Stands for a size of 0, by which no ratio could be divided.
-_LEAST = 1e-300
+_LEAST = 1e-150
 
 
 def _observed_edges(law: Law, scale: float, count: int, kink: float) -> np.ndarray:
@@ -601,7 +586,7 @@ def _shares(law: Law, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]
     split = int(np.searchsorted(edges, _at(law.icdf, 0.5)))
     lower, upper = _numpy(law.lower_mean, edges[: split + 1]), _numpy(law.upper_mean, edges[split:])
     moment = np.concatenate((np.diff(lower), -np.diff(upper)))
-    width = np.diff(edges)
+    width = np.maximum(np.diff(edges), 1e-300)  # two edges may have been rounded to one number
     share = np.clip((moment - edges[:-1] * mass) / width, 0.0, mass)
     # Some machine epsilons of the cumulative masses and moments that the cell is a difference of.
     cumulative = np.minimum(_numpy(law.cdf, edges[1:]), _numpy(law.survival, edges[:-1])) * edges[1:]
@@ -765,7 +750,7 @@ def _total(plain: list[Atoms], smear: float, coarse: bool) -> Atoms:
     many = math.prod(len(part.ell) for part in plain)
     span = sum(high - low for low, high in map(_range, plain))
     if smear > 0:
-        step = max((4e-2 if coarse else 4e-3) * smear, span / (400 if coarse else 4_000))
+        step = min(1.0, max((4e-2 if coarse else 4e-3) * smear, span / (400 if coarse else 4_000)))
         exact = many <= span / step
     else:
         step = max(span, 1e-9) / (5_000 if coarse else 60_000)
@@ -816,6 +801,8 @@ def _tabulated(part: Observed, coarse: bool) -> Atoms:
 
 def _typical(part: Atoms) -> float:
     """Lower quartile of the smear, by mass: what the step of a grid beside it is measured by."""
+    if not len(part.ell):
+        return 0.0
     order = np.argsort(part.spread)
     mass = np.cumsum(part.p_b[order])
     return float(part.spread[order][np.searchsorted(mass, mass[-1] / 4)])

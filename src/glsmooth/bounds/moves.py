@@ -291,7 +291,7 @@ class Flat(Move):
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         common_0, common_b = self.overlap(size)
         with np.errstate(divide="ignore", invalid="ignore"):
-            under = np.log(common_b / common_0) <= t
+            under = np.log(common_b) - np.log(common_0) <= t
         return np.where(under, 1.0, 1 - common_0), np.where(under, common_b, 0.0)
 
 

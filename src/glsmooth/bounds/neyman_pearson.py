@@ -56,7 +56,9 @@ def cyclic_masses(law: Law, size: int) -> np.ndarray:
     below, above = law.cdf(edges), law.survival(edges)
     mass = torch.where(below[1:] < 0.5, below[1:] - below[:-1], above[:-1] - above[1:])
     wrapped = mass.numpy().reshape(-1, size).sum(axis=0)
-    return wrapped / wrapped.sum()
+    wrapped = wrapped / wrapped.sum()
+    wrapped.flags.writeable = False  # kept for other callers
+    return wrapped
 
 
 class _Parts:

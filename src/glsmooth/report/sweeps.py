@@ -82,17 +82,19 @@ def region_curve(
     Args:
         h_min: required probability of ``region`` itself, size 1.
         tick: called after every bound.
-        images: some of the run's, on which a user's transformation is tried at every size; where it is not what it
-            says, nothing is certified.
+        images: some of the run's, on which a user's transformation is tried; at sizes where it is not what it says,
+            nothing is certified.
 
     Returns:
         (k,) ascending sizes, 1 among them, and the (k,) CRA.
     """
     needed = {1.0: h_min}
+    everywhere = holds(family, scaled_box(family.transform, region, max(SIZES)), images)
     end = time.perf_counter() + seconds
     for size in SIZES:
         box = scaled_box(family.transform, region, size)
-        needed[size] = bounds.required_probability(family, box, method) if holds(family, box, images) else 1.0
+        certifiable = everywhere or holds(family, box, images)
+        needed[size] = bounds.required_probability(family, box, method) if certifiable else 1.0
         tick()
         if time.perf_counter() > end:
             break
