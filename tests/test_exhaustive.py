@@ -263,10 +263,7 @@ def test_each_shift_is_visited_once_whatever_the_batch(batch_size):
     engine = VoteEngine(
         BaseClassifier(model, 3), family, Exhaustive(law, {"a": 0.6}), batch_size=batch_size, clean=True
     )
-    engine.add(0, table_image(table))  # not by run(), whose trial passes would be seen, too
-    while engine.busy:
-        found = engine.step()
-    (tally,) = found
+    (tally,) = engine.run([(0, table_image(table))])
     assert tally.clean == table[0, 0]
     height, width = SIZE
     expected = [(int(ty) % height) * width + int(tx) % width for tx, ty in law.points[: tally.n].tolist()]
