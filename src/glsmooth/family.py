@@ -178,5 +178,5 @@ class SmoothedFamily:
                 if isinstance(region, Points) and name in self.transform.integer_parameters and end != round(end):
                     raise ValueError(
                         f"region.{name}={end:g} is a fractional point; translations move by whole "
-                        f"pixels, give {round(end)}"
+                        f"pixels, give {math.floor(end + 0.5)}"
                     )

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import Monotone, Sum, Supported, Tradeoff, cyclic_pair, line_inverse, line_value
+from glsmooth.bounds.loss import Monotone, Sum, Supported, Tradeoff, cyclic_pair, line_inverse, line_value, scalar_pair
 from glsmooth.bounds.moves import move_of
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family import SmoothedFamily
@@ -501,6 +501,8 @@ def _worst_on_segment(
         if x not in curves:
             beta = {**fixed, name: x}
             curve: Any = tradeoff(family, beta, coarse=rough)
+            if isinstance(curve, Monotone):  # which has no lines
+                curve = scalar_pair(curve.law, curve.shift, curve.scale)
             spent += _cost(curve, family)
             curves[x] = curve, value.lines(curve)
             attained = value(curve)
@@ -533,11 +535,12 @@ def _worst_on_segment(
 
 
 def _cost(curve: Tradeoff, family: SmoothedFamily) -> float:
-    """How much of the budget a parameter takes."""
-    for factor in family.transform.factors or ():
-        if isinstance(factor, ScaleThenShift) and move_of(family.laws[factor.shift], False, True)[0].slow:
-            return 8.0
-    return 1.0 + len(curve.plain.ell) * len(curve.smear.ell) / 1e6 if isinstance(curve, Sum) else 1.0
+    """How much of the budget a parameter takes, roughly in milliseconds."""
+    if isinstance(curve, Sum):
+        return 1.0 + len(curve.plain.ell) * len(curve.smear.ell) / 1e6 + 7.0 * curve.smear.move.slow
+    inner = [family.laws[f.shift] for f in family.transform.factors or () if isinstance(f, ScaleThenShift)]
+    # Sums with moves that are neither normal nor flat are tabulated first.
+    return max((8.0 if move_of(law, False, True)[0].slow else 4.0 for law in inner), default=1.0)
 
 
 def _in_log(name: str, interval: Interval, family: SmoothedFamily) -> bool:

@@ -25,12 +25,13 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from glsmooth.bounds.moves import STANDARD, Flat, Move, move_of
-from glsmooth.laws import Law
+from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh, Uniform
 
 __all__ = [
     "Atoms",
     "Gaussian",
     "Monotone",
+    "Moved",
     "Observed",
     "Sum",
     "Tradeoff",
@@ -191,6 +192,14 @@ class Atoms:
         below_0, below_b = self.move.below(t - self.ell, self.spread)
         return self.only_0 + float(self.p_0 @ below_0), float(self.p_b @ below_b)
 
+    def masses_below(self, t: np.ndarray) -> np.ndarray:
+        """:meth:`mass_below` of smeared atoms at many thresholds (n,): (n, 2)."""
+        found, rows = [], max(1, _CHUNK // max(1, len(self.ell)))
+        for i in range(0, len(t), rows):
+            below_0, below_b = self.move.below(t[i : i + rows, None] - self.ell, self.spread)
+            found.append(np.stack((self.only_0 + below_0 @ self.p_0, below_b @ self.p_b), axis=1))
+        return np.concatenate(found)
+
     def below(self, t: float) -> tuple[float, float]:
         below_0, below_b = self.mass_below(t)
         return below_0 + self.slip_0, below_b - self.slip_b
@@ -302,22 +311,28 @@ class Sum(Supported):
         return below_0 + self.plain.slip_0 + self.smear.slip_0, below_b - self.plain.slip_b - self.smear.slip_b
 
     def threshold(self, level: float, under_beta: bool) -> float:
-        # The line at a threshold that misses the level by e costs about e² over the density of L. Secants, from the
-        # guide's threshold on; a table of many moves is evaluated as seldom as possible.
-        few = len(self.plain.ell) == 1
+        # The line at a threshold that misses the level by e costs about e² over the density of L. A table of many
+        # moves is evaluated as seldom as possible.
+        entries = len(self.plain.ell) * len(self.smear.ell)
+        trials = 40 if entries < 100_000 else 3
+        near = 1e-5 if entries < 100_000 else 1e-4
+        tried: dict[float, float] = {}
+
+        def error(t: float) -> float:
+            tried[t] = self.mass_below(t)[under_beta] - level
+            return tried[t]
+
         t = self.guide.threshold(level, under_beta)
-        error = self.mass_below(t)[under_beta] - level
-        best = abs(error), t
-        step = max(-0.3, min(0.3, -2 * error))
-        for _ in range(8 if few else 2):
-            if best[0] < (1e-5 if few else 1e-4) or step == 0:
+        step = max(-0.3, min(0.3, -2 * error(t)))
+        start = t
+        while abs(tried[t]) > near and step and len(tried) < trials:
+            t += step
+            step *= 2
+            if error(t) * tried[start] < 0:
+                brentq(error, start, t, xtol=1e-7, maxiter=trials, disp=False)
                 break
-            following = t + step
-            change = self.mass_below(following)[under_beta] - level - error
-            t, error = following, error + change
-            best = min(best, (abs(error), t))
-            step = max(-0.3, min(0.3, -error * step / change)) if change else -2 * step
-        return best[1]
+            start = t
+        return min(tried, key=lambda x: abs(tried[x]))
 
     @property
     def _only(self) -> tuple[float, float]:
@@ -419,18 +434,15 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
     densities bound it.
     """
     edges = _edges(law, shift, scale, count)
-    normal = law.log_concave and law.symmetric_about is not None and math.isinf(law.interval[0])
-    if normal and scale != 1:  # L is a parabola in θ: with its vertex among the edges it is monotone in each cell
-        centre = law.symmetric_about or 0.0
-        vertex = (shift + scale * centre - scale**2 * centre) / (1 - scale**2)
-        edges = np.sort(np.append(edges, vertex))
+    turns = _turning_points(law, shift, scale)
+    if turns:
+        edges = np.sort(np.append(edges, turns))
     p_0 = _masses(law, edges)
     p_b = _masses(law, (edges - shift) / scale)
     log_0 = _numpy(law.log_prob, edges)
     log_b = _numpy(law.log_prob, (edges - shift) / scale) - math.log(scale)
-    monotone = normal or (scale == 1 and law.log_concave) or (shift == 0 and law.log_concave_in_log)
     with np.errstate(invalid="ignore"):
-        if monotone:
+        if turns is not None:
             ratio = log_b - log_0
             # At infinite edges the densities are both zero; the cell's tiny mass goes to the infinite end.
             low, high = np.fmin(ratio[:-1], ratio[1:]), np.fmax(ratio[:-1], ratio[1:])
@@ -439,7 +451,50 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
         else:
             low = _least(log_b) - _most(log_0, edges, law.mode_point, law)
             high = _most(log_b, edges, shift + scale * law.mode_point, law, scale) - _least(log_0)
+            if isinstance(law, LogNormal):
+                low, high = _by_slopes(law, shift, scale, edges, low, high)
     return _spread(low, high, p_0, p_b)[0]
+
+
+def _turning_points(law: Law, shift: float, scale: float) -> list[float] | None:
+    """Where L of α ~ ``law`` against ``shift`` + ``scale``·α turns inside both supports; None where that is unknown."""
+    if (scale == 1 and law.log_concave) or (shift == 0 and law.log_concave_in_log):
+        return []
+    v = law.values
+    if isinstance(law, (Uniform, Exponential)):
+        return []  # constant, linear
+    if isinstance(law, (Normal, HalfNormal)):  # a parabola
+        centre = v.get("loc", 0.0)
+        return [(shift + scale * centre - scale**2 * centre) / (1 - scale**2)]
+    if isinstance(law, Rayleigh):
+        # 1/(θ - b) - (θ - b)/(k s)² = 1/θ - θ/s² with b, k = shift, scale: a cubic in θ over s.
+        b, k2 = shift / v["scale"], scale**2
+        roots = np.roots([1 - 1 / k2, b * (2 / k2 - 1), -b * b / k2, b])
+        return [v["scale"] * float(root.real) for root in roots if abs(root.imag) < 1e-6 * (1 + abs(root.real))]
+    return None
+
+
+def _by_slopes(
+    law: LogNormal, shift: float, scale: float, edges: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Narrower ranges of L in cells, where its slope is bounded: what counts where the two laws hardly differ."""
+    m, s = law.values["loc"], law.values["scale"]
+    turn = math.exp(m + 1 - s * s)  # the slope of log τ falls up to here and rises behind
+
+    def slopes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        at = -(1 + (np.log(x) - m) / s**2) / x
+        least = np.minimum(at[:-1], at[1:])
+        inside = (x[:-1] < turn) & (turn < x[1:])
+        return np.where(inside, -1 / (s * s * turn), least), np.maximum(at[:-1], at[1:])
+
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        least_0, most_0 = slopes(edges)
+        least_b, most_b = (v / scale for v in slopes((edges - shift) / scale))
+        middle = (edges[:-1] + edges[1:]) / 2
+        ratio = _numpy(law.log_prob, (middle - shift) / scale) - math.log(scale) - _numpy(law.log_prob, middle)
+        reach = np.maximum(np.abs(most_b - least_0), np.abs(least_b - most_0)) * np.diff(edges) / 2
+    known = np.isfinite(ratio) & np.isfinite(reach)
+    return np.where(known, np.fmax(low, ratio - reach), low), np.where(known, np.fmin(high, ratio + reach), high)
 
 
 def _least(log_density: np.ndarray) -> np.ndarray:
@@ -544,6 +599,23 @@ class Observed:
         unknown = np.isnan(ratio[:-1]) | np.isnan(ratio[1:])
         low, high = np.fmin(ratio[:-1], ratio[1:]), np.fmax(ratio[:-1], ratio[1:])
         return np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An inner coordinate alone, moved by ``shift``: for laws whose shifts have no order."""
+
+    law: Law
+    shift: float
+
+    @property
+    def move(self) -> Move:
+        return move_of(self.law, False, self.shift > 0)[0]
+
+    def atoms(self, count: int) -> Atoms:
+        """L, exactly: one atom, smeared by its move."""
+        move, unit = move_of(self.law, False, self.shift > 0)
+        return replace(NOTHING, spread=np.array([abs(self.shift) * unit]), move=move)
 
 
 #: Stands for a size of 0, by which no ratio could be divided.
@@ -710,7 +782,9 @@ CELLS, COARSE_CELLS, GUIDE_CELLS = 1500, 150, 60
 _BUDGET, _COARSE_BUDGET = 4_000_000, 600_000
 
 
-def combine(delta: float, plain: list[Atoms], conditional: list[Observed], coarse: bool = False) -> Tradeoff:
+def combine(
+    delta: float, plain: list[Atoms], conditional: list[Observed | Moved], coarse: bool = False
+) -> Tradeoff:
     """Trade-off of independent parts: a normal shift of size ``delta``, unsmeared atoms, observed coordinates.
 
     Sums of atoms are exact while there are few; beyond that they move to a grid, rounded towards more required
@@ -772,22 +846,24 @@ def _smears(parts: list[Atoms], delta: float) -> Atoms:
 
 
 @lru_cache(maxsize=256)
-def _tabulated(part: Observed, coarse: bool) -> Atoms:
-    """An observed coordinate as unsmeared atoms: its masses between many thresholds, moved to these."""
+def _tabulated(part: Observed | Moved, coarse: bool) -> Atoms:
+    """A part as unsmeared atoms: its masses between many thresholds, moved to these."""
     if isinstance(part.move, Flat):
         return part.atoms(COARSE_CELLS if coarse else CELLS)
     cells, count = (COARSE_CELLS // 2, 200) if coarse else (COARSE_CELLS * 2, 2_000)
-    curve, count = part.atoms(cells // 3 if part.move.slow else cells), count // 4 if part.move.slow else count
+    if part.move.slow and isinstance(part, Observed):
+        cells, count = cells // 3, count // 4
+    curve = part.atoms(cells)
     if len(curve.ell) == 0:
         return replace(curve, spread=np.zeros(0), move=STANDARD)
     # Where the bulk of either law lies.
     rough = np.linspace(*curve.reach(), 200)
-    below = np.array([curve.mass_below(t) for t in rough])
+    below = curve.masses_below(rough)
     first = int(np.searchsorted(below[:, 1], 1e-11))
     last = int(np.searchsorted(below[:, 0], below[-1, 0] - 1e-11))
     t = np.linspace(rough[max(0, first - 1)], rough[min(len(rough) - 1, last + 1)], count)
     everything = curve.only_0 + float(curve.p_0.sum()), float(curve.p_b.sum())
-    masses = np.diff([(0.0, 0.0), *(curve.mass_below(x) for x in t), everything], axis=0)
+    masses = np.diff(np.vstack(((0.0, 0.0), curve.masses_below(t), everything)), axis=0)
     ends = np.concatenate(([-np.inf], t, [np.inf]))
     atoms, _ = _spread(ends[:-1], ends[1:], *np.maximum(masses, 0.0).T)
     rounding = 1e-15 * count

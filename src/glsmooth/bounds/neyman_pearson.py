@@ -21,6 +21,7 @@ from glsmooth.bounds.loss import (
     Atoms,
     Gaussian,
     Monotone,
+    Moved,
     Observed,
     Tradeoff,
     combine,
@@ -68,7 +69,7 @@ class _Parts:
         self.coarse = coarse
         self.delta_squared = 0.0
         self.plain: list[Atoms] = []
-        self.conditional: list[Observed] = []
+        self.conditional: list[Observed | Moved] = []
         self.monotone: list[Monotone] = []
 
     def pair(self, law: Law, shift: float, scale: float) -> None:
@@ -81,6 +82,8 @@ class _Parts:
             self.delta_squared += (math.log(scale) / law.values["scale"]) ** 2
         elif (scale == 1 and law.log_concave) or (shift == 0 and law.log_concave_in_log):
             self.monotone.append(Monotone(law, shift, scale))
+        elif isinstance(law, LogNormal) and scale == 1:
+            self.conditional.append(Moved(law, shift))
         else:
             self.plain.append(self._cells(law, shift, scale))
 
