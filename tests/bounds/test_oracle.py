@@ -232,4 +232,4 @@ def test_slice_of_the_stress_run(kind):
         assert not verdict.bad, stress.findings(0, [verdict])
 
 
-SLICE = 2
+SLICE = 3
