@@ -231,6 +231,8 @@ def test_exhaustive_dry_run(checkpoint, tmp_path, capsys):
 def test_exhaustive_refuses_what_is_not_finite(checkpoint, tmp_path):
     with pytest.raises(UserError, match=r"monte_carlo=exhaustive: brightness .*use monte_carlo=paper"):
         run(checkpoint, tmp_path, "monte_carlo=exhaustive")
+    with pytest.raises(ValueError, match="stochastic=true: monte_carlo=exhaustive"):
+        run(checkpoint, tmp_path, *SHIFTS, "monte_carlo=exhaustive", "stochastic=true")
     with pytest.raises(UserError, match=r"pixel_noise=0\.1 .*set pixel_noise=0"):
         run(checkpoint, tmp_path, *SHIFTS, "monte_carlo=exhaustive", "pixel_noise=0.1")
 
@@ -252,8 +254,22 @@ def test_randomised(checkpoint, tmp_path):
         assert float(before["p_lower"]) <= float(row["p_lower"]) == expected
     stored = load_run(tmp_path / "coins")
     assert stored.columns["coin"].tolist() == [float(row["coin"]) for row in rows]
+    words = dict(tables.settings(stored, stored.region, stored.stored_decisions()))["Monte Carlo"]
+    assert "randomised Clopper–Pearson lower bound" in words
+    assert "drawing it again would void it" in tables.assumptions(stored, stored.stored_decisions())[0]
     decision = stored.decide(stored.region, ["neyman_pearson"])["neyman_pearson"]
     assert decision.certified.tolist() == [row["certified_neyman_pearson"] == "1" for row in rows]
+    # A coin that was tossed again, or lost, is noticed.
+    text = (tmp_path / "coins" / "records.csv").read_text()
+    (tmp_path / "coins" / "records.csv").write_text(text.replace(rows[3]["coin"], "0.001"))
+    with pytest.raises(UserError, match=rf"index {rows[3]['index']}: coin=0\.001 is not the one of seed=0"):
+        load_run(tmp_path / "coins")
+    with (tmp_path / "coins" / "records.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != "coin"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError, match="no column 'coin'"):
+        load_run(tmp_path / "coins")
 
 
 @pytest.mark.usefixtures("no_report")

@@ -391,6 +391,13 @@ def test_what_is_not_finite_is_refused(family, message):
         classifier.certify(torch.rand(2, *SIZE), gs.Points([{}]), exhaustive=True)
 
 
+def test_random_networks_are_refused():
+    """Their votes would be samples, and the certificate would have an error after all."""
+    classifier = gs.SmoothedClassifier(Table(), FAMILIES["wide"], num_classes=3, stochastic=True)
+    with pytest.raises(ValueError, match="stochastic=true: monte_carlo=exhaustive"):
+        classifier.certify(torch.rand(2, *SIZE), gs.Box(tx=(-1, 1)), exhaustive=True)
+
+
 def test_arguments_that_do_not_go_together():
     classifier = gs.SmoothedClassifier(Table(), FAMILIES["wide"], num_classes=3)
     for other in ("sequential", "runner_up"):

@@ -40,7 +40,7 @@ from glsmooth.records import Records, read_rows
 from glsmooth.regions import Box
 from glsmooth.report import write_report
 from glsmooth.resolvability import check_family, why_approximate
-from glsmooth.votes import VoteEngine
+from glsmooth.votes import VoteEngine, check_random
 
 #: Transformed copies in the picture of what was done to one image.
 _FIGURE_COPIES = 8
@@ -68,6 +68,7 @@ def run(cfg: DictConfig) -> None:
     residual = _check_transformation(family, region, images, settings["approximate"])
     methods = required_probabilities(family, region, settings["bound"]["methods"], residual)
     procedure = build_procedure(settings["monte_carlo"], methods, family)
+    check_random(procedure, settings["stochastic"])
     speed = Settings(
         seed=settings["seed"],
         batch_size=settings["batch_size"],

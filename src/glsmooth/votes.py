@@ -24,7 +24,7 @@ from glsmooth.family import SmoothedFamily
 from glsmooth.finite import FiniteLaw
 from glsmooth.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule
 
-__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "keep_freed_memory"]
+__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "check_random", "keep_freed_memory"]
 
 # Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
 # could have ordered them the other way.
@@ -73,6 +73,15 @@ def cast_votes(logits: Tensor, rule: VoteRule, epsilon: float) -> Tensor:
         margin = top[:, 0] - rest
     near = finite & (margin.abs() <= epsilon * logits.abs().amax(dim=1))
     return 2 * torch.where(finite, code, classes + 1) + near
+
+
+def check_random(procedure: Procedure, stochastic: bool) -> None:
+    """Raise a ValueError where every shift is to be visited with a network that may be random."""
+    if stochastic and isinstance(procedure, Exhaustive):
+        raise ValueError(
+            "stochastic=true: monte_carlo=exhaustive asks each shift once, and the vote of a random network is only a "
+            "sample; set stochastic=false, or use monte_carlo=paper or monte_carlo=sequential (exhaustive=False)"
+        )
 
 
 @dataclass
@@ -137,6 +146,7 @@ class VoteEngine:
         self.classifier = classifier
         self.family = family
         self.procedure = procedure
+        check_random(procedure, classifier.stochastic)
         self.law: FiniteLaw | None = procedure.law if isinstance(procedure, Exhaustive) else None
         self.seed = seed
         self.batch_size = batch_size

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import Monotone, Supported, Tradeoff, cyclic_pair, line_inverse, line_value
+from glsmooth.bounds.loss import Monotone, Sum, Supported, Tradeoff, cyclic_pair, line_inverse, line_value
 from glsmooth.bounds.moves import move_of
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family import SmoothedFamily
@@ -48,8 +48,8 @@ __all__ = ["Worst", "candidates", "covers_torus", "worst_case"]
 TOLERANCE = 7e-7
 #: The same for balls, which are covered by boxes.
 ROUGH_TOLERANCE = 1e-4
-#: Most parameters tried in a box; fewer where each takes long.
-BUDGET, SLOW_BUDGET = 600, 80
+#: Most parameters tried in a box, where each takes milliseconds; those that take longer count for more.
+BUDGET = 600
 
 Interval = tuple[float, float]
 
@@ -433,23 +433,24 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool
     best, best_beta = -math.inf, fixed[0]
     counter = itertools.count()
     queue: list[tuple[float, int, dict[str, float], dict[str, Interval]]] = []
-    evaluations = 0
+    spent = 0.0
 
     def visit(start: dict[str, float], cell: dict[str, Interval]) -> None:
-        nonlocal best, best_beta, evaluations
+        nonlocal best, best_beta, spent
         centre = {name: _middle(name, interval, family) for name, interval in cell.items()}
         beta = {**start, **centre}
         step = STAY
         for share in shares:
             if share.step is not None:
                 step = step.then(share.step(beta, {name: cell[name] for name in share.search}))
-        evaluations += 1
         quick = tradeoff(family, beta, coarse=True)
+        spent += _cost(quick, family)
         bound = value(quick, step)
         # The quick curve settles most cells; near the best one its own error would keep them open.
         near = bound < best + 5e-5 or bound - value(quick) < 2e-5
         if not rough and bound > best + tolerance and near:
             curve = tradeoff(family, beta)
+            spent += _cost(curve, family)
             best, best_beta = max((best, best_beta), (value(curve), beta), key=lambda pair: pair[0])
             bound = min(bound, value(curve, step))
         heapq.heappush(queue, (-bound, next(counter), start, cell))
@@ -461,8 +462,7 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
-    budget = _budget(family)
-    while -queue[0][0] > best + tolerance and evaluations < budget:
+    while -queue[0][0] > best + tolerance and spent < BUDGET:
         _, _, start, cell = heapq.heappop(queue)
         name = max(cell, key=lambda k: _width(k, cell[k], family) / max(_width(k, search[k], family), 1e-300))
         middle = _middle(name, cell[name], family)
@@ -494,13 +494,14 @@ def _worst_on_segment(
     """
     tolerance = ROUGH_TOLERANCE if rough else TOLERANCE
     curves: dict[float, tuple[Any, tuple[float, ...]]] = {}
-    best, best_beta = -math.inf, fixed
+    best, best_beta, spent = -math.inf, fixed, 0.0
 
     def node(x: float) -> tuple[Any, tuple[float, ...]]:
-        nonlocal best, best_beta
+        nonlocal best, best_beta, spent
         if x not in curves:
             beta = {**fixed, name: x}
             curve: Any = tradeoff(family, beta, coarse=rough)
+            spent += _cost(curve, family)
             curves[x] = curve, value.lines(curve)
             attained = value(curve)
             if attained > best:
@@ -517,8 +518,7 @@ def _worst_on_segment(
         heapq.heappush(queue, (-bound, next(counter), cell))
 
     visit(interval)
-    budget = _budget(family)
-    while -queue[0][0] > best + tolerance and len(curves) < budget:
+    while -queue[0][0] > best + tolerance and spent < BUDGET:
         _, _, (low, high) = heapq.heappop(queue)
         middle = _middle(name, (low, high), family)
         visit((low, middle))
@@ -532,11 +532,12 @@ def _worst_on_segment(
     )
 
 
-def _budget(family: SmoothedFamily) -> int:
+def _cost(curve: Tradeoff, family: SmoothedFamily) -> float:
+    """How much of the budget a parameter takes."""
     for factor in family.transform.factors or ():
         if isinstance(factor, ScaleThenShift) and move_of(family.laws[factor.shift], False, True)[0].slow:
-            return SLOW_BUDGET
-    return BUDGET
+            return 8.0
+    return 1.0 + len(curve.plain.ell) * len(curve.smear.ell) / 1e6 if isinstance(curve, Sum) else 1.0
 
 
 def _in_log(name: str, interval: Interval, family: SmoothedFamily) -> bool:

@@ -707,7 +707,7 @@ def _pruned(atoms: Atoms, least: float = 1e-13) -> Atoms:
 #: Cells for each law of an observed coordinate: for a bound, for a coarse one, to find a threshold.
 CELLS, COARSE_CELLS, GUIDE_CELLS = 1500, 150, 60
 #: Most moves that a bound evaluates for one line.
-_BUDGET, _COARSE_BUDGET = 12_000_000, 600_000
+_BUDGET, _COARSE_BUDGET = 4_000_000, 600_000
 
 
 def combine(delta: float, plain: list[Atoms], conditional: list[Observed], coarse: bool = False) -> Tradeoff:

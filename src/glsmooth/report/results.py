@@ -24,6 +24,7 @@ from torch import Tensor
 from glsmooth import bounds
 from glsmooth._text import did_you_mean
 from glsmooth.config import UserError, build_family, build_region
+from glsmooth.draws import coin
 from glsmooth.family import SmoothedFamily
 from glsmooth.procedures import ABSTAIN
 from glsmooth.regions import Box
@@ -356,6 +357,8 @@ def _check_together(run: CertifyRun) -> None:
     index, counts = np.unique(run.columns["index"], return_counts=True)
     if counts.max() > 1:
         raise UserError(f"{file}: index {index[counts.argmax()]} occurs {counts.max()} times; {fix}")
+    if run.randomised:
+        _check_coins(run, file)
     for name, decision in run.stored_decisions().items():
         wrong = np.flatnonzero((run.columns[f"certified_{name}"] != 0) != decision.certified)
         if len(wrong):
@@ -365,4 +368,17 @@ def _check_together(run: CertifyRun) -> None:
                 f"certified_{name}={run.columns[f'certified_{name}'][row]}, but "
                 f"p_lower={run.p_lower[row]:.6g} and summary.json has "
                 f"required_probability={decision.h_min}; {fix}"
+            )
+
+
+def _check_coins(run: CertifyRun, file: Path) -> None:
+    """Refuse coins that are not those of (seed, index): a coin that was drawn again has no level."""
+    if "coin" not in run.columns:
+        raise UserError(f"{file}: no column 'coin', but summary.json says randomised=true; run certify again")
+    seed = int(run.summary.get("seed", 0))
+    for index, stored in zip(run.columns["index"].tolist(), run.columns["coin"].tolist(), strict=True):
+        if stored != coin(seed, index):
+            raise UserError(
+                f"{file}: index {index}: coin={stored} is not the one of seed={seed}, so its p_lower proves nothing; "
+                "run certify again into an empty directory"
             )
