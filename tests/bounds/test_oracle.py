@@ -98,6 +98,17 @@ def test_the_package_at_kinks(contrast, brightness, beta, value):
     assert gs.required_probability(affine, gs.Points([beta])) >= enclosure(affine, beta).lower - stress.TOLERANCE
 
 
+def test_a_log_normal_shift_beside_another_one():
+    """A box in which only the curved coordinate is left to search once stood without a threshold to start from."""
+    blur, cyclic = T.Composition(T.GaussianBlur(border="cyclic"), T.Translation()), T.GaussianBlur(border="cyclic")
+    one = family(blur, blur=LN(2.2, 0.146), tx=R(2.15), ty=H(1.12))
+    other = family(T.Composition(cyclic, T.Brightness()), blur=E(2.58), brightness=LN(-3.06, 0.1))
+    boxes = gs.Box(blur=(0, 0.332), tx=(0, 0), ty=(-0.009, 0.009)), gs.Box(blur=(0, 0.283), brightness=(0, 0.000189))
+    for some, box in zip((one, other), boxes, strict=True):
+        corner = {name: high for name, (_, high) in box.intervals.items() if name != "ty"}
+        assert gs.required_probability(some, box) >= enclosure(some, corner).lower - stress.TOLERANCE
+
+
 def plane_cases():
     """One family of each shape, with laws in unusual places."""
     cb, first, gc = T.ContrastBrightness(), T.ContrastBrightness(order="brightness_first"), T.GammaContrast()
@@ -232,4 +243,4 @@ def test_slice_of_the_stress_run(kind):
         assert not verdict.bad, stress.findings(0, [verdict])
 
 
-SLICE = 2
+SLICE = 3

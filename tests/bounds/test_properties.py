@@ -17,8 +17,8 @@ from tests.strategies import AFFINE, GROUPS, SIMPLE, T, families, nested_boxes, 
 
 TIGHT = 1e-6
 #: Derandomized: the same examples on every machine, so that a failure is a change of the code.
-few = settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-some = settings(few, max_examples=30)
+few = settings(max_examples=16, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+some = settings(few, max_examples=120)
 
 
 def needs(family, beta):
