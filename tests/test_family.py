@@ -116,3 +116,28 @@ def test_fractional_points_on_the_torus_are_refused_and_boxes_are_not():
     family.check_region(gs.Box(tx=(-14.18, 14.18)))
     with pytest.raises(ValueError, match="fractional"):
         family.check_region(gs.Points([{"tx": 0.5}]))
+
+
+def test_laws_and_factors_that_inherit_from_ours_are_refused():
+    """Bounds look at the class: what a subclass overrides would be drawn from, but not bounded."""
+
+    class Narrow(gs.Normal):
+        def icdf(self, value):
+            return 0.1 * super().icdf(value)
+
+    with pytest.raises(ValueError, match=r"smoothing.brightness=Narrow\(0, 0.3\): Narrow inherits"):
+        gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Narrow(0.0, 0.3)})
+
+    class HalfShift(gs.transforms.Shift):
+        def resolve(self, alpha, beta):
+            return alpha + 0.5 * beta
+
+    class Dim(gs.ResolvableTransform):
+        name = "dim"
+        factors = (HalfShift("b"),)
+
+        def apply(self, images, theta):
+            return images + theta[:, 0].to(images)[:, None, None, None]
+
+    with pytest.raises(ValueError, match="HalfShift inherits from one of glsmooth's factors"):
+        gs.SmoothedFamily(Dim(), {"b": gs.Normal(0.0, 0.3)})

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from glsmooth._text import did_you_mean
 from glsmooth._values import FrozenMapping
-from glsmooth.laws import Law, open_uniform
+from glsmooth.laws import LAWS, Law, open_uniform
 from glsmooth.regions import Region
 from glsmooth.transforms.base import ResolvableTransform
-from glsmooth.transforms.factors import Shift
+from glsmooth.transforms.factors import FACTORS, Shift
 
 __all__ = ["SmoothedFamily"]
 
@@ -66,11 +66,23 @@ class SmoothedFamily:
                 raise ValueError(
                     f"smoothing.{name}={law!r} is not a smoothing law; use one of glsmooth's, e.g. Normal(0.0, 0.5)"
                 )
+            if type(law) not in LAWS.values() and isinstance(law, tuple(LAWS.values())):
+                raise ValueError(
+                    f"smoothing.{name}={law!r}: {type(law).__name__} inherits from one of glsmooth's laws, whose "
+                    "bounds would be taken for it whatever it overrides; derive a law of your own from "
+                    "glsmooth.laws.Law"
+                )
             domain = self.transform.domain(name)
             if not law.cyclic and law.interval[0] < domain.low:
                 raise ValueError(
                     f"smoothing.{name}={law!r} reaches outside the domain of {name} ({domain}); "
                     "use a positive law such as LogNormal, Rayleigh, Exponential or HalfNormal"
+                )
+        for factor in self.transform.factors or ():
+            if type(factor) not in FACTORS and isinstance(factor, FACTORS):
+                raise ValueError(
+                    f"{self.transform.name}: {type(factor).__name__} inherits from one of glsmooth's factors, whose "
+                    "bounds would be taken for it whatever it overrides; leave factors out and define resolve"
                 )
         if self.image_size is not None:
             if len(self.image_size) != 2 or any(int(v) != v or v < 1 for v in self.image_size):

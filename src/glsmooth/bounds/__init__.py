@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from scipy.special import ndtri
@@ -17,6 +17,7 @@ from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled,
 from glsmooth.bounds.base import NotApplicable, RegionBound, samples_needed
 from glsmooth.bounds.loss import Tradeoff
 from glsmooth.family import SmoothedFamily
+from glsmooth.laws import LAWS
 from glsmooth.regions import Region
 
 __all__ = [
@@ -130,7 +131,11 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown{did_you_mean(method, METHODS)}")
-    return METHODS[method].certify(family, region)
+    bound = METHODS[method].certify(family, region)
+    own = sorted({type(law).__name__ for law in family.laws.values() if type(law) not in LAWS.values()})
+    if own:
+        bound = replace(bound, argument=f"{bound.argument}; by what {', '.join(own)} says of its own shape")
+    return bound
 
 
 def required_probability(family: SmoothedFamily, region: Region, method: str = "neyman_pearson") -> float:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from scipy.special import erf
 
+from glsmooth.bounds.base import NotApplicable
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh, Uniform
 
 __all__ = ["STANDARD", "Flat", "Move", "Standard", "move_of", "normal_cdf"]
@@ -370,6 +371,9 @@ def move_of(law: Law, rescaled: bool, forward: bool) -> tuple[Move, float]:
 
     Returns:
         The moves, and the number by which d is multiplied to give their size.
+
+    Raises:
+        NotApplicable: a law that is not one of glsmooth's own.
     """
     move: Move
     unit = 1.0
@@ -383,7 +387,10 @@ def move_of(law: Law, rescaled: bool, forward: bool) -> tuple[Move, float]:
         elif isinstance(law, Uniform) and law.values["low"] >= 0:
             move = _UniformRescaled(law.values["low"], law.values["high"])
         else:
-            raise NotImplementedError(f"{law!r} cannot be rescaled")
+            raise NotApplicable(
+                f"no bound knows how {law!r} moves when it is rescaled given another parameter; use one of glsmooth's "
+                "positive laws"
+            )
     elif isinstance(law, Uniform):
         move = _UniformShifted(law.values["high"] - law.values["low"])
     elif isinstance(law, Exponential):
@@ -395,7 +402,9 @@ def move_of(law: Law, rescaled: bool, forward: bool) -> tuple[Move, float]:
     elif isinstance(law, LogNormal):
         move = _LogNormalShifted(law)
     else:
-        raise NotImplementedError(f"{law!r} cannot be shifted")
+        raise NotApplicable(
+            f"no bound knows how {law!r} moves when it is shifted given another parameter; use one of glsmooth's laws"
+        )
     if not forward:
         move = _FlatReversed(move) if isinstance(move, Flat) else Reversed(move)
     return move, unit

@@ -194,3 +194,7 @@ class ShiftThenScale(_ScaleAndShift):
         b_c, b_b = beta.unbind(-1)
         # The Jacobians 1/β_c of the scale and β_c of the shift cancel.
         return laws[self.scale].log_prob(t_c / b_c) + laws[self.shift].log_prob((t_b - b_b) * b_c)
+
+
+#: The groups that bounds know. They are taken as they are, so nothing may inherit from them.
+FACTORS = (Shift, Scale, ScaleThenShift, PowerThenScale, ShiftThenScale)
