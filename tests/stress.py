@@ -472,6 +472,8 @@ def compare(case: Case, verdict: Verdict) -> None:
     for i in range(len(case.points) + climb):
         if i < len(case.points):
             point = case.points[i]
+        elif not verdict.worst:
+            break  # the oracle knows nothing of these points
         else:
             reach = 0.2 * 0.75 ** (i - len(case.points))
             point = beside(rng, case.family, case.region, verdict.worst, reach)
