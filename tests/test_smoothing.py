@@ -12,7 +12,7 @@ from scipy.stats import binom, norm
 from torch import nn
 
 import glsmooth as gs
-from glsmooth.confidence import clopper_pearson_lower
+from glsmooth.confidence import clopper_pearson_lower, randomised_lower
 from glsmooth.smoothing import ABSTAIN, SmoothedClassifier
 
 SIGMA = 0.3
@@ -228,3 +228,21 @@ def test_runner_up_does_not_mix_with_other_options(family):
     for options in ({"sequential": True}, {"method": "tss"}):
         with pytest.raises(ValueError, match="runner_up=True goes with"):
             smoothed(family).certify(half_space_image(0.5), gs.Box(brightness=(0, 0.1)), runner_up=True, **options)
+
+
+def test_randomised_bound_is_the_image_s_own_and_never_lower():
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 0.3)})
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    smoothed = gs.SmoothedClassifier(model, family, num_classes=3)
+    x, region = torch.rand(3, 2, 2), gs.Box(brightness=(-0.1, 0.1))
+    plain = smoothed.certify(x, region, n0=20, n=200)
+    first, again = (smoothed.certify(x, region, n0=20, n=200, randomised=True) for _ in range(2))
+    assert first == again
+    assert plain.coin is None
+    assert 0 < first.coin <= 1
+    assert first.count == plain.count
+    assert plain.p_lower < first.p_lower == randomised_lower(first.count, 200, 1e-3, first.coin)
+    assert smoothed.certify(x, region, n0=20, n=200, randomised=True, index=1).coin != first.coin
+    with pytest.raises(ValueError, match="randomised=True is a bound for a fixed number of draws"):
+        smoothed.certify(x, region, randomised=True, sequential=True)

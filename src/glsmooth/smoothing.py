@@ -41,6 +41,7 @@ class Certificate:
         abstained: draws that voted for no class: exact ties and non-finite logits.
         near_ties: draws decided by less than rounding could change.
         p_upper: upper confidence bound of every other class's probability; None unless asked for.
+        coin: the image's uniform draw in (0, 1] behind a randomised ``p_lower``; None unless asked for.
         residual: how far the transformation is from resolvable, for a run with ``approximate=True`` whose
             transformation failed its check (nothing is certified then); None otherwise.
     """
@@ -59,6 +60,7 @@ class Certificate:
     near_ties: int
     p_upper: float | None = None
     residual: float | None = None
+    coin: float | None = None
 
 
 def check_image(image: Tensor, name: str) -> None:
@@ -154,6 +156,7 @@ class SmoothedClassifier:
         runner_up: bool = False,
         exhaustive: bool = False,
         approximate: bool = False,
+        randomised: bool = False,
     ) -> Certificate:
         """Certify one image over a region of transformation parameters.
 
@@ -178,6 +181,8 @@ class SmoothedClassifier:
             exhaustive: for translations alone, on the torus and without pixel noise: let every shift vote at most
                 once, the most probable first, until the image is decided. Nothing is drawn, so ``n0``, ``n``,
                 ``alpha``, ``seed`` and ``index`` mean nothing and the votes have no probability of error.
+            randomised: let ``p_lower`` be the exact randomised bound, by a coin of the image's own that follows from
+                ``seed`` and ``index`` (:func:`glsmooth.confidence.randomised_lower`). It uses all of ``alpha``.
             approximate: take votes although the transformation fails its check; nothing is certified then, and
                 ``residual`` says by how much it fails.
 
@@ -189,7 +194,7 @@ class SmoothedClassifier:
             NotApplicable: ``method`` says nothing about this family.
         """
         (result,) = self.certify_many(
-            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, exhaustive, approximate
+            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, exhaustive, approximate, randomised
         )
         return result
 
@@ -207,6 +212,7 @@ class SmoothedClassifier:
         runner_up: bool = False,
         exhaustive: bool = False,
         approximate: bool = False,
+        randomised: bool = False,
     ) -> list[Certificate]:
         """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
         batches.
@@ -229,8 +235,13 @@ class SmoothedClassifier:
                 f"runner_up=True goes with sequential=False and method='neyman_pearson', not with "
                 f"sequential={sequential} and method={method!r}"
             )
+        if randomised and (sequential or exhaustive or runner_up):
+            raise ValueError(
+                f"randomised=True is a bound for a fixed number of draws; not with sequential={sequential}, "
+                f"exhaustive={exhaustive}, runner_up={runner_up}"
+            )
         # These check their arguments before the bound takes time.
-        procedure: Procedure = FixedSample(n0, n, alpha)
+        procedure: Procedure = FixedSample(n0, n, alpha, randomised=randomised)
         law = FiniteLaw.of(self.family) if exhaustive else None
         self.family.check_region(region)
         check = check_family(self.family, region, images) if images else None
@@ -248,7 +259,11 @@ class SmoothedClassifier:
             procedure = Sequential(targets, n0, n, alpha)
         tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
         return [
-            replace(self._certificate(tallies[index], bound, region, alpha, runner_up), residual=residual)
+            replace(
+                self._certificate(tallies[index], bound, region, alpha, runner_up),
+                residual=residual,
+                coin=tallies[index].coin if randomised else None,
+            )
             for index in indices
         ]
 
