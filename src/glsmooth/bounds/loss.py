@@ -97,6 +97,12 @@ class Gaussian:
         return float(self.delta * ndtri(level)) + (mean if under_beta else -mean)
 
 
+def _conditioning(law: Law) -> float:
+    """At least sup |x| τ(x) and 1: a place that is rounded by a share e of itself moves no more than this times e of
+    the mass. Large for narrow laws far from 0."""
+    return 1.0 + (law.scale_speed if math.isfinite(law.scale_speed) else 0.0)
+
+
 @dataclass(frozen=True)
 class Monotone:
     """α ~ law against ``shift`` + ``scale``·α where L is monotone in θ: the worst F is a half-line, exactly.
@@ -120,7 +126,7 @@ class Monotone:
             kept = _at(law.cdf, (_at(law.icdf, p) - self.shift) / self.scale)
         else:
             kept = _at(law.survival, (_at(law.icdf, 1 - p) - self.shift) / self.scale)
-        return max(0.0, kept - CLOSED)
+        return max(0.0, kept - CLOSED * _conditioning(law))
 
     def _full(self) -> float:
         """N(1): the mass of μ_β where μ_β₀ has some."""
@@ -137,7 +143,7 @@ class Monotone:
             needed = _at(law.cdf, self.shift + self.scale * _at(law.icdf, q))
         else:
             needed = _at(law.survival, self.shift + self.scale * _at(law.icdf, 1 - q))
-        return min(1.0, needed + CLOSED)
+        return min(1.0, needed + CLOSED * _conditioning(law))
 
 
 @dataclass(frozen=True, eq=False)
@@ -453,7 +459,10 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
             high = _most(log_b, edges, shift + scale * law.mode_point, law, scale) - _least(log_0)
             if isinstance(law, LogNormal):
                 low, high = _by_slopes(law, shift, scale, edges, low, high)
-    return _spread(low, high, p_0, p_b)[0]
+    atoms, _ = _spread(low, high, p_0, p_b)
+    # Each edge is rounded; the masses beside it, and L in its cells, are off by what that moves.
+    rounding = 1e-15 * count * (_conditioning(law) - 1)
+    return replace(atoms, slip_0=rounding, slip_b=rounding)
 
 
 def _turning_points(law: Law, shift: float, scale: float) -> list[float] | None:
@@ -580,6 +589,10 @@ class Observed:
         slip_0 += float(lost_0[~whole].sum())
         slip_b += float(np.where(whole, instead, lost_b).sum())
 
+        # Edges are rounded, and so are the places of inner laws that are not a matter of sizes alone.
+        places = _conditioning(outer) + (_conditioning(self.inner) if move.slow else 0.0)
+        slip_0, slip_b = slip_0 + 1e-15 * places, slip_b + 1e-15 * places
+
         low, high = self._ratios(edges)
         parts = []
         for mass_0, mass_b, end in ((p_0 - far_0, p_b - far_b, size[:-1]), (far_0, far_b, size[1:])):
@@ -615,7 +628,9 @@ class Moved:
     def atoms(self, count: int) -> Atoms:
         """L, exactly: one atom, smeared by its move."""
         move, unit = move_of(self.law, False, self.shift > 0)
-        return replace(NOTHING, spread=np.array([abs(self.shift) * unit]), move=move)
+        rounding = 1e-14 * _conditioning(self.law)
+        size = np.array([max(abs(self.shift) * unit, _LEAST)])
+        return replace(NOTHING, spread=size, move=move, slip_0=rounding, slip_b=rounding)
 
 
 #: Stands for a size of 0, by which no ratio could be divided.
