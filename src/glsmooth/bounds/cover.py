@@ -362,9 +362,21 @@ def _smoothness(law: Law, log: bool) -> _Smoothness | None:
     return _Smoothness(2 * law.peak_of_log, law.bend_of_log, weighted, _mean(law), law.second_moment)
 
 
+def _refuse_unordered(name: str, law: Law, interval: Interval) -> None:
+    """Rescalings are ordered by their size only where the law's logarithm has a log-concave density."""
+    if interval[0] != interval[1] and not law.log_concave_in_log:
+        raise NotApplicable(
+            f"{law!r} does not say that its logarithm has a log-concave density (log_concave_in_log), so nothing is "
+            f"known between the ends of region.{name}=[{interval[0]:g}, {interval[1]:g}]; give Points([...]), or one of "
+            "glsmooth's positive laws"
+        )
+
+
 def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _Axes:
     if isinstance(factor, Shift):
         return _shift_axes(factor, family, box[factor.name])
+    rescaled = factor.power if isinstance(factor, PowerThenScale) else getattr(factor, "scale", factor.parameters[0])
+    _refuse_unordered(rescaled, family.laws[rescaled], box[rescaled])
     if isinstance(factor, Scale):
         law = family.laws[factor.name]
         ends = _ends(box[factor.name], 1.0, _log_symmetric(law), log=True)
