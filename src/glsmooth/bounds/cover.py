@@ -367,8 +367,8 @@ def _refuse_unordered(name: str, law: Law, interval: Interval) -> None:
     if interval[0] != interval[1] and not law.log_concave_in_log:
         raise NotApplicable(
             f"{law!r} does not say that its logarithm has a log-concave density (log_concave_in_log), so nothing is "
-            f"known between the ends of region.{name}=[{interval[0]:g}, {interval[1]:g}]; give Points([...]), or one of "
-            "glsmooth's positive laws"
+            f"known between the ends of region.{name}=[{interval[0]:g}, {interval[1]:g}]; give Points([...]), or one "
+            "of glsmooth's positive laws"
         )
 
 
@@ -599,7 +599,8 @@ def _slabs(ball: Ball, names: list[str]) -> Iterator[Box]:
     if not rest:
         yield Box(**{first: (centre - ball.radius, centre + ball.radius)})
         return
-    for v in range(math.ceil(centre - ball.radius), math.floor(centre + ball.radius) + 1):
+    # Rounding of the two ends must not lose a shift on the boundary.
+    for v in range(math.ceil(centre - ball.radius - 1e-9), math.floor(centre + ball.radius + 1e-9) + 1):
         left = math.sqrt(max(0.0, ball.radius**2 - (v - centre) ** 2)) + 1e-9
         for slab in _slabs(Ball(left, **{name: ball.centre[name] for name in rest}), rest):
             if all(math.ceil(low) <= math.floor(high) for low, high in slab.intervals.values()):
@@ -650,6 +651,8 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
         low, high = box.intervals[name]
         for half in ((low, (low + high) / 2), ((low + high) / 2, high)):
             visit(Box(**{**box.intervals, name: half}))
+    if not queue:
+        raise NotApplicable("the ball holds no whole number of pixels")
     bound = max(best, -queue[0][0])
     return Worst(
         bound,
