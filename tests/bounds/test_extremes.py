@@ -122,7 +122,9 @@ def test_a_ball_over_a_torus_and_another_axis():
     assert gs.tradeoff(torus, {"tx": 1, "brightness": 1.4}).inverse(0.5) <= h < 1
 
 
-@pytest.mark.parametrize("law", [gs.Normal(0.0, 1.0), gs.Uniform(0.0, 1.0), gs.Exponential(1.0), gs.LogNormal(0.0, 1.0)])
+@pytest.mark.parametrize(
+    "law", [gs.Normal(0.0, 1.0), gs.Uniform(0.0, 1.0), gs.Exponential(1.0), gs.LogNormal(0.0, 1.0)]
+)
 def test_a_brightness_so_small_that_its_move_underflows_has_a_bound(law: gs.laws.Law) -> None:
     laws = {"contrast": gs.LogNormal(0.0, 0.5), "brightness": law}
     family = gs.SmoothedFamily(T.ContrastBrightness(), laws)
