@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr, ndtri
 
 import glsmooth as gs
+from glsmooth.bounds import cover
 
 from .families import N, T, family
 
@@ -119,3 +120,28 @@ def test_a_ball_over_a_torus_and_another_axis():
     torus = family(T.BrightnessTranslation(), (8, 8), brightness=N(0, 1), tx=N(0, 2), ty=N(0, 2))
     h = gs.required_probability(torus, gs.Ball(1.5, tx=0.5, brightness=0))
     assert gs.tradeoff(torus, {"tx": 1, "brightness": 1.4}).inverse(0.5) <= h < 1
+
+
+@pytest.mark.parametrize(
+    "law", [gs.Normal(0.0, 1.0), gs.Uniform(0.0, 1.0), gs.Exponential(1.0), gs.LogNormal(0.0, 1.0)]
+)
+def test_a_brightness_so_small_that_its_move_underflows_has_a_bound(law: gs.laws.Law) -> None:
+    laws = {"contrast": gs.LogNormal(0.0, 0.5), "brightness": law}
+    family = gs.SmoothedFamily(T.ContrastBrightness(), laws)
+    alone = gs.required_probability(family, gs.Points([{"contrast": 2.0}]))
+    small = gs.required_probability(family, gs.Points([{"contrast": 2.0, "brightness": 5e-324}]))
+    assert alone - 1e-9 <= small < alone + 1e-3
+
+
+@pytest.mark.parametrize("centre", [{"tx": 0.5}, {"tx": 0.5, "ty": 0.5}])
+def test_a_ball_between_pixels_beside_a_brightness_is_refused(centre: dict[str, float]) -> None:
+    laws = {"brightness": gs.Normal(0.0, 0.4), "tx": gs.Normal(0.0, 3.0), "ty": gs.Normal(0.0, 3.0)}
+    family = gs.SmoothedFamily(T.BrightnessTranslation(), laws, image_size=(16, 16))
+    with pytest.raises(gs.NotApplicable, match="no whole number"):
+        gs.required_probability(family, gs.Ball(0.3 * len(centre), **centre, brightness=0.0))
+
+
+def test_a_shift_on_the_boundary_of_a_ball_is_in_a_slab() -> None:
+    ball = gs.Ball(1.9, tx=-0.9, ty=0.0)  # -0.9 + 1.9 < 1 in floating point
+    assert ball.contains({"tx": 1, "ty": 0})
+    assert any(slab.contains({"tx": 1, "ty": 0}) for slab in cover._slabs(ball, ["tx", "ty"]))

@@ -44,3 +44,71 @@ def test_a_law_whose_moves_are_not_known_is_refused_beside_a_contrast():
     family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
     with pytest.raises(gs.NotApplicable, match=r"no bound knows how Laplace\(0.3\) moves"):
         gs.required_probability(family, gs.Box(contrast=(0.9, 1.1), brightness=(-0.1, 0.1)))
+
+
+class TwoSteps(gs.laws.Law):
+    """Flat on [0, 1] and on (1, high], falling between: unimodal, but its logarithm has two modes."""
+
+    fields = ("share", "high")
+    mode_point = 0.0
+
+    def __init__(self, share, high):
+        super().__init__(share=share, high=high)
+
+    @property
+    def interval(self):
+        return 0.0, self._high
+
+    @property
+    def mean(self):
+        return torch.tensor((self._share + (1 - self._share) * (1 + self._high)) / 2, dtype=torch.float64)
+
+    def _log_density(self, x):
+        share = self.values["share"]
+        outer = math.log((1 - share) / (self._high - 1))
+        return torch.where(x <= 1, math.log(share), outer).to(torch.float64)
+
+    def cdf(self, value):
+        share, x = self.values["share"], value.clamp(0.0, self._high)
+        return torch.where(x <= 1, share * x, share + (1 - share) * (x - 1) / (self._high - 1))
+
+    def survival(self, value):
+        return 1 - self.cdf(value)
+
+    def icdf(self, value):
+        share = self.values["share"]
+        return torch.where(value <= share, value / share, 1 + (value - share) / (1 - share) * (self._high - 1))
+
+
+TWO_STEPS = TwoSteps(0.6, math.exp(8.0))
+
+
+def test_rescalings_of_a_law_without_an_order_are_certified_one_by_one():
+    """Contrast e² takes a classifier from .9997 to 1/2, the end e⁸ of the interval only from .9333."""
+    family = gs.SmoothedFamily(gs.transforms.Contrast(), {"contrast": TWO_STEPS})
+    c, high = math.exp(2.0), TWO_STEPS.values["high"]
+    # It votes for the class on [0, 1], on (c, high], and with probability r between.
+    kept = 0.6 / c + 0.4 * (high - c) / (c * (high - 1))
+    r = (0.5 - kept) / (0.6 * (1 - 1 / c))
+    before = 0.6 + 0.4 * (high - c + r * (c - 1)) / (high - 1)
+    assert before > 0.9997
+    point = gs.required_probability(family, gs.Points([{"contrast": c}]))
+    assert before - 1e-9 <= point < before + 1e-4
+    with pytest.raises(gs.NotApplicable, match=r"between the ends of region.contrast=\[1, 2980.96\]"):
+        gs.required_probability(family, gs.Box(contrast=(1.0, math.exp(8.0))))
+
+
+@pytest.mark.parametrize("order", ["contrast_first", "brightness_first"])
+def test_the_same_beside_a_brightness(order):
+    laws = {"contrast": TWO_STEPS, "brightness": gs.Normal(0.0, 1.0)}
+    family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(order), laws)
+    for brightness in ((0.0, 0.0), (-0.1, 0.1)):
+        with pytest.raises(gs.NotApplicable, match="log_concave_in_log"):
+            gs.required_probability(family, gs.Box(contrast=(1.0, 1.5), brightness=brightness))
+
+
+def test_an_observed_law_without_an_order_is_refused():
+    laws = {"contrast": TWO_STEPS, "brightness": gs.Normal(0.0, 1.0)}
+    family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
+    with pytest.raises(gs.NotApplicable, match="log_concave_in_log"):
+        gs.required_probability(family, gs.Points([{"contrast": 1.5, "brightness": 0.1}]))

@@ -362,9 +362,21 @@ def _smoothness(law: Law, log: bool) -> _Smoothness | None:
     return _Smoothness(2 * law.peak_of_log, law.bend_of_log, weighted, _mean(law), law.second_moment)
 
 
+def _refuse_unordered(name: str, law: Law, interval: Interval) -> None:
+    """Rescalings are ordered by their size only where the law's logarithm has a log-concave density."""
+    if interval[0] != interval[1] and not law.log_concave_in_log:
+        raise NotApplicable(
+            f"{law!r} does not say that its logarithm has a log-concave density (log_concave_in_log), so nothing is "
+            f"known between the ends of region.{name}=[{interval[0]:g}, {interval[1]:g}]; give Points([...]), or one "
+            "of glsmooth's positive laws"
+        )
+
+
 def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _Axes:
     if isinstance(factor, Shift):
         return _shift_axes(factor, family, box[factor.name])
+    rescaled = factor.power if isinstance(factor, PowerThenScale) else getattr(factor, "scale", factor.parameters[0])
+    _refuse_unordered(rescaled, family.laws[rescaled], box[rescaled])
     if isinstance(factor, Scale):
         law = family.laws[factor.name]
         ends = _ends(box[factor.name], 1.0, _log_symmetric(law), log=True)
@@ -587,7 +599,8 @@ def _slabs(ball: Ball, names: list[str]) -> Iterator[Box]:
     if not rest:
         yield Box(**{first: (centre - ball.radius, centre + ball.radius)})
         return
-    for v in range(math.ceil(centre - ball.radius), math.floor(centre + ball.radius) + 1):
+    # Rounding of the two ends must not lose a shift on the boundary.
+    for v in range(math.ceil(centre - ball.radius - 1e-9), math.floor(centre + ball.radius + 1e-9) + 1):
         left = math.sqrt(max(0.0, ball.radius**2 - (v - centre) ** 2)) + 1e-9
         for slab in _slabs(Ball(left, **{name: ball.centre[name] for name in rest}), rest):
             if all(math.ceil(low) <= math.floor(high) for low, high in slab.intervals.values()):
@@ -638,6 +651,8 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
         low, high = box.intervals[name]
         for half in ((low, (low + high) / 2), ((low + high) / 2, high)):
             visit(Box(**{**box.intervals, name: half}))
+    if not queue:
+        raise NotApplicable("the ball holds no whole number of pixels")
     bound = max(best, -queue[0][0])
     return Worst(
         bound,

@@ -567,7 +567,7 @@ class Observed:
         outer, scale = self.outer, self.scale
         move, unit = move_of(self.inner, self.rescaled, self.step > 0)
         speed = abs(self.step) * unit / scale  # of the size, in θ
-        edges = _observed_edges(outer, scale, count, move.limit / speed)
+        edges = _observed_edges(outer, scale, count, move.limit / max(speed, 5e-324))  # it may underflow
         size = edges * speed
         # The two tails beyond the outermost edges are given away.
         only_0 = _at(outer.cdf, edges[0]) + _at(outer.survival, edges[-1])

@@ -94,6 +94,11 @@ class _Parts:
         """θ_o = scale·α_o observed; given it the inner coordinate moves by α_o·step, in log where it scales."""
         if step == 0:
             self.pair(outer, 0.0, scale)
+        elif not outer.log_concave_in_log:
+            raise NotApplicable(
+                f"{outer!r} does not say that its logarithm has a log-concave density (log_concave_in_log), which the "
+                "bound for another parameter beside it needs; use one of glsmooth's positive laws"
+            )
         else:
             self.conditional.append(Observed(outer, scale, inner, step, inner_scales))
 
