@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,15 @@ class SmoothedFamily:
     pixel_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.transform, ResolvableTransform):
+            raise ValueError(
+                f"transform={self.transform!r} is not a transformation; give an instance, such as "
+                "glsmooth.transforms.Brightness()"
+            )
+        if not isinstance(self.laws, Mapping):
+            raise ValueError(
+                f"laws={self.laws!r} is not a dictionary of laws by parameter, such as {{'brightness': Normal(0, 1)}}"
+            )
         object.__setattr__(self, "laws", FrozenMapping(self.laws))
         self.transform.seal()
         names = self.transform.parameters
@@ -85,11 +95,7 @@ class SmoothedFamily:
                     "bounds would be taken for it whatever it overrides; leave factors out and define resolve"
                 )
         if self.image_size is not None:
-            if len(self.image_size) != 2 or any(int(v) != v or v < 1 for v in self.image_size):
-                raise ValueError(
-                    f"image_size={self.image_size!r} must be two positive integers (height, width)"
-                )
-            object.__setattr__(self, "image_size", (int(self.image_size[0]), int(self.image_size[1])))
+            object.__setattr__(self, "image_size", _size(self.image_size))
         for name, law in self.laws.items():
             if law.cyclic and name not in self.torus:
                 why = (
@@ -98,7 +104,10 @@ class SmoothedFamily:
                     else "only tx and ty are cyclic"
                 )
                 raise ValueError(f"smoothing.{name}={law!r} needs a cycle: {why}")
-        object.__setattr__(self, "pixel_noise", float(self.pixel_noise))
+        try:
+            object.__setattr__(self, "pixel_noise", float(self.pixel_noise))
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"pixel_noise={self.pixel_noise!r} must be a finite number >= 0") from None
         if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
             raise ValueError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
 
@@ -162,6 +171,9 @@ class SmoothedFamily:
         """Raise a ValueError unless every β of ``region`` is one that the transformation can apply."""
         from glsmooth.regions import Ball, Box, Points
 
+        if not isinstance(region, (Box, Ball, Points)):
+            raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
+
         for name in region.parameters:
             if name not in self.parameters:
                 raise ValueError(
@@ -192,3 +204,14 @@ class SmoothedFamily:
                         f"region.{name}={end:g} is a fractional point; translations move by whole "
                         f"pixels, give {math.floor(end + 0.5)}"
                     )
+
+
+def _size(image_size: Any) -> tuple[int, int]:
+    """Height and width as integers."""
+    try:
+        height, width = image_size
+        if height >= 1 and width >= 1 and int(height) == height and int(width) == width:
+            return int(height), int(width)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"image_size={image_size!r} must be two positive integers (height, width)")

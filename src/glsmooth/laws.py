@@ -88,7 +88,12 @@ class Law(Immutable, Distribution):
         for field, value in values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
                 raise ValueError(f"{type(self).__name__}: {field}={value!r} is not a number; give a float")
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                value = math.inf
+            except (ValueError, RuntimeError):  # a tensor of many numbers
+                raise ValueError(f"{type(self).__name__}: {field}={value!r} is not one number; give a float") from None
             if not math.isfinite(value):
                 raise ValueError(
                     f"{type(self).__name__}: {field}={value} is not finite; give a finite number"

@@ -12,14 +12,17 @@ __all__ = ["Ball", "Box", "Points", "Region"]
 
 
 def _number(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            value = float(value)  # numpy and torch scalars
-        except (TypeError, ValueError):
-            raise ValueError(f"{where}={value!r} is not a number") from None
+    if isinstance(value, (str, bytes)):
+        raise ValueError(f"{where}={value!r} is not a number")
+    try:
+        value = float(value)  # numpy and torch scalars too
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{where}={value!r} is not a number") from None
+    except OverflowError:
+        value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"{where}={value} is not finite; give a finite number")
-    return float(value) + 0.0  # -0.0 is 0.0
+    return value + 0.0  # -0.0 is 0.0
 
 
 class Region(Immutable):
@@ -121,6 +124,12 @@ class Points(Region):
     points: tuple[FrozenMapping[float], ...]
 
     def __init__(self, points: Iterable[Mapping[str, float]]) -> None:
+        if isinstance(points, (str, Mapping)) or not isinstance(points, Iterable):
+            raise ValueError(f"points={points!r} is not a list of points; give Points([{{'tx': 1, 'ty': 2}}, …])")
+        points = list(points)
+        for point in points:
+            if not isinstance(point, Mapping):
+                raise ValueError(f"the point {point!r} does not name its parameters; give {{'tx': 1, 'ty': 2}}, say")
         numbers = tuple(FrozenMapping({n: _number(n, value) for n, value in point.items()}) for point in points)
         if not numbers:
             raise ValueError("points=[] is empty; give at least one point")

@@ -129,8 +129,9 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
         NotApplicable: the method has no statement about this family; the message says why.
         ValueError: unknown method; a region that does not fit the transformation.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown{did_you_mean(method, METHODS)}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method={method!r} is unknown{did_you_mean(str(method), METHODS)}")
+    family.check_region(region)
     bound = METHODS[method].certify(family, region)
     own = sorted({type(law).__name__ for law in family.laws.values() if type(law) not in LAWS.values()})
     if own:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -151,6 +151,8 @@ class ResolvableTransform(ABC):
                 raise ValueError(
                     f"{name!r} is not a parameter of {self.name}{did_you_mean(name, self.parameters)}"
                 )
+            if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
+                raise ValueError(f"{name}={value!r} is not a number; give {self.domain(name)}")
             if not math.isfinite(value):
                 raise ValueError(f"{name}={value} is not finite; give {self.domain(name)}")
             if not self.domain(name).contains(value):
