@@ -23,7 +23,7 @@ REFUSED = {
     "one point, not a list": (lambda: gs.Points({"tx": 1}), "is not a list of points"),
     "a number as points": (lambda: gs.Points(5), "points=5 is not a list of points"),
     "a point without names": (lambda: gs.Points([5]), "the point 5 does not name its parameters"),
-    "an infinite image": (lambda: gs.SmoothedFamily(T.Translation(), SHIFTS, (float("inf"), 3)), "image_size=.*two pos"),
+    "an infinite image": (lambda: gs.SmoothedFamily(T.Translation(), SHIFTS, (float("inf"), 3)), "image_size=.*two"),
     "one side": (lambda: gs.SmoothedFamily(T.Translation(), SHIFTS, 5), "image_size=5 must be two positive"),
     "a text as a side": (lambda: gs.SmoothedFamily(T.Translation(), SHIFTS, ("a", 3)), "image_size=.*two positive"),
     "half a pixel": (lambda: gs.SmoothedFamily(T.Translation(), SHIFTS, (2.5, 3)), "image_size=.*two positive"),
