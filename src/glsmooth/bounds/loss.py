@@ -120,7 +120,14 @@ class Monotone:
             kept = _at(law.cdf, (_at(law.icdf, p) - self.shift) / self.scale)
         else:
             kept = _at(law.survival, (_at(law.icdf, 1 - p) - self.shift) / self.scale)
-        return max(0.0, kept - CLOSED)
+        return max(0.0, kept - self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        # θ is rounded relative to its size, which a uniform law far from 0 may be narrow beside.
+        low, high = self.law.interval
+        far = max(abs(low), abs(high)) / (high - low) if math.isfinite(high - low) else 0.0
+        return CLOSED * (1 + far)
 
     def _full(self) -> float:
         """N(1): the mass of μ_β where μ_β₀ has some."""
@@ -137,7 +144,7 @@ class Monotone:
             needed = _at(law.cdf, self.shift + self.scale * _at(law.icdf, q))
         else:
             needed = _at(law.survival, self.shift + self.scale * _at(law.icdf, 1 - q))
-        return min(1.0, needed + CLOSED)
+        return min(1.0, needed + self._rounding)
 
 
 @dataclass(frozen=True, eq=False)
