@@ -277,6 +277,12 @@ class LogNormal(Law):
                 f"LogNormal: loc={self._loc:g}, scale={self._scale:g} is too wide to compute with; give a scale of at "
                 "most 10 and a loc between -100 and 100 (they belong to the logarithm)"
             )
+        narrowest = 1e-6 * (1 + abs(self._loc))
+        if self._scale < narrowest:  # the rounding of log x - loc would be magnified to what bounds do not allow for
+            raise ValueError(
+                f"LogNormal: scale={self._scale:g} is too narrow to compute with at loc={self._loc:g}; give a scale of "
+                f"at least {narrowest:g}"
+            )
 
     @property
     def interval(self) -> tuple[float, float]:

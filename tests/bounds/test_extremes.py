@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -145,3 +147,44 @@ def test_a_shift_on_the_boundary_of_a_ball_is_in_a_slab() -> None:
     ball = gs.Ball(1.9, tx=-0.9, ty=0.0)  # -0.9 + 1.9 < 1 in floating point
     assert ball.contains({"tx": 1, "ty": 0})
     assert any(slab.contains({"tx": 1, "ty": 0}) for slab in cover._slabs(ball, ["tx", "ty"]))
+
+
+@pytest.mark.parametrize(("low", "shift"), [(1e6, 0.1), (1e9, 0.1), (1e15, 0.05)])
+def test_a_uniform_law_far_from_0_is_not_underestimated(low: float, shift: float) -> None:
+    family = gs.SmoothedFamily(T.Brightness(), {"brightness": gs.Uniform(low, low + 1)})
+    assert gs.required_probability(family, gs.Box(brightness=(-shift, shift))) >= 0.5 + shift
+
+
+@pytest.mark.parametrize(
+    ("loc", "scale", "c", "b", "truth"),
+    # An interval of brightness, or its complement, that has probability 1/2 under μ_β; in 40 digits.
+    [
+        (1e6, 1.0, 1.0479171467469963, 45726.730444214416, 0.7412296612530621),
+        (1e9, 1.0, 1.0365584339147014, 35269053.077530295, 0.6883030559587417),
+        (1e6, 1e-3, 1.0499876130654355, 47607.81124424294, 0.8231565132359828),
+    ],
+)
+def test_a_normal_law_far_from_0_is_not_underestimated(
+    loc: float, scale: float, c: float, b: float, truth: float
+) -> None:
+    laws = {"contrast": gs.LogNormal(0.0, 10.0), "brightness": gs.Normal(loc, scale)}
+    family = gs.SmoothedFamily(T.ContrastBrightness("brightness_first"), laws)
+    h_min = gs.required_probability(family, gs.Points([{"contrast": c, "brightness": b}]))
+    assert truth - 1e-12 <= h_min < truth + 1e-3
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 1e-7), (3.0, 1e-12), (-100.0, 1e-5)])
+def test_a_log_normal_law_too_narrow_for_floats_is_refused(loc: float, scale: float) -> None:
+    with pytest.raises(ValueError, match="too narrow to compute with"):
+        gs.LogNormal(loc, scale)
+
+
+@pytest.mark.parametrize("loc", [0.0, 10.0, -100.0])
+def test_the_narrowest_log_normal_laws_are_not_underestimated(loc: float) -> None:
+    scale = 1.01e-6 * (1 + abs(loc))
+    family = gs.SmoothedFamily(T.Brightness(), {"brightness": gs.LogNormal(loc, scale)})
+    for z in (0.3, 0.9, 1.7):
+        b = math.exp(loc) * scale * z
+        # Darker than the median of μ_β: log(e^m + b) - m = log1p(b e^-m).
+        before = float(ndtr(math.log1p(b * math.exp(-loc)) / scale))
+        assert gs.required_probability(family, gs.Points([{"brightness": b}])) >= before - 1e-12
