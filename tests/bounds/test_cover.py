@@ -116,6 +116,9 @@ def test_covering_the_whole_torus_is_said():
     f, _ = TORUS["torus 32, narrow"]
     assert covers_torus(f, gs.Box(tx=(-16, 15), ty=(-3, 3))) == ["tx"]
     assert covers_torus(f, gs.Box(tx=(-15, 15), ty=(-3, 3))) == []
+    # Only whole shifts count: 31 of the 32, then all.
+    assert covers_torus(f, gs.Box(tx=(-15.4, 15.4), ty=(-3, 3))) == []
+    assert covers_torus(f, gs.Box(tx=(-16.4, 15.4), ty=(-3, 3))) == ["tx"]
 
 
 def test_larger_regions_need_no_less():
