@@ -270,3 +270,33 @@ def test_a_step_holds_the_largest_move_that_leads_into_its_cell(case):
         assert law is f.laws[outer]
         assert ratios == pytest.approx((corners[0][outer] / point[outer], corners[-1][outer] / point[outer]))
         assert variation == pytest.approx(max(moves) * float(law.mean) * peak)
+
+
+@pytest.mark.parametrize("law", [gs.LogNormal(0, 0.6), R(1.0), gs.Exponential(2.0)], ids=repr)
+@pytest.mark.parametrize("ends", [(0.9, 2.0), (0.5, 1.9), (0.5, 1.1), (1.2, 1.6), (0.5, 0.8), (1.0, 1.3), (1.0, 1.0)])
+def test_a_coordinate_at_its_identity_leaves_the_other_one_alone(law, ends):
+    """Contrast alone, and the same contrast in groups whose other coordinate stays at rest: the worse end counts."""
+    alone = family(T.Contrast(), contrast=law)
+    exact = max(gs.tradeoff(alone, {"contrast": c}).inverse(0.5) for c in ends)
+    assert gs.required_probability(alone, gs.Box(contrast=ends)) == exact
+    affine = family(T.ContrastBrightness(), contrast=law, brightness=N(0.3, 0.5))
+    assert gs.required_probability(affine, gs.Box(contrast=ends)) == exact
+    power = family(T.GammaContrast(), gamma=law, contrast=R(1.0))
+    assert gs.required_probability(power, gs.Box(gamma=ends)) == exact
+    first = family(T.ContrastBrightness("brightness_first"), contrast=law, brightness=gs.LogNormal(0, 0.5))
+    h = gs.required_probability(first, gs.Box(contrast=ends))
+    assert h == max(gs.tradeoff(first, {"contrast": c}).inverse(0.5) for c in ends)
+
+
+@pytest.mark.parametrize("ends", [(-0.2, 0.3), (-0.4, 0.3), (0.1, 0.3), (-0.4, -0.1), (-0.2, 0.0)])
+def test_the_worse_end_of_a_shift_counts(ends):
+    for law in (N(0.3, 0.5), R(0.7), gs.Exponential(1.0), gs.Uniform(-1, 0.5)):
+        alone = family(T.Brightness(), brightness=law)
+        exact = max(gs.tradeoff(alone, {"brightness": b}).inverse(0.5) for b in ends)
+        assert gs.required_probability(alone, gs.Box(brightness=ends)) == exact
+        contrast = gs.LogNormal(0, 0.6)
+        first = family(T.ContrastBrightness("brightness_first"), contrast=contrast, brightness=law)
+        assert gs.required_probability(first, gs.Box(brightness=ends)) == exact
+        then = family(T.ContrastBrightness(), contrast=contrast, brightness=law)  # b is seen as α_c·b
+        exact = max(gs.tradeoff(then, {"brightness": b}).inverse(0.5) for b in ends)
+        assert gs.required_probability(then, gs.Box(brightness=ends)) == exact
