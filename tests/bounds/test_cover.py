@@ -1,5 +1,8 @@
 """Does the value of a region cover every β in it? Random and optimiser-driven search for one that it does not."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from scipy.optimize import differential_evolution
 from scipy.stats import norm
 
 import glsmooth as gs
-from glsmooth.bounds.cover import _axes, _cyclic_candidates, covers_torus
+from glsmooth.bounds.cover import _axes, _cyclic_candidates, covers_torus, full_box
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
@@ -116,6 +119,9 @@ def test_covering_the_whole_torus_is_said():
     f, _ = TORUS["torus 32, narrow"]
     assert covers_torus(f, gs.Box(tx=(-16, 15), ty=(-3, 3))) == ["tx"]
     assert covers_torus(f, gs.Box(tx=(-15, 15), ty=(-3, 3))) == []
+    # Only whole shifts count: 31 of the 32, then all.
+    assert covers_torus(f, gs.Box(tx=(-15.4, 15.4), ty=(-3, 3))) == []
+    assert covers_torus(f, gs.Box(tx=(-16.4, 15.4), ty=(-3, 3))) == ["tx"]
 
 
 def test_larger_regions_need_no_less():
@@ -172,3 +178,125 @@ def test_curvature_of_contrast_brightness_in_closed_form():
     mean, square = np.exp(s**2 / 2), np.exp(2 * s**2)
     exact = second / s**2 + 2 * weighted * first * d / t + square * second * (d / t) ** 2 + mean * first * d / t
     assert exact / 2 <= axes.curvature({"brightness": d}) <= 1.04 * exact / 2
+
+
+STEPS = {
+    "shift": (family(T.GaussianBlur(), blur=gs.LogNormal(0, 0.5)), {"blur": (0.0, 2.0)}),
+    "affine, ordered": (family(T.ContrastBrightness(), contrast=R(1.0), brightness=gs.Uniform(-1, 1)),
+                        {"contrast": (0.6, 1.6), "brightness": (-0.5, 0.5)}),
+    "affine": (family(T.ContrastBrightness(), contrast=gs.LogNormal(0.1, 0.6), brightness=gs.LogNormal(0, 0.5)),
+               {"contrast": (0.6, 1.6), "brightness": (-0.5, 0.5)}),
+    "power": (family(T.GammaContrast(), gamma=gs.HalfNormal(0.8), contrast=gs.Uniform(0.5, 2.0)),
+              {"gamma": (0.6, 1.6), "contrast": (0.7, 1.5)}),
+    "brightness first": (family(T.ContrastBrightness("brightness_first"), contrast=gs.LogNormal(0, 0.6),
+                                brightness=gs.Uniform(-1, 0.5)), {"contrast": (0.6, 1.6), "brightness": (-0.5, 0.5)}),
+    "brightness first, centred": (family(T.ContrastBrightness("brightness_first"), contrast=R(1.0), brightness=N(0, 1)),
+                                  {"contrast": (0.6, 1.6), "brightness": (-0.5, 0.5)}),
+}  # fmt: skip
+
+
+def step_around(f, region, point, width):
+    """The step of a cell of the given width around a point, and the cell's corners."""
+    (axes,) = [_axes(factor, f, full_box(f, gs.Box(**region))) for factor in f.transform.factors]
+    cell = {}
+    for name in axes.search:
+        low, high = region[name]
+        if low > 0:
+            cell[name] = (point[name] * (high / low) ** (-width / 2), point[name] * (high / low) ** (width / 2))
+        else:
+            cell[name] = (point[name] - (high - low) * width / 2, point[name] + (high - low) * width / 2)
+            cell[name] = (max(cell[name][0], f.transform.domain(name).low), cell[name][1])
+    corners = [{**point, **dict(zip(cell, ends, strict=True))} for ends in itertools.product(*cell.values())]
+    return axes.step(point, cell), corners
+
+
+@pytest.mark.parametrize("case", STEPS)
+@pytest.mark.parametrize("width", [0.02, 0.2])
+def test_a_step_covers_every_parameter_of_its_cell(case, width):
+    """N at β′ is at least the step's image of N at the cell's centre."""
+    f, region = STEPS[case]
+    slow = case == "affine"  # its curves take a tenth of a second for each level
+    levels = (0.5,) if slow else (0.1, 0.5, 0.8)
+    rng = np.random.default_rng(0)
+    for _ in range(1 if slow else 3):
+        point = {name: float(rng.uniform(*ends)) for name, ends in region.items()}
+        if case == "brightness first, centred":
+            point["brightness"] = region["brightness"][1]
+        step, corners = step_around(f, region, point, width)
+        centre = gs.tradeoff(f, point)
+        for curve in (gs.tradeoff(f, corner) for corner in corners[:: 3 if slow else 1]):
+            for level in levels:
+                # Each of the two curves is rounded to the safe side by no more than 1e-5.
+                assert curve(level) >= step(centre(level)) - 1e-5
+                assert curve.inverse(level) <= centre.inverse(step.inverse(level)) + 1e-5
+
+
+@pytest.mark.parametrize("case", [case for case in STEPS if case != "affine"])
+def test_a_step_at_the_identity_is_not_a_loose_one(case):
+    """There it is compared with the curves of the corners themselves: what they lose is lost by the step."""
+    f, region = STEPS[case]
+    levels = [float(p) for p in np.linspace(0.05, 0.95, 19)]
+    identity = {"blur": 0.0, "contrast": 1.0, "brightness": 0.0, "gamma": 1.0}
+    step, corners = step_around(f, region, {name: identity[name] for name in region}, 0.1)
+    lost = max(p - curve(p) for curve in (gs.tradeoff(f, corner) for corner in corners) for p in levels)
+    assert lost - 1e-5 <= max(p - step(p) for p in levels) <= 1.6 * lost
+    assert lost - 1e-5 <= max(step.inverse(p) - p for p in levels) <= 1.6 * lost
+
+
+@pytest.mark.parametrize("case", ["affine, ordered", "affine", "power"])
+def test_a_step_holds_the_largest_move_that_leads_into_its_cell(case):
+    """β′ = γ(g, β): the inner coordinate moves by α·g_inner, a total variation of at most mean·peak times g_inner."""
+    f, region = STEPS[case]
+    outer, inner = f.parameters
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        point = {name: float(rng.uniform(*ends)) for name, ends in region.items()}
+        step, corners = step_around(f, region, point, 0.2)
+        moves = []
+        for corner in corners:
+            for other in corners:  # the outer coordinate of one corner, the inner one of another
+                end = {outer: corner[outer], inner: other[inner]}
+                ratio = end[outer] / point[outer]
+                if case == "power":
+                    back = {outer: ratio, inner: end[inner] / point[inner] ** ratio}
+                    moves.append(abs(math.log(back[inner])))
+                else:
+                    back = {outer: ratio, inner: end[inner] - ratio * point[inner]}
+                    moves.append(abs(back[inner]))
+                reached = f.transform.resolve(f.transform.vector(back), f.transform.vector(point))
+                assert reached.tolist() == pytest.approx([end[outer], end[inner]], abs=1e-12)
+        ((law, ratios, variation),) = step.moves
+        peak = f.laws[inner].peak_of_log if case == "power" else f.laws[inner].peak
+        assert law is f.laws[outer]
+        assert ratios == pytest.approx((corners[0][outer] / point[outer], corners[-1][outer] / point[outer]))
+        assert variation == pytest.approx(max(moves) * float(law.mean) * peak)
+
+
+@pytest.mark.parametrize("law", [gs.LogNormal(0, 0.6), R(1.0), gs.Exponential(2.0)], ids=repr)
+@pytest.mark.parametrize("ends", [(0.9, 2.0), (0.5, 1.9), (0.5, 1.1), (1.2, 1.6), (0.5, 0.8), (1.0, 1.3), (1.0, 1.0)])
+def test_a_coordinate_at_its_identity_leaves_the_other_one_alone(law, ends):
+    """Contrast alone, and the same contrast in groups whose other coordinate stays at rest: the worse end counts."""
+    alone = family(T.Contrast(), contrast=law)
+    exact = max(gs.tradeoff(alone, {"contrast": c}).inverse(0.5) for c in ends)
+    assert gs.required_probability(alone, gs.Box(contrast=ends)) == exact
+    affine = family(T.ContrastBrightness(), contrast=law, brightness=N(0.3, 0.5))
+    assert gs.required_probability(affine, gs.Box(contrast=ends)) == exact
+    power = family(T.GammaContrast(), gamma=law, contrast=R(1.0))
+    assert gs.required_probability(power, gs.Box(gamma=ends)) == exact
+    first = family(T.ContrastBrightness("brightness_first"), contrast=law, brightness=gs.LogNormal(0, 0.5))
+    h = gs.required_probability(first, gs.Box(contrast=ends))
+    assert h == max(gs.tradeoff(first, {"contrast": c}).inverse(0.5) for c in ends)
+
+
+@pytest.mark.parametrize("ends", [(-0.2, 0.3), (-0.4, 0.3), (0.1, 0.3), (-0.4, -0.1), (-0.2, 0.0)])
+def test_the_worse_end_of_a_shift_counts(ends):
+    for law in (N(0.3, 0.5), R(0.7), gs.Exponential(1.0), gs.Uniform(-1, 0.5)):
+        alone = family(T.Brightness(), brightness=law)
+        exact = max(gs.tradeoff(alone, {"brightness": b}).inverse(0.5) for b in ends)
+        assert gs.required_probability(alone, gs.Box(brightness=ends)) == exact
+        contrast = gs.LogNormal(0, 0.6)
+        first = family(T.ContrastBrightness("brightness_first"), contrast=contrast, brightness=law)
+        assert gs.required_probability(first, gs.Box(brightness=ends)) == exact
+        then = family(T.ContrastBrightness(), contrast=contrast, brightness=law)  # b is seen as α_c·b
+        exact = max(gs.tradeoff(then, {"brightness": b}).inverse(0.5) for b in ends)
+        assert gs.required_probability(then, gs.Box(brightness=ends)) == exact

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
 
 import glsmooth as gs
 from glsmooth.bounds.loss import Observed
-from glsmooth.bounds.moves import Flat, Move, move_of
+from glsmooth.bounds.moves import Flat, Move, Standard, move_of
 
 N = 200_000
 SHIFTED = [
@@ -148,3 +149,60 @@ def test_cells_only_ever_err_upwards_and_by_their_square(inner):
 def test_an_observed_law_that_leaves_nothing_in_common():
     part = Observed(gs.Uniform(0.5, 0.75), 1.75, gs.HalfNormal(0.2), 0.03, rescaled=False)
     assert part.atoms(100).inverse(0.5) == 1.0
+
+
+def chord_error(density, u, w):
+    """Total variation between a density moved by w / 2 and the middle of its chord from 0 to w."""
+    return 0.5 * np.trapezoid(np.abs(density(u - w / 2) - (density(u) + density(u - w)) / 2), u)
+
+
+SMOOTH = [(law, False) for law in SHIFTED[:4]] + [(law, True) for law in RESCALED[:4]]
+
+
+@pytest.mark.parametrize(("law", "rescaled"), SMOOTH, ids=repr)
+def test_slips_are_what_a_short_chord_misses(law, rescaled):
+    """The moved law in the other one's coordinates: slip · width² is the total variation, for short steps."""
+
+    def density(u):
+        x = torch.from_numpy(np.exp(u) if rescaled else u)
+        return law.log_prob(x).exp().numpy() * (x.numpy() if rescaled else 1.0)
+
+    w = 0.01 * (1.0 if rescaled else float(torch.diff(law.icdf(torch.tensor([1e-3, 0.2], dtype=torch.float64)))))
+    u = law.icdf(torch.from_numpy(ndtr(np.linspace(-6, 6, 100_001)))).numpy()
+    u = np.log(u) if rescaled else u
+    u = np.unique(np.concatenate((u, u + w / 2, u + w)))
+    for forward in (True, False):
+        move, unit = move_of(law, rescaled, forward)
+        slip = move.slip if forward or isinstance(move, Standard) else move.slip[::-1]
+        assert slip[0] == 0
+        assert chord_error(density, u, w) == pytest.approx(slip[1] * (w * unit) ** 2, rel=2e-2)
+
+
+@pytest.mark.parametrize("law", [gs.HalfNormal(0.5), gs.Exponential(2.0)], ids=repr)
+def test_slips_of_laws_that_jump(law):
+    """The moved law stands still; the other one loses what lies below the moved end, one more outcome."""
+    w, worst = 0.01, 0.0
+    y = np.linspace(0, float(law.icdf(torch.tensor(1 - 1e-12, dtype=torch.float64))), 400_001)
+    for d in (0.0, 0.1, 0.3, 0.5, 0.8):
+        densities = [law.log_prob(torch.from_numpy(y + d + k * w / 2)).exp().numpy() for k in range(3)]
+        below = [float(law.cdf(torch.tensor(d + k * w / 2).double())) for k in range(3)]
+        inside = np.trapezoid(np.abs(densities[1] - (densities[0] + densities[2]) / 2), y)
+        worst = max(worst, 0.5 * (inside + abs(below[1] - (below[0] + below[2]) / 2)))
+    for forward in (True, False):
+        slip = move_of(law, False, forward)[0].slip
+        slip = slip if forward else slip[::-1]
+        assert slip[1] == 0
+        assert 0.6 * slip[0] * w**2 <= worst <= slip[0] * w**2
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_slips_of_shares_are_what_their_chords_miss(forward):
+    w = 0.01
+    cases = ((gs.Exponential(2.0), False), (gs.Uniform(0.5, 2.0), True), (gs.Uniform(0.0, 2.0), True))
+    for law, rescaled in cases:
+        move, _ = move_of(law, rescaled, forward)
+        d = np.linspace(0, min(move.limit - w, 3.0), 500)
+        for i in (0, 1):
+            parts = [move.overlap(d + k * w / 2)[i] for k in range(3)]
+            missed = float(np.abs(parts[1] - (parts[0] + parts[2]) / 2).max())
+            assert missed == pytest.approx(move.slip[i] * w**2, rel=2e-2, abs=1e-15)
