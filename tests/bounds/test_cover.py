@@ -10,7 +10,9 @@ from scipy.optimize import differential_evolution
 from scipy.stats import norm
 
 import glsmooth as gs
+from glsmooth.bounds import cover
 from glsmooth.bounds.cover import _axes, _cyclic_candidates, covers_torus, full_box
+from glsmooth.bounds.loss import line_inverse, line_value
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
@@ -300,3 +302,27 @@ def test_the_worse_end_of_a_shift_counts(ends):
         then = family(T.ContrastBrightness(), contrast=contrast, brightness=law)  # b is seen as α_c·b
         exact = max(gs.tradeoff(then, {"brightness": b}).inverse(0.5) for b in ends)
         assert gs.required_probability(then, gs.Box(brightness=ends)) == exact
+
+
+@pytest.mark.parametrize("levels", [None, (0.8, 0.15)])
+def test_a_single_cell_adds_what_its_chord_may_miss(levels, monkeypatch):
+    """One cell of width w: the larger end along a line, and w²/16 ∫ |τ″| of each line's total variation."""
+    monkeypatch.setattr(cover, "BUDGET", 0)
+    law, low, high = gs.LogNormal(0, 0.3), 0.2, 0.22
+    f = family(T.GaussianBlur(), blur=law)
+    box = gs.Box(blur=(low, high))
+    curves = [gs.tradeoff(f, {"blur": b}) for b in (low, high)]
+    missed = (high - low) ** 2 / 16 * law.bend
+
+    def bound(chosen):
+        if levels is None:
+            t = chosen.threshold(0.5, under_beta=True)
+            return max(line_inverse(curve, t, 0.5) for curve in curves) + math.exp(-t) * missed
+        p = levels[0], 1 - levels[1]
+        lines = [chosen.threshold(x, under_beta=False) for x in p]
+        kept = [sum(line_value(curve, t, x) for t, x in zip(lines, p, strict=True)) for curve in curves]
+        return 1 - min(kept) + 2 * missed
+
+    worst = cover.worst_case(f, box) if levels is None else cover.worst_deficit(f, box, *levels)
+    assert worst.value == pytest.approx(min(bound(curve) for curve in curves), abs=1e-9)
+    assert missed > 1e-4  # and so it is seen

@@ -155,6 +155,7 @@ def test_cyclic_masses():
     ]
     np.testing.assert_allclose(masses, direct, rtol=1e-10, atol=1e-16)
     assert masses.sum() == pytest.approx(1, abs=1e-15)
+    assert cyclic_masses(gs.UniformCyclic(), 8).tolist() == [1 / 8] * 8
 
 
 def test_torus_is_below_the_plane():
