@@ -10,7 +10,9 @@ from scipy.optimize import differential_evolution
 from scipy.stats import norm
 
 import glsmooth as gs
-from glsmooth.bounds.cover import _axes, _cyclic_candidates, covers_torus, full_box
+from glsmooth.bounds import cover
+from glsmooth.bounds.cover import _axes, _cyclic_candidates, _smoothness, covers_torus, full_box
+from glsmooth.bounds.loss import line_inverse, line_value
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
@@ -300,3 +302,66 @@ def test_the_worse_end_of_a_shift_counts(ends):
         then = family(T.ContrastBrightness(), contrast=contrast, brightness=law)  # b is seen as α_c·b
         exact = max(gs.tradeoff(then, {"brightness": b}).inverse(0.5) for b in ends)
         assert gs.required_probability(then, gs.Box(brightness=ends)) == exact
+
+
+@pytest.mark.parametrize("levels", [None, (0.8, 0.15)])
+def test_a_single_cell_adds_what_its_chord_may_miss(levels, monkeypatch):
+    """One cell of width w: the larger end along a line, and w²/16 ∫ |τ″| of each line's total variation."""
+    monkeypatch.setattr(cover, "BUDGET", 0)
+    law, low, high = gs.LogNormal(0, 0.3), 0.2, 0.22
+    f = family(T.GaussianBlur(), blur=law)
+    box = gs.Box(blur=(low, high))
+    curves = [gs.tradeoff(f, {"blur": b}) for b in (low, high)]
+    missed = (high - low) ** 2 / 16 * law.bend
+
+    def bound(chosen):
+        if levels is None:
+            t = chosen.threshold(0.5, under_beta=True)
+            return max(line_inverse(curve, t, 0.5) for curve in curves) + math.exp(-t) * missed
+        p = levels[0], 1 - levels[1]
+        lines = [chosen.threshold(x, under_beta=False) for x in p]
+        kept = [sum(line_value(curve, t, x) for t, x in zip(lines, p, strict=True)) for curve in curves]
+        return 1 - min(kept) + 2 * missed
+
+    worst = cover.worst_case(f, box) if levels is None else cover.worst_deficit(f, box, *levels)
+    assert worst.value == pytest.approx(min(bound(curve) for curve in curves), abs=1e-9)
+    assert missed > 1e-4  # and so it is seen
+
+
+@pytest.mark.parametrize("law", [gs.LogNormal(0.2, 0.6), R(0.7), gs.Exponential(2.0), gs.HalfNormal(0.4)], ids=repr)
+def test_integrals_of_densities_along_the_logarithm(law):
+    """∫ |τ′|, ∫ |τ″|, ∫ |τ′| α, ∫ τ α and ∫ τ α² of the density τ of log α, on a fine grid."""
+    u = np.linspace(-16, 6, 1_000_001)
+    tau = law.log_prob(torch.from_numpy(np.exp(u))).exp().numpy() * np.exp(u)
+    middle = np.exp((u[1:] + u[:-1]) / 2)
+    known = _smoothness(law, log=True)
+    assert known.first == pytest.approx(np.abs(np.diff(tau)).sum(), rel=1e-4)
+    assert known.second == pytest.approx(np.abs(np.diff(tau, 2)).sum() / (u[1] - u[0]), rel=1e-4)
+    assert known.first_weighted == pytest.approx((np.abs(np.diff(tau)) * middle).sum(), rel=1e-4)
+    assert known.mean == pytest.approx(np.trapezoid(tau * np.exp(u), u), rel=1e-4)
+    assert known.square == pytest.approx(np.trapezoid(tau * np.exp(2 * u), u), rel=1e-4)
+
+
+@pytest.mark.parametrize("law", [N(0.3, 0.5), gs.LogNormal(0.2, 0.6), R(0.7)], ids=repr)
+def test_integrals_of_densities_along_the_line(law):
+    known = _smoothness(law, log=False)
+    assert (known.first, known.second) == pytest.approx((2 * law.peak, law.bend))
+
+
+def test_densities_that_jump_have_no_curvature():
+    for law in (gs.Exponential(1.0), gs.HalfNormal(1.0), gs.Uniform(0.0, 1.0)):
+        assert _smoothness(law, log=False) is None
+    assert _smoothness(gs.Uniform(0.5, 1.0), log=True) is None
+
+
+@pytest.mark.parametrize("law", [gs.LogNormal(0.2, 0.6), R(0.7)], ids=repr)
+def test_curvature_of_brightness_before_contrast_in_closed_form(law):
+    """½ E|∂²ρ/ρ| along log c, its three terms bounded one by one: the contrast's, both, a rescaled centred normal's."""
+    f = family(T.ContrastBrightness("brightness_first"), contrast=law, brightness=N(0, 0.4))
+    box = {"contrast": (0.5, 2.0), "brightness": (0.2, 0.2)}
+    (axes,) = [_axes(factor, f, box) for factor in f.transform.factors]
+    z = np.linspace(-9, 9, 200_001)
+    one = np.trapezoid(np.abs(1 - z**2) * norm.pdf(z), z)
+    two = np.trapezoid(np.abs(1 - 4 * z**2 + z**4) * norm.pdf(z), z)
+    exact = law.bend_of_log + 2 * (2 * law.peak_of_log) * one + two
+    assert exact / 2 <= axes.curvature({"brightness": 0.2}) <= 1.001 * exact / 2

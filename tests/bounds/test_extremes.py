@@ -98,6 +98,9 @@ def test_fractional_shifts_on_the_plane_are_covered_as_they_are_applied():
     for method in ("neyman_pearson", "tss", "gl"):
         assert gs.required_probability(plane, gs.Box(tx=(-0.6, 0.6)), method) >= whole
     assert gs.required_probability(plane, gs.Box(tx=(-0.4, 0.4))) < whole
+    for low, high, wide in ((-0.6, 0.2, -1), (-1.7, -1.2, -2), (-0.2, 0.6, 1), (1.2, 1.7, 2), (0.6, 0.8, 1)):
+        one_sided = gs.required_probability(plane, gs.Box(tx=(low, high)))
+        assert one_sided == gs.required_probability(plane, gs.Points([{"tx": wide}]))
     with pytest.raises(ValueError, match="fractional point"):
         gs.required_probability(plane, gs.Points([{"tx": 0.6}]))
 

@@ -215,8 +215,8 @@ def test_convolutions_lie_above_the_product_by_the_square_of_the_step(step):
     total = _convolve(parts, step)
     exact = multiplied_out(parts)
     assert totals(total) == pytest.approx((1, 1), abs=1e-9)  # of each part 1e-10 may be cut off
-    assert total.slip_0 == pytest.approx(8e-4, abs=1e-10)
-    assert total.slip_b == pytest.approx(6e-4, abs=1e-10)
+    assert 0 < total.slip_0 - 8e-4 < 1e-10  # the rounding of fast convolutions is booked
+    assert 0 < total.slip_b - 6e-4 < 1e-10
     assert total.ell / step == pytest.approx(np.round(total.ell / step), abs=1e-9)
     for k in KS:
         more = told(total, k) - exact(k) - total.slip_0 - k * total.slip_b
@@ -451,6 +451,13 @@ OBSERVED = [
     (Observed(gs.LogNormal(0.0, 0.5), 1.3, gs.Exponential(2.0), -0.2, rescaled=False), 1e-6, 1e-4),
     (Observed(gs.Rayleigh(0.6), 1.2, gs.Uniform(-1.0, 1.0), 0.4, rescaled=False), 1e-6, 1e-4),
     (Observed(gs.Rayleigh(0.6), 0.8, gs.Uniform(0.5, 2.0), 0.3, rescaled=True), 1e-6, 1e-4),
+    # Moves so large that the two laws may share nothing.
+    (Observed(gs.Rayleigh(0.6), 1.2, gs.Uniform(-0.3, 0.3), 0.7, rescaled=False), 1e-6, 1e-4),
+    (Observed(gs.Rayleigh(0.6), 0.9, gs.Uniform(0.5, 1.0), -0.8, rescaled=True), 1e-6, 1e-4),
+    # Supports of the observed law that end.
+    (Observed(gs.Uniform(0.5, 2.0), 1.3, gs.Exponential(2.0), 0.2, rescaled=False), 1e-6, 1e-4),
+    (Observed(gs.Uniform(0.5, 2.0), 0.8, gs.Uniform(-1.0, 1.0), -0.3, rescaled=False), 1e-6, 1e-4),
+    (Observed(gs.Uniform(0.5, 2.0), 0.8, gs.Normal(0.0, 0.7), 0.3, rescaled=False), 5e-5, 1e-2),
     (Observed(gs.Exponential(1.5), 0.8, gs.HalfNormal(0.7), -0.2, rescaled=False), 5e-5, 1e-2),
     (Observed(gs.Exponential(1.5), 1.2, gs.Rayleigh(0.7), 0.15, rescaled=True), 5e-5, 1e-2),
     (Observed(gs.HalfNormal(1.0), 0.8, gs.Normal(0.0, 0.7), 0.4, rescaled=False), 5e-5, 1e-2),
@@ -483,7 +490,7 @@ def test_tables_of_observed_parts_lie_just_above_a_fine_sum(part, fine, coarse):
             below_0, below_b = move.below(-math.log(k) - own, np.broadcast_to(size, own.shape))
         exact = float((weight_0 * below_0 - k * weight_b * below_b)[weight_0 > 0].sum())
         for atoms, error in found:
-            assert -5e-9 <= told(atoms, k) - exact <= error  # 1e-9 is the midpoint rule's own error
+            assert -2e-8 <= told(atoms, k) - exact <= error  # the midpoint rule's own error at a kink
 
 
 def test_smears_add_their_squares():

@@ -155,6 +155,7 @@ def test_cyclic_masses():
     ]
     np.testing.assert_allclose(masses, direct, rtol=1e-10, atol=1e-16)
     assert masses.sum() == pytest.approx(1, abs=1e-15)
+    assert cyclic_masses(gs.UniformCyclic(), 8).tolist() == [1 / 8] * 8
 
 
 def test_torus_is_below_the_plane():
@@ -201,3 +202,27 @@ def test_impossible_regions_return_one_not_nan():
 def test_cohen():
     assert gs.bounds.cohen_radius(0.99, 0.25) == pytest.approx(0.25 * norm.ppf(0.99))
     assert gs.bounds.cohen_radius(0.5, 0.25) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("law", "shift", "scale", "kept"),
+    [
+        (gs.Uniform(-1, 1), 0.4, 1.0, 0.8),
+        (gs.Uniform(-1, 1), -0.4, 1.0, 0.8),
+        (gs.Uniform(0, 2), 0.0, 1.6, 1 / 1.6),
+        (gs.Uniform(0, 2), 0.0, 0.7, 1.0),
+        (gs.Uniform(1, 2), 0.0, 0.7, 0.4 / 0.7),
+        (gs.Exponential(2.0), -0.5, 1.0, math.exp(-1.0)),
+        (gs.Exponential(2.0), 0.5, 1.0, 1.0),
+        (N(0.0, 1.0), -0.5, 1.0, 1.0),
+    ],
+)
+def test_a_certain_answer_keeps_what_lies_in_the_support(law, shift, scale, kept):
+    """N(1) is the mass that the moved law has where the other one has some; N(0) is 0."""
+    curve = Monotone(law, shift, scale)
+    assert kept - 1e-12 <= curve(1.0) <= kept + 1e-12
+    assert curve(0.0) == 0.0
+    assert curve.inverse(1.0) == 1.0
+    assert curve.inverse(min(1.0, kept + 1e-9)) >= 1 - 1e-9
+    for q in (0.1, 0.3):
+        assert curve(curve.inverse(q)) == pytest.approx(q, abs=1e-9)
