@@ -7,7 +7,8 @@ from scipy.optimize import differential_evolution
 from scipy.stats import norm
 
 import glsmooth as gs
-from glsmooth.bounds.cover import _axes, _cyclic_candidates, covers_torus
+from glsmooth.bounds.cover import _axes, _cyclic_candidates, _width, covers_torus
+from glsmooth.transforms.factors import Domain, Shift
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
@@ -172,3 +173,18 @@ def test_curvature_of_contrast_brightness_in_closed_form():
     mean, square = np.exp(s**2 / 2), np.exp(2 * s**2)
     exact = second / s**2 + 2 * weighted * first * d / t + square * second * (d / t) ** 2 + mean * first * d / t
     assert exact / 2 <= axes.curvature({"brightness": d}) <= 1.04 * exact / 2
+
+
+def test_a_shift_is_measured_in_its_own_units_whatever_its_domain() -> None:
+    class Lighten(gs.ResolvableTransform):
+        name = "lighten"
+        factors = (Shift("b"),)
+
+        def domain(self, name: str) -> Domain:
+            return Domain(low=0.0)
+
+        def apply(self, images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+            return images + theta[:, 0, None, None, None]
+
+    family = gs.SmoothedFamily(Lighten(), {"b": gs.LogNormal(0.0, 0.5)})
+    assert _width("b", (1.0, 2.0), family) == 1.0
