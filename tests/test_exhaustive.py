@@ -103,13 +103,13 @@ def test_masses_claim_no_more_than_the_exact_ones(family):
 
 def test_slack_knows_ill_conditioned_laws():
     """Half of a tiny law lies on either side of 5.5: the rounding of log(5.5) moves mass across."""
-    family = shifts(laws.LogNormal(math.log(5.5), 1e-7), laws.UniformCyclic(), size=(1, 16))
+    family = shifts(laws.LogNormal(math.log(5.5), 3e-6), laws.UniformCyclic(), size=(1, 16))
     law, truth = FiniteLaw.of(family), exact(family)
     over = sum(
         max(int(w) / mpmath.mpf(2) ** 62 - truth[wrapped(point, family)], 0)
         for point, w in zip(law.points, law.weights, strict=True)
     )
-    assert 1e-10 < over <= law.slack
+    assert 1e-12 < over <= law.slack
 
 
 @pytest.mark.parametrize("family", FAMILIES.values())

@@ -134,11 +134,20 @@ def test_moving_jumps_are_refused(transform, law):
         gs.required_probability(family, gs.Points([point]), "gl")
 
 
-class OpenExponential(gs.Exponential):
+class OpenExponential(gs.laws.Law):
     """Its density is 0 at 0 itself, so the jump beside it cannot be seen from the law."""
 
-    def log_prob(self, value):
-        return torch.where(value == 0, -math.inf, super().log_prob(value))
+    fields = ("rate",)
+    interval, mode_point = (0.0, math.inf), 1e-9
+
+    def __init__(self, rate):
+        super().__init__(rate=rate)
+
+    def _log_density(self, x):
+        return torch.where(x == 0, -math.inf, math.log(self._rate) - self._rate * x)
+
+    def icdf(self, value):
+        return -torch.log1p(-value) / self._rate
 
 
 def test_a_score_that_misses_mass_is_refused_before_it_is_centred():

@@ -11,8 +11,9 @@ from scipy.stats import norm
 
 import glsmooth as gs
 from glsmooth.bounds import cover
-from glsmooth.bounds.cover import _axes, _cyclic_candidates, _smoothness, covers_torus, full_box
+from glsmooth.bounds.cover import _axes, _cyclic_candidates, _smoothness, _width, covers_torus, full_box
 from glsmooth.bounds.loss import line_inverse, line_value
+from glsmooth.transforms.factors import Domain, Shift
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
@@ -365,3 +366,18 @@ def test_curvature_of_brightness_before_contrast_in_closed_form(law):
     two = np.trapezoid(np.abs(1 - 4 * z**2 + z**4) * norm.pdf(z), z)
     exact = law.bend_of_log + 2 * (2 * law.peak_of_log) * one + two
     assert exact / 2 <= axes.curvature({"brightness": 0.2}) <= 1.001 * exact / 2
+
+
+def test_a_shift_is_measured_in_its_own_units_whatever_its_domain() -> None:
+    class Lighten(gs.ResolvableTransform):
+        name = "lighten"
+        factors = (Shift("b"),)
+
+        def domain(self, name: str) -> Domain:
+            return Domain(low=0.0)
+
+        def apply(self, images: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+            return images + theta[:, 0, None, None, None]
+
+    family = gs.SmoothedFamily(Lighten(), {"b": gs.LogNormal(0.0, 0.5)})
+    assert _width("b", (1.0, 2.0), family) == 1.0

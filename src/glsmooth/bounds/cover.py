@@ -556,9 +556,10 @@ def _cost(curve: Tradeoff, family: SmoothedFamily) -> float:
 
 
 def _in_log(name: str, interval: Interval, family: SmoothedFamily) -> bool:
-    """Do cells of this axis live on the logarithm? Those of rescalings do; blur is positive but a shift."""
-    domain = family.transform.domain(name)
-    return domain.low == 0 and not domain.low_included and interval[0] > 0
+    """Do cells of this axis live on the logarithm? Those of rescalings do, whose identity is 1."""
+    factors = family.transform.factors or ()
+    identities = {n: v for factor in factors for n, v in zip(factor.parameters, factor.identity, strict=True)}
+    return identities[name] == 1.0 and interval[0] > 0
 
 
 def _middle(name: str, interval: Interval, family: SmoothedFamily) -> float:
