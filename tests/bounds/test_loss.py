@@ -23,6 +23,7 @@ from glsmooth.bounds.loss import (
     Moved,
     Observed,
     Sum,
+    _by_slopes,
     _convolve,
     _on_grid,
     _product,
@@ -31,6 +32,7 @@ from glsmooth.bounds.loss import (
     _smears,
     _spread,
     _tabulated,
+    _turning_points,
     combine,
     line_inverse,
     line_value,
@@ -520,3 +522,45 @@ def test_combined_parts_lie_just_above_the_product(count, coarse, delta):
     for q in (0.1, 0.3, 0.5):
         assert -1e-8 <= curve.inverse(q) - exact.inverse(q) <= (2e-3 if coarse else 2e-6)
         assert -1e-8 <= exact(0.3 + q) - curve(0.3 + q) <= (2e-3 if coarse else 2e-6)
+
+
+def loss_on(law, shift, scale, x):
+    t = torch.from_numpy(x)
+    return (law.log_prob((t - shift) / scale) - math.log(scale) - law.log_prob(t)).numpy()
+
+
+@pytest.mark.parametrize(("law", "shift", "scale"), PAIRS[:7], ids=repr)
+def test_ratios_turn_where_it_is_said(law, shift, scale):
+    """Every change of direction of L inside both supports is among the turning points: cells end there."""
+    turns = _turning_points(law, shift, scale)
+    low = max(law.interval[0], shift + scale * law.interval[0], -9.0)
+    x = np.linspace(low, 9, 200_002)[1:]
+    slope = np.diff(loss_on(law, shift, scale, x))
+    found = x[1:-1][slope[1:] * slope[:-1] < 0]
+    for turn in found:
+        assert min(abs(turn - known) for known in turns) < 2 * (x[1] - x[0])
+    if isinstance(law, gs.Normal):
+        assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("s", "shift", "scale"), [(0.5, 0.2, 1.0), (0.5, -0.2, 1.3), (1.5, 0.2, 0.8), (1.5, 0.05, 1.02), (0.5, -50.0, 1.0)]
+)
+def test_slopes_enclose_the_ratio_in_every_cell(s, shift, scale):
+    law = gs.LogNormal(0.1, s)
+    rng = np.random.default_rng(0)
+    start = max(0.0, shift)
+    turn = math.exp(1.1 - s * s)  # the slope of log τ is least here
+    for cells in (0, 3, 30, 300):
+        edges = turn * np.array([0.7, 1.4]), start + np.exp(rng.normal(0.1, s, cells))
+        edges = np.unique(np.concatenate(edges))
+        edges = edges[edges > start + 1e-6]
+        inf = np.full(len(edges) - 1, np.inf)
+        low, high = _by_slopes(law, shift, scale, edges, -inf, inf)
+        inside = edges[:-1, None] + np.diff(edges)[:, None] * np.linspace(0, 1, 201)
+        ratio = loss_on(law, shift, scale, inside)
+        assert (low <= ratio.min(axis=1) + TINY).all()
+        assert (high >= ratio.max(axis=1) - TINY).all()
+        if cells == 300:  # and in narrow cells they are no wider than a few times the ratio's own range
+            width, own = high - low, np.ptp(ratio, axis=1)
+            assert np.median(width / own) < 2
