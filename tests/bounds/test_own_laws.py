@@ -43,7 +43,19 @@ def test_a_law_whose_moves_are_not_known_is_refused_beside_a_contrast():
     laws = {"contrast": gs.LogNormal(0.0, 0.3), "brightness": Laplace(0.3)}
     family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
     with pytest.raises(gs.NotApplicable, match=r"no bound knows how Laplace\(0.3\) moves"):
+        gs.required_probability(family, gs.Points([{"contrast": 0.9, "brightness": 0.1}]))
+    with pytest.raises(gs.NotApplicable, match=r"Laplace\(0.3\) is a law of your own"):
         gs.required_probability(family, gs.Box(contrast=(0.9, 1.1), brightness=(-0.1, 0.1)))
+
+
+def test_an_own_law_that_moves_another_parameter_is_refused():
+    class Mine(TwoSteps):
+        log_concave_in_log = True
+
+    laws = {"contrast": Mine(0.6, 9.0), "brightness": gs.Normal(0.0, 1.0)}
+    family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
+    with pytest.raises(gs.NotApplicable, match="whose partial means no bound knows"):
+        gs.required_probability(family, gs.Points([{"contrast": 1.5, "brightness": 0.1}]))
 
 
 class TwoSteps(gs.laws.Law):

@@ -34,11 +34,21 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import Monotone, Sum, Supported, Tradeoff, cyclic_pair, line_inverse, line_value, scalar_pair
+from glsmooth.bounds.loss import (
+    Atoms,
+    Monotone,
+    Sum,
+    Supported,
+    Tradeoff,
+    cyclic_pair,
+    line_inverse,
+    line_value,
+    scalar_pair,
+)
 from glsmooth.bounds.moves import move_of
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family import SmoothedFamily
-from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
+from glsmooth.laws import LAWS, Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
 from glsmooth.regions import Ball, Box, Points, Region
 from glsmooth.transforms.factors import Factor, PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
@@ -50,6 +60,8 @@ TOLERANCE = 7e-7
 ROUGH_TOLERANCE = 1e-4
 #: Most parameters tried in a box, where each takes milliseconds; those that take longer count for more.
 BUDGET = 600
+#: The same for boxes that cover something else.
+ROUGH_BUDGET = 60
 
 Interval = tuple[float, float]
 
@@ -362,6 +374,16 @@ def _smoothness(law: Law, log: bool) -> _Smoothness | None:
     return _Smoothness(2 * law.peak_of_log, law.bend_of_log, weighted, _mean(law), law.second_moment)
 
 
+def _refuse_own(laws: list[Law]) -> None:
+    """Pairs of parameters need more of their laws than a law of the caller's own has to say."""
+    for law in laws:
+        if type(law) not in LAWS.values():
+            raise NotApplicable(
+                f"{law!r} is a law of your own; nothing is known between the ends of a region where one parameter "
+                "moves the other; use one of glsmooth's laws, or give Points([...])"
+            )
+
+
 def _refuse_unordered(name: str, law: Law, interval: Interval) -> None:
     """Rescalings are ordered by their size only where the law's logarithm has a log-concave density."""
     if interval[0] != interval[1] and not law.log_concave_in_log:
@@ -377,6 +399,8 @@ def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _
         return _shift_axes(factor, family, box[factor.name])
     rescaled = factor.power if isinstance(factor, PowerThenScale) else getattr(factor, "scale", factor.parameters[0])
     _refuse_unordered(rescaled, family.laws[rescaled], box[rescaled])
+    if not isinstance(factor, Scale):
+        _refuse_own([family.laws[name] for name in factor.parameters])
     if isinstance(factor, Scale):
         law = family.laws[factor.name]
         ends = _ends(box[factor.name], 1.0, _log_symmetric(law), log=True)
@@ -474,7 +498,7 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
-    while -queue[0][0] > best + tolerance and spent < BUDGET:
+    while -queue[0][0] > best + tolerance and spent < (ROUGH_BUDGET if rough else BUDGET):
         _, _, start, cell = heapq.heappop(queue)
         name = max(cell, key=lambda k: _width(k, cell[k], family) / max(_width(k, search[k], family), 1e-300))
         middle = _middle(name, cell[name], family)
@@ -532,7 +556,7 @@ def _worst_on_segment(
         heapq.heappush(queue, (-bound, next(counter), cell))
 
     visit(interval)
-    while -queue[0][0] > best + tolerance and spent < BUDGET:
+    while -queue[0][0] > best + tolerance and spent < (ROUGH_BUDGET if rough else BUDGET):
         _, _, (low, high) = heapq.heappop(queue)
         middle = _middle(name, (low, high), family)
         visit((low, middle))
@@ -551,8 +575,9 @@ def _cost(curve: Tradeoff, family: SmoothedFamily) -> float:
     if isinstance(curve, Sum):
         return 1.0 + len(curve.plain.ell) * len(curve.smear.ell) / 1e6 + 7.0 * curve.smear.move.slow
     inner = [family.laws[f.shift] for f in family.transform.factors or () if isinstance(f, ScaleThenShift)]
-    # Sums with moves that are neither normal nor flat are tabulated first.
-    return max((8.0 if move_of(law, False, True)[0].slow else 4.0 for law in inner), default=1.0)
+    # Sums with moves that are neither normal nor flat are tabulated first; grids are convolved.
+    tabulated = max((8.0 if move_of(law, False, True)[0].slow else 4.0 for law in inner), default=1.0)
+    return tabulated + (len(curve.ell) / 1e4 if isinstance(curve, Atoms) else 0.0)
 
 
 def _in_log(name: str, interval: Interval, family: SmoothedFamily) -> bool:

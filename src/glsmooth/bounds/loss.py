@@ -591,7 +591,7 @@ class Observed:
 
         # Edges are rounded, and so are the places of inner laws that are not a matter of sizes alone.
         places = _conditioning(outer) + (_conditioning(self.inner) if move.slow else 0.0)
-        slip_0, slip_b = slip_0 + 1e-15 * places, slip_b + 1e-15 * places
+        slip_0, slip_b = slip_0 + 1e-15 * count * places, slip_b + 1e-15 * count * places
 
         low, high = self._ratios(edges)
         parts = []

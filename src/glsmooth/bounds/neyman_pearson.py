@@ -30,7 +30,7 @@ from glsmooth.bounds.loss import (
     scalar_pair,
 )
 from glsmooth.family import SmoothedFamily
-from glsmooth.laws import Law, LogNormal, Normal, Uniform
+from glsmooth.laws import LAWS, Law, LogNormal, Normal, Uniform
 from glsmooth.transforms.factors import (
     Factor,
     PowerThenScale,
@@ -112,6 +112,11 @@ class _Parts:
             raise NotApplicable(
                 f"{outer!r} does not say that its logarithm has a log-concave density (log_concave_in_log), which the "
                 "bound for another parameter beside it needs; use one of glsmooth's positive laws"
+            )
+        elif type(outer) not in LAWS.values():
+            raise NotApplicable(
+                f"{outer!r} is a law of your own, whose partial means no bound knows; as the law of a parameter that "
+                "moves another one use one of glsmooth's positive laws"
             )
         else:
             self.conditional.append(Observed(outer, scale, inner, step, inner_scales))

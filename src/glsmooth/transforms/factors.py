@@ -70,6 +70,10 @@ class Shift(Factor):
     non_negative: bool = False
     axis: str | None = None  # "height" or "width": integer shifts, cyclic on an image of known size
 
+    def __post_init__(self) -> None:
+        if self.axis not in (None, "height", "width"):
+            raise ValueError(f"axis={self.axis!r} is not an axis of an image; use 'height', 'width' or None")
+
     @property
     def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.name,)
