@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 import glsmooth as gs
 from glsmooth.bounds import cover
-from glsmooth.bounds.cover import _axes, _cyclic_candidates, _smoothness, covers_torus, full_box
+from glsmooth.bounds.cover import Step, _axes, _cyclic_candidates, _smoothness, covers_torus, full_box
 from glsmooth.bounds.loss import line_inverse, line_value
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
@@ -365,3 +365,30 @@ def test_curvature_of_brightness_before_contrast_in_closed_form(law):
     two = np.trapezoid(np.abs(1 - 4 * z**2 + z**4) * norm.pdf(z), z)
     exact = law.bend_of_log + 2 * (2 * law.peak_of_log) * one + two
     assert exact / 2 <= axes.curvature({"brightness": 0.2}) <= 1.001 * exact / 2
+
+
+@pytest.mark.parametrize("ratios", [(0.8, 1.1), (0.95, 1.3)])
+def test_a_step_of_brightness_before_contrast_in_closed_form(ratios):
+    """β′ = γ(g, β): α_b becomes c (b′ - b) + α_b / g_c, a rescaling and a shift of a law of g_c times the peak."""
+    f, region = STEPS["brightness first"]
+    (axes,) = [_axes(factor, f, full_box(f, gs.Box(**region))) for factor in f.transform.factors]
+    contrast, law = f.laws["contrast"], f.laws["brightness"]
+    c, b = 1.2, 0.1
+    cell = {"contrast": (c * ratios[0], c * ratios[1]), "brightness": (b - 0.02, b + 0.05)}
+    step = axes.step({"contrast": c, "brightness": b}, cell)
+    variation = law.scale_speed * max(-math.log(ratios[0]), math.log(ratios[1])) + c * 0.05 * law.peak * ratios[1]
+    ((rescaled, within, lost),) = step.moves
+    assert rescaled is contrast
+    assert (*within, lost) == pytest.approx((*ratios, variation))
+
+
+def test_steps_undo_their_inverses_in_the_opposite_order():
+    moves = ((R(1.0), (0.9, 1.2), 0.03), (None, (1.0, 1.0), 0.02), (gs.Exponential(1.0), (0.8, 1.1), 0.05))
+    parts = [Step((move,)) for move in moves]
+    step = parts[0].then(parts[1]).then(parts[2])
+    assert step.moves == moves
+    for q in (0.1, 0.5, 0.7):
+        needed = parts[2].inverse(parts[1].inverse(parts[0].inverse(q)))
+        assert step.inverse(q) == needed < 1
+        assert step(needed) == pytest.approx(q, abs=1e-9)
+    assert Step().inverse(0.3) == Step()(0.3) == 0.3
