@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 import glsmooth as gs
 from glsmooth.bounds import cover
-from glsmooth.bounds.cover import _axes, _cyclic_candidates, _smoothness, _width, covers_torus, full_box
+from glsmooth.bounds.cover import Step, _axes, _cyclic_candidates, _smoothness, _width, covers_torus, full_box
 from glsmooth.bounds.loss import line_inverse, line_value
 from glsmooth.transforms.factors import Domain, Shift
 
@@ -381,3 +381,30 @@ def test_a_shift_is_measured_in_its_own_units_whatever_its_domain() -> None:
 
     family = gs.SmoothedFamily(Lighten(), {"b": gs.LogNormal(0.0, 0.5)})
     assert _width("b", (1.0, 2.0), family) == 1.0
+
+
+@pytest.mark.parametrize("ratios", [(0.8, 1.1), (0.95, 1.3)])
+def test_a_step_of_brightness_before_contrast_in_closed_form(ratios):
+    """β′ = γ(g, β): α_b becomes c (b′ - b) + α_b / g_c, a rescaling and a shift of a law of g_c times the peak."""
+    f, region = STEPS["brightness first"]
+    (axes,) = [_axes(factor, f, full_box(f, gs.Box(**region))) for factor in f.transform.factors]
+    contrast, law = f.laws["contrast"], f.laws["brightness"]
+    c, b = 1.2, 0.1
+    cell = {"contrast": (c * ratios[0], c * ratios[1]), "brightness": (b - 0.02, b + 0.05)}
+    step = axes.step({"contrast": c, "brightness": b}, cell)
+    variation = law.scale_speed * max(-math.log(ratios[0]), math.log(ratios[1])) + c * 0.05 * law.peak * ratios[1]
+    ((rescaled, within, lost),) = step.moves
+    assert rescaled is contrast
+    assert (*within, lost) == pytest.approx((*ratios, variation))
+
+
+def test_steps_undo_their_inverses_in_the_opposite_order():
+    moves = ((R(1.0), (0.9, 1.2), 0.03), (None, (1.0, 1.0), 0.02), (gs.Exponential(1.0), (0.8, 1.1), 0.05))
+    parts = [Step((move,)) for move in moves]
+    step = parts[0].then(parts[1]).then(parts[2])
+    assert step.moves == moves
+    for q in (0.1, 0.5, 0.7):
+        needed = parts[2].inverse(parts[1].inverse(parts[0].inverse(q)))
+        assert step.inverse(q) == needed < 1
+        assert step(needed) == pytest.approx(q, abs=1e-9)
+    assert Step().inverse(0.3) == Step()(0.3) == 0.3
