@@ -191,3 +191,10 @@ def test_the_narrowest_log_normal_laws_are_not_underestimated(loc: float) -> Non
         # Darker than the median of μ_β: log(e^m + b) - m = log1p(b e^-m).
         before = float(ndtr(math.log1p(b * math.exp(-loc)) / scale))
         assert gs.required_probability(family, gs.Points([{"brightness": b}])) >= before - 1e-12
+
+
+def test_laws_that_hardly_overlap_have_a_bound_beside_a_torus() -> None:
+    """A ball moves a narrow brightness far out: its loss lies below every threshold, and no float overflows."""
+    laws = {"brightness": gs.Rayleigh(0.03), "tx": gs.Rayleigh(29.6), "ty": gs.LogNormal(4.075, 0.6314)}
+    torus = gs.SmoothedFamily(gs.transforms.BrightnessTranslation(), laws, image_size=(32, 32))
+    assert gs.required_probability(torus, gs.Ball(2.0, brightness=0.0, tx=0.0, ty=-1.0)) == 1.0

@@ -721,7 +721,8 @@ def _range(atoms: Atoms) -> tuple[float, float]:
     ell = atoms.ell[order]
     first = int(np.searchsorted(np.cumsum(atoms.p_b[order]), 1e-10))
     last = len(ell) - 1 - int(np.searchsorted(np.cumsum(atoms.p_0[order][::-1]), 1e-10))
-    low, high = max(-30.0, float(ell[min(first, len(ell) - 1)])), min(30.0, float(ell[max(last, 0)]))
+    # Laws that hardly overlap may have all of one's mass beyond.
+    low, high = (float(np.clip(ell[i], -30.0, 30.0)) for i in (min(first, len(ell) - 1), max(last, 0)))
     return (low, high) if low < high else (high, low)
 
 
