@@ -16,7 +16,6 @@ from glsmooth._text import did_you_mean
 from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled, tss
 from glsmooth.bounds.base import NotApplicable, RegionBound, samples_needed
 from glsmooth.bounds.loss import Tradeoff
-from glsmooth.bounds.threads import on_one_thread
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import LAWS
 from glsmooth.regions import Region
@@ -118,7 +117,6 @@ METHODS: dict[str, Method] = {
 }
 
 
-@on_one_thread
 def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman_pearson") -> RegionBound:
     """Required probability of a region with everything there is to say about it.
 
@@ -152,7 +150,6 @@ def required_probability(family: SmoothedFamily, region: Region, method: str = "
     return certify_region(family, region, method).h_min
 
 
-@on_one_thread
 def tradeoff(family: SmoothedFamily, beta: Mapping[str, float]) -> Tradeoff:
     """Exact trade-off curve of one parameter: a callable p ↦ the smallest possible h(β) given h(β₀) >= p.
 
@@ -161,7 +158,6 @@ def tradeoff(family: SmoothedFamily, beta: Mapping[str, float]) -> Tradeoff:
     return neyman_pearson.tradeoff(family, beta)
 
 
-@on_one_thread
 def certifies_runner_up(family: SmoothedFamily, region: Region, p_lower: float, p_upper: float) -> bool:
     """Does a class keep the lead on the whole region? The multi-class form of the comparison ``p_lower > h_min``.
 

@@ -26,13 +26,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from scipy.integrate import simpson
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from glsmooth._values import FrozenMapping
 from glsmooth.bounds import neyman_pearson
+from glsmooth.bounds.arrays import on_array
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.loss import convolve
 from glsmooth.family import SmoothedFamily
@@ -76,12 +76,8 @@ class Scores:
         _read_only(self.s, self.p, self.sd)
 
 
-def _numpy(function: Callable[[torch.Tensor], torch.Tensor], x: np.ndarray) -> np.ndarray:
-    return function(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))).numpy()
-
-
 def _density(law: Law, x: np.ndarray) -> np.ndarray:
-    return np.exp(_numpy(law.log_prob, x))
+    return np.exp(on_array(law.log_prob, x))
 
 
 def _slope(law: Law, x: np.ndarray) -> np.ndarray:
@@ -124,12 +120,12 @@ def _cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     They are derivatives of the density: over a cell [x, y] the first has the integral a (τ(x) - τ(y)), the second
     b (x τ(x) - y τ(y)). Critical points of the score are among the edges, so its range is that of the ends.
     """
-    edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
+    edges = on_array(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
     critical = _critical_points(law, a, b)
     edges = np.unique(np.concatenate((edges, [x for x in critical if edges[0] < x < edges[-1]])))
     density = _density(law, edges)
     s = -a * _slope(law, edges) - b * (1 + edges * _slope(law, edges))
-    below, above = _numpy(law.cdf, edges), _numpy(law.survival, edges)
+    below, above = on_array(law.cdf, edges), on_array(law.survival, edges)
     mass = np.where(below[1:] < 0.5, np.diff(below), -np.diff(above))
     flux = (a + b * edges) * density  # integral of the score from x to the upper end of the support
     moment = -np.diff(flux)
@@ -172,12 +168,12 @@ class _Nodes(NamedTuple):
 
 def _density_nodes(law: Law, panels: int = 40, order: int = 8) -> _Nodes:
     """Gauss-Legendre nodes on panels between quantiles of ``law``: for estimates, no bound rests on them alone."""
-    edges = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, panels + 1)))
+    edges = on_array(law.icdf, ndtr(np.linspace(-7.9, 7.9, panels + 1)))
     edges = np.unique(np.concatenate((edges, [v for v in law.interval if math.isfinite(v)])))
     x, w = np.polynomial.legendre.leggauss(order)
     half = np.diff(edges) / 2
     at = ((edges[:-1] + half)[:, None] + half[:, None] * x).ravel()
-    mass = (half[:, None] * w).ravel() * np.exp(_numpy(law.log_prob, at))
+    mass = (half[:, None] * w).ravel() * np.exp(on_array(law.log_prob, at))
     return _Nodes(at[mass > 0], mass[mass > 0])
 
 

@@ -12,18 +12,16 @@ All arrays are float64 numpy arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-import torch
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
-from torch import Tensor
 
+from glsmooth.bounds.arrays import on_array, on_number
 from glsmooth.bounds.moves import STANDARD, Flat, Move, move_of
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh, Uniform
 
@@ -123,26 +121,26 @@ class Monotone:
         if p <= 0 or p >= 1:
             return float(p >= 1) * self._full()
         if self._grows:
-            kept = _at(law.cdf, (_at(law.icdf, p) - self.shift) / self.scale)
+            kept = on_number(law.cdf, (on_number(law.icdf, p) - self.shift) / self.scale)
         else:
-            kept = _at(law.survival, (_at(law.icdf, 1 - p) - self.shift) / self.scale)
+            kept = on_number(law.survival, (on_number(law.icdf, 1 - p) - self.shift) / self.scale)
         return max(0.0, kept - CLOSED * _conditioning(law))
 
     def _full(self) -> float:
         """N(1): the mass of μ_β where μ_β₀ has some."""
         low, high = self.law.interval
         if self._grows:
-            return _at(self.law.cdf, (high - self.shift) / self.scale) if math.isfinite(high) else 1.0
-        return _at(self.law.survival, (low - self.shift) / self.scale) if math.isfinite(low) else 1.0
+            return on_number(self.law.cdf, (high - self.shift) / self.scale) if math.isfinite(high) else 1.0
+        return on_number(self.law.survival, (low - self.shift) / self.scale) if math.isfinite(low) else 1.0
 
     def inverse(self, q: float) -> float:
         law = self.law
         if q >= 1:
             return 1.0
         if self._grows:
-            needed = _at(law.cdf, self.shift + self.scale * _at(law.icdf, q))
+            needed = on_number(law.cdf, self.shift + self.scale * on_number(law.icdf, q))
         else:
-            needed = _at(law.survival, self.shift + self.scale * _at(law.icdf, 1 - q))
+            needed = on_number(law.survival, self.shift + self.scale * on_number(law.icdf, 1 - q))
         return min(1.0, needed + CLOSED * _conditioning(law))
 
 
@@ -367,26 +365,18 @@ def _both(a: float, b: float) -> float:
     return a + b - a * b
 
 
-def _numpy(function: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
-    return function(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))).numpy()
-
-
-def _at(function: Callable[[Tensor], Tensor], x: float) -> float:
-    return float(function(torch.tensor(x, dtype=torch.float64)))
-
-
 def _masses(law: Law, edges: np.ndarray) -> np.ndarray:
     """Mass of each cell between ascending edges, precise relative to itself in both tails."""
     # From whichever tail is nearer; edges ascend, so a few at the middle are computed from both.
-    split = int(np.searchsorted(edges, _at(law.icdf, 0.5)))
-    lower = np.diff(_numpy(law.cdf, edges[: split + 1]))
-    upper = -np.diff(_numpy(law.survival, edges[split:]))
+    split = int(np.searchsorted(edges, on_number(law.icdf, 0.5)))
+    lower = np.diff(on_array(law.cdf, edges[: split + 1]))
+    upper = -np.diff(on_array(law.survival, edges[split:]))
     return np.maximum(np.concatenate((lower, upper)), 0.0)
 
 
 def _edges(law: Law, shift: float, scale: float, count: int) -> np.ndarray:
     """Cell edges that resolve both α ~ law and shift + scale·α, with the ends of both supports."""
-    own = _numpy(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
+    own = on_array(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
     ends = [v for v in (*law.interval, law.mode_point) if math.isfinite(v)]
     own = np.concatenate((own, ends))
     edges = np.unique(np.concatenate((own, shift + scale * own)))
@@ -445,8 +435,8 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
         edges = np.sort(np.append(edges, turns))
     p_0 = _masses(law, edges)
     p_b = _masses(law, (edges - shift) / scale)
-    log_0 = _numpy(law.log_prob, edges)
-    log_b = _numpy(law.log_prob, (edges - shift) / scale) - math.log(scale)
+    log_0 = on_array(law.log_prob, edges)
+    log_b = on_array(law.log_prob, (edges - shift) / scale) - math.log(scale)
     with np.errstate(invalid="ignore"):
         if turns is not None:
             ratio = log_b - log_0
@@ -500,7 +490,7 @@ def _by_slopes(
         least_0, most_0 = slopes(edges)
         least_b, most_b = (v / scale for v in slopes((edges - shift) / scale))
         middle = (edges[:-1] + edges[1:]) / 2
-        ratio = _numpy(law.log_prob, (middle - shift) / scale) - math.log(scale) - _numpy(law.log_prob, middle)
+        ratio = on_array(law.log_prob, (middle - shift) / scale) - math.log(scale) - on_array(law.log_prob, middle)
         reach = np.maximum(np.abs(most_b - least_0), np.abs(least_b - most_0)) * np.diff(edges) / 2
     known = np.isfinite(ratio) & np.isfinite(reach)
     return np.where(known, np.fmax(low, ratio - reach), low), np.where(known, np.fmin(high, ratio + reach), high)
@@ -570,8 +560,8 @@ class Observed:
         edges = _observed_edges(outer, scale, count, move.limit / max(speed, 5e-324))  # it may underflow
         size = edges * speed
         # The two tails beyond the outermost edges are given away.
-        only_0 = _at(outer.cdf, edges[0]) + _at(outer.survival, edges[-1])
-        only_b = _at(outer.cdf, edges[0] / scale) + _at(outer.survival, edges[-1] / scale)
+        only_0 = on_number(outer.cdf, edges[0]) + on_number(outer.survival, edges[-1])
+        only_b = on_number(outer.cdf, edges[0] / scale) + on_number(outer.survival, edges[-1] / scale)
         p_0, far_0, slip_0 = _shares(outer, edges)
         p_b, far_b, slip_b = _shares(outer, edges / scale)
 
@@ -605,8 +595,8 @@ class Observed:
 
     def _ratios(self, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Range of the outer coordinate's own log-ratio in each cell."""
-        log_0 = _numpy(self.outer.log_prob, edges)
-        log_b = _numpy(self.outer.log_prob, edges / self.scale) - math.log(self.scale)
+        log_0 = on_array(self.outer.log_prob, edges)
+        log_b = on_array(self.outer.log_prob, edges / self.scale) - math.log(self.scale)
         with np.errstate(invalid="ignore"):
             ratio = log_b - log_0
         unknown = np.isnan(ratio[:-1]) | np.isnan(ratio[1:])
@@ -642,7 +632,7 @@ def _observed_edges(law: Law, scale: float, count: int, kink: float) -> np.ndarr
     # The cells' errors are quadratic in their width, so the best density of edges is the cube root of the law's: that
     # of a normal score √3 times as wide.
     tail = float(ndtr(-7.9 / math.sqrt(3)))
-    own = _numpy(law.icdf, ndtr(math.sqrt(3) * ndtri(np.linspace(tail, 1 - tail, count))))
+    own = on_array(law.icdf, ndtr(math.sqrt(3) * ndtri(np.linspace(tail, 1 - tail, count))))
     own = np.concatenate((own, [v for v in law.interval if math.isfinite(v)]))
     edges = np.unique(np.concatenate((own, scale * own, [kink])))
     return edges[np.isfinite(edges)]
@@ -670,13 +660,13 @@ def _flattened(atoms: Atoms, move: Flat) -> Atoms:
 def _shares(law: Law, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Masses of cells, their integrals of a weight that rises from 0 to 1 in each, and the latter's rounding in all."""
     mass = _masses(law, edges)
-    split = int(np.searchsorted(edges, _at(law.icdf, 0.5)))
-    lower, upper = _numpy(law.lower_mean, edges[: split + 1]), _numpy(law.upper_mean, edges[split:])
+    split = int(np.searchsorted(edges, on_number(law.icdf, 0.5)))
+    lower, upper = on_array(law.lower_mean, edges[: split + 1]), on_array(law.upper_mean, edges[split:])
     moment = np.concatenate((np.diff(lower), -np.diff(upper)))
     width = np.maximum(np.diff(edges), 1e-300)  # two edges may have been rounded to one number
     share = np.clip((moment - edges[:-1] * mass) / width, 0.0, mass)
     # Some machine epsilons of the cumulative masses and moments that the cell is a difference of.
-    cumulative = np.minimum(_numpy(law.cdf, edges[1:]), _numpy(law.survival, edges[:-1])) * edges[1:]
+    cumulative = np.minimum(on_array(law.cdf, edges[1:]), on_array(law.survival, edges[:-1])) * edges[1:]
     cumulative += np.concatenate((lower[1:], upper[:-1]))
     rounding = np.minimum(mass, 2e-15 * cumulative / width)
     return mass, share, float(rounding.sum())
