@@ -32,6 +32,12 @@ from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayle
 
 __all__ = ["STANDARD", "Flat", "Move", "Standard", "move_of"]
 
+def _moved(bend: float) -> tuple[float, float]:
+    """The slip where one law stands still and the moved density's slope has the total variation ``bend``."""
+    return 0.0, bend / 16
+
+
+@dataclass(frozen=True, kw_only=True)
 class Move(ABC):
     """E_d for every size d >= 0.
 
@@ -53,27 +59,10 @@ class Move(ABC):
 
 
 @dataclass(frozen=True)
-class Reversed(Move):
+class _Reversed(Move):
     """The same moves the other way: the two laws change places, and L its sign."""
 
     forward: Move
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        under_0, under_b = self.forward.slip
-        return under_b, under_0
-
-    @property
-    def limit(self) -> float:  # type: ignore[override]
-        return self.forward.limit
-
-    @property
-    def ordered(self) -> bool:  # type: ignore[override]
-        return self.forward.ordered
-
-    @property
-    def slow(self) -> bool:  # type: ignore[override]
-        return self.forward.slow
 
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # L has no atom at a finite value in the classes that are reversed, so < and <= agree.
@@ -84,14 +73,12 @@ class Reversed(Move):
 class Standard(Move):
     """Normal laws; the size is in standard deviations. Its own reverse."""
 
-    slip = (0.0, 4 * math.exp(-0.5) / math.sqrt(2 * math.pi) / 16)
-
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         z, half = t / size, size / 2
         return normal_cdf(z + half), normal_cdf(z - half)
 
 
-STANDARD = Standard()
+STANDARD = Standard(slip=_moved(Normal(0.0, 1.0).bend))
 
 
 @dataclass(frozen=True)
@@ -99,11 +86,6 @@ class _ExponentialRescaled(Move):
     """y ~ Exp(1) against e^(power d) y: exponential laws (power 1) and, y being x²/2 scale², Rayleigh's (power 2)."""
 
     power: float
-    bend: float
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        return 0.0, self.bend / 16
 
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log = self.power * size
@@ -113,12 +95,6 @@ class _ExponentialRescaled(Move):
 
 @dataclass(frozen=True)
 class _HalfNormalRescaled(Move):
-    bend: float
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        return 0.0, self.bend / 16
-
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         x = np.sqrt(np.clip((t + size) / -np.expm1(-2 * size), 0.0, 1e300))  # L = x² (1 - e^-2d) - d, x = y / √2 scale
         return erf(x), erf(x * np.exp(-size))
@@ -127,13 +103,6 @@ class _HalfNormalRescaled(Move):
 @dataclass(frozen=True)
 class _HalfNormalShifted(Move):
     scale: float
-    law: HalfNormal
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        # With y - d as the coordinate the moved law stands still, and τ(y + d) bends inside the support only; the mass
-        # below 0 is one more outcome, whose share F(d) bends by |τ′|.
-        return (self.law.bend + self.law.steepest) / 16, 0.0
 
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         y = np.maximum(self.scale**2 * t / size + size / 2, size)  # L = (2 y d - d²) / (2 scale²) for y > d
@@ -144,12 +113,6 @@ class _HalfNormalShifted(Move):
 @dataclass(frozen=True)
 class _RayleighShifted(Move):
     scale: float
-    bend: float
-    slow = True
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        return 0.0, self.bend / 16
 
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         d = size / self.scale
@@ -179,12 +142,6 @@ class _LogNormalShifted(Move):
     """
 
     law: LogNormal
-    ordered = False
-    slow = True
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        return 0.0, self.law.bend / 16
 
     def below(self, t: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         m, s = self.law.values["loc"], self.law.values["scale"]
@@ -290,16 +247,9 @@ class Flat(Move):
 
 @dataclass(frozen=True)
 class _FlatReversed(Flat):
+    """As :class:`_Reversed`."""
+
     forward: Flat
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        under_0, under_b = self.forward.slip
-        return under_b, under_0
-
-    @property
-    def limit(self) -> float:  # type: ignore[override]
-        return self.forward.limit
 
     def overlap(self, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         common_0, common_b = self.forward.overlap(size)
@@ -311,11 +261,6 @@ class _UniformShifted(Flat):
     """The shares that leave are linear in d: the chord rule is exact up to the width of the law."""
 
     width: float
-    slip = (0.0, 0.0)
-
-    @property
-    def limit(self) -> float:  # type: ignore[override]
-        return self.width
 
     def overlap(self, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         common = np.clip(1 - size / self.width, 0.0, 1.0)
@@ -325,10 +270,6 @@ class _UniformShifted(Flat):
 @dataclass(frozen=True)
 class _ExponentialShifted(Flat):
     rate: float
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        return self.rate**2 / 8, 0.0  # the chord of the share 1 - e^(-rate d) that lies below the moved end
 
     def overlap(self, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.exp(-self.rate * size), np.ones_like(size)
@@ -340,16 +281,6 @@ class _UniformRescaled(Flat):
 
     low: float
     high: float
-
-    @property
-    def slip(self) -> tuple[float, float]:  # type: ignore[override]
-        # The shares that leave are low (e^d - 1) and high (1 - e^-d), over the width; neither bends by more than high.
-        bend = self.high / (8 * (self.high - self.low))
-        return (bend if self.low > 0 else 0.0), bend
-
-    @property
-    def limit(self) -> float:  # type: ignore[override]
-        return math.log(self.high / self.low) if self.low > 0 else math.inf
 
     def overlap(self, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         width = self.high - self.low
@@ -367,36 +298,51 @@ def move_of(law: Law, rescaled: bool, forward: bool) -> tuple[Move, float]:
     Raises:
         NotApplicable: a law that is not one of glsmooth's own.
     """
+    v = law.values
     move: Move
-    unit = 1.0
     if isinstance(law, LogNormal if rescaled else Normal):
-        return STANDARD, 1 / law.values["scale"]
+        return STANDARD, 1 / v["scale"]
     if rescaled:
         if isinstance(law, (Exponential, Rayleigh)):
-            move = _ExponentialRescaled(2.0 if isinstance(law, Rayleigh) else 1.0, law.bend_of_log)
+            power = 2.0 if isinstance(law, Rayleigh) else 1.0
+            move = _ExponentialRescaled(power, slip=_moved(law.bend_of_log))
         elif isinstance(law, HalfNormal):
-            move = _HalfNormalRescaled(law.bend_of_log)
-        elif isinstance(law, Uniform) and law.values["low"] >= 0:
-            move = _UniformRescaled(law.values["low"], law.values["high"])
+            move = _HalfNormalRescaled(slip=_moved(law.bend_of_log))
+        elif isinstance(law, Uniform) and v["low"] >= 0:
+            # The shares that leave are low (e^d - 1) and high (1 - e^-d), over the width; neither bends by more than
+            # high.
+            low, high = v["low"], v["high"]
+            bend = high / (8 * (high - low))
+            limit = math.log(high / low) if low > 0 else math.inf
+            move = _UniformRescaled(low, high, slip=(bend if low > 0 else 0.0, bend), limit=limit)
         else:
             raise NotApplicable(
                 f"no bound knows how {law!r} moves when it is rescaled given another parameter; use one of glsmooth's "
                 "positive laws"
             )
     elif isinstance(law, Uniform):
-        move = _UniformShifted(law.values["high"] - law.values["low"])
+        # The shares that leave are linear in d: the chord rule is exact up to the width.
+        width = v["high"] - v["low"]
+        move = _UniformShifted(width, slip=(0.0, 0.0), limit=width)
     elif isinstance(law, Exponential):
-        move = _ExponentialShifted(law.values["rate"])
+        # The chord of the share 1 - e^(-rate d) that lies below the moved end.
+        move = _ExponentialShifted(v["rate"], slip=(v["rate"] ** 2 / 8, 0.0))
     elif isinstance(law, HalfNormal):
-        move = _HalfNormalShifted(law.values["scale"], law)
+        # With y - d as the coordinate the moved law stands still, and τ(y + d) bends inside the support only; the mass
+        # below 0 is one more outcome, whose share F(d) bends by |τ′|.
+        move = _HalfNormalShifted(v["scale"], slip=((law.bend + law.steepest) / 16, 0.0))
     elif isinstance(law, Rayleigh):
-        move = _RayleighShifted(law.values["scale"], law.bend)
+        move = _RayleighShifted(v["scale"], slip=_moved(law.bend), slow=True)
     elif isinstance(law, LogNormal):
-        move = _LogNormalShifted(law)
+        move = _LogNormalShifted(law, slip=_moved(law.bend), ordered=False, slow=True)
     else:
         raise NotApplicable(
             f"no bound knows how {law!r} moves when it is shifted given another parameter; use one of glsmooth's laws"
         )
-    if not forward:
-        move = _FlatReversed(move) if isinstance(move, Flat) else Reversed(move)
-    return move, unit
+    return (move if forward else _reversed(move)), 1.0
+
+
+def _reversed(move: Move) -> Move:
+    kind: Callable[..., Move] = _FlatReversed if isinstance(move, Flat) else _Reversed
+    under_0, under_b = move.slip
+    return kind(move, slip=(under_b, under_0), limit=move.limit, ordered=move.ordered, slow=move.slow)
