@@ -422,6 +422,16 @@ def _spread(low: np.ndarray, high: np.ndarray, p_0: np.ndarray, p_b: np.ndarray)
     return atoms, np.concatenate((cell[down], cell[up]))
 
 
+def _in_own_units(law: Law) -> tuple[Law, float, float]:
+    """(standard, origin, unit): ``law`` is that of origin + unit X with X ~ standard, itself for all but two laws."""
+    v = law.values
+    if isinstance(law, Normal):
+        return Normal(0.0, 1.0), v["loc"], v["scale"]
+    if isinstance(law, Uniform):
+        return Uniform(0.0, 1.0), v["low"], v["high"] - v["low"]
+    return law, 0.0, 1.0
+
+
 @lru_cache(maxsize=256)
 def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atoms:
     """L of α ~ ``law`` against ``shift`` + ``scale``·α, by cells, rounded towards more required probability.
@@ -429,6 +439,14 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
     Where L is monotone between edges its range in a cell is that between the ends; otherwise the two unimodal
     densities bound it.
     """
+    standard, origin, unit = _in_own_units(law)
+    if standard != law:
+        # Far from 0 the edges of cells would be rounded to more than bounds allow for. What the offset is off by moves
+        # one of the laws.
+        offset = (shift + (scale - 1) * origin) / unit
+        error = 1e-15 * (abs(shift) + (1 + scale) * abs(origin)) / unit / min(1.0, scale)
+        atoms = scalar_pair(standard, offset, scale, count)
+        return replace(atoms, slip_b=min(1.0, atoms.slip_b + error))
     edges = _edges(law, shift, scale, count)
     turns = _turning_points(law, shift, scale)
     if turns:

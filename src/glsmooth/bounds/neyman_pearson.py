@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -30,7 +29,7 @@ from glsmooth.bounds.loss import (
     scalar_pair,
 )
 from glsmooth.family import SmoothedFamily
-from glsmooth.laws import LAWS, Law, LogNormal, Normal, Uniform
+from glsmooth.laws import LAWS, Law, LogNormal, Normal
 from glsmooth.transforms.factors import (
     Factor,
     PowerThenScale,
@@ -89,20 +88,7 @@ class _Parts:
             self.plain.append(self._cells(law, shift, scale))
 
     def _cells(self, law: Law, shift: float, scale: float) -> Atoms:
-        count = 150 if self.coarse else 2000
-        if not isinstance(law, (Normal, Uniform)):
-            return scalar_pair(law, shift, scale, count)
-        # In the law's own units: far from 0 the edges of its cells would be rounded to more than bounds allow for. What
-        # the offset is off by moves one of the laws.
-        standard: Law
-        if isinstance(law, Normal):
-            standard, origin, unit = Normal(0.0, 1.0), law.values["loc"], law.values["scale"]
-        else:
-            standard, origin, unit = Uniform(0.0, 1.0), law.values["low"], law.values["high"] - law.values["low"]
-        offset = (shift + (scale - 1) * origin) / unit
-        error = 1e-15 * (abs(shift) + (1 + scale) * abs(origin)) / unit / min(1.0, scale)
-        atoms = scalar_pair(standard, offset, scale, count)
-        return replace(atoms, slip_b=min(1.0, atoms.slip_b + error))
+        return scalar_pair(law, shift, scale, 150 if self.coarse else 2000)
 
     def observed(self, outer: Law, scale: float, inner: Law, step: float, inner_scales: bool) -> None:
         """θ_o = scale·α_o observed; given it the inner coordinate moves by α_o·step, in log where it scales."""
