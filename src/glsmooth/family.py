@@ -128,6 +128,11 @@ class SmoothedFamily:
         return self.transform.parameters
 
     @property
+    def identity(self) -> dict[str, float]:
+        """The parameters β₀ that leave every image as it is, by name."""
+        return dict(zip(self.parameters, self.transform.identity.tolist(), strict=True))
+
+    @property
     def torus(self) -> dict[str, int]:
         """Length of the cycle of each translation parameter; empty on the plane."""
         if self.image_size is None or not self.transform.resolvable:

@@ -397,14 +397,13 @@ def _refuse_unordered(name: str, law: Law, interval: Interval) -> None:
 def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _Axes:
     if isinstance(factor, Shift):
         return _shift_axes(factor, family, box[factor.name])
-    rescaled = factor.power if isinstance(factor, PowerThenScale) else getattr(factor, "scale", factor.parameters[0])
+    rescaled = factor.parameters[0]  # in each of the other groups
     _refuse_unordered(rescaled, family.laws[rescaled], box[rescaled])
-    if not isinstance(factor, Scale):
-        _refuse_own([family.laws[name] for name in factor.parameters])
     if isinstance(factor, Scale):
         law = family.laws[factor.name]
         ends = _ends(box[factor.name], 1.0, _log_symmetric(law), log=True)
         return _Axes([{factor.name: v} for v in ends], {})
+    _refuse_own([family.laws[name] for name in factor.parameters])
     if isinstance(factor, ScaleThenShift):
         return _affine_axes(factor.scale, factor.shift, family, box, inner_scales=False)
     if isinstance(factor, PowerThenScale):
@@ -416,7 +415,7 @@ def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _
 
 def full_box(family: SmoothedFamily, region: Box) -> dict[str, Interval]:
     """The box with parameters that it leaves out at their identity."""
-    identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
+    identity = family.identity
     return {name: region.intervals.get(name, (v, v)) for name, v in identity.items()}
 
 
@@ -445,7 +444,7 @@ def candidates(family: SmoothedFamily, region: Box) -> Iterator[dict[str, float]
 
 def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool = False) -> Worst:
     """Cover one box; ``rough`` is quicker and looser, for boxes that cover something else."""
-    tolerance = ROUGH_TOLERANCE if rough else TOLERANCE
+    tolerance, budget = (ROUGH_TOLERANCE, ROUGH_BUDGET) if rough else (TOLERANCE, BUDGET)
     box = full_box(family, region)
     shares = [_axes(factor, family, box) for factor in family.transform.factors or ()]
     search = {name: interval for share in shares for name, interval in share.search.items()}
@@ -498,7 +497,7 @@ def _worst_in_box(family: SmoothedFamily, region: Box, value: Value, rough: bool
             if attained > best:
                 best, best_beta = attained, beta
         visit(start, dict(search))
-    while -queue[0][0] > best + tolerance and spent < (ROUGH_BUDGET if rough else BUDGET):
+    while -queue[0][0] > best + tolerance and spent < budget:
         _, _, start, cell = heapq.heappop(queue)
         name = max(cell, key=lambda k: _width(k, cell[k], family) / max(_width(k, search[k], family), 1e-300))
         middle = _middle(name, cell[name], family)
@@ -528,7 +527,7 @@ def _worst_on_segment(
     a cell of width w the density is within ``curvature``·w²/8 (one-sided total variation) of the chord between the
     cell's ends, so the functional is at most the larger of its values at the ends plus that times the line's factor.
     """
-    tolerance = ROUGH_TOLERANCE if rough else TOLERANCE
+    tolerance, budget = (ROUGH_TOLERANCE, ROUGH_BUDGET) if rough else (TOLERANCE, BUDGET)
     curves: dict[float, tuple[Any, tuple[float, ...]]] = {}
     best, best_beta, spent = -math.inf, fixed, 0.0
 
@@ -556,7 +555,7 @@ def _worst_on_segment(
         heapq.heappush(queue, (-bound, next(counter), cell))
 
     visit(interval)
-    while -queue[0][0] > best + tolerance and spent < (ROUGH_BUDGET if rough else BUDGET):
+    while -queue[0][0] > best + tolerance and spent < budget:
         _, _, (low, high) = heapq.heappop(queue)
         middle = _middle(name, (low, high), family)
         visit((low, middle))
@@ -600,7 +599,7 @@ def _width(name: str, interval: Interval, family: SmoothedFamily) -> float:
 
 
 def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
-    identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
+    identity = family.identity
     names = list(ball.centre)
     centred = all(ball.centre[name] == identity[name] for name in names)
     plain = {f.name for f in family.transform.factors or () if isinstance(f, Shift) and f.name not in family.torus}
@@ -730,7 +729,7 @@ def likely_worst(family: SmoothedFamily, region: Region, at: Callable[[dict[str,
 
     Corners, three points of the intervals that need a search, directions of a ball. Not a bound by itself.
     """
-    identity = dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
+    identity = family.identity
     if isinstance(region, Points):
         points = [{**identity, **point} for point in region.points]
     elif isinstance(region, Ball):

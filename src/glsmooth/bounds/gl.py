@@ -403,10 +403,6 @@ class Leg:
         return {name: (self.end[name] - a) / self.duration for name, a in self.start.items()}
 
 
-def _identity(family: SmoothedFamily) -> dict[str, float]:
-    return dict(zip(family.parameters, family.transform.identity.tolist(), strict=True))
-
-
 def straight(family: SmoothedFamily, beta: Mapping[str, float]) -> Curve:
     """The straight path from the identity to β in the raw parameters, t ↦ (β(t), β′(t))."""
     leg = straight_leg(family, beta)
@@ -414,7 +410,7 @@ def straight(family: SmoothedFamily, beta: Mapping[str, float]) -> Curve:
 
 
 def straight_leg(family: SmoothedFamily, beta: Mapping[str, float]) -> Leg:
-    start = _identity(family)
+    start = family.identity
     return Leg(start, {**start, **beta})
 
 
