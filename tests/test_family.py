@@ -141,3 +141,11 @@ def test_laws_and_factors_that_inherit_from_ours_are_refused():
 
     with pytest.raises(ValueError, match="HalfShift inherits from one of glsmooth's factors"):
         gs.SmoothedFamily(Dim(), {"b": gs.Normal(0.0, 0.3)})
+
+
+def test_a_family_cannot_be_inherited_from():
+    with pytest.raises(TypeError, match="Narrowed inherits from SmoothedFamily, whose bounds would not see"):
+
+        class Narrowed(gs.SmoothedFamily):
+            def quantile(self, u):
+                return 0.1 * super().quantile(u)

@@ -48,6 +48,13 @@ class SmoothedFamily:
     image_size: tuple[int, int] | None = None
     pixel_noise: float = 0.0
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        # Votes would be drawn as the subclass says, and bounded as this class does.
+        raise TypeError(
+            f"{cls.__name__} inherits from SmoothedFamily, whose bounds would not see what it overrides; write a "
+            "transformation (glsmooth.ResolvableTransform) or a law (glsmooth.laws.Law) of your own instead"
+        )
+
     def __post_init__(self) -> None:
         if not isinstance(self.transform, ResolvableTransform):
             raise ValueError(
