@@ -17,20 +17,24 @@ from glsmooth.draws import Stream
 from glsmooth.procedures import ABSTAIN, FixedSample, Sequential, Tally
 
 
-def simulate(procedure, probabilities, rng):
-    """Run a procedure on an image whose draws vote for class k with ``probabilities[k]``."""
-    tally = Tally(0, len(probabilities))
+def run(procedure, classes, draw):
+    """Run a procedure on one image; ``draw(first, n)`` counts the votes for each class in the next n of a stream."""
+    tally = Tally(0, classes)
     while requests := procedure.advance(tally):
         for stream, n in requests.items():
             assert n >= 1
-            votes = rng.multinomial(n, probabilities)
             if stream == Stream.SELECTION:
-                tally.selection += votes
+                tally.selection += draw(tally.n0, n)
                 tally.n0 += n
             else:
-                tally.counting += votes
+                tally.counting += draw(tally.n, n)
                 tally.n += n
     return tally
+
+
+def simulate(procedure, probabilities, rng):
+    """Draws vote for class k with ``probabilities[k]``."""
+    return run(procedure, len(probabilities), lambda first, n: rng.multinomial(n, probabilities))
 
 
 def test_fixed_sample_is_clopper_pearson_on_fresh_draws():
@@ -116,20 +120,13 @@ def test_several_regions_share_one_stream_of_votes():
 
 
 def evenly(procedure, p, classes=3):
-    """Run a procedure on votes that are spread evenly: draw j is for class 1 where the fraction of j·φ is below p."""
-    tally = Tally(0, classes)
-    while requests := procedure.advance(tally):
-        for stream, n in requests.items():
-            first = tally.n0 if stream == Stream.SELECTION else tally.n
-            votes = np.where((np.arange(first, first + n) * (math.sqrt(5) - 1) / 2) % 1 < p, 1, 0)
-            counts = np.bincount(votes, minlength=classes)
-            if stream == Stream.SELECTION:
-                tally.selection += counts
-                tally.n0 += n
-            else:
-                tally.counting += counts
-                tally.n += n
-    return tally
+    """Votes that are spread evenly: draw j is for class 1 where the fraction of j·φ is below p."""
+
+    def draw(first, n):
+        votes = np.where((np.arange(first, first + n) * (math.sqrt(5) - 1) / 2) % 1 < p, 1, 0)
+        return np.bincount(votes, minlength=classes)
+
+    return run(procedure, classes, draw)
 
 
 @pytest.mark.parametrize(

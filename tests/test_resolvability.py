@@ -11,37 +11,23 @@ import glsmooth as gs
 from glsmooth.config import build_laws, build_region, build_transform, conf_dir, plain
 from glsmooth.resolvability import TOLERANCE, check_family, check_transform, is_users
 from glsmooth.transforms import BUILTIN, Composition, Shift
-from tests.bounds.user_transforms import AFFINE, BRIGHTEN, CURVED, Rescale
+from tests.bounds.user_transforms import AFFINE, BRIGHTEN, CURVED, Affine, Brighten, Rescale
 
 LAWS = {"b": gs.Normal(0.0, 0.3)}
 REGION = gs.Box(b=(-0.3, 0.3))
 
 
-class Bright(gs.ResolvableTransform):
-    """x + b, to be spoilt by subclasses."""
-
-    name = "bright"
-    parameters = ("b",)
-    identity = torch.zeros(1, dtype=torch.float64)
-
-    def apply(self, images, theta):
-        return images + theta[:, 0].to(images)[:, None, None, None]
-
-    def resolve(self, alpha, beta):
-        return alpha + beta
-
-
-class HalfBeta(Bright):
+class HalfBeta(Brighten):
     def resolve(self, alpha, beta):
         return alpha + 0.5 * beta
 
 
-class RightAtTheIdentityOnly(Bright):
+class RightAtTheIdentityOnly(Brighten):
     def resolve(self, alpha, beta):
         return torch.where((alpha == 0) | (beta == 0), alpha + beta, alpha + 0.5 * beta)
 
 
-class Clamping(Bright):
+class Clamping(Brighten):
     def apply(self, images, theta):
         return super().apply(images, theta).clamp(0, 1)
 
@@ -54,7 +40,7 @@ class ClampingFactors(gs.ResolvableTransform):
         return (images + theta[:, 0].to(images)[:, None, None, None]).clamp(0, 1)
 
 
-class ClampsAtTheCorner(Bright):
+class ClampsAtTheCorner(Brighten):
     """Wrong only where one application alone goes beyond 0.299 of the region's 0.3."""
 
     def apply(self, images, theta):
@@ -62,14 +48,14 @@ class ClampsAtTheCorner(Bright):
         return images + torch.where(b.abs() > 0.2999, b * 0.999, b)[:, None, None, None]
 
 
-class WrongWhereBright(Bright):
+class WrongWhereBright(Brighten):
     """Saturates above 1.25: only images with white pixels get there."""
 
     def apply(self, images, theta):
         return super().apply(images, theta).clamp(max=1.25)
 
 
-class WrongInTheTail(Bright):
+class WrongInTheTail(Brighten):
     """Wrong for parameters that the law N(0, 0.3) exceeds with probability 3e-9."""
 
     def apply(self, images, theta):
@@ -77,14 +63,14 @@ class WrongInTheTail(Bright):
         return images + torch.where(b > 1.75, 1.75 + 0 * b, b)[:, None, None, None]
 
 
-class LeavesDarkImages(Bright):
+class LeavesDarkImages(Brighten):
     """Does nothing to images darker than 0.02 on average: only light ones that were darkened show it."""
 
     def apply(self, images, theta):
         return torch.where(images.mean(dim=(1, 2, 3), keepdim=True) < 0.02, images, super().apply(images, theta))
 
 
-class NarrowBand(Bright):
+class NarrowBand(Brighten):
     """Wrong for parameters in an interval of a hundredth of the region."""
 
     def apply(self, images, theta):
@@ -92,28 +78,20 @@ class NarrowBand(Bright):
         return images + torch.where((b - 0.1).abs() < 0.003, b + 0.01, b)[:, None, None, None]
 
 
-class Quantised(Bright):
+class Quantised(Brighten):
     def apply(self, images, theta):
         return (super().apply(images, theta) * 2**20).round() / 2**20
 
 
-class WrongOnOnePixel(Bright):
+class WrongOnOnePixel(Brighten):
     def apply(self, images, theta):
         moved = super().apply(images, theta)
         moved[:, :, 0, 0] = moved[:, :, 0, 0].clamp(max=1)
         return moved
 
 
-class Swapped(gs.ResolvableTransform):
+class Swapped(Affine):
     """c·x + b with the order of γ exchanged."""
-
-    name = "swapped"
-    parameters = ("c", "b")
-    identity = torch.tensor([1.0, 0.0], dtype=torch.float64)
-
-    def apply(self, images, theta):
-        c, b = theta.to(images)[:, :, None, None, None].unbind(1)
-        return c * images + b
 
     def resolve(self, alpha, beta):
         return torch.stack((alpha[..., 0] * beta[..., 0], beta[..., 0] * alpha[..., 1] + beta[..., 1]), -1)
@@ -139,7 +117,7 @@ class OverriddenResolve(gs.ResolvableTransform):
         return alpha + 2 * beta
 
 
-class IdentityIsNone(Bright):
+class IdentityIsNone(Brighten):
     identity = torch.full((1,), 0.1, dtype=torch.float64)
 
 
@@ -202,12 +180,12 @@ def test_swapped_order_is_caught():
 # Actions that are no functions of their image and parameters.
 
 
-class Random(Bright):
+class Random(Brighten):
     def apply(self, images, theta):
         return super().apply(images, theta) + 1e-3 * torch.randn_like(images)
 
 
-class State(Bright):
+class State(Brighten):
     def __init__(self):
         self._calls = 0
 
@@ -216,7 +194,7 @@ class State(Bright):
         return super().apply(images, theta) + (0.01 if self._calls > 8 else 0)
 
 
-class Scheduled(Bright):
+class Scheduled(Brighten):
     calls = 0
 
     def apply(self, images, theta):
@@ -224,7 +202,7 @@ class Scheduled(Bright):
         return super().apply(images, theta) + (0.01 if self.calls > 90 else 0)
 
 
-class Hysteresis(Bright):
+class Hysteresis(Brighten):
     _last = 0.0
 
     def apply(self, images, theta):
@@ -233,80 +211,80 @@ class Hysteresis(Bright):
         return moved
 
 
-class InPlace(Bright):
+class InPlace(Brighten):
     def apply(self, images, theta):
         images += theta[:, 0].to(images)[:, None, None, None]
         return images
 
 
-class ThetaInPlace(Bright):
+class ThetaInPlace(Brighten):
     def apply(self, images, theta):
         result = super().apply(images, theta)
         theta.zero_()
         return result
 
 
-class BatchMean(Bright):
+class BatchMean(Brighten):
     """Takes the batch's mean light away and puts it back only for batches of one brightness."""
 
     def apply(self, images, theta):
         return images + theta[:, 0].mean().to(images)
 
 
-class SqueezesOne(Bright):
+class SqueezesOne(Brighten):
     def apply(self, images, theta):
         return images.squeeze() + theta[:, 0].to(images)[:, None, None, None]
 
 
-class Integers(Bright):
+class Integers(Brighten):
     def apply(self, images, theta):
         return (255 * super().apply(images, theta)).round().to(torch.int32)
 
 
-class Single(Bright):
+class Single(Brighten):
     def apply(self, images, theta):
         return images.float() + theta[:, 0].float()[:, None, None, None]
 
 
-class Cropping(Bright):
+class Cropping(Brighten):
     def apply(self, images, theta):
         return super().apply(images, theta)[..., 1:]
 
 
-class Numpy(Bright):
+class Numpy(Brighten):
     def apply(self, images, theta):
         return super().apply(images, theta).numpy()
 
 
-class LogOfZero(Bright):
+class LogOfZero(Brighten):
     def apply(self, images, theta):
         return images.log() + theta[:, 0].to(images)[:, None, None, None]
 
 
-class RaisesForLarge(Bright):
+class RaisesForLarge(Brighten):
     def apply(self, images, theta):
         if (theta > 0.9).any():
             raise RuntimeError("too bright\nsecond line")
         return super().apply(images, theta)
 
 
-class ResolveInPlace(Bright):
+class ResolveInPlace(Brighten):
     def resolve(self, alpha, beta):
         alpha += beta
         return alpha
 
 
-class ResolveNeedsTwoAxes(Bright):
+class ResolveNeedsTwoAxes(Brighten):
     def resolve(self, alpha, beta):
         return torch.stack([alpha[:, 0] + beta[:, 0]], dim=-1)
 
 
-class ResolveFloat(Bright):
+class ResolveFloat(Brighten):
     def resolve(self, alpha, beta):
         return (alpha + beta).float()
 
 
-class ResolveDivides(Bright):
+class ResolveDivides(Brighten):
     def resolve(self, alpha, beta):
         return alpha + beta / (beta != 0.3)
 
@@ -315,18 +293,18 @@ class NoResolve(gs.ResolvableTransform):
     name = "no_resolve"
     parameters = ("b",)
     identity = torch.zeros(1, dtype=torch.float64)
-    apply = Bright.apply
+    apply = Brighten.apply
 
 
-class WideIdentity(Bright):
+class WideIdentity(Brighten):
     identity = torch.zeros(2, dtype=torch.float64)
 
 
-class TupleIdentity(Bright):
+class TupleIdentity(Brighten):
     identity = (0.0,)
 
 
-class DiffersInSingle(Bright):
+class DiffersInSingle(Brighten):
     def apply(self, images, theta):
         result = super().apply(images, theta)
         return result.clamp(0, 1) if images.dtype == torch.float32 else result
@@ -406,7 +384,7 @@ def test_shifts_by_fractions_of_a_pixel_are_not_whole_ones():
     assert not check.passed
 
 
-class RoundedInWords(Bright):
+class RoundedInWords(Brighten):
     """Is said to round its parameter, so that only whole β would be tried, and does not."""
 
     integer_parameters = frozenset({"b"})
@@ -473,13 +451,13 @@ class CyclicShift(gs.ResolvableTransform):
         (Power(), {"g": gs.Rayleigh(0.85)}, gs.Box(g=(0.5, 2.0)), 0.0),
         (Power(), {"g": gs.LogNormal(0, 0.5)}, gs.Box(g=(0.9, 1.1)), 0.1),
         (Rescale(), {"c": gs.LogNormal(0, 3)}, gs.Box(c=(1e-3, 1e3)), 0.0),
-        (Bright(), {"b": gs.Normal(0, 1e3)}, gs.Box(b=(-1e6, 1e6)), 0.0),
-        (Bright(), {"b": gs.Normal(0, 1e-6)}, gs.Box(b=(-1e-6, 1e-6)), 0.0),
+        (Brighten(), {"b": gs.Normal(0, 1e3)}, gs.Box(b=(-1e6, 1e6)), 0.0),
+        (Brighten(), {"b": gs.Normal(0, 1e-6)}, gs.Box(b=(-1e-6, 1e-6)), 0.0),
         (CyclicShift(), {"tx": gs.Normal(0, 3)}, gs.Box(tx=(-2.5, 2.5)), 0.0),
         (CyclicShift(), {"tx": gs.UniformCyclic()}, gs.Box(tx=(-50, 50)), 0.0),
         (CyclicShift(), {"tx": gs.Normal(0, 3)}, gs.Points([{"tx": 3}]), 0.0),
         (
-            Composition(Bright(), gs.transforms.Translation()),
+            Composition(Brighten(), gs.transforms.Translation()),
             {"b": gs.Normal(0, 0.3), "tx": gs.Normal(0, 3), "ty": gs.Normal(0, 3)},
             gs.Box(b=(-0.1, 0.1), tx=(-2, 2)),
             0.0,
@@ -509,8 +487,8 @@ def test_ours_pass_under_their_default_laws_and_regions(name):
 
 def test_only_users_classes_are_checked():
     assert not is_users(gs.transforms.ContrastBrightness())
-    assert is_users(Bright())
-    assert is_users(Composition(Bright(), gs.transforms.Translation()))
+    assert is_users(Brighten())
+    assert is_users(Composition(Brighten(), gs.transforms.Translation()))
     changed = gs.transforms.Brightness()
     changed.apply = lambda images, theta: images.clamp(0, 0.5)
     assert is_users(changed)
@@ -523,17 +501,17 @@ def test_only_users_classes_are_checked():
 
 def test_a_region_that_does_not_fit_is_an_error_of_the_caller():
     with pytest.raises(ValueError, match="'c' is not a parameter of bright"):
-        gs.check_transform(Bright(), region=gs.Box(c=(0, 1)))
+        gs.check_transform(Brighten(), region=gs.Box(c=(0, 1)))
     with pytest.raises(ValueError, match=r"smoothing\.b is missing"):
-        gs.check_transform(Bright(), laws={})
+        gs.check_transform(Brighten(), laws={})
 
 
 def test_images_that_are_none_are_an_error_of_the_caller():
     for images in (torch.rand(8, 8), [[0.5]], torch.zeros(1, 1, 4, 4, dtype=torch.uint8)):
         with pytest.raises(ValueError, match=r"images: give floating tensors \(C, H, W\)"):
-            gs.check_transform(Bright(), images)
+            gs.check_transform(Brighten(), images)
     # Images of several sizes are the engine's to refuse; the check takes those like the first.
-    assert gs.check_transform(Bright(), [torch.rand(1, 4, 4), torch.rand(1, 5, 5)]).passed
+    assert gs.check_transform(Brighten(), [torch.rand(1, 4, 4), torch.rand(1, 5, 5)]).passed
 
 
 # Where it is asked for.
@@ -566,7 +544,7 @@ def test_certify_refuses_before_the_first_vote():
 
 @pytest.mark.parametrize("options", [{}, {"sequential": True}, {"method": "gl"}])
 def test_an_approximation_runs_and_certifies_nothing(options):
-    right = certify(Bright(), **options)
+    right = certify(Brighten(), **options)
     assert right.residual is None
     assert right.certified or "method" in options  # General Lipschitz only estimates such a class
     assert right.p_lower > right.h_min
@@ -578,11 +556,11 @@ def test_an_approximation_runs_and_certifies_nothing(options):
     assert (factors.certified, factors.residual is None) == (False, False)
     lead = certify(ClampingFactors(), region=gs.Box(b=(-0.1, 0.1)), approximate=True, runner_up=True)
     assert not lead.certified
-    assert certify(Bright(), approximate=True).certified  # nothing is approximate about it
+    assert certify(Brighten(), approximate=True).certified  # nothing is approximate about it
 
 
 def test_the_check_is_remembered_for_a_family_and_a_region():
-    class Counting(Bright):
+    class Counting(Brighten):
         calls = 0
 
         def apply(self, images, theta):
