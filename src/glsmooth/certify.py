@@ -35,7 +35,7 @@ from glsmooth.config import UserError, build_family, build_region, merge_checkpo
 from glsmooth.data import Data, certification_images, load_dataset
 from glsmooth.family import SmoothedFamily
 from glsmooth.finite import FiniteLaw
-from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential
+from glsmooth.procedures import Exhaustive, FixedSample, Procedure, Sequential, given_up
 from glsmooth.records import Records, read_rows
 from glsmooth.regions import Box
 from glsmooth.report import write_report
@@ -361,15 +361,15 @@ def summarise(
     label, votes = column("label"), column("n0") + column("n")
     correct = column("prediction") == label
     unproved = column("p_lower") <= 0.5
-    given_up = unproved & (column("n") < most) & (column("prediction") != ABSTAIN)
+    early = given_up(column("p_lower"), column("n"), column("prediction"), most)
     seconds = invocation["seconds"] / invocation["images"] if invocation["images"] else None
     return {
         "command": "certify",
         "images": len(rows),
         "base_accuracy": float((column("base_prediction") == label).mean()),
         "smoothed_accuracy": float(correct.mean()),
-        "abstained": float((unproved & ~given_up).mean()),
-        "given_up": float(given_up.mean()),
+        "abstained": float((unproved & ~early).mean()),
+        "given_up": float(early.mean()),
         "votes_used": int(votes.sum()),
         "votes_per_image": float(votes.mean()),
         "abstained_votes": int(column("abstain_votes").sum()),

@@ -22,7 +22,7 @@ from glsmooth.confidence import (
 from glsmooth.draws import Stream
 from glsmooth.finite import FiniteLaw
 
-__all__ = ["ABSTAIN", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally"]
+__all__ = ["ABSTAIN", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally", "given_up"]
 
 #: Stands for "no class".
 ABSTAIN = -1
@@ -68,6 +68,14 @@ class Tally:
     def count(self) -> int:
         """Counting votes for the selected class."""
         return 0 if self.prediction == ABSTAIN else int(self.counting[self.prediction])
+
+
+def given_up(p_lower: np.ndarray, n: np.ndarray, prediction: np.ndarray, most: int) -> np.ndarray:
+    """Whose votes ended early, the region being out of reach, before p_A > 1/2 was proved? (images,) -> bool (images,).
+
+    Of the other images with p_A <= 1/2, all ``most`` counting draws were taken (or none voted): they abstain.
+    """
+    return np.asarray((p_lower <= 0.5) & (n < most) & (prediction != ABSTAIN))
 
 
 class Procedure(Protocol):

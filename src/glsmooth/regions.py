@@ -11,7 +11,8 @@ from glsmooth._values import FrozenMapping, Immutable
 __all__ = ["Ball", "Box", "Points", "Region"]
 
 
-def _number(where: str, value: Any) -> float:
+def number(where: str, value: Any) -> float:
+    """``value`` as a finite float; -0.0 is 0.0. ``where`` opens the message of the ValueError."""
     if isinstance(value, (str, bytes)):
         raise ValueError(f"{where}={value!r} is not a number")
     try:
@@ -22,7 +23,7 @@ def _number(where: str, value: Any) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"{where}={value} is not finite; give a finite number")
-    return value + 0.0  # -0.0 is 0.0
+    return value + 0.0
 
 
 class Region(Immutable):
@@ -65,7 +66,7 @@ class Box(Region):
         for name, interval in intervals.items():
             if isinstance(interval, str) or not hasattr(interval, "__len__") or len(interval) != 2:
                 raise ValueError(f"region.{name}={interval!r} is not an interval; give [low, high]")
-            low, high = (_number(f"region.{name}", v) for v in interval)
+            low, high = (number(f"region.{name}", v) for v in interval)
             if low > high:
                 raise ValueError(f"region.{name}=[{low:g}, {high:g}] is inverted; give [{high:g}, {low:g}]")
             numbers[name] = (low, high)
@@ -95,12 +96,12 @@ class Ball(Region):
     centre: FrozenMapping[float]
 
     def __init__(self, radius: float, **centre: float) -> None:
-        radius = _number("radius", radius)
+        radius = number("radius", radius)
         if radius < 0:
             raise ValueError(f"radius={radius:g} is negative; give a number >= 0")
         if not centre:
             raise ValueError("a ball needs named parameters with their centre, such as Ball(20, tx=0, ty=0)")
-        numbers = {name: _number(f"centre of {name}", value) for name, value in centre.items()}
+        numbers = {name: number(f"centre of {name}", value) for name, value in centre.items()}
         self._fill(radius=radius, centre=FrozenMapping(numbers))
 
     @property
@@ -130,7 +131,7 @@ class Points(Region):
         for point in points:
             if not isinstance(point, Mapping):
                 raise ValueError(f"the point {point!r} does not name its parameters; give {{'tx': 1, 'ty': 2}}, say")
-        numbers = tuple(FrozenMapping({n: _number(n, value) for n, value in point.items()}) for point in points)
+        numbers = tuple(FrozenMapping({n: number(n, value) for n, value in point.items()}) for point in points)
         if not numbers:
             raise ValueError("points=[] is empty; give at least one point")
         self._fill(points=numbers)

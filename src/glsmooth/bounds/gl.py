@@ -37,7 +37,7 @@ from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.loss import convolve
 from glsmooth.family import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
-from glsmooth.regions import Box
+from glsmooth.regions import Box, number
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
 __all__ = ["ProductForm", "ode_form", "polygon", "printed", "product_form", "straight"]
@@ -451,15 +451,7 @@ class _Followed:
 
 
 def _numbers(values: Mapping[str, float], t: float) -> dict[str, float]:
-    numbers = {}
-    for name, value in values.items():
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"the curve at t={t:g}: {name}={value!r} is not a number") from None
-        if not math.isfinite(numbers[name]):
-            raise ValueError(f"the curve at t={t:g}: {name}={numbers[name]} is not finite; give a finite number")
-    return numbers
+    return {name: number(f"the curve at t={t:g}: {name}", value) for name, value in values.items()}
 
 
 def polygon(family: SmoothedFamily, curve: Curve) -> list[Leg]:

@@ -26,7 +26,7 @@ from glsmooth._text import did_you_mean
 from glsmooth.config import UserError, build_family, build_region
 from glsmooth.draws import coin
 from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import ABSTAIN
+from glsmooth.procedures import given_up
 from glsmooth.regions import Box
 from glsmooth.resolvability import check_family
 
@@ -150,8 +150,8 @@ class CertifyRun:
         """(images,) whether votes ended early, the region being out of reach, before p_A > 1/2 was proved."""
         if not self.stops_early:
             return np.zeros(self.images, dtype=bool)
-        ended = self.columns["n"] < int(self.summary["monte_carlo"]["n"])
-        return (self.p_lower <= 0.5) & ended & (self.columns["prediction"] != ABSTAIN)
+        most = int(self.summary["monte_carlo"]["n"])
+        return given_up(self.p_lower, self.columns["n"], self.columns["prediction"], most)
 
     @property
     def classes(self) -> Sequence[str] | None:
