@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
-from glsmooth.bounds.neyman_pearson import cyclic_masses
+from glsmooth.bounds.neyman_pearson import cyclic_error, cyclic_masses
 from glsmooth.family import SmoothedFamily
-from glsmooth.laws import Law, LogNormal
 
 __all__ = ["FiniteLaw"]
 
@@ -82,7 +80,7 @@ class FiniteLaw:
         weights = np.floor(masses * _UNITS).astype(np.int64)
         order = np.argsort(-(weights >> _TIE_BITS), kind="stable")
         order = order[weights[order] > 0]
-        slack = sum(_mass_error(family.laws[name], torus[name]) for name in family.parameters)
+        slack = sum(cyclic_error(family.laws[name], torus[name]) for name in family.parameters)
         # Products of masses, and the conversion of sums to float64, err by a few units in the last place.
         return cls(points[order], weights[order], slack + 2.0**-50)
 
@@ -107,18 +105,3 @@ class FiniteLaw:
             else:
                 low = middle
         return high
-
-
-def _mass_error(law: Law, size: int) -> float:
-    """How far the probability of any set of shifts can be from its sum of ``cyclic_masses``."""
-    if law.cyclic:
-        return 2.0**-50
-    # The masses are differences of a distribution function at half-integers. Each of its values is good to 2^-50
-    # (the argument is rounded a few times, and no |x| density(x) of these laws is large), enters two masses, and
-    # enters the sum that they are divided by.
-    tails = torch.tensor([1e-18, 1 - 1e-16], dtype=torch.float64)
-    low, high = (float(v) for v in law.icdf(tails))
-    error = (high - low + 4 * size) * 2.0**-48
-    if isinstance(law, LogNormal):  # here it is log(x) - loc that is rounded before the scale magnifies it
-        error *= 1 + (abs(law.values["loc"]) + 20) / law.values["scale"]
-    return error

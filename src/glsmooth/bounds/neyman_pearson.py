@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -39,7 +40,7 @@ from glsmooth.transforms.factors import (
     ShiftThenScale,
 )
 
-__all__ = ["cyclic_masses", "tradeoff"]
+__all__ = ["cyclic_error", "cyclic_masses", "tradeoff"]
 
 @lru_cache(maxsize=64)
 def cyclic_masses(law: Law, size: int) -> np.ndarray:
@@ -47,8 +48,7 @@ def cyclic_masses(law: Law, size: int) -> np.ndarray:
     if law.cyclic:
         return np.full(size, 1.0 / size)
     # All integers that carry mass, in whole turns of the cycle.
-    tails = torch.tensor([1e-18, 1 - 1e-16], dtype=torch.float64)
-    low, high = (float(v) for v in law.icdf(tails))
+    low, high = _reach(law)
     first = size * (math.floor(low / size) - 1)
     last = size * (math.ceil(high / size) + 1)
     if last - first > 50_000_000:
@@ -60,6 +60,26 @@ def cyclic_masses(law: Law, size: int) -> np.ndarray:
     wrapped = wrapped / wrapped.sum()
     wrapped.flags.writeable = False  # kept for other callers
     return wrapped
+
+
+def cyclic_error(law: Law, size: int) -> float:
+    """How far the probability of any set of shifts can be from its sum of :func:`cyclic_masses`."""
+    if law.cyclic:
+        return 2.0**-50
+    # The masses are differences of a distribution function at half-integers. Each of its values is good to 2^-50
+    # (the argument is rounded a few times, and no |x| density(x) of these laws is large), enters two masses, and
+    # enters the sum that they are divided by.
+    low, high = _reach(law)
+    error = (high - low + 4 * size) * 2.0**-48
+    if isinstance(law, LogNormal):  # here it is log(x) - loc that is rounded before the scale magnifies it
+        error *= 1 + (abs(law.values["loc"]) + 20) / law.values["scale"]
+    return error
+
+
+def _reach(law: Law) -> tuple[float, float]:
+    """An interval outside of which a law has no mass that floats could show."""
+    low, high = law.icdf(torch.tensor([1e-18, 1 - 1e-16], dtype=torch.float64)).tolist()
+    return low, high
 
 
 class _Parts:
@@ -128,7 +148,8 @@ def _add(parts: _Parts, factor: Factor, family: SmoothedFamily, beta: Mapping[st
         elif round(b) % size:
             masses = cyclic_masses(laws[factor.name], size)
             if masses.max() - masses.min() > 1e-15 * masses.max():
-                parts.plain.append(cyclic_pair(masses, round(b) % size))
+                error = cyclic_error(laws[factor.name], size)
+                parts.plain.append(replace(cyclic_pair(masses, round(b) % size), slip_0=error, slip_b=error))
     elif isinstance(factor, Scale):
         parts.pair(laws[factor.name], 0.0, beta[factor.name])
     elif isinstance(factor, ScaleThenShift):
