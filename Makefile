@@ -24,6 +24,7 @@ stress: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
 
 lint: $(INSTALLED)
+	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 

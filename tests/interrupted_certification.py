@@ -33,9 +33,7 @@ IMAGES = 13
 COLOURS = SmoothedFamily(
     ContrastBrightness(), {"contrast": laws.LogNormal(0.0, 0.5), "brightness": laws.Normal(0.0, 0.5)}
 )
-SHIFTS = SmoothedFamily(
-    Translation(), {"tx": laws.Normal(0.0, 1.5), "ty": laws.Normal(0.0, 1.5)}, image_size=(6, 6)
-)
+SHIFTS = SmoothedFamily(Translation(), {"tx": laws.Normal(0.0, 1.5), "ty": laws.Normal(0.0, 1.5)}, image_size=(6, 6))
 PROCEDURES = {
     "paper": FixedSample(10, 40, 0.01),
     "sequential": Sequential({"a": 0.6, "b": 0.8}, n0=50, n=200, alpha=0.01),

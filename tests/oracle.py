@@ -489,7 +489,6 @@ def _inner(pair: Pair, s: Array, d: Array, extra: float) -> tuple[Array, Array]:
     raise NotImplementedError(kind)
 
 
-
 def _lobatto(n: int) -> tuple[Array, Array]:
     """Gauss–Lobatto nodes and weights on [-1, 1], both ends moved inwards by 1e-11."""
     last = np.polynomial.legendre.Legendre.basis(n - 1)

@@ -237,9 +237,7 @@ def points_of_box(rng: Rng, family: gs.SmoothedFamily, box: gs.Box, n: int) -> l
     return [dict(p) for p in dict.fromkeys(tuple(p.items()) for p in points)]
 
 
-def beside(
-    rng: Rng, family: gs.SmoothedFamily, box: gs.Box, point: dict[str, float], reach: float
-) -> dict[str, float]:
+def beside(rng: Rng, family: gs.SmoothedFamily, box: gs.Box, point: dict[str, float], reach: float) -> dict[str, float]:
     """A place near a point of a box: each coordinate moved by up to ``reach`` of its interval, or left alone."""
     moved = dict(point)
     for name, (low, high) in box.intervals.items():
@@ -358,10 +356,7 @@ def draw_case(seed: int, kind: str, number: int) -> Case:
     names = [name for name in transform.parameters if rng.random() < 0.9] or list(transform.parameters[:1])
     strength = _log_uniform(rng, 0.05, 2.5) / math.sqrt(len(names))
     box = gs.Box(
-        **{
-            name: _interval(rng, name, units[name], strength, name in transform.integer_parameters)
-            for name in names
-        }
+        **{name: _interval(rng, name, units[name], strength, name in transform.integer_parameters) for name in names}
     )
     draw = rng.random()
     # Single points test tightness as well; products of many coordinates are slow, so they get fewer points.

@@ -80,9 +80,7 @@ def test_a_sweep_gives_each_job_the_directory_that_it_has_alone(call):
 def test_arguments_without_an_equals_sign_are_runs(call, elsewhere):
     for name in ("one", 'two "quoted", and a comma'):
         (elsewhere / name).mkdir()
-    ((config, _),) = call(
-        "report", "one", "bound.methods=[gl]", 'two "quoted", and a comma', "region.contrast=[1,2]"
-    )
+    ((config, _),) = call("report", "one", "bound.methods=[gl]", 'two "quoted", and a comma', "region.contrast=[1,2]")
     assert config["runs"] == ["one", 'two "quoted", and a comma']
     assert config["region"]["contrast"] == [1, 2]
 
@@ -96,9 +94,7 @@ def test_a_value_of_an_option_is_not_a_run(call, elsewhere):
 
 def test_site_files_come_from_config_dir(call, elsewhere):
     (elsewhere / "site" / "cluster").mkdir(parents=True)
-    (elsewhere / "site" / "cluster" / "mysite.yaml").write_text(
-        "# @package _global_\ntrainer:\n  devices: 4\n"
-    )
+    (elsewhere / "site" / "cluster" / "mysite.yaml").write_text("# @package _global_\ntrainer:\n  devices: 4\n")
     ((config, _),) = call("train", "--config-dir", "site", "cluster=mysite")
     assert config["trainer"]["devices"] == 4
 

@@ -35,9 +35,7 @@ def test_clopper_pearson_of_all_successes_is_the_root_of_alpha(n, alpha):
     assert bound <= alpha ** (1 / n)
 
 
-@pytest.mark.parametrize(
-    ("count", "n"), [(1, 10), (7, 10), (950, 1000), (500, 1000), (999, 1000), (20, 100_000)]
-)
+@pytest.mark.parametrize(("count", "n"), [(1, 10), (7, 10), (950, 1000), (500, 1000), (999, 1000), (20, 100_000)])
 def test_clopper_pearson_inverts_the_binomial_tail_on_the_safe_side(count, n):
     lower, upper = clopper_pearson_lower(count, n, 1e-3), clopper_pearson_upper(count, n, 1e-3)
     assert binom.sf(count - 1, n, lower) == pytest.approx(1e-3, rel=1e-5)
@@ -161,9 +159,7 @@ def test_evidence_has_mean_at_most_one_at_the_null(h, n):
     assert mean(h - 0.1) < 1
 
 
-@pytest.mark.parametrize(
-    ("count", "n"), [(1, 1), (3, 3), (7, 10), (95, 100), (950, 1000), (10**6 - 5, 10**6)]
-)
+@pytest.mark.parametrize(("count", "n"), [(1, 1), (3, 3), (7, 10), (95, 100), (950, 1000), (10**6 - 5, 10**6)])
 def test_anytime_lower_is_where_the_evidence_reaches_its_goal(count, n):
     bound = anytime_lower(count, n, 1e-3)
     assert log_evidence(count, n, bound) >= math.log(1e3)
@@ -238,11 +234,7 @@ def test_adversarial_stopping(p):
 
     def peeking(n):
         return next(
-            (
-                k
-                for k in range(int(binom.ppf(1 - 2 * alpha, n, p)), n + 1)
-                if clopper_pearson_lower(k, n, alpha) > p
-            ),
+            (k for k in range(int(binom.ppf(1 - 2 * alpha, n, p)), n + 1) if clopper_pearson_lower(k, n, alpha) > p),
             n + 1,
         )
 

@@ -38,9 +38,7 @@ def compose(command, *overrides):
 def groups_of(command):
     """Groups of the command's defaults list, without Hydra's own."""
     defaults = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
-    return [
-        next(iter(d)) for d in defaults if isinstance(d, dict) and not next(iter(d)).startswith("override")
-    ]
+    return [next(iter(d)) for d in defaults if isinstance(d, dict) and not next(iter(d)).startswith("override")]
 
 
 def members(group):
@@ -149,9 +147,7 @@ def test_defaults_are_table_1(name):
 
 
 def test_orders_of_rows_1_6_and_7():
-    order = {
-        name: compose("bounds", f"transform={name}").transform.get("order") for name in gs.transforms.BUILTIN
-    }
+    order = {name: compose("bounds", f"transform={name}").transform.get("order") for name in gs.transforms.BUILTIN}
     assert {name: value for name, value in order.items() if value} == {
         "contrast_brightness": "contrast_first",
         "contrast_brightness_translation": "contrast_first",
@@ -345,12 +341,8 @@ def test_a_bug_in_a_users_module_is_not_a_mistake_in_the_configuration(tmp_path,
 def test_builders_take_plain_dictionaries_and_drop_nulls():
     transform = build_transform({"_target_": "glsmooth.transforms.Brightness", "order": None})
     law = {"law": "Normal", "loc": 0, "scale": 0.4, "rate": None, "low": None, "high": None}
-    assert build_laws({"brightness": law, "gamma": dict.fromkeys(law)}, transform) == {
-        "brightness": gs.Normal(0, 0.4)
-    }
-    assert build_region({"brightness": [-1, 1], "gamma": None}, transform).intervals == {
-        "brightness": (-1, 1)
-    }
+    assert build_laws({"brightness": law, "gamma": dict.fromkeys(law)}, transform) == {"brightness": gs.Normal(0, 0.4)}
+    assert build_region({"brightness": [-1, 1], "gamma": None}, transform).intervals == {"brightness": (-1, 1)}
 
 
 # What a checkpoint brings.

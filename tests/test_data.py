@@ -128,9 +128,7 @@ class TestBatches:
         assert sorted(i for part in ordered for batch in part for i in batch) == list(range(50))
 
     def test_loader_gives_ready_batches(self, digits):
-        images, labels, indices = next(
-            iter(loader(digits.test, Batches(len(digits.test), 7, shuffle_seed=0)))
-        )
+        images, labels, indices = next(iter(loader(digits.test, Batches(len(digits.test), 7, shuffle_seed=0))))
         assert images.shape == (7, 1, 32, 32)
         for image, label, index in zip(images, labels, indices.tolist(), strict=True):
             assert torch.equal(image, digits.test[index][0])
@@ -180,9 +178,7 @@ class TestFolders:
     def test_train_and_test_folders(self, tmp_path):
         fill(tmp_path / "train", {"a": 10, "b": 10})
         fill(tmp_path / "test", {"a": 3, "b": 2})
-        found = load_dataset(
-            {"name": "image_folder", "root": tmp_path, "image_size": [10, 8], "val_fraction": 0.2}
-        )
+        found = load_dataset({"name": "image_folder", "root": tmp_path, "image_size": [10, 8], "val_fraction": 0.2})
         assert [len(found.train), len(found.val), len(found.test)] == [16, 4, 5]
         pixels = np.array(Image.open(tmp_path / "test" / "b" / "001.png"))
         image, label, _ = found.test[4]
@@ -395,9 +391,7 @@ def test_mnist_in_torchvisions_files(tmp_path):
         (raw / f"{part}-images-idx3-ubyte").write_bytes(images)
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
         for kind in ("images-idx3", "labels-idx1"):  # torchvision looks for either form
-            (raw / f"{part}-{kind}-ubyte.gz").write_bytes(
-                gzip.compress((raw / f"{part}-{kind}-ubyte").read_bytes())
-            )
+            (raw / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress((raw / f"{part}-{kind}-ubyte").read_bytes()))
     found = load_dataset({"name": "mnist", "root": tmp_path, "val_fraction": 0.25})
     assert [len(found.train), len(found.val), len(found.test)] == [30, 10, 20]
     image, label, _ = found.test[3]

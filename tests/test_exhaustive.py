@@ -186,9 +186,7 @@ def probability(table, family, c, beta=(0, 0)):
     """Exact h_c(β) of the classifier of ``table``."""
     height, width = SIZE
     return sum(
-        mass
-        for (tx, ty), mass in exact(family).items()
-        if table[(ty + beta[1]) % height, (tx + beta[0]) % width] == c
+        mass for (tx, ty), mass in exact(family).items() if table[(ty + beta[1]) % height, (tx + beta[0]) % width] == c
     )
 
 
@@ -295,9 +293,7 @@ def test_a_network_on_many_images_in_any_batches():
     assert run(7) == run(1) == run(64, range(19, -1, -1)) == run(64, seed=5) == reference
     with torch.no_grad():
         for i in (0, 11):
-            moved = family.transform.apply(
-                images[i].expand(len(law.points), -1, -1, -1), torch.from_numpy(law.points)
-            )
+            moved = family.transform.apply(images[i].expand(len(law.points), -1, -1, -1), torch.from_numpy(law.points))
             mass, counting, n, _ = reference[i]
             votes = model(moved).argmax(1).numpy()[:n]
             assert counting == np.bincount(votes, minlength=4).tolist()

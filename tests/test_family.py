@@ -72,9 +72,7 @@ def test_uniform_law_on_the_torus():
             "outside the domain",
         ),
         (
-            lambda: gs.SmoothedFamily(
-                gs.transforms.Translation(), {"tx": gs.UniformCyclic(), "ty": gs.Normal(0, 1)}
-            ),
+            lambda: gs.SmoothedFamily(gs.transforms.Translation(), {"tx": gs.UniformCyclic(), "ty": gs.Normal(0, 1)}),
             "image_size",
         ),
         (
@@ -84,9 +82,7 @@ def test_uniform_law_on_the_torus():
             "positive",
         ),
         (
-            lambda: gs.SmoothedFamily(
-                gs.transforms.Brightness(), {"brightness": gs.Normal(0, 1)}, pixel_noise=-1
-            ),
+            lambda: gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0, 1)}, pixel_noise=-1),
             "pixel_noise",
         ),
     ],

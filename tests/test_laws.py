@@ -18,9 +18,7 @@ CASES = [
     (gs.HalfNormal(1.3), scipy.stats.halfnorm(scale=1.3)),
     (gs.Uniform(-0.5, 2.0), scipy.stats.uniform(-0.5, 2.5)),
 ]
-every = pytest.mark.parametrize(
-    ("law", "reference"), CASES, ids=lambda v: repr(v) if isinstance(v, Law) else ""
-)
+every = pytest.mark.parametrize(("law", "reference"), CASES, ids=lambda v: repr(v) if isinstance(v, Law) else "")
 
 
 def test_every_law_is_in_the_list():

@@ -163,9 +163,7 @@ class TestWeights:
 
     def test_other_shapes_do_not_fit(self, trained, tmp_path):
         torch.save(trained.state_dict(), tmp_path / "w.pt")
-        with pytest.raises(
-            ValueError, match=r"does not fit: it has other shapes in 1 tensors, .*features.0.0.weight"
-        ):
+        with pytest.raises(ValueError, match=r"does not fit: it has other shapes in 1 tensors, .*features.0.0.weight"):
             build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **COLOUR)
 
     def test_damaged_file(self, tmp_path):

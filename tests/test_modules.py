@@ -35,9 +35,7 @@ class Watched(nn.Module):
 
 def make(family=BRIGHTNESS, data=None, **changes):
     data = data or Data("x", ("a", "b"), (4, 4), (0,), (1,), {})
-    module = TrainingModule(
-        Watched(), family, data, LOSS | changes.pop("loss", {}), OPTIMIZER | changes, 0, {}
-    )
+    module = TrainingModule(Watched(), family, data, LOSS | changes.pop("loss", {}), OPTIMIZER | changes, 0, {})
     module.log = lambda *args, **kwargs: None
     return module
 
@@ -83,9 +81,7 @@ def test_augmentation_comes_before_the_transformation():
 
 
 def test_pixel_noise():
-    family = gs.SmoothedFamily(
-        gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 1e-6)}, pixel_noise=0.25
-    )
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 1e-6)}, pixel_noise=0.25)
     module = make(family)
     module.training_step(batch())
     noise = module.model.seen - 0.5
@@ -93,9 +89,7 @@ def test_pixel_noise():
 
 
 def test_one_copy_leaves_no_consistency():
-    with pytest.raises(
-        ValueError, match=r"loss.copies=1 with loss.consistency=1.0: .*would be zero.*loss.copies=2"
-    ):
+    with pytest.raises(ValueError, match=r"loss.copies=1 with loss.consistency=1.0: .*would be zero.*loss.copies=2"):
         make(loss={"copies": 1})
     make(loss={"copies": 1, "consistency": 0.0}).training_step(batch())
 
@@ -106,9 +100,7 @@ def test_unknown_schedule():
 
 
 def test_loss_that_is_not_finite_stops():
-    with pytest.raises(
-        ValueError, match=r"optimizer.lr=0.1: the loss is nan in epoch 1, step 1; use a smaller"
-    ):
+    with pytest.raises(ValueError, match=r"optimizer.lr=0.1: the loss is nan in epoch 1, step 1; use a smaller"):
         make().training_step(batch(value=float("nan")))
 
 
@@ -132,9 +124,7 @@ def stripes() -> Data:
     labels = torch.arange(64) % 2
     images = (80 + 80 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     everything = TensorImages(images, labels)
-    return Data(
-        "x", ("dark", "bright"), (4, 4), (0,), (1,), {"train": lambda: everything, "val": lambda: everything}
-    )
+    return Data("x", ("dark", "bright"), (4, 4), (0,), (1,), {"train": lambda: everything, "val": lambda: everything})
 
 
 def fit(module, tmp_path, **options):

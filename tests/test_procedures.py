@@ -177,9 +177,7 @@ def test_an_image_is_given_up_when_its_chance_is_below_one_in_a_hundred(selectio
     rate = fewest_successes(1000, h, 1e-3) / 1000
     tallies = [voted(selection, count, n) for count in range(n + 1)]
     undecided = [t for t in tallies if anytime_lower(t.count, n, 1e-3) <= h]
-    chances = [
-        beta.sf(rate, t.count + selection[0] + 1, n - t.count + selection[1] + 1) for t in undecided
-    ]
+    chances = [beta.sf(rate, t.count + selection[0] + 1, n - t.count + selection[1] + 1) for t in undecided]
     assert [bool(procedure.advance(t)) for t in undecided] == [chance > 0.01 for chance in chances]
     assert 0 < sum(chance > 0.01 for chance in chances) < len(chances)
     # A decided one is finished, with its bound.

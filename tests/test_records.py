@@ -43,9 +43,7 @@ def test_rows_are_written_exactly(tmp_path):
     writer.append([])
     writer.append([row(4)])
     # On disk before close.
-    assert (
-        records.path.read_bytes() == HEADER + b"0,0,0.3333333333333333\n1,1,0.25\n4,1,0.14285714285714285\n"
-    )
+    assert records.path.read_bytes() == HEADER + b"0,0,0.3333333333333333\n1,1,0.25\n4,1,0.14285714285714285\n"
     writer.close()
     records.merge()
     assert records.finished == {0, 1, 4}
@@ -90,9 +88,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not(tmp_path):
 def test_a_part_in_use_by_an_orphan_is_refused(tmp_path):
     Records(tmp_path, IDENTITY, COLUMNS).close()
     writer = RecordWriter(part_path(tmp_path, 1, 2), COLUMNS)
-    assert "another process is writing here" in in_another_process(
-        lambda: Records(tmp_path, IDENTITY, COLUMNS)
-    )
+    assert "another process is writing here" in in_another_process(lambda: Records(tmp_path, IDENTITY, COLUMNS))
     writer.close()
 
 

@@ -55,9 +55,7 @@ def test_checkpoints(finished):
 
 def test_best_is_the_best_epoch_under_the_law(finished):
     with (finished / "metrics" / "version_0" / "metrics.csv").open() as file:
-        scores = {
-            int(row["epoch"]) + 1: float(row[UNDER_LAW]) for row in csv.DictReader(file) if row[UNDER_LAW]
-        }
+        scores = {int(row["epoch"]) + 1: float(row[UNDER_LAW]) for row in csv.DictReader(file) if row[UNDER_LAW]}
     assert len(scores) == 4
     best = load_checkpoint(finished / "best.ckpt").metrics
     assert scores[int(best["epoch"])] == pytest.approx(max(scores.values()))
@@ -181,9 +179,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     overrides = [*SHORT, "optimizer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
     monkeypatch.setattr(sys, "argv", ["train", *overrides])
     train.main()
-    assert (
-        f"Certify it with: glsmooth certify ckpt={tmp_path / 'run' / 'best.ckpt'}" in capsys.readouterr().out
-    )
+    assert f"Certify it with: glsmooth certify ckpt={tmp_path / 'run' / 'best.ckpt'}" in capsys.readouterr().out
     assert (tmp_path / "run" / "summary.json").is_file()
 
 

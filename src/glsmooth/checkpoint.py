@@ -94,15 +94,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged and foreign files fail in many ways: zip, pickle, truncation, refused classes.
-        raise ValueError(
-            f"ckpt={path}: not a readable checkpoint; give a best.ckpt that train wrote"
-        ) from error
+        raise ValueError(f"ckpt={path}: not a readable checkpoint; give a best.ckpt that train wrote") from error
     payload = content.get(KEY) if isinstance(content, dict) else None
     names = {field.name for field in fields(Checkpoint)} - {"state_dict"}
     if not isinstance(payload, dict) or not names <= payload.keys():
         raise ValueError(
-            f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with "
-            f"model.weights={path}"
+            f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with model.weights={path}"
         )
     state = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
     return Checkpoint(**{name: payload[name] for name in names}, state_dict=state)

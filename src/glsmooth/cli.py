@@ -50,9 +50,7 @@ _OPTIONS = {
 }
 
 
-def entry(
-    command: str, run: Callable[[DictConfig], None], positional: str | None = None
-) -> Callable[[], None]:
+def entry(command: str, run: Callable[[DictConfig], None], positional: str | None = None) -> Callable[[], None]:
     """The ``main`` of a command.
 
     Args:
@@ -69,9 +67,7 @@ def entry(
         with user_errors():
             validate(cfg, command)
             if cfg.run_dir != HydraConfig.get().runtime.output_dir:
-                raise UserError(
-                    f"run_dir={cfg.run_dir} does not move the run; set hydra.run.dir={cfg.run_dir}"
-                )
+                raise UserError(f"run_dir={cfg.run_dir} does not move the run; set hydra.run.dir={cfg.run_dir}")
             run(cfg)
 
     def main() -> None:

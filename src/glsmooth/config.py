@@ -102,13 +102,9 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
             family.check_region(region)
     for key in ("ckpt", "votes"):
         if config.get(key) is not None and not Path(config[key]).is_file():
-            raise UserError(
-                f"{key}={config[key]!r} is not a file; set {key}= to the path of an existing file"
-            )
+            raise UserError(f"{key}={config[key]!r} is not a file; set {key}= to the path of an existing file")
     if command == "report" and bool(config["runs"]) == (config["votes"] is not None):
-        raise UserError(
-            "runs=[] and votes=null; name directories that certify wrote (or votes=FILE, not both)"
-        )
+        raise UserError("runs=[] and votes=null; name directories that certify wrote (or votes=FILE, not both)")
     for run in config.get("runs", ()):
         if not Path(run).is_dir():
             raise UserError(
@@ -132,17 +128,14 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
         )
     cls = _import(target)
     if not (inspect.isclass(cls) and issubclass(cls, ResolvableTransform)):
-        raise UserError(
-            f"transform._target_={target!r} is not a subclass of glsmooth.ResolvableTransform; name one"
-        )
+        raise UserError(f"transform._target_={target!r} is not a subclass of glsmooth.ResolvableTransform; name one")
     arguments = {key: value for key, value in spec.items() if key != "_target_" and value is not None}
     accepted = inspect.signature(cls).parameters
     for key, value in arguments.items():
         if key not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             takes = f"it takes {', '.join(accepted)}" if accepted else "it takes none"
             raise UserError(
-                f"transform.{key}={value!r} is not an argument of {target}, {takes}; "
-                f"remove it (transform.{key}=null)"
+                f"transform.{key}={value!r} is not an argument of {target}, {takes}; remove it (transform.{key}=null)"
             )
     try:
         return cls(**arguments)
@@ -154,9 +147,7 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
 def _import(target: str) -> Any:
     module_name, _, name = target.rpartition(".")
     if not module_name:
-        raise UserError(
-            f"transform._target_={target!r} names no module; set transform._target_=my_module.{target}"
-        )
+        raise UserError(f"transform._target_={target!r} names no module; set transform._target_=my_module.{target}")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -168,9 +159,7 @@ def _import(target: str) -> Any:
         ) from None
     if not hasattr(module, name):
         names = [n for n, member in vars(module).items() if inspect.isclass(member) and not n.startswith("_")]
-        raise UserError(
-            f"transform._target_={target!r}: no {name!r} in {module_name}{did_you_mean(name, names)}"
-        )
+        raise UserError(f"transform._target_={target!r}: no {name!r} in {module_name}{did_you_mean(name, names)}")
     return getattr(module, name)
 
 
@@ -184,9 +173,7 @@ def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[
             a law whose fields are missing, left over or impossible.
     """
     spec = {
-        name: law
-        for name, law in plain(spec).items()
-        if law is not None and any(v is not None for v in law.values())
+        name: law for name, law in plain(spec).items() if law is not None and any(v is not None for v in law.values())
     }
     for name in spec:
         if name not in transform.parameters:
@@ -196,9 +183,7 @@ def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[
             )
     for name in transform.parameters:
         if name not in spec:
-            raise UserError(
-                f"smoothing.{name} is missing; set '+smoothing.{name}={{law:Normal,loc:0,scale:0.5}}'"
-            )
+            raise UserError(f"smoothing.{name} is missing; set '+smoothing.{name}={{law:Normal,loc:0,scale:0.5}}'")
     with _as_user_error():
         return {name: laws.from_config(spec[name], f"smoothing.{name}") for name in transform.parameters}
 
@@ -264,9 +249,7 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
         smoothing, region = stored["smoothing"], stored["region"]
         for key in typed.keys() & kept.keys():
             if typed[key] != kept[key]:
-                log.warning(
-                    "transform.%s=%s, but the checkpoint was trained with %s", key, typed[key], kept[key]
-                )
+                log.warning("transform.%s=%s, but the checkpoint was trained with %s", key, typed[key], kept[key])
         config["transform"] = {**kept, **typed}
     else:
         cls = type(build_transform(typed))

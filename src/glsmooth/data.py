@@ -105,9 +105,7 @@ class FolderImages(Dataset):
             with Image.open(path) as file:
                 image = _pixels(file, "RGB" if self.channels == 3 else "L")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"dataset.root: {path} is not a readable image ({error}); repair or remove it"
-            ) from error
+            raise ValueError(f"dataset.root: {path} is not a readable image ({error}); repair or remove it") from error
         (height, width), (rows, columns) = self.resize, self.size
         scale = max(height / image.height, width / image.width)
         if scale != 1:
@@ -324,17 +322,13 @@ def _image_size(name: str, given: Sequence[int] | None) -> tuple[int, int]:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"dataset.image_size={list(size)}: use [height, width], both at least 1")
     if size != default and not _DEFAULTS[name].get("free_size"):
-        raise ValueError(
-            f"dataset.image_size={list(size)}: images of {name} are {list(default)}; leave it out"
-        )
+        raise ValueError(f"dataset.image_size={list(size)}: images of {name} are {list(default)}; leave it out")
     return size[0], size[1]
 
 
 def _root(spec: Mapping[str, Any]) -> Path:
     if spec.get("root") is None:
-        raise ValueError(
-            f"dataset.root is not set: give the folder of {spec['name']}, e.g. dataset.root=data"
-        )
+        raise ValueError(f"dataset.root is not set: give the folder of {spec['name']}, e.g. dataset.root=data")
     root = Path(spec["root"]).expanduser()
     if not root.is_dir() and not spec.get("download"):
         raise ValueError(f"dataset.root={root}: no such folder; give the folder of {spec['name']}")
@@ -442,9 +436,7 @@ def _folders(
         return class_names, {name: partial(images, part, size) for name, part in parts.items()}
 
     if not present & {"train", test_name}:
-        raise ValueError(
-            f"dataset.root={root}: has neither train/ nor {test_name}/; give the folder that holds them"
-        )
+        raise ValueError(f"dataset.root={root}: has neither train/ nor {test_name}/; give the folder that holds them")
     class_names = _class_names(root / ("train" if "train" in present else test_name))
 
     @cache
@@ -479,9 +471,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 def _list_files(folder: Path, class_names: Sequence[str]) -> _Files:
     """The images under each class folder, sorted, so that positions do not depend on the file system."""
     if set(_class_names(folder)) != set(class_names):
-        raise ValueError(
-            f"dataset.root: the class folders of {folder} differ from those of the training images"
-        )
+        raise ValueError(f"dataset.root: the class folders of {folder} differ from those of the training images")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):

@@ -28,9 +28,7 @@ class Stream(IntEnum):
     COIN = 4  #: the one random number of the randomised Clopper-Pearson bound
 
 
-def uniforms(
-    seed: int, index: int, stream: Stream, first: int, n: int, d: int
-) -> tuple[np.ndarray, np.ndarray]:
+def uniforms(seed: int, index: int, stream: Stream, first: int, n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
     """Random numbers of the draws ``first`` … ``first + n - 1`` of one image.
 
     Returns:
@@ -67,9 +65,7 @@ def pixel_normals(keys: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """
     size = math.prod(shape)
     pairs = torch.arange(1, size // 2 + 2, device=keys.device)
-    z = (
-        keys[:, None] + pairs * -7046029254386353131
-    )  # 0x9E3779B97F4A7C15: int64 arithmetic wraps as it should
+    z = keys[:, None] + pairs * -7046029254386353131  # 0x9E3779B97F4A7C15: int64 arithmetic wraps as it should
     z = (z ^ _shift_right(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ _shift_right(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     z = z ^ _shift_right(z, 31)

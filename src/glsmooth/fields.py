@@ -122,9 +122,7 @@ RULES: dict[str, Rule] = {
     "smoothing.*.high": _REAL.or_null(),
     "smoothing.*.scale": _POSITIVE.or_null(),
     "smoothing.*.rate": _POSITIVE.or_null(),
-    "smoothing.*": Rule(
-        lambda v: v is None, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
-    ),
+    "smoothing.*": Rule(lambda v: v is None, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"),
     "region.*": _INTERVAL.or_null(),
     "bound.methods": _list_of(
         _choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]"
@@ -182,9 +180,7 @@ RULES: dict[str, Rule] = {
 def rule_of(key: str) -> Rule | None:
     if key in RULES:
         return RULES[key]
-    patterns = (
-        p for p in RULES if "*" in p and p.count(".") == key.count(".") and fnmatch.fnmatchcase(key, p)
-    )
+    patterns = (p for p in RULES if "*" in p and p.count(".") == key.count(".") and fnmatch.fnmatchcase(key, p))
     return RULES.get(next(patterns, ""))
 
 
@@ -206,12 +202,8 @@ def check_fields(config: Mapping[str, Any]) -> None:
     for key, value in leaves(config):
         rule = rule_of(key)
         if rule is None:
-            known = [name for name in RULES if "*" not in name] + [
-                name for name, _ in leaves(config) if rule_of(name)
-            ]
-            raise UserError(
-                f"{key}={_shown(value)} is not a field{near_field(key, known)}; leave it out otherwise"
-            )
+            known = [name for name in RULES if "*" not in name] + [name for name, _ in leaves(config) if rule_of(name)]
+            raise UserError(f"{key}={_shown(value)} is not a field{near_field(key, known)}; leave it out otherwise")
         if not rule.accepts(value):
             raise UserError(rule.refusal(key, value))
         if key.startswith("region.") and value is not None and value[0] > value[1]:

@@ -73,9 +73,7 @@ class FiniteLaw:
         for mass in axes:
             half = len(mass) // 2
             shifts = (np.arange(len(mass), dtype=np.float64) + half) % len(mass) - half  # the short way round
-            points = np.concatenate(
-                [np.tile(points, (len(mass), 1)), np.repeat(shifts, len(points))[:, None]], axis=1
-            )
+            points = np.concatenate([np.tile(points, (len(mass), 1)), np.repeat(shifts, len(points))[:, None]], axis=1)
             masses = (mass[:, None] * masses).reshape(-1)
         weights = np.floor(masses * _UNITS).astype(np.int64)
         order = np.argsort(-(weights >> _TIE_BITS), kind="stable")

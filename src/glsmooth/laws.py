@@ -95,13 +95,9 @@ class Law(Immutable, Distribution):
             except (ValueError, RuntimeError):  # a tensor of many numbers
                 raise ValueError(f"{type(self).__name__}: {field}={value!r} is not one number; give a float") from None
             if not math.isfinite(value):
-                raise ValueError(
-                    f"{type(self).__name__}: {field}={value} is not finite; give a finite number"
-                )
+                raise ValueError(f"{type(self).__name__}: {field}={value} is not finite; give a finite number")
             if field in ("scale", "rate") and value <= 0:
-                raise ValueError(
-                    f"{type(self).__name__}: {field}={value:g} must be positive; give a number above 0"
-                )
+                raise ValueError(f"{type(self).__name__}: {field}={value:g} must be positive; give a number above 0")
             if field in ("scale", "rate") and not 1e-12 <= value <= 1e12:
                 raise ValueError(
                     f"{type(self).__name__}: {field}={value:g} is too extreme to compute with; give a number "
@@ -556,9 +552,7 @@ class Uniform(Law):
     def __init__(self, low: float, high: float) -> None:
         super().__init__(low=low, high=high)
         if not self._low < self._high:
-            raise ValueError(
-                f"Uniform: low={low:g} must be below high={high:g}; exchange them or widen the interval"
-            )
+            raise ValueError(f"Uniform: low={low:g} must be below high={high:g}; exchange them or widen the interval")
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -634,9 +628,7 @@ class UniformCyclic(Law):
         return -math.inf, math.inf
 
     def _no_size(self) -> ValueError:
-        return ValueError(
-            "UniformCyclic lives on a cycle whose length is the image's; give image_size=(H, W)"
-        )
+        return ValueError("UniformCyclic lives on a cycle whose length is the image's; give image_size=(H, W)")
 
     def log_prob(self, value: Tensor) -> Tensor:
         raise self._no_size()
@@ -648,8 +640,7 @@ class UniformCyclic(Law):
 
 
 LAWS: dict[str, type[Law]] = {
-    law.__name__: law
-    for law in (Normal, LogNormal, Rayleigh, Exponential, HalfNormal, Uniform, UniformCyclic)
+    law.__name__: law for law in (Normal, LogNormal, Rayleigh, Exponential, HalfNormal, Uniform, UniformCyclic)
 }
 
 
@@ -692,9 +683,7 @@ def from_config(config: Mapping[str, Any], field: str = "smoothing") -> Law:
         if value is None and key == "loc":
             value = 0.0
         if value is None:
-            raise ValueError(
-                f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER"
-            )
+            raise ValueError(f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER")
         values[key] = value
     try:
         return law(**values)

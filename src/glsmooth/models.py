@@ -152,14 +152,10 @@ def build_model(
     name, weights = spec["name"], spec.get("weights")
     if name in BUILTIN:
         if spec.get("pretrained"):
-            raise ValueError(
-                f"model.pretrained=true: {name} has no pretrained weights; use model.pretrained=false"
-            )
+            raise ValueError(f"model.pretrained=true: {name} has no pretrained weights; use model.pretrained=false")
         network = BUILTIN[name](channels, num_classes)
     else:
-        network = _timm_model(
-            name, bool(spec.get("pretrained")) and not weights, num_classes, channels, image_size
-        )
+        network = _timm_model(name, bool(spec.get("pretrained")) and not weights, num_classes, channels, image_size)
     model = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
     if weights:
         _load_weights(network, Path(weights).expanduser(), num_classes, bool(spec.get("new_head")))
@@ -169,9 +165,7 @@ def build_model(
     return model
 
 
-def _timm_model(
-    name: str, pretrained: bool, num_classes: int, channels: int, image_size: tuple[int, int]
-) -> nn.Module:
+def _timm_model(name: str, pretrained: bool, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
     import timm  # imported here: it takes a second, and most commands do not need it
 
     if not timm.is_model(name):
@@ -187,9 +181,7 @@ def _timm_model(
     except Exception as error:
         # The hub fails in many ways (no network, no such file, no weights of this name): one message for all.
         if not pretrained:
-            raise ValueError(
-                f"model.name={name}: timm cannot build it ({_brief(error)}); use another name"
-            ) from error
+            raise ValueError(f"model.name={name}: timm cannot build it ({_brief(error)}); use another name") from error
         raise ValueError(
             f"model.pretrained=true: the weights of {name} could not be had ({_brief(error)}); "
             "use model.pretrained=false or model.weights=FILE"

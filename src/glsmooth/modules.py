@@ -136,9 +136,7 @@ class TrainingModule(LightningModule):
         if chosen["schedule"] == "constant":
             return sgd
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            sgd, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader:

@@ -189,19 +189,13 @@ def _whole_lines(path: Path, content: bytes, columns: Sequence[str]) -> bytes:
     if not lines or (len(lines) == 1 and header.startswith(lines[0])):
         return content if content == header else b""
     if lines[0] != header:
-        raise UserError(
-            f"{path}: has other columns than this run; choose another hydra.run.dir, or remove the file"
-        )
+        raise UserError(f"{path}: has other columns than this run; choose another hydra.run.dir, or remove the file")
     for number, line in enumerate(lines[1:], start=2):
-        whole = (
-            line.endswith(b"\n") and line.count(b",") == len(columns) - 1 and line.split(b",", 1)[0].isdigit()
-        )
+        whole = line.endswith(b"\n") and line.count(b",") == len(columns) - 1 and line.split(b",", 1)[0].isdigit()
         if not whole and number == len(lines):
             return content[: -len(line)]
         if not whole:
-            raise UserError(
-                f"{path}: line {number} is damaged; remove that line and run the same command again"
-            )
+            raise UserError(f"{path}: line {number} is damaged; remove that line and run the same command again")
     return content
 
 

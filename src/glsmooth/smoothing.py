@@ -69,20 +69,16 @@ def check_image(image: Tensor, name: str) -> None:
         raise ValueError(f"{name} is a {type(image).__name__}; give a torch.Tensor of shape (C, H, W)")
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(
-            f"{name} has shape {tuple(image.shape)}; give one image of shape (C, H, W), or use certify_many "
-            "for a batch"
+            f"{name} has shape {tuple(image.shape)}; give one image of shape (C, H, W), or use certify_many for a batch"
         )
     if not image.is_floating_point():
-        raise ValueError(
-            f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)"
-        )
+        raise ValueError(f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)")
     if not bool(torch.isfinite(image).all()):
         raise ValueError(f"{name} has non-finite pixels; replace NaN and infinity before certifying")
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
         raise ValueError(
-            f"{name} has values in [{low:g}, {high:g}]; give pixels in [0, 1] and keep normalisation inside "
-            "the model"
+            f"{name} has values in [{low:g}, {high:g}]; give pixels in [0, 1] and keep normalisation inside the model"
         )
 
 

@@ -64,12 +64,8 @@ def run(cfg: DictConfig) -> None:
         check.require(settings["approximate"])
         if not check.passed:
             print(check, file=sys.stderr)
-    model = build_model(
-        settings["model"], data.num_classes, data.channels, data.mean, data.std, data.image_size
-    )
-    module = TrainingModule(
-        model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload
-    )
+    model = build_model(settings["model"], data.num_classes, data.channels, data.mean, data.std, data.image_size)
+    module = TrainingModule(model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload)
     OmegaConf.save(cfg, directory / "config.yaml", resolve=True)
     if last.is_file():
         print(f"Resuming from {last}", file=sys.stderr)
@@ -221,8 +217,7 @@ class _Progress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = trainer.callback_metrics
         self.bar.set_postfix_str(
-            f"epoch {trainer.current_epoch + 1}, accuracy {metrics[CLEAN]:.1%}, "
-            f"under the law {metrics[UNDER_LAW]:.1%}",
+            f"epoch {trainer.current_epoch + 1}, accuracy {metrics[CLEAN]:.1%}, under the law {metrics[UNDER_LAW]:.1%}",
             refresh=False,
         )
 

@@ -15,8 +15,7 @@ from .families import OTHERS, ROWS, TORUS, N, R, T, family
 
 CASES = {**{row.name: (row.family, row.worst) for row in ROWS}}
 CASES |= {
-    name: (f, {k: v[1] for k, v in region.intervals.items()})
-    for name, (f, region) in {**OTHERS, **TORUS}.items()
+    name: (f, {k: v[1] for k, v in region.intervals.items()}) for name, (f, region) in {**OTHERS, **TORUS}.items()
 }
 
 
@@ -52,9 +51,7 @@ def test_reference_values_of_torus_compositions():
 
 @pytest.mark.parametrize("contrast", [0.5, 2.0])
 def test_brightness_first_reference(contrast):
-    f = family(
-        T.ContrastBrightness(order="brightness_first"), contrast=gs.LogNormal(0, 0.6), brightness=N(0, 0.6)
-    )
+    f = family(T.ContrastBrightness(order="brightness_first"), contrast=gs.LogNormal(0, 0.6), brightness=N(0, 0.6))
     h = gs.tradeoff(f, {"contrast": contrast, "brightness": 0.4}).inverse(0.5)
     assert h == pytest.approx({0.5: 0.9485, 2.0: 0.9339}[contrast], abs=6e-5)
 
@@ -231,9 +228,7 @@ def test_a_certain_answer_keeps_what_lies_in_the_support(law, shift, scale, kept
 def test_the_rounding_of_masses_on_a_torus_is_booked_against_both_laws():
     # No law has been found for which a value is low without it: this holds the argument, not a case.
     law = gs.LogNormal(3.0, 1e-4)
-    family = gs.SmoothedFamily(
-        gs.transforms.Translation(), {"tx": law, "ty": gs.UniformCyclic()}, image_size=(1, 16)
-    )
+    family = gs.SmoothedFamily(gs.transforms.Translation(), {"tx": law, "ty": gs.UniformCyclic()}, image_size=(1, 16))
     pair = tradeoff(family, {"tx": 3.0, "ty": 0.0})
     assert pair.slip_0 >= cyclic_error(law, 16) > 0
     assert pair.slip_b >= cyclic_error(law, 16)

@@ -131,6 +131,4 @@ def test_the_half_line_of_the_erratum():
     draws = family.sample(100_000, torch.Generator().manual_seed(0))[:, 0]
     edge = torch.quantile(draws, 0.75)
     assert float((draws <= edge).double().mean()) > printed
-    assert float((draws + 0.4 <= edge).double().mean()) == pytest.approx(
-        0.255, abs=4 * 0.5 / math.sqrt(100_000)
-    )
+    assert float((draws + 0.4 <= edge).double().mean()) == pytest.approx(0.255, abs=4 * 0.5 / math.sqrt(100_000))

@@ -61,13 +61,9 @@ def _up(h: float | None) -> str:
 
 def table(result: Mapping[str, Any], alpha: float) -> str:
     """The result as text for people."""
-    law_text = ", ".join(
-        f"{name} ~ {laws_module.from_config(law)!r}" for name, law in result["smoothing"].items()
-    )
+    law_text = ", ".join(f"{name} ~ {laws_module.from_config(law)!r}" for name, law in result["smoothing"].items())
     box = ", ".join(f"{name} in [{low:g}, {high:g}]" for name, (low, high) in result["region"].items())
-    where = (
-        f" on the torus {result['image_size'][0]}×{result['image_size'][1]}" if result["image_size"] else ""
-    )
+    where = f" on the torus {result['image_size'][0]}×{result['image_size'][1]}" if result["image_size"] else ""
     lines = [f"{result['transform']}{where}", f"  smoothing  {law_text}", f"  region     {box}"]
     if result["worst_parameter"]:
         point = ", ".join(f"{name} = {value:g}" for name, value in result["worst_parameter"].items())
@@ -83,9 +79,7 @@ def table(result: Mapping[str, Any], alpha: float) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines.append("")
     for row in rows:
-        lines.append(
-            "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)) + "  " + row[3]
-        )
+        lines.append("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)) + "  " + row[3])
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -96,15 +90,11 @@ def sweep_table(folder: Path) -> str:
     header = ["transform", "smoothing", "region", *methods, "votes needed (Neyman–Pearson)"]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     for result in results:
-        law_text = ", ".join(
-            f"{n} {laws_module.from_config(law)!r}" for n, law in result["smoothing"].items()
-        )
+        law_text = ", ".join(f"{n} {laws_module.from_config(law)!r}" for n, law in result["smoothing"].items())
         box = ", ".join(f"{name} [{low:g}, {high:g}]" for name, (low, high) in result["region"].items())
         values = [_up(result["required_probability"].get(method)) for method in methods]
         needed = result["samples_needed"].get("neyman_pearson")
-        lines.append(
-            "| " + " | ".join([result["transform"], law_text, box, *values, str(needed or "—")]) + " |"
-        )
+        lines.append("| " + " | ".join([result["transform"], law_text, box, *values, str(needed or "—")]) + " |")
     return "\n".join(lines) + "\n"
 
 

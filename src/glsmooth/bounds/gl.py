@@ -211,9 +211,7 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
         if b and not isinstance(law, Normal):
             _refuse_scale(name, law)
             if a:
-                raise NotApplicable(
-                    f"GL has no closed form for a shift and a rescaling of {law!r} ({name}) at once"
-                )
+                raise NotApplicable(f"GL has no closed form for a shift and a rescaling of {law!r} ({name}) at once")
         if isinstance(law, Normal) and b == 0:
             variance += (a / law.values["scale"]) ** 2
         elif isinstance(law, LogNormal) and a == 0:
@@ -297,9 +295,7 @@ def _to_grid(scores: Scores, scale: float) -> Scores:
 def _sum_on_grid(a: Scores, b: Scores, scale: float) -> Scores:
     a, b = _to_grid(a, scale), _to_grid(b, scale)
     p = convolve(a.p, b.p)
-    return Scores(
-        a.s[0] + b.s[0] + scale / 300 * np.arange(len(p)), p, np.zeros(len(p)), a.excess + b.excess + 1e-12
-    )
+    return Scores(a.s[0] + b.s[0] + scale / 300 * np.arange(len(p)), p, np.zeros(len(p)), a.excess + b.excess + 1e-12)
 
 
 @dataclass(frozen=True)
@@ -351,9 +347,7 @@ def _smeared_excess(x: np.ndarray, sd: np.ndarray | float) -> np.ndarray:
     return sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / _SQRT_2PI)
 
 
-def _expected_excess_on_grid(
-    s: np.ndarray, p: np.ndarray, sd: float, span: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _expected_excess_on_grid(s: np.ndarray, p: np.ndarray, sd: float, span: float) -> tuple[np.ndarray, np.ndarray]:
     """The same for values on a uniform grid, all smeared alike: one convolution."""
     step = float(np.min(np.diff(s)))
     index = np.rint((s - s[0]) / step).astype(np.int64)
@@ -677,9 +671,7 @@ def _ode(rates: Sequence[Sequence[Rate]], legs: Sequence[Leg], substeps: int = 4
 def _ode_back(u: float, rates: Sequence[Rate], duration: float, substeps: int) -> float:
     """From the end of one leg to its start."""
     count = (len(rates) - 1) * substeps
-    table = CubicSpline(np.linspace(0, 1, len(rates)), [rate.w for rate in rates])(
-        np.linspace(0, 1, 2 * count + 1)
-    )
+    table = CubicSpline(np.linspace(0, 1, len(rates)), [rate.w for rate in rates])(np.linspace(0, 1, 2 * count + 1))
     logs = np.log(LEVELS)
     # Where w is concave in log h its chords lie below it, by no more than about w/8 times the squared spacing.
     table *= 1 + (logs[1] - logs[0]) ** 2 / 4

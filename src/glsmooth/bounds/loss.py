@@ -806,9 +806,7 @@ CELLS, COARSE_CELLS, GUIDE_CELLS = 1500, 150, 60
 _BUDGET, _COARSE_BUDGET = 4_000_000, 600_000
 
 
-def combine(
-    delta: float, plain: list[Atoms], conditional: list[Observed | Moved], coarse: bool = False
-) -> Tradeoff:
+def combine(delta: float, plain: list[Atoms], conditional: list[Observed | Moved], coarse: bool = False) -> Tradeoff:
     """Trade-off of independent parts: a normal shift of size ``delta``, unsmeared atoms, observed coordinates.
 
     Sums of atoms are exact while there are few; beyond that they move to a grid, rounded towards more required

@@ -32,6 +32,7 @@ from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayle
 
 __all__ = ["STANDARD", "Flat", "Move", "Standard", "move_of"]
 
+
 def _moved(bend: float) -> tuple[float, float]:
     """The slip where one law stands still and the moved density's slope has the total variation ``bend``."""
     return 0.0, bend / 16

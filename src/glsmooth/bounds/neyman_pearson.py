@@ -42,6 +42,7 @@ from glsmooth.transforms.factors import (
 
 __all__ = ["cyclic_error", "cyclic_masses", "tradeoff"]
 
+
 @lru_cache(maxsize=64)
 def cyclic_masses(law: Law, size: int) -> np.ndarray:
     """Probabilities (size,) of round(α) modulo ``size`` for α ~ ``law``."""
@@ -184,18 +185,14 @@ def tradeoff(family: SmoothedFamily, beta: Mapping[str, float], coarse: bool = F
         ValueError: β outside the domain, not finite, or fractional on the torus.
     """
     if not family.transform.resolvable:
-        raise NotApplicable(
-            f"{family.transform!r} is only approximately resolvable, so it is never certified"
-        )
+        raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     if family.transform.factors is None:
         raise NotApplicable(f"{family.transform!r} declares no factors; use the sampled bound for it")
     family.transform.check(beta)
     point = dict(zip(family.parameters, family.transform.vector(beta).tolist(), strict=True))
     for name in family.torus:
         if point[name] != round(point[name]):
-            raise ValueError(
-                f"{name}={point[name]:g} is fractional; on the torus translations move by whole pixels"
-            )
+            raise ValueError(f"{name}={point[name]:g} is fractional; on the torus translations move by whole pixels")
     parts = _Parts(coarse)
     for factor in family.transform.factors:
         _add(parts, factor, family, point)

@@ -148,17 +148,13 @@ class ResolvableTransform(ABC):
 
         for name, value in values.items():
             if name not in self.parameters:
-                raise ValueError(
-                    f"{name!r} is not a parameter of {self.name}{did_you_mean(name, self.parameters)}"
-                )
+                raise ValueError(f"{name!r} is not a parameter of {self.name}{did_you_mean(name, self.parameters)}")
             if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
                 raise ValueError(f"{name}={value!r} is not a number; give {self.domain(name)}")
             if not math.isfinite(value):
                 raise ValueError(f"{name}={value} is not finite; give {self.domain(name)}")
             if not self.domain(name).contains(value):
-                raise ValueError(
-                    f"{name}={value:g} is outside the domain of {self.name}; give {self.domain(name)}"
-                )
+                raise ValueError(f"{name}={value:g} is outside the domain of {self.name}; give {self.domain(name)}")
 
     def random_parameters(self, n: int, generator: torch.Generator) -> Tensor:
         """Moderate parameters (n, d) inside the domain, integers where the action rounds: for checks and demos."""

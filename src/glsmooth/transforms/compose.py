@@ -60,9 +60,7 @@ class Composition(ResolvableTransform):
         return torch.cat([part.identity for part in self.parts])
 
     def domain(self, name: str) -> Domain:
-        return next(
-            (part.domain(name) for part in self.parts if name in part.parameters), super().domain(name)
-        )
+        return next((part.domain(name) for part in self.parts if name in part.parameters), super().domain(name))
 
     @property
     def monotone_parameters(self) -> frozenset[str]:  # type: ignore[override]
@@ -108,9 +106,7 @@ def _refuse_unless_commuting(parts: Sequence[ResolvableTransform]) -> None:
 
 
 def _remedy(*pair: ResolvableTransform) -> str:
-    if any(isinstance(part, GaussianBlur) for part in pair) and any(
-        isinstance(part, Translation) for part in pair
-    ):
+    if any(isinstance(part, GaussianBlur) for part in pair) and any(isinstance(part, Translation) for part in pair):
         return "; use GaussianBlur(border='cyclic')"
     names = {parameter for part in pair for parameter in part.parameters}
     if names == {"contrast", "brightness"}:
