@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 
 import glsmooth as gs
 from glsmooth.bounds import METHODS, NotApplicable
-from glsmooth.config import build_family, build_region, conf_dir
+from glsmooth.configuration.build import build_family, build_region
+from glsmooth.configuration.plain import conf_dir
 from glsmooth.transforms import BUILTIN
 
 #: Rows of Table 1 that are not a built-in default.

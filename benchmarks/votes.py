@@ -34,15 +34,16 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from glsmooth import bounds, laws, transforms
-from glsmooth.certification import columns, record
-from glsmooth.confidence import clopper_pearson_lower
-from glsmooth.config import build_family, build_region, conf_dir, plain
-from glsmooth.family import SmoothedFamily
-from glsmooth.models import build_model
-from glsmooth.procedures import FixedSample, Sequential
-from glsmooth.records import RecordWriter
+from glsmooth.bounds.confidence import clopper_pearson_lower
+from glsmooth.configuration.build import build_family, build_region
+from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.learning.certification import columns, record
+from glsmooth.learning.models import build_model
+from glsmooth.runs.records import RecordWriter
 from glsmooth.transforms import Brightness
-from glsmooth.votes import BaseClassifier, VoteEngine, keep_freed_memory
+from glsmooth.voting.engine import BaseClassifier, VoteEngine, keep_freed_memory
+from glsmooth.voting.procedures import FixedSample, Sequential
 
 DEFAULTS = {
     "parts": ["throughput", "replay", "checkpoints"],

@@ -12,7 +12,7 @@ from scipy.stats import binom, norm
 from torch import nn
 
 import glsmooth as gs
-from glsmooth.confidence import clopper_pearson_lower, randomised_lower
+from glsmooth.bounds.confidence import clopper_pearson_lower, randomised_lower
 from glsmooth.smoothing import ABSTAIN, SmoothedClassifier
 
 SIGMA = 0.3

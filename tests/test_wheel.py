@@ -31,9 +31,9 @@ def test_every_configuration_file_ships(installed):
 
 def test_a_command_composes_from_another_directory(installed, tmp_path):
     program = (
-        "import glsmooth.cli, glsmooth.config\n"
-        "print(glsmooth.config.conf_dir())\n"
-        "glsmooth.cli.entry('bounds', lambda cfg: print(cfg.region.gamma))()\n"
+        "import glsmooth.commands.entry, glsmooth.configuration.plain\n"
+        "print(glsmooth.configuration.plain.conf_dir())\n"
+        "glsmooth.commands.entry.entry('bounds', lambda cfg: print(cfg.region.gamma))()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "transform=gamma"],

@@ -8,10 +8,10 @@
 
 from glsmooth import bounds, transforms
 from glsmooth.bounds import NotApplicable, required_probability, tradeoff
-from glsmooth.family import SmoothedFamily
+from glsmooth.family.regions import Ball, Box, Points
+from glsmooth.family.resolvability import check_transform
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
-from glsmooth.regions import Ball, Box, Points
-from glsmooth.resolvability import check_transform
 from glsmooth.smoothing import SmoothedClassifier
 from glsmooth.transforms import ResolvableTransform
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from glsmooth._text import did_you_mean
+from glsmooth.errors import did_you_mean
 
 COMMANDS = {
     "train": "train a base classifier under smoothing laws",

@@ -11,13 +11,13 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from glsmooth.bounds import RegionBound, certifies_runner_up, certify_region
-from glsmooth.confidence import clopper_pearson_lower, clopper_pearson_upper
-from glsmooth.family import SmoothedFamily
-from glsmooth.finite import FiniteLaw
-from glsmooth.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
-from glsmooth.regions import Region
-from glsmooth.resolvability import check_family
-from glsmooth.votes import BaseClassifier, VoteEngine
+from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
+from glsmooth.family.regions import Region
+from glsmooth.family.resolvability import check_family
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.voting.engine import BaseClassifier, VoteEngine
+from glsmooth.voting.finite import FiniteLaw
+from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
 
 __all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "check_image"]
 
@@ -92,7 +92,7 @@ class SmoothedClassifier:
             size.
         num_classes: number of classes, at least 2.
         batch_size: evaluations a batch; it changes speed and memory, not the votes.
-        precision, compile, channels_last, device: see :class:`glsmooth.classifier.BaseClassifier`.
+        precision, compile, channels_last, device: see :class:`glsmooth.voting.classifier.BaseClassifier`.
         stochastic: accept a network that is random in evaluation mode (and draws its randomness independently for
             every image). Predictions and certificates are then about the classifier smoothed over that, too.
     """
@@ -178,15 +178,15 @@ class SmoothedClassifier:
                 once, the most probable first, until the image is decided. Nothing is drawn, so ``n0``, ``n``,
                 ``alpha``, ``seed`` and ``index`` mean nothing and the votes have no probability of error.
             randomised: let ``p_lower`` be the exact randomised bound, by a coin of the image's own that follows from
-                ``seed`` and ``index`` (:func:`glsmooth.confidence.randomised_lower`). It uses all of ``alpha``.
+                ``seed`` and ``index`` (:func:`glsmooth.bounds.confidence.randomised_lower`). It uses all of ``alpha``.
             approximate: take votes although the transformation fails its check; nothing is certified then, and
                 ``residual`` says by how much it fails.
 
         Raises:
             ValueError: an impossible argument, named with its fix; a network that no votes can be taken of
-                (:meth:`glsmooth.classifier.BaseClassifier.ready`); a transformation of the caller's own that is not
-                resolvable as it says (:func:`glsmooth.check_transform`; tried at the first use of a family with a
-                region).
+                (:meth:`glsmooth.voting.classifier.BaseClassifier.ready`); a transformation of the caller's own that
+                is not resolvable as it says (:func:`glsmooth.check_transform`; tried at the first use of a family
+                with a region).
             NotApplicable: ``method`` says nothing about this family.
         """
         (result,) = self.certify_many(

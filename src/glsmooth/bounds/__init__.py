@@ -12,13 +12,13 @@ from functools import partial
 
 from scipy.special import ndtri
 
-from glsmooth._text import did_you_mean
 from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled, tss
 from glsmooth.bounds.base import NotApplicable, RegionBound, samples_needed
 from glsmooth.bounds.loss import Tradeoff
-from glsmooth.family import SmoothedFamily
+from glsmooth.errors import did_you_mean
+from glsmooth.family.regions import Region
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS
-from glsmooth.regions import Region
 
 __all__ = [
     "METHODS",

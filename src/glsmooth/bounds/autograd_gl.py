@@ -24,8 +24,8 @@ from glsmooth.bounds import gl
 from glsmooth.bounds.base import NotApplicable, RegionBound
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.bounds.sampled import as_applied
-from glsmooth.family import SmoothedFamily
-from glsmooth.regions import Ball, Box, Points, Region
+from glsmooth.family.regions import Ball, Box, Points, Region
+from glsmooth.family.smoothed import SmoothedFamily
 
 __all__ = ["FORMS", "estimate", "ode_form", "product_form", "scores"]
 

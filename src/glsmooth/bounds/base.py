@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glsmooth.confidence import samples_needed
+from glsmooth.bounds.confidence import samples_needed
 
 __all__ = ["NotApplicable", "RegionBound", "samples_needed"]
 

@@ -47,9 +47,9 @@ from glsmooth.bounds.loss import (
 )
 from glsmooth.bounds.moves import move_of
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
-from glsmooth.family import SmoothedFamily
+from glsmooth.family.regions import Ball, Box, Points, Region
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
-from glsmooth.regions import Ball, Box, Points, Region
 from glsmooth.transforms.factors import Factor, PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
 __all__ = ["Worst", "candidates", "covers_torus", "worst_case"]

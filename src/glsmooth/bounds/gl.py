@@ -30,14 +30,14 @@ from scipy.integrate import simpson
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
-from glsmooth._values import FrozenMapping
 from glsmooth.bounds import neyman_pearson
 from glsmooth.bounds.arrays import on_array
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.loss import convolve
-from glsmooth.family import SmoothedFamily
+from glsmooth.family.regions import Box, number
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
-from glsmooth.regions import Box, number
+from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
 __all__ = ["ProductForm", "ode_form", "polygon", "printed", "product_form", "straight"]

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from glsmooth.family import SmoothedFamily
+from glsmooth.family.smoothed import SmoothedFamily
 
 __all__ = ["gauss_newton_step", "laplace_log_density"]
 

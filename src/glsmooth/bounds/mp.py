@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.family import SmoothedFamily
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Rayleigh
 from glsmooth.transforms.factors import Scale
 

@@ -29,7 +29,7 @@ from glsmooth.bounds.loss import (
     cyclic_pair,
     scalar_pair,
 )
-from glsmooth.family import SmoothedFamily
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law, LogNormal, Normal
 from glsmooth.transforms.factors import (
     Factor,

@@ -36,10 +36,10 @@ from scipy.stats import binom
 from torch import Tensor
 
 from glsmooth.bounds.base import NotApplicable, RegionBound
+from glsmooth.bounds.confidence import clopper_pearson_upper
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
-from glsmooth.confidence import clopper_pearson_upper
-from glsmooth.family import SmoothedFamily
-from glsmooth.regions import Ball, Box, Points, Region
+from glsmooth.family.regions import Ball, Box, Points, Region
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.compose import Composition
 from glsmooth.transforms.factors import Shift

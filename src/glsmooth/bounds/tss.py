@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from scipy.special import ndtr, ndtri
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.family import SmoothedFamily
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Exponential, Law, LogNormal, Normal
 from glsmooth.transforms.factors import Shift, ShiftThenScale
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from glsmooth.family import SmoothedFamily
-from glsmooth.regions import Box, Region
+from glsmooth.family.regions import Box, Region
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import sweeps, wording
 from glsmooth.report.sweeps import Axis, Plane
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth import bounds
-from glsmooth.config import UserError
-from glsmooth.regions import Box
+from glsmooth.errors import UserError
+from glsmooth.family.regions import Box
+from glsmooth.family.resolvability import holds
 from glsmooth.report import figures, html, sweeps, tables, wording
 from glsmooth.report.results import CertifyRun, Decision, load_run, primary
-from glsmooth.resolvability import holds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -389,7 +389,7 @@ def _gallery(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], ou
 
 def _test_images(run: CertifyRun) -> Callable[[int], NDArray[np.floating]] | None:
     """Test images by index, or None where the data set is not on this machine."""
-    from glsmooth.data import load_dataset
+    from glsmooth.learning.data import load_dataset
 
     last = int(run.columns["index"].argmax())
     try:

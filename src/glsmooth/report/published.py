@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from glsmooth import bounds, laws
-from glsmooth._text import did_you_mean
-from glsmooth.config import UserError
-from glsmooth.family import SmoothedFamily
-from glsmooth.regions import Box
+from glsmooth.configuration.build import build_law
+from glsmooth.errors import UserError, did_you_mean
+from glsmooth.family.regions import Box
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
 from glsmooth.report.results import Decision, check_methods, decide
 from glsmooth.report.tables import count, markdown
@@ -107,7 +107,7 @@ def _parse(entry: Any, field: str) -> PublishedRun:
         raise UserError(f"{field}: correct must be 0 or 1 for every image")
     try:
         family_laws = {
-            name: laws.from_config({"loc": None, **spec}, f"{field}: smoothing.{name}")
+            name: build_law({"loc": None, **spec}, f"{field}: smoothing.{name}")
             for name, spec in entry["smoothing"].items()
         }
         region = Box(**entry["region"])

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glsmooth import bounds
-from glsmooth._text import did_you_mean
-from glsmooth.config import UserError, build_family, build_region
-from glsmooth.draws import coin
-from glsmooth.family import SmoothedFamily
-from glsmooth.procedures import given_up
-from glsmooth.regions import Box
-from glsmooth.resolvability import check_family
+from glsmooth.configuration.build import build_family, build_region
+from glsmooth.errors import UserError, did_you_mean
+from glsmooth.family.regions import Box
+from glsmooth.family.resolvability import check_family
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.voting.draws import coin
+from glsmooth.voting.procedures import given_up
 
 NEEDED_COLUMNS = ("index", "label", "prediction", "n0", "n", "count", "base_prediction")
 REAL_COLUMNS = ("p_lower", "coin")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glsmooth import bounds
-from glsmooth.family import SmoothedFamily
-from glsmooth.regions import Box, Points
-from glsmooth.resolvability import holds
+from glsmooth.family.regions import Box, Points
+from glsmooth.family.resolvability import holds
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.transforms import ResolvableTransform
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from glsmooth import bounds
-from glsmooth.regions import Box
+from glsmooth.family.regions import Box
 from glsmooth.report import wording
 from glsmooth.report.results import CertifyRun, Decision, primary
 

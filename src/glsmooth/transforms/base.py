@@ -144,7 +144,7 @@ class ResolvableTransform(ABC):
 
     def check(self, values: Mapping[str, float]) -> None:
         """Raise a ValueError that names the first parameter that is unknown or outside its domain."""
-        from glsmooth._text import did_you_mean
+        from glsmooth.errors import did_you_mean
 
         for name, value in values.items():
             if name not in self.parameters:

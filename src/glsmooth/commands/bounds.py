@@ -1,0 +1,130 @@
+"""``glsmooth bounds``: the class probability that a region requires, by every method."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from glsmooth.bounds import METHODS, NotApplicable, certify_region, samples_needed
+from glsmooth.bounds.cover import covers_torus
+from glsmooth.commands.entry import entry
+from glsmooth.configuration.build import build_family, build_law, build_region, law_config
+from glsmooth.family.regions import Box
+from glsmooth.family.smoothed import SmoothedFamily
+
+__all__ = ["main", "run"]
+
+RESULT_FILE = "bounds.json"
+
+
+def evaluate(family: SmoothedFamily, region: Box, methods: list[str], alpha: float) -> dict[str, Any]:
+    """What the command prints as JSON: plain primitives only."""
+    required: dict[str, float | None] = {}
+    reasons: dict[str, str | None] = {}
+    worst: dict[str, float] | None = None
+    estimated: dict[str, float] = {}
+    for method in methods:
+        try:
+            bound = certify_region(family, region, method)
+        except NotApplicable as reason:
+            required[method], reasons[method] = None, str(reason)
+            continue
+        required[method] = bound.h_min
+        reasons[method] = None if bound.sound else f"certifies nothing: {bound.argument}"
+        if bound.failure_probability:
+            estimated[method] = bound.failure_probability
+        if method == "neyman_pearson":
+            worst = bound.worst
+    return {
+        "transform": family.transform.name,
+        "smoothing": {name: law_config(law) for name, law in family.laws.items()},
+        "region": {name: list(interval) for name, interval in region.intervals.items()},
+        "image_size": list(family.image_size) if family.image_size else None,
+        "required_probability": required,
+        "reasons": reasons,
+        "worst_parameter": worst,
+        "failure_probability": estimated,  # α_b of bounds that were estimated from samples, added to the votes' alpha
+        "samples_needed": {m: None if h is None else samples_needed(h, alpha) for m, h in required.items()},
+    }
+
+
+def _up(h: float | None) -> str:
+    """A required probability with five digits, rounded up."""
+    return "—" if h is None else f"{math.ceil(h * 1e5 - 1e-6) / 1e5:.5f}"
+
+
+def table(result: Mapping[str, Any], alpha: float) -> str:
+    """The result as text for people."""
+    law_text = ", ".join(f"{name} ~ {build_law(law)!r}" for name, law in result["smoothing"].items())
+    box = ", ".join(f"{name} in [{low:g}, {high:g}]" for name, (low, high) in result["region"].items())
+    where = f" on the torus {result['image_size'][0]}×{result['image_size'][1]}" if result["image_size"] else ""
+    lines = [f"{result['transform']}{where}", f"  smoothing  {law_text}", f"  region     {box}"]
+    if result["worst_parameter"]:
+        point = ", ".join(f"{name} = {value:g}" for name, value in result["worst_parameter"].items())
+        lines.append(f"  worst at   {point}")
+    rows = [("method", "required probability", f"votes needed at alpha = {alpha:g}", "")]
+    for method, h in result["required_probability"].items():
+        needed = result["samples_needed"][method]
+        votes = "" if h is None else ("no number is enough" if needed is None else str(needed))
+        remark = result["reasons"][method] or ""
+        if method in result["failure_probability"]:
+            remark = f"estimated from samples: true except with probability {result['failure_probability'][method]:g}"
+        rows.append((METHODS[method].title, _up(h), votes, remark))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines.append("")
+    for row in rows:
+        lines.append("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)) + "  " + row[3])
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def sweep_table(folder: Path) -> str:
+    """One Markdown table of every result stored below ``folder``."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{RESULT_FILE}"))]
+    methods = list(dict.fromkeys(m for result in results for m in result["required_probability"]))
+    header = ["transform", "smoothing", "region", *methods, "votes needed (Neyman–Pearson)"]
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for result in results:
+        law_text = ", ".join(f"{n} {build_law(law)!r}" for n, law in result["smoothing"].items())
+        box = ", ".join(f"{name} [{low:g}, {high:g}]" for name, (low, high) in result["region"].items())
+        values = [_up(result["required_probability"].get(method)) for method in methods]
+        needed = result["samples_needed"].get("neyman_pearson")
+        lines.append("| " + " | ".join([result["transform"], law_text, box, *values, str(needed or "—")]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def run(cfg: DictConfig) -> None:
+    """Evaluate the configured region and print it as a table or as JSON."""
+    image_size = tuple(cfg.image_size) if cfg.image_size is not None else None
+    family = build_family(cfg.transform, cfg.smoothing, image_size=image_size)
+    region = build_region(cfg.region, family.transform)
+    result = evaluate(family, region, list(cfg.bound.methods), cfg.alpha)
+    directory = Path(cfg.run_dir)
+    (directory / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    if cfg.format == "json":
+        print(json.dumps(result))
+    else:
+        print(table(result, cfg.alpha))
+        for name in covers_torus(family, region):
+            print(f"  note       {name} covers the whole torus: every shift is in the region")
+    if cfg.plot:
+        from glsmooth.report.figures import required_probability_plane
+
+        required_probability_plane(family, region, directory / "plane.svg")
+    if _in_sweep():
+        path = directory.parent / "table.md"
+        path.write_text(sweep_table(directory.parent))
+
+
+def _in_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+main = entry("bounds", run)

@@ -1,0 +1,198 @@
+"""Entry points: compose the configuration with Hydra, check it, run; mistakes show no traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+    SearchPathException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from glsmooth.configuration import identity  # noqa: F401 - names the run directories of jobs, on other machines too
+from glsmooth.configuration.fields import leaves, near_field
+from glsmooth.configuration.plain import conf_dir
+from glsmooth.configuration.settings import validate
+from glsmooth.errors import UserError, did_you_mean
+
+__all__ = ["entry"]
+
+log = logging.getLogger(__name__)
+
+#: Exit status of a command that a mistake of the user's stopped, as argparse and most programs have it.
+USAGE_ERROR = 2
+#: Hydra's options that take a value.
+_OPTIONS = {
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--package",
+    "-p",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+}
+
+
+def entry(command: str, run: Callable[[DictConfig], None], positional: str | None = None) -> Callable[[], None]:
+    """The ``main`` of a command.
+
+    Args:
+        command: names ``conf/<command>.yaml``.
+        run: does the job with the composed and validated configuration, once a job of a ``--multirun``.
+        positional: a field that collects the arguments without ``=`` in a list.
+
+    Returns:
+        A function without arguments that reads ``sys.argv``. A mistake of the user's ends it with status 2
+        and a message whose last line says what to type; any other exception passes through.
+    """
+
+    def task(cfg: DictConfig) -> None:
+        with user_errors():
+            validate(cfg, command)
+            if cfg.run_dir != HydraConfig.get().runtime.output_dir:
+                raise UserError(f"run_dir={cfg.run_dir} does not move the run; set hydra.run.dir={cfg.run_dir}")
+            run(cfg)
+
+    def main() -> None:
+        # For modules of the user's own: python -m looks in the current directory, a console script does not.
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        if positional is not None:
+            sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
+        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task)
+        try:
+            with _hydra_raises():
+                start()
+        except UserError as error:
+            _stop(str(error))
+        except HydraException as error:
+            cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+            _stop(f"{error}{cause}\n{_what_to_type(error, command)}")
+        except OmegaConfBaseException as error:
+            # Hydra asks for the run directory before the task starts, and naming it validates.
+            mistake = _behind(error)
+            if mistake is None:
+                raise
+            _stop(str(mistake))
+
+    return main
+
+
+def _behind(error: BaseException | None) -> UserError | None:
+    """The user's mistake that OmegaConf wrapped into an error of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn a ValueError or FileNotFoundError that glsmooth's own code raised into a :class:`UserError`.
+
+    Those speak to the user; the same types from inside another library are bugs and keep their traceback.
+    ``hydra.verbose=true`` shows the traceback of both.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        package = trace.tb_frame.f_globals.get("__package__") if trace is not None else None
+        if (package or "").partition(".")[0] != "glsmooth":
+            raise
+        log.debug("", exc_info=True)
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Have Hydra raise its errors instead of printing them and exiting with status 1."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _stop(message: str) -> NoReturn:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+    sys.exit(USAGE_ERROR)
+
+
+def _collect_positional(arguments: list[str], field: str) -> list[str]:
+    """Replace the arguments that are neither options nor overrides by one override ``field=[…]``."""
+    plain_arguments: list[str] = []
+    rest: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_override = "=" in argument or argument.startswith(("-", "~")) or before in _OPTIONS
+        (rest if is_override else plain_arguments).append(argument)
+    if plain_arguments:
+        quoted = (argument.replace("\\", "\\\\").replace('"', '\\"') for argument in plain_arguments)
+        rest.append(f"{field}=[{','.join(f'{chr(34)}{argument}{chr(34)}' for argument in quoted)}]")
+    return rest
+
+
+def _what_to_type(error: HydraException, command: str) -> str:
+    """One line that names what is wrong and the fix, to follow Hydra's own text."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        if "submitit" in choice:
+            return "hydra/launcher=slurm needs the Slurm extra; type pip install 'glsmooth[slurm]'"
+        known = [os.path.splitext(option)[0] for option in error.options or ()]
+        return f"{group}={choice} is not a choice{did_you_mean(choice, known)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read as key=value; quote brackets and braces for the shell "
+            "('region.contrast=[0.7,1.4]') and values that hold '=' ('ckpt=\"a=b.ckpt\"')"
+        )
+    unknown = re.search(
+        r"Could not (?:override|append to config|delete from config).*?'([^']+)'", str(error), re.DOTALL
+    )
+    if isinstance(error, ConfigCompositionException) and unknown:
+        key = unknown.group(1).partition("@")[0]
+        hint = near_field(key, _known_keys(command))
+        typed = next((a for a in sys.argv[1:] if a.lstrip("+~").startswith(key)), key)
+        return f"{typed} is not a field of {command}{hint} (glsmooth {command} --help)"
+    if isinstance(error, SearchPathException):
+        return "--config-dir is not a directory; name one that exists"
+    return f"type glsmooth {command} --help for what the command takes"
+
+
+def _known_keys(command: str) -> list[str]:
+    """Groups and fields of the command, under the groups' choices that are typed as far as they compose."""
+    chosen = [argument for argument in sys.argv[1:] if (conf_dir() / argument.partition("=")[0]).is_dir()]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        try:
+            cfg = hydra.compose(command, chosen)
+        except HydraException:
+            cfg = hydra.compose(command)
+    fields = {str(key): value for key, value in OmegaConf.to_container(cfg, resolve=False).items()}  # type: ignore[union-attr]
+    return ["experiment", "cluster", *fields, *(key for key, _ in leaves(fields))]

@@ -1,0 +1,67 @@
+"""``python -m glsmooth.report RUN…``: tables and pictures from stored votes, without a forward pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from glsmooth.commands.entry import entry
+from glsmooth.configuration.build import build_region
+from glsmooth.configuration.plain import plain
+from glsmooth.errors import UserError
+from glsmooth.family.regions import Box
+from glsmooth.report import page, published
+from glsmooth.report.results import CertifyRun, Decision, check_methods, load_run
+
+
+def run(cfg: DictConfig) -> None:
+    """Write the report that ``cfg`` asks for and print its table to standard output."""
+    settings = plain(cfg)
+    paths, votes, out = settings["runs"], settings["votes"], Path(settings["run_dir"])
+    methods = settings["bound"]["methods"]
+    if methods is not None:
+        check_methods(methods)
+    if votes:
+        if any(interval is not None for interval in settings["region"].values()):
+            raise UserError("region: votes=FILE brings each run's own region; leave region.* out")
+        size = settings["image_size"]
+        table = published.votes_table(
+            published.load_votes(votes),
+            methods or published.METHODS,
+            None if size is None else (size[0], size[1]),
+        )
+        (out / "votes.md").write_text(table, encoding="utf-8")
+        sys.stdout.write(table)
+        return
+    if settings["image_size"] is not None:
+        raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
+    overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
+    if len(paths) == 1 and not overrides and methods is None:
+        page.write_report(paths[0])
+        sys.stdout.write((Path(paths[0]) / "table.md").read_text(encoding="utf-8"))
+        return
+    results = [decide(load_run(path), overrides, methods) for path in paths]
+    if len(results) == 1:
+        stored, region, decisions = results[0]
+        note = page.recertified_note(stored, region, decisions)
+        page.write_run_report(stored, out, region, decisions, note)
+        sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
+    else:
+        sys.stdout.write(page.write_comparison(results, out))
+
+
+def decide(
+    stored: CertifyRun, overrides: Mapping[str, Any], methods: list[str] | None
+) -> tuple[CertifyRun, Box, dict[str, Decision]]:
+    """A run with its region and decisions; decided anew where a region or methods are asked for."""
+    if not overrides and methods is None:
+        return stored, stored.region, stored.stored_decisions()
+    region = build_region({**stored.summary["region"], **overrides}, stored.family.transform)
+    return stored, region, stored.decide(region, methods or list(stored.summary["methods"]))
+
+
+main = entry("report", run, positional="runs")

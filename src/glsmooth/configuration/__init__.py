@@ -1,0 +1,1 @@
+"""From dictionaries to objects: what fields may hold, what they build, and what decides a result."""

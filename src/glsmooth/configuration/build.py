@@ -1,0 +1,189 @@
+"""Objects from the plain dictionaries of a configuration, a checkpoint or a run."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from glsmooth import laws
+from glsmooth.configuration.plain import plain
+from glsmooth.errors import UserError, did_you_mean
+from glsmooth.family.regions import Box
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.laws import LAWS, Law
+from glsmooth.transforms import ResolvableTransform
+
+__all__ = ["build_family", "build_law", "build_laws", "build_region", "build_transform", "law_config"]
+
+
+@contextmanager
+def _as_user_error() -> Iterator[None]:
+    """What the library refuses to build from the configuration is the user's to mend."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
+    """The transformation that ``{"_target_": "package.Class", argument: value, …}`` describes.
+
+    Raises:
+        UserError: no such class, not a transformation, or arguments that it does not take.
+    """
+    spec = plain(spec)
+    target = spec.get("_target_")
+    if not target:
+        raise UserError(
+            "transform._target_ is missing; set transform._target_=my_module.Shear, or transform=NAME for a "
+            "built-in one"
+        )
+    cls = _import(target)
+    if not (inspect.isclass(cls) and issubclass(cls, ResolvableTransform)):
+        raise UserError(f"transform._target_={target!r} is not a subclass of glsmooth.ResolvableTransform; name one")
+    arguments = {key: value for key, value in spec.items() if key != "_target_" and value is not None}
+    accepted = inspect.signature(cls).parameters
+    for key, value in arguments.items():
+        if key not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            takes = f"it takes {', '.join(accepted)}" if accepted else "it takes none"
+            raise UserError(
+                f"transform.{key}={value!r} is not an argument of {target}, {takes}; remove it (transform.{key}=null)"
+            )
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        named = str(error).partition("=")[0] in arguments
+        raise UserError(f"transform{'.' if named else ': '}{error}") from error
+
+
+def _import(target: str) -> Any:
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise UserError(f"transform._target_={target!r} names no module; set transform._target_=my_module.{target}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the user's module was found; something that it imports was not
+        raise UserError(
+            f"transform._target_={target!r}: there is no module {error.name!r}; "
+            f"run where {error.name}.py lies, or install it"
+        ) from None
+    if not hasattr(module, name):
+        names = [n for n, member in vars(module).items() if inspect.isclass(member) and not n.startswith("_")]
+        raise UserError(f"transform._target_={target!r}: no {name!r} in {module_name}{did_you_mean(name, names)}")
+    return getattr(module, name)
+
+
+def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[str, laws.Law]:
+    """The smoothing laws ``{parameter: {law, loc, scale, rate, low, high}}`` of a transformation.
+
+    Parameters that are null (or hold nothing but nulls) count as left out.
+
+    Raises:
+        UserError: a law for a parameter that the transformation does not have, no law for one that it has, or
+            a law whose fields are missing, left over or impossible.
+    """
+    spec = {
+        name: law for name, law in plain(spec).items() if law is not None and any(v is not None for v in law.values())
+    }
+    for name in spec:
+        if name not in transform.parameters:
+            raise UserError(
+                f"smoothing.{name}={spec[name]} is stray: {transform.name} has the parameters "
+                f"{', '.join(transform.parameters)}; remove it (smoothing.{name}=null)"
+            )
+    for name in transform.parameters:
+        if name not in spec:
+            raise UserError(f"smoothing.{name} is missing; set '+smoothing.{name}={{law:Normal,loc:0,scale:0.5}}'")
+    with _as_user_error():
+        return {name: build_law(spec[name], f"smoothing.{name}") for name in transform.parameters}
+
+
+def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Box:
+    """The box ``{parameter: [low, high]}``; parameters that are null count as left out.
+
+    Raises:
+        UserError: an interval for a parameter that the transformation does not have, or not an interval.
+    """
+    spec = {name: interval for name, interval in plain(spec).items() if interval is not None}
+    for name in spec:
+        if name not in transform.parameters:
+            raise UserError(
+                f"region.{name}={spec[name]} is stray: {transform.name} has the parameters "
+                f"{', '.join(transform.parameters)}; remove it (region.{name}=null)"
+            )
+    if not spec:
+        example = f"+region.{transform.parameters[0]}=[-1,1]"
+        raise UserError(f"region is empty: nothing would be certified; set for example '{example}'")
+    with _as_user_error():
+        return Box(**spec)
+
+
+def build_family(
+    transform: Mapping[str, Any],
+    smoothing: Mapping[str, Any],
+    image_size: Sequence[int] | None = None,
+    pixel_noise: float = 0.0,
+) -> SmoothedFamily:
+    """The smoothed family of two dictionaries; ``image_size`` (H, W) puts translations on that torus.
+
+    Raises:
+        UserError: whatever the parts or their combination refuse.
+    """
+    built = build_transform(transform)
+    size = None if image_size is None else (image_size[0], image_size[1])
+    with _as_user_error():
+        return SmoothedFamily(built, build_laws(smoothing, built), size, pixel_noise)
+
+
+def law_config(law: Law) -> dict[str, Any]:
+    """The plain dictionary ``{"law": name, field: value, …}`` of a law, as configurations and records hold it."""
+    return {"law": type(law).__name__, **law.values}
+
+
+def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
+    """The law of ``{"law": name, loc, scale, rate, low, high}``, null where unused.
+
+    Args:
+        config: the dictionary; fields that the law does not take must be absent or None.
+        field: how the caller calls this dictionary; it opens every message.
+
+    Raises:
+        ValueError: unknown law, missing, leftover or impossible field; the message names it and the fix.
+    """
+    name = config.get("law")
+    if name not in LAWS:
+        raise ValueError(f"{field}.law={name!r} is not a law{did_you_mean(str(name), LAWS)}")
+    law = LAWS[name]
+    for key in config:
+        if key != "law" and key not in ("loc", "scale", "rate", "low", "high"):
+            raise ValueError(
+                f"{field}.{key}={config[key]!r} is not a field of a law; {name} takes {_listed(law.fields)}"
+            )
+    leftover = [key for key in config if key != "law" and key not in law.fields and config[key] is not None]
+    if leftover:
+        key = leftover[0]
+        raise ValueError(
+            f"{field}.{key}={config[key]!r} is left over: {name} takes {_listed(law.fields)}; "
+            f"add {key}:null to the dictionary ({field}.{key}=null)"
+        )
+    values: dict[str, Any] = {}
+    for key in law.fields:
+        value = config.get(key)
+        if value is None and key == "loc":
+            value = 0.0
+        if value is None:
+            raise ValueError(f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER")
+        values[key] = value
+    try:
+        return law(**values)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
+def _listed(fields: tuple[str, ...]) -> str:
+    return " and ".join(fields) if fields else "no field"

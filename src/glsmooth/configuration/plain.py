@@ -1,0 +1,40 @@
+"""Configurations as plain dictionaries, and the folder that they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from glsmooth.configuration.fields import rule_of
+from glsmooth.errors import UserError
+
+__all__ = ["conf_dir", "plain"]
+
+
+def conf_dir() -> Path:
+    """The folder of the configuration files: in the package when installed, in the repository otherwise."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parents[1] / "conf"
+
+
+def plain(cfg: Any) -> Any:
+    """A configuration as plain dictionaries, lists, numbers and strings, with every reference resolved.
+
+    Raises:
+        UserError: a mandatory field without a value, or a reference to nothing.
+    """
+    if not OmegaConf.is_config(cfg):
+        return cfg
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        rule = rule_of(error.full_key or "")
+        raise UserError(
+            f"{error.full_key} is missing; set {error.full_key}={rule.example if rule else 'VALUE'}"
+        ) from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}; give a value") from None

@@ -1,0 +1,128 @@
+"""A command's settings: checked before any work, and completed by what a checkpoint stores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from glsmooth import transforms
+from glsmooth.configuration.build import build_family, build_region, build_transform
+from glsmooth.configuration.fields import check_fields
+from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.errors import UserError
+
+__all__ = ["merge_checkpoint", "validate"]
+
+log = logging.getLogger(__name__)
+
+
+def validate(cfg: Any, command: str) -> dict[str, Any]:
+    """Check a composed configuration before any work.
+
+    Args:
+        cfg: the configuration of ``command`` (``train``, ``certify``, ``bounds`` or ``report``).
+
+    Returns:
+        The configuration as plain dictionaries.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    config = plain(cfg)
+    check_fields(config)
+    if command == "train" and config["model"]["name"] is None:
+        raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
+    if command in ("train", "bounds"):
+        size = config["dataset"]["image_size"] if command == "train" else config["image_size"]
+        family = build_family(config["transform"], config["smoothing"], size)
+        region = build_region(config["region"], family.transform)
+        try:
+            family.check_region(region)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    for key in ("ckpt", "votes"):
+        if config.get(key) is not None and not Path(config[key]).is_file():
+            raise UserError(f"{key}={config[key]!r} is not a file; set {key}= to the path of an existing file")
+    if command == "report" and bool(config["runs"]) == (config["votes"] is not None):
+        raise UserError("runs=[] and votes=null; name directories that certify wrote (or votes=FILE, not both)")
+    for run in config.get("runs", ()):
+        if not Path(run).is_dir():
+            raise UserError(
+                f"runs: {run!r} is not a directory; name directories that certify wrote, outputs/certify/<id>"
+            )
+    return config
+
+
+def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill a configuration from what a checkpoint (or a run's summary) stores: null means "as stored".
+
+    With the stored transformation, its laws and region hold except where ``cfg`` says otherwise. Another
+    transformation takes its own defaults, with a warning, and again what ``cfg`` says.
+
+    Args:
+        cfg: a configuration whose groups are ``from_checkpoint`` or named.
+        stored: plain dictionaries under ``transform``, ``smoothing``, ``region``, ``dataset`` and ``model``;
+            those that it lacks stay as in ``cfg``.
+
+    Returns:
+        The whole configuration as plain dictionaries.
+
+    Raises:
+        UserError: another model than the checkpoint's.
+    """
+    config = plain(cfg)
+    typed = _said(config.get("transform", {}))
+    kept = _said(stored["transform"])
+    if typed.get("_target_", kept["_target_"]) == kept["_target_"]:
+        smoothing, region = stored["smoothing"], stored["region"]
+        for key in typed.keys() & kept.keys():
+            if typed[key] != kept[key]:
+                log.warning("transform.%s=%s, but the checkpoint was trained with %s", key, typed[key], kept[key])
+        config["transform"] = {**kept, **typed}
+    else:
+        cls = type(build_transform(typed))
+        name = next((name for name, builtin in transforms.BUILTIN.items() if builtin is cls), None)
+        smoothing, region = _defaults("smoothing", name), _defaults("region", name)
+        log.warning(
+            "the checkpoint was trained for %s; %s takes its own default laws and region",
+            kept["_target_"],
+            typed["_target_"],
+        )
+        config["transform"] = typed
+    config["smoothing"] = _merge_laws(smoothing, config.get("smoothing", {}))
+    config["region"] = {**_said(region), **_said(config["region"])}
+    if "dataset" in config and "dataset" in stored:
+        dataset = _said(config["dataset"])
+        if dataset.get("name", stored["dataset"]["name"]) == stored["dataset"]["name"]:
+            config["dataset"] = {**stored["dataset"], **dataset}
+    if "model" in config and "model" in stored:
+        name, trained = config["model"]["name"], stored["model"]["name"]
+        if name not in (None, trained):
+            raise UserError(f"model.name={name!r}, but the checkpoint holds {trained!r}; leave model out")
+        config["model"] = dict(stored["model"])
+    return config
+
+
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that hold something."""
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _defaults(group: str, name: str | None) -> dict[str, Any]:
+    """The packaged defaults of a built-in transformation; none for a user's own."""
+    return plain(OmegaConf.load(conf_dir() / group / f"{name}.yaml")) if name else {}
+
+
+def _merge_laws(base: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {name: _said(law) for name, law in base.items() if law is not None}
+    for name, law in typed.items():
+        said = _said(law or {})
+        if said:
+            # Another law starts afresh: the fields of the old one mean nothing to it.
+            same = said.get("law", merged.get(name, {}).get("law")) == merged.get(name, {}).get("law")
+            merged[name] = {**merged.get(name, {}), **said} if same else said
+    return merged

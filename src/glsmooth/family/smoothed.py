@@ -1,0 +1,229 @@
+"""The smoothed family {μ_β}: a transformation together with its smoothing laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glsmooth.errors import did_you_mean
+from glsmooth.family.regions import Region
+from glsmooth.laws import LAWS, Law, open_uniform
+from glsmooth.laws.immutable import FrozenMapping
+from glsmooth.transforms.base import ResolvableTransform
+from glsmooth.transforms.factors import FACTORS, Shift
+
+__all__ = ["SmoothedFamily"]
+
+#: Parameters of a region may not be larger than this (nor positive ones smaller than its inverse): their squares
+#: and exponentials must stay far from overflow.
+LARGEST = 1e9
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothedFamily:
+    """μ_β, the law of γ(α, β) with α drawn from independent smoothing laws, for every β.
+
+    Certificates are statements about this family alone: no image and no model enters. Bounds are cached by it, so it
+    keeps a copy of the laws, and seals its transformation (:meth:`ResolvableTransform.seal`).
+
+    Args:
+        transform: what is done to images.
+        laws: a law for each of the transformation's parameters.
+        image_size: (H, W). Given, translations live on the torus Z_H × Z_W (exact and much tighter); without it
+            on the plane, whose values stay valid for images of any size.
+        pixel_noise: standard deviation of normal noise added to each pixel after φ. It is post-processing, so it
+            does not enter the bounds.
+
+    Raises:
+        ValueError: missing or stray laws, a law that leaves the parameter's domain, an impossible size.
+    """
+
+    transform: ResolvableTransform
+    laws: Mapping[str, Law]
+    image_size: tuple[int, int] | None = None
+    pixel_noise: float = 0.0
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        # Votes would be drawn as the subclass says, and bounded as this class does.
+        raise TypeError(
+            f"{cls.__name__} inherits from SmoothedFamily, whose bounds would not see what it overrides; write a "
+            "transformation (glsmooth.ResolvableTransform) or a law (glsmooth.laws.Law) of your own instead"
+        )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.transform, ResolvableTransform):
+            raise ValueError(
+                f"transform={self.transform!r} is not a transformation; give an instance, such as "
+                "glsmooth.transforms.Brightness()"
+            )
+        if not isinstance(self.laws, Mapping):
+            raise ValueError(
+                f"laws={self.laws!r} is not a dictionary of laws by parameter, such as {{'brightness': Normal(0, 1)}}"
+            )
+        object.__setattr__(self, "laws", FrozenMapping(self.laws))
+        self.transform.seal()
+        names = self.transform.parameters
+        for name in self.laws:
+            if name not in names:
+                raise ValueError(
+                    f"smoothing.{name}: {name!r} is not a parameter of {self.transform.name}{did_you_mean(name, names)}"
+                )
+        for name in names:
+            law = self.laws.get(name)
+            if law is None:
+                raise ValueError(
+                    f"smoothing.{name} is missing: {self.transform.name} needs a law for each of {', '.join(names)}"
+                )
+            if not isinstance(law, Law):
+                raise ValueError(
+                    f"smoothing.{name}={law!r} is not a smoothing law; use one of glsmooth's, e.g. Normal(0.0, 0.5)"
+                )
+            if type(law) not in LAWS.values() and isinstance(law, tuple(LAWS.values())):
+                raise ValueError(
+                    f"smoothing.{name}={law!r}: {type(law).__name__} inherits from one of glsmooth's laws, whose "
+                    "bounds would be taken for it whatever it overrides; derive a law of your own from "
+                    "glsmooth.laws.Law"
+                )
+            domain = self.transform.domain(name)
+            if not law.cyclic and law.interval[0] < domain.low:
+                raise ValueError(
+                    f"smoothing.{name}={law!r} reaches outside the domain of {name} ({domain}); "
+                    "use a positive law such as LogNormal, Rayleigh, Exponential or HalfNormal"
+                )
+        for factor in self.transform.factors or ():
+            if type(factor) not in FACTORS and isinstance(factor, FACTORS):
+                raise ValueError(
+                    f"{self.transform.name}: {type(factor).__name__} inherits from one of glsmooth's factors, whose "
+                    "bounds would be taken for it whatever it overrides; leave factors out and define resolve"
+                )
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", _size(self.image_size))
+        for name, law in self.laws.items():
+            if law.cyclic and name not in self.torus:
+                why = (
+                    "give image_size=(H, W)"
+                    if name in self.transform.integer_parameters
+                    else "only tx and ty are cyclic"
+                )
+                raise ValueError(f"smoothing.{name}={law!r} needs a cycle: {why}")
+        try:
+            object.__setattr__(self, "pixel_noise", float(self.pixel_noise))
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"pixel_noise={self.pixel_noise!r} must be a finite number >= 0") from None
+        if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
+            raise ValueError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
+
+    def __eq__(self, other: object) -> bool:
+        """Families of the same transformation, the object itself, are equal when their numbers are."""
+        return type(self) is type(other) and self.transform is other.transform and self._numbers == other._numbers
+
+    def __hash__(self) -> int:
+        return hash((id(self.transform), self._numbers))
+
+    @property
+    def _numbers(self) -> tuple[object, ...]:
+        return self.laws, self.image_size, self.pixel_noise
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the last axis of every tensor."""
+        return self.transform.parameters
+
+    @property
+    def identity(self) -> dict[str, float]:
+        """The parameters β₀ that leave every image as it is, by name."""
+        return dict(zip(self.parameters, self.transform.identity.tolist(), strict=True))
+
+    @property
+    def torus(self) -> dict[str, int]:
+        """Length of the cycle of each translation parameter; empty on the plane."""
+        if self.image_size is None or not self.transform.resolvable:
+            return {}
+        sizes = {"height": self.image_size[0], "width": self.image_size[1]}
+        shifts = (f for f in self.transform.factors or () if isinstance(f, Shift))
+        return {f.name: sizes[f.axis] for f in shifts if f.axis is not None}
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Smoothing parameters by inversion: uniforms u (n, d) in (0, 1), float64 -> α (n, d), float64."""
+        columns = []
+        for i, name in enumerate(self.parameters):
+            law = self.laws[name]
+            columns.append(torch.floor(u[:, i] * self.torus[name]) if law.cyclic else law.icdf(u[:, i]))
+        return torch.stack(columns, dim=-1)
+
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """``n`` independent draws of α ~ P: float64, shape (n, d)."""
+        u = torch.rand(n, len(self.parameters), dtype=torch.float64, generator=generator, device=device)
+        return self.quantile(open_uniform(u))
+
+    def log_density(self, theta: Tensor, beta: Tensor) -> Tensor:
+        """log of the density of μ_β at θ, on the plane: (…, d), (…, d) -> (…)."""
+        if self.transform.factors is None:
+            raise ValueError(f"{self.transform!r} declares no factors, so its densities have no closed form")
+        theta, beta = torch.broadcast_tensors(theta, beta)
+        total, start = torch.zeros(theta.shape[:-1], dtype=theta.dtype), 0
+        for factor in self.transform.factors:
+            part = slice(start, start + len(factor.parameters))
+            total = total + factor.log_density(self.laws, theta[..., part], beta[..., part])
+            start = part.stop
+        return total
+
+    def log_ratio(self, theta: Tensor, beta: Tensor) -> Tensor:
+        """L(θ) = log dμ_β/dμ_β₀ (θ), the privacy-loss variable, on the plane; ±inf where one density vanishes."""
+        return self.log_density(theta, beta) - self.log_density(theta, self.transform.identity)
+
+    def check_region(self, region: Region) -> None:
+        """Raise a ValueError unless every β of ``region`` is one that the transformation can apply."""
+        from glsmooth.family.regions import Ball, Box, Points
+
+        if not isinstance(region, (Box, Ball, Points)):
+            raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
+
+        for name in region.parameters:
+            if name not in self.parameters:
+                raise ValueError(
+                    f"region.{name}: {name!r} is not a parameter of {self.transform.name}"
+                    f"{did_you_mean(name, self.parameters)}"
+                )
+            domain = self.transform.domain(name)
+            if isinstance(region, Box):
+                ends: tuple[float, ...] = region.intervals[name]
+            elif isinstance(region, Ball):
+                ends = (region.centre[name] - region.radius, region.centre[name] + region.radius)
+            elif isinstance(region, Points):
+                ends = tuple(point[name] for point in region.points if name in point)
+            else:
+                raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
+            for end in ends:
+                if not domain.contains(end):
+                    raise ValueError(
+                        f"region.{name}={list(ends)} leaves the domain of {name}; every value must be {domain}"
+                    )
+                if abs(end) > LARGEST or (domain.low == 0 and not domain.low_included and end < 1 / LARGEST):
+                    raise ValueError(
+                        f"region.{name}={list(ends)} is too extreme to compute with; give values of size at most "
+                        f"{LARGEST:g}{f' and at least {1 / LARGEST:g}' if domain.low == 0 else ''}"
+                    )
+                if isinstance(region, Points) and name in self.transform.integer_parameters and end != round(end):
+                    raise ValueError(
+                        f"region.{name}={end:g} is a fractional point; translations move by whole "
+                        f"pixels, give {math.floor(end + 0.5)}"
+                    )
+
+
+def _size(image_size: Any) -> tuple[int, int]:
+    """Height and width as integers."""
+    try:
+        height, width = image_size
+        if height >= 1 and width >= 1 and int(height) == height and int(width) == width:
+            return int(height), int(width)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f"image_size={image_size!r} must be two positive integers (height, width)")

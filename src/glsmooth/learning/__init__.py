@@ -1,0 +1,1 @@
+"""Base classifiers and their data, and the two LightningModules."""

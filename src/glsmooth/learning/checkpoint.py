@@ -1,0 +1,111 @@
+"""Checkpoints that know what they are: plain primitives beside the weights (weights_only=True reads them)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glsmooth.configuration.build import build_family
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.learning.data import Data
+from glsmooth.learning.models import build_model
+
+#: Key of the payload in the checkpoint that Lightning writes.
+KEY = "glsmooth"
+
+
+def make_payload(settings: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    """What a checkpoint says about itself, in plain primitives.
+
+    Args:
+        settings: the resolved configuration of a training run, as plain dictionaries.
+        data: its dataset.
+    """
+    parts = ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "seed")
+    return {
+        **{part: settings[part] for part in parts},
+        "classes": list(data.class_names),
+        "image_size": list(data.image_size),
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained base classifier with everything that it was trained with.
+
+    The dictionaries are configuration groups as in a run's config.yaml; ``metrics`` are the validation
+    results of the epoch that was saved; ``mean`` and ``std`` are per channel.
+    """
+
+    transform: dict[str, Any]
+    smoothing: dict[str, Any]
+    region: dict[str, Any]
+    dataset: dict[str, Any]
+    model: dict[str, Any]
+    loss: dict[str, Any]
+    optimizer: dict[str, Any]
+    seed: int
+    classes: list[str]
+    image_size: list[int]
+    mean: list[float]
+    std: list[float]
+    metrics: dict[str, float]
+    state_dict: dict[str, Tensor]
+
+    def build_model(self) -> nn.Module:
+        """The trained base classifier, in evaluation mode, on the CPU."""
+        # Its weights follow, so none are fetched from the hub or read from where training started.
+        spec = {**self.model, "pretrained": False, "weights": None}
+        height, width = self.image_size
+        model = build_model(spec, len(self.classes), len(self.mean), self.mean, self.std, (height, width))
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise ValueError(
+                f"ckpt: its weights do not fit {self.model['name']} as these versions of glsmooth and timm "
+                "build it; use the versions that it was trained with"
+            ) from error
+        return model.eval()
+
+    def build_family(self) -> SmoothedFamily:
+        """The smoothed family that the classifier was trained for, on the torus of its images' size."""
+        height, width = self.image_size
+        return build_family(self.transform, self.smoothing, (height, width), self.loss["pixel_noise"])
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read best.ckpt or last.ckpt of a training run.
+
+    Raises:
+        ValueError: no such file, a damaged one, or one that this program did not write.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"ckpt={path}: no such file; train writes best.ckpt into outputs/train/<id>/")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Damaged and foreign files fail in many ways: zip, pickle, truncation, refused classes.
+        raise ValueError(f"ckpt={path}: not a readable checkpoint; give a best.ckpt that train wrote") from error
+    payload = content.get(KEY) if isinstance(content, dict) else None
+    names = {field.name for field in fields(Checkpoint)} - {"state_dict"}
+    if not isinstance(payload, dict) or not names <= payload.keys():
+        raise ValueError(
+            f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with model.weights={path}"
+        )
+    state = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
+    return Checkpoint(**{name: payload[name] for name in names}, state_dict=state)
+
+
+def digest(path: str | Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

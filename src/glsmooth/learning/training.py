@@ -1,0 +1,160 @@
+"""Training of the base classifier under the smoothing laws, as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.learning.checkpoint import KEY
+from glsmooth.learning.data import Batches, Data, loader
+from glsmooth.learning.losses import training_loss
+
+#: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
+CLEAN = "val/accuracy"
+UNDER_LAW = "val/accuracy_under_law"
+
+#: Transformed copies of each validation image: more than one steadies the choice of best.ckpt.
+VALIDATION_COPIES = 4
+
+
+class TrainingModule(LightningModule):
+    """Trains a base classifier on transformed copies with the consistency loss (Jeong & Shin 2020).
+
+    Args:
+        model: images in [0, 1] `N x C x H x W` to logits `N x K`.
+        family: the transformation with its smoothing laws, and the standard deviation of pixel noise.
+        data: the dataset; its augmentation acts before the transformation.
+        loss: ``copies`` (m, of each image), ``consistency`` (λ) and ``entropy`` (η).
+        optimizer: ``lr``, ``momentum``, ``weight_decay``, ``nesterov``, ``schedule`` (``cosine`` or
+            ``constant``) and ``batch_size`` (images; the network sees m times as many).
+        seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
+        payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
+
+    Raises:
+        ValueError: one copy with a consistency weight, where the term would be zero; an unknown schedule; and
+            in training a loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: SmoothedFamily,
+        data: Data,
+        loss: Mapping[str, Any],
+        optimizer: Mapping[str, Any],
+        seed: int,
+        payload: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        if loss["copies"] < 2 and loss["consistency"] > 0:
+            raise ValueError(
+                f"loss.copies={loss['copies']} with loss.consistency={loss['consistency']}: the term "
+                "compares copies and would be zero; use loss.copies=2 or more, or loss.consistency=0"
+            )
+        if optimizer["schedule"] not in ("cosine", "constant"):
+            raise ValueError(f"optimizer.schedule={optimizer['schedule']}: use cosine or constant")
+        self.model, self.family, self.data = model, family, data
+        self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
+        self._draws = torch.Generator()
+        self._first_epoch = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def _restart_draws(self, purpose: int, epoch: int) -> None:
+        """Restart the random draws from seed and epoch: a resumed run repeats them exactly."""
+        seed = 0
+        for number in (self.seed, self.global_rank, purpose, epoch):
+            seed = (seed * 1_000_003 + number) % 2**63
+        self._draws = torch.Generator(self.device).manual_seed(seed)
+
+    def _transformed_logits(self, images: Tensor, copies: int) -> Tensor:
+        """Logits `copies x N x K` of independently transformed copies of ``images``."""
+        images = images.repeat(copies, 1, 1, 1)
+        # Half precision is for the network: the transformation is what is certified, and stays exact.
+        with torch.autocast(images.device.type, enabled=False):
+            theta = self.family.sample(len(images), generator=self._draws, device=images.device)
+            images = self.family.transform.apply(images, theta)
+            if self.family.pixel_noise > 0:
+                noise = torch.randn(images.shape, generator=self._draws, device=images.device)
+                images = images + self.family.pixel_noise * noise
+        return self(images).unflatten(0, (copies, -1))
+
+    def on_train_epoch_start(self) -> None:
+        self._restart_draws(0, self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        images, labels, _ = batch
+        logits = self._transformed_logits(self.data.augment(images, self._draws), self.loss["copies"])
+        terms = training_loss(logits, labels, self.loss["consistency"], self.loss["entropy"])
+        if not torch.isfinite(terms.total):
+            raise ValueError(
+                f"optimizer.lr={self.optimizer['lr']}: the loss is {terms.total.item()} in epoch "
+                f"{self.current_epoch + 1}, step {self.global_step + 1}; use a smaller optimizer.lr, "
+                "or check the images and trainer.precision"
+            )
+        for name, value in terms._asdict().items():
+            self.log(
+                f"train/{name}",
+                value.detach(),
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=len(labels),
+            )
+        return terms.total
+
+    def on_validation_epoch_start(self) -> None:
+        # The same draws after every epoch, so that epochs are compared on the same transformed images.
+        self._restart_draws(1, 0)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        images, labels, _ = batch
+        logits = self._transformed_logits(images, VALIDATION_COPIES)
+        for name, correct in (
+            (CLEAN, self(images).argmax(-1) == labels),
+            (UNDER_LAW, logits.argmax(-1) == labels),
+        ):
+            self.log(name, correct.float().mean(), on_epoch=True, sync_dist=True, batch_size=len(labels))
+
+    def configure_optimizers(self) -> Any:
+        chosen = self.optimizer
+        sgd = torch.optim.SGD(
+            self.model.parameters(),
+            lr=chosen["lr"],
+            momentum=chosen["momentum"],
+            weight_decay=chosen["weight_decay"],
+            nesterov=chosen["nesterov"],
+        )
+        if chosen["schedule"] == "constant":
+            return sgd
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+        return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def train_dataloader(self) -> DataLoader:
+        batches = self._batches(self.data.train, shuffle_seed=self.seed)
+        batches.set_epoch(self._first_epoch)
+        return loader(self.data.train, batches, self.data.num_workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return loader(self.data.val, self._batches(self.data.val), self.data.num_workers)
+
+    def _batches(self, dataset: Any, shuffle_seed: int | None = None) -> Batches:
+        world = self.trainer.global_rank, self.trainer.world_size
+        return Batches(len(dataset), self.optimizer["batch_size"], shuffle_seed, *world)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
+        self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        checkpoint[KEY] = {**self.payload, "metrics": {"epoch": self.current_epoch + 1, **metrics}}

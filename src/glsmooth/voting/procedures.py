@@ -1,0 +1,329 @@
+"""Monte Carlo procedures: how many votes an image gets, and the lower bound p_A that they prove."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from scipy.special import betaincc
+
+from glsmooth.bounds.confidence import (
+    anytime_lower,
+    anytime_samples_needed,
+    clopper_pearson_lower,
+    fewest_successes,
+    log_evidence,
+    randomised_lower,
+    samples_needed,
+)
+from glsmooth.voting.draws import Stream
+from glsmooth.voting.finite import FiniteLaw
+
+__all__ = ["ABSTAIN", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally", "given_up"]
+
+#: Stands for "no class".
+ABSTAIN = -1
+
+#: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax
+#: exceeds 1/2.
+VoteRule = Literal["argmax", "majority"]
+
+
+class Tally:
+    """Votes of one image so far.
+
+    Attributes:
+        selection, counting: votes for each class, int64 (num_classes,), from disjoint draws.
+        mass: probability of the visited shifts that voted for each class, int64 (num_classes,), in the units
+            of :class:`glsmooth.voting.finite.FiniteLaw`; 0 unless shifts are visited.
+        n0, n: numbers of selection and counting draws, those that voted for no class included.
+        abstained: draws that voted for no class (exact tie, non-finite logits, no majority).
+        nonfinite: those of them with a non-finite logit.
+        near_ties: draws decided by less than rounding could change.
+        clean: vote at the image itself (ABSTAIN until asked for).
+        p_lower: lower confidence bound of the selected class's probability.
+        coin: the image's uniform in (0, 1] for a randomised bound.
+    """
+
+    def __init__(self, index: int, num_classes: int, coin: float = 1.0) -> None:
+        self.index = index
+        self.coin = coin
+        self.selection = np.zeros(num_classes, dtype=np.int64)
+        self.counting = np.zeros(num_classes, dtype=np.int64)
+        self.mass = np.zeros(num_classes, dtype=np.int64)
+        self.n0 = self.n = self.abstained = self.nonfinite = self.near_ties = 0
+        self.clean = ABSTAIN
+        self.p_lower = 0.0
+
+    @property
+    def prediction(self) -> int:
+        """Class with the most selection votes, or mass (the first of equals); ABSTAIN when no draw voted."""
+        votes = self.selection + self.mass  # one of them is zero
+        return int(votes.argmax()) if votes.any() else ABSTAIN
+
+    @property
+    def count(self) -> int:
+        """Counting votes for the selected class."""
+        return 0 if self.prediction == ABSTAIN else int(self.counting[self.prediction])
+
+
+def given_up(p_lower: np.ndarray, n: np.ndarray, prediction: np.ndarray, most: int) -> np.ndarray:
+    """Whose votes ended early, the region being out of reach, before p_A > 1/2 was proved? (images,) -> bool (images,).
+
+    Of the other images with p_A <= 1/2, all ``most`` counting draws were taken (or none voted): they abstain.
+    """
+    return np.asarray((p_lower <= 0.5) & (n < most) & (prediction != ABSTAIN))
+
+
+class Procedure(Protocol):
+    """Decides, from the votes of an image so far, what to draw next."""
+
+    @property
+    def rule(self) -> VoteRule:
+        """What counts as a vote."""
+        ...
+
+    def advance(self, tally: Tally) -> dict[Stream, int]:
+        """Bring ``tally.p_lower`` up to date; return the draws to add, by stream; none: the image is
+        finished."""
+        ...
+
+    def draws_needed(self, h_min: float) -> int | None:
+        """Fewest counting draws that can show p_A > h_min, all votes agreeing; None if no number can."""
+        ...
+
+    def draws_range(self) -> tuple[int, int]:
+        """Fewest and most draws that an image can take."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that decide the result."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedSample:
+    """``n0`` draws select the class, ``n`` fresh draws count it (Cohen et al. 2019, CERTIFY).
+
+    With ``two_sided`` the bound is the lower end of the two-sided interval, alpha / 2 on each side. With
+    ``randomised`` it is :func:`glsmooth.bounds.confidence.randomised_lower` of the image's own coin.
+    """
+
+    n0: int = 200
+    n: int = 1000
+    alpha: float = 1e-3
+    rule: VoteRule = "argmax"
+    two_sided: bool = False
+    randomised: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.n0, self.n, self.alpha)
+
+    @property
+    def _tail(self) -> float:
+        return self.alpha / 2 if self.two_sided else self.alpha
+
+    def advance(self, tally: Tally) -> dict[Stream, int]:
+        if tally.n == 0:
+            return {Stream.SELECTION: self.n0, Stream.COUNTING: self.n}
+        if self.randomised:
+            tally.p_lower = randomised_lower(tally.count, tally.n, self._tail, tally.coin)
+        else:
+            tally.p_lower = clopper_pearson_lower(tally.count, tally.n, self._tail)
+        return {}
+
+    def draws_needed(self, h_min: float) -> int | None:
+        # Whatever the coin says; with a lucky one fewer do.
+        return samples_needed(h_min, self._tail)
+
+    def chance(self, h_min: float) -> float:
+        """Probability, over the coin, that n equal votes give p_A > h_min; with ``randomised`` only."""
+        return math.exp(min(0.0, math.log(self._tail) - self.n * math.log(h_min)))
+
+    def draws_range(self) -> tuple[int, int]:
+        return self.n0 + self.n, self.n0 + self.n
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": "paper_literal" if self.two_sided else "paper",
+            "n0": self.n0,
+            "n": self.n,
+            "alpha": self.alpha,
+            "vote": self.rule,
+            "interval": "two-sided" if self.two_sided else "one-sided",
+        } | ({"randomised": True} if self.randomised else {})
+
+
+# Sequential draws. None of these numbers touches validity; they trade draws against undecided images.
+_SELECTION_BLOCK = 16  # selection draws at a time
+_SELECTION_LEAD = 8  # votes by which the leader must lead the second: a wrong choice only loses the image
+_FIRST_BLOCK = 32  # counting draws until the first look
+_HOPELESS = 0.01  # chance, given the votes, of being certifiable within n below which an image is given up
+
+
+@dataclass(frozen=True)
+class Sequential:
+    """Draws until the image is decided, by the anytime-valid test of
+    :func:`glsmooth.bounds.confidence.log_evidence`.
+
+    Stops as soon as p_A exceeds every target, and gives a target up when the votes so far make it hopeless:
+    both may depend on the votes in any way, since p_A holds at every n at once. One alpha serves all targets.
+
+    Args:
+        targets: required probability (in (0, 1)) by name; those that even ``n`` equal votes cannot reach are
+            left out.
+        n0: selection draws, at most.
+        n: counting draws, at most.
+        alpha: failure probability.
+    """
+
+    targets: Mapping[str, float]
+    n0: int = 200
+    n: int = 2000
+    alpha: float = 1e-3
+    rule: VoteRule = "argmax"
+
+    def __post_init__(self) -> None:
+        _check(self.n0, self.n, self.alpha)
+        # What the rate of votes must be in the end for the target to be certified.
+        needed = {h: fewest_successes(self.n, h, self.alpha) for h in self.targets.values()}
+        reachable = {h: count / self.n for h, count in needed.items() if count is not None}
+        object.__setattr__(self, "_rates", dict(sorted(reachable.items())))
+
+    def advance(self, tally: Tally) -> dict[Stream, int]:
+        if tally.n0 == 0:
+            return {Stream.SELECTION: min(_SELECTION_BLOCK, self.n0)}
+        open_targets = self._open(tally)
+        if open_targets and tally.n == 0 and not self._selected(tally):
+            return {Stream.SELECTION: min(_SELECTION_BLOCK, self.n0 - tally.n0)}
+        if open_targets and tally.n < self.n:
+            return {Stream.COUNTING: self._block(tally, open_targets[-1])}
+        if tally.n:
+            tally.p_lower = max(tally.p_lower, anytime_lower(tally.count, tally.n, self.alpha))
+        return {}
+
+    def _open(self, tally: Tally) -> list[float]:
+        """Targets that are neither certified nor hopeless, ascending; certified ones raise
+        ``tally.p_lower``."""
+        if tally.prediction == ABSTAIN:
+            return []
+        rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
+        count, n = tally.count, tally.n
+        # Whether >= or > decides nothing: log_evidence is rounded down, and p_A is what certifies.
+        if n and any(h >= tally.p_lower and log_evidence(count, n, h) >= -np.log(self.alpha) for h in rates):
+            tally.p_lower = max(tally.p_lower, anytime_lower(count, n, self.alpha))
+        # P(p >= rate) given all votes for the class, under a uniform prior.
+        successes = count + int(tally.selection[tally.prediction])
+        failures = n + tally.n0 - successes
+        return [
+            h
+            for h, rate in rates.items()
+            if h >= tally.p_lower and betaincc(successes + 1, failures + 1, rate) > _HOPELESS
+        ]
+
+    def _selected(self, tally: Tally) -> bool:
+        second, first = np.sort(tally.selection)[-2:]
+        return tally.n0 >= self.n0 or first - second >= _SELECTION_LEAD
+
+    def _block(self, tally: Tally, target: float) -> int:
+        """Up to the first n at which the target can be certified, by steps that grow with n.
+
+        Any sizes would do, since p_A holds at every n; but the records depend on them.
+        """
+        earliest = anytime_samples_needed(target, self.alpha, tally.n - tally.count)
+        assert earliest is not None
+        block = min(max(earliest - tally.n, tally.n // 16, 1), max(_FIRST_BLOCK, tally.n // 2))
+        return min(block, self.n - tally.n)
+
+    def draws_needed(self, h_min: float) -> int | None:
+        return anytime_samples_needed(h_min, self.alpha)
+
+    def draws_range(self) -> tuple[int, int]:
+        return min(_SELECTION_BLOCK, self.n0), self.n0 + self.n
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": "sequential",
+            "n0": self.n0,
+            "n": self.n,
+            "alpha": self.alpha,
+            "vote": self.rule,
+            "stopped_for": dict(self.targets),
+        }
+
+
+_FIRST_LOOK = 16  # shifts visited where no target is within reach, so that the image has a prediction
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """Visits the shifts of a finite law, most probable first, until the image is decided: nothing is sampled.
+
+    p_A is the probability of the visited shifts that voted for the class, a lower bound that holds without any
+    probability of error. A class with p_A > 1/2 needs no selection: no other can have as much. Each target is
+    decided as by visiting all shifts, and no shift is visited that the decision could have spared.
+
+    Args:
+        law: the shifts.
+        targets: required probability (in [1/2, 1)) by name; those out of reach are left out.
+    """
+
+    law: FiniteLaw
+    targets: Mapping[str, float]
+    rule: VoteRule = "argmax"
+
+    def __post_init__(self) -> None:
+        for name, h in self.targets.items():
+            if not 0.5 <= h < 1:
+                raise ValueError(f"targets: {name}={h} is not a required probability; give a number in [1/2, 1)")
+        needed = (self.law.needed(h) for h in self.targets.values())
+        object.__setattr__(self, "_masses", sorted(mass for mass in needed if mass is not None))
+
+    def advance(self, tally: Tally) -> dict[Stream, int]:
+        leader = int(tally.mass.max())
+        visits = self._visits(leader, tally.n)
+        if not visits and tally.n == 0:
+            visits = min(_FIRST_LOOK, len(self.law.weights))
+        if visits:
+            return {Stream.VISITING: visits}
+        tally.p_lower = self.law.lower(leader)
+        return {}
+
+    def _visits(self, leader: int, n: int) -> int:
+        """Shifts without which the targets cannot all be decided, ``leader`` being the largest mass after ``n``."""
+        cumulative = self.law.cumulative
+        seen, total = int(cumulative[n]), int(cumulative[-1])
+        visits = 0
+        for target in self._masses:  # type: ignore[attr-defined]
+            # All votes for the leader, until it has the target's mass; or none, until it cannot get there. Neither is
+            # beyond n where the target is decided.
+            certified = np.searchsorted(cumulative, seen + target - leader, side="left")
+            given_up = np.searchsorted(cumulative, leader + total - target, side="right")
+            visits = max(visits, int(min(certified, given_up)) - n)
+        return visits
+
+    def draws_needed(self, h_min: float) -> int | None:
+        needed = self.law.needed(h_min)
+        return None if needed is None else int(np.searchsorted(self.law.cumulative, needed, side="left"))
+
+    def draws_range(self) -> tuple[int, int]:
+        return self._visits(0, 0) or min(_FIRST_LOOK, len(self.law.weights)), len(self.law.weights)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": "exhaustive",
+            "n0": 0,
+            "n": len(self.law.weights),
+            "alpha": 0.0,
+            "vote": self.rule,
+            "stopped_for": dict(self.targets),
+        }
+
+
+def _check(n0: int, n: int, alpha: float) -> None:
+    if n0 < 1 or n < 1:
+        raise ValueError(f"n0={n0}, n={n}: both must be at least 1")
+    samples_needed(0.5, alpha)  # refuses an impossible alpha

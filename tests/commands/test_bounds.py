@@ -1,0 +1,63 @@
+"""``glsmooth bounds``: JSON for programs, a table for people, one table for a sweep."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from glsmooth.commands.bounds import evaluate, sweep_table, table
+from tests.bounds.families import ROWS, TORUS
+from tests.bounds.user_transforms import Brighten
+
+
+def test_the_json_is_the_promised_one():
+    row = ROWS[0]
+    result = evaluate(row.family, row.region, ["neyman_pearson", "gl", "gl_printed", "tss"], alpha=1e-3)
+    assert json.loads(json.dumps(result)) == result
+    assert result["transform"] == "contrast_brightness"
+    assert result["smoothing"]["contrast"] == {"law": "LogNormal", "loc": 0.0, "scale": 0.6}
+    assert result["region"] == {"contrast": [0.5, 2.0], "brightness": [-0.4, 0.4]}
+    assert result["required_probability"]["neyman_pearson"] == pytest.approx(row.np, abs=1e-5)
+    assert result["required_probability"]["tss"] is None
+    assert "brightness_first" in result["reasons"]["tss"]
+    assert result["reasons"]["neyman_pearson"] is None
+    assert "unsound" in result["reasons"]["gl_printed"]
+    assert result["samples_needed"] == {"neyman_pearson": 86, "gl": 91, "gl_printed": 31, "tss": None}
+    assert result["worst_parameter"] == {"contrast": 0.5, "brightness": -0.4}
+
+
+def test_the_table_rounds_up_and_labels():
+    row = ROWS[7]
+    text = table(evaluate(row.family, row.region, ["neyman_pearson", "gl_printed", "tss"], 1e-3), 1e-3)
+    assert "0.93750" in text
+    assert "(unsound)" in text
+    assert "TSS has no theorem" in text
+    wide = evaluate(*TORUS["torus 32, narrow"], ["neyman_pearson"], 1e-3)
+    shown = table(wide, 1e-3)
+    h = wide["required_probability"]["neyman_pearson"]
+    printed = float(next(line for line in shown.splitlines() if "Neyman" in line).split()[-2])
+    assert h <= printed < h + 1.1e-5
+
+
+def test_a_bound_that_was_sampled_says_so():
+    import glsmooth as gs
+
+    family = gs.SmoothedFamily(Brighten(), {"b": gs.Normal(0.0, 1.0)})
+    result = evaluate(family, gs.Box(b=(0.5, 0.5)), ["neyman_pearson"], 1e-3)
+    assert result["failure_probability"] == {"neyman_pearson": 1e-4}
+    assert "except with probability 0.0001" in table(result, 1e-3)
+
+
+def test_a_sweep_writes_one_table(tmp_path):
+    command = [
+        sys.executable, "-m", "glsmooth.bounds", "--multirun", "transform=brightness",
+        "smoothing.brightness.scale=0.2,0.4", f"hydra.sweep.dir={tmp_path}", "format=json",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["smoothing"]["brightness"]["scale"] for line in lines] == [0.2, 0.4]
+    text = (tmp_path / "table.md").read_text()
+    assert text == sweep_table(tmp_path)
+    assert len(text.splitlines()) == 4
+    assert "Normal(0, 0.2)" in text

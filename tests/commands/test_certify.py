@@ -1,0 +1,495 @@
+"""The certify command, from a checkpoint to summary.json, on a few digits."""
+
+import csv
+import json
+import logging
+import math
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import glsmooth as gs
+from glsmooth.bounds.confidence import clopper_pearson_lower, randomised_lower
+from glsmooth.commands import certify
+from glsmooth.commands.certify import preflight, summarise
+from glsmooth.commands.report import decide
+from glsmooth.configuration.plain import conf_dir
+from glsmooth.errors import UserError
+from glsmooth.learning.checkpoint import KEY, Checkpoint, digest, load_checkpoint, make_payload
+from glsmooth.learning.data import load_dataset
+from glsmooth.learning.models import build_model
+from glsmooth.report import load_run, tables
+from glsmooth.report.page import recertified_note, write_comparison
+from glsmooth.transforms import Translation
+from glsmooth.voting.draws import coin
+from glsmooth.voting.finite import FiniteLaw
+from glsmooth.voting.procedures import FixedSample, Sequential
+
+METHODS = ("neyman_pearson", "gl", "tss", "mp")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that was not trained, but for its last layer by least squares: right often enough."""
+    torch.manual_seed(0)
+    data = load_dataset({"name": "digits"})
+    settings = {
+        "transform": {"_target_": "glsmooth.transforms.Brightness"},
+        "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": 0.2}},
+        "region": {"brightness": [-0.1, 0.1]},
+        "dataset": {"name": "digits", "root": None, "image_size": None, "num_workers": 0, "subset": None},
+        "model": {"name": "small_cnn", "pretrained": None, "weights": None},
+        "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
+        "optimizer": {},
+        "seed": 0,
+    }
+    settings["dataset"]["subset_seed"] = 0
+    model = build_model(settings["model"], 10, 1, data.mean, data.std, data.image_size).eval()
+    images, labels, _ = data.train[list(range(len(data.train)))]
+    (head,) = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    features = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    with torch.no_grad():
+        brightness = 0.2 * torch.randn(len(images), 1, 1, 1)
+        model(images + brightness)
+        hook.remove()
+        inputs = torch.cat([features[0], torch.ones(len(images), 1)], dim=1)
+        targets = torch.nn.functional.one_hot(labels, 10).float()
+        solution = torch.linalg.lstsq(inputs, targets, driver="gelsd").solution
+        head.weight.copy_(solution[:-1].T)
+        head.bias.copy_(solution[-1])
+    path = tmp_path_factory.mktemp("train") / "best.ckpt"
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"state_dict": state, KEY: {**make_payload(settings, data), "metrics": {}}}, path)
+    return path
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Pictures take seconds and have tests of their own."""
+    monkeypatch.setattr(certify, "write_report", lambda directory: (directory / "table.md").write_text(""))
+
+
+def run(checkpoint, directory, *overrides):
+    directory.mkdir(exist_ok=True)
+    draws = [] if "monte_carlo=exhaustive" in overrides else ["monte_carlo.n0=20", "monte_carlo.n=100"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(
+            "certify",
+            [
+                f"ckpt={checkpoint}",
+                f"run_dir={directory}",
+                "trainer.accelerator=cpu",
+                "dataset.subset=12",
+                *draws,
+                *overrides,
+            ],
+        )
+    certify.run(cfg)
+
+
+def read(directory):
+    with (directory / "records.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return rows, json.loads((directory / "summary.json").read_text())
+
+
+def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
+    run(checkpoint, tmp_path)
+    rows, summary = read(tmp_path)
+    out, err = capsys.readouterr()
+    assert str(tmp_path / "report.html") in out
+    assert "required probability 0.69" in err
+    for name in ("table.md", "report.html", "config.yaml", "figure1.npz"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert len(rows) == summary["images"] == 12
+    assert [int(row["index"]) for row in rows] == sorted(int(row["index"]) for row in rows)
+    h_min = summary["methods"]["neyman_pearson"]["required_probability"]
+    assert h_min == pytest.approx(0.691462, abs=1e-4)  # Φ(0.1 / 0.2)
+    for row in rows:
+        assert float(row["p_lower"]) == clopper_pearson_lower(int(row["count"]), 100, 1e-3)
+        assert (row["certified_neyman_pearson"] == "1") == (float(row["p_lower"]) > h_min)
+    correct = [row["prediction"] == row["label"] for row in rows]
+    certified = [row["certified_neyman_pearson"] == "1" for row in rows]
+    cra = sum(a and b for a, b in zip(correct, certified, strict=True)) / 12
+    assert 0.2 < cra < 1
+    assert summary["methods"]["neyman_pearson"]["certified_robust_accuracy"] == pytest.approx(cra)
+    assert summary["smoothed_accuracy"] == pytest.approx(sum(correct) / 12)
+    base = sum(row["base_prediction"] == row["label"] for row in rows) / 12
+    assert summary["base_accuracy"] == pytest.approx(base)
+    assert summary["votes_used"] == 12 * 120
+    assert summary["invocation"]["evaluations"] == -(-12 * 121 // 256) * 256
+    assert summary["methods"]["mp"]["certified_robust_accuracy"] is None
+    assert "MP" in summary["methods"]["mp"]["reason"]
+    assert summary["checkpoint"]["sha256"] == digest(checkpoint)
+    assert summary["monte_carlo"] == {
+        "name": "paper", "n0": 20, "n": 100, "alpha": 1e-3, "vote": "argmax", "interval": "one-sided"
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
+    run(checkpoint, tmp_path)
+    content = (tmp_path / "records.csv").read_bytes()
+    (tmp_path / "records.csv").write_bytes(content[:-30])
+    run(checkpoint, tmp_path, "batch_size=64")
+    assert (tmp_path / "records.csv").read_bytes() == content
+    assert read(tmp_path)[1]["invocation"]["images"] == 1
+    with pytest.raises(UserError, match=r"monte_carlo\.n=100, this run has monte_carlo\.n=200"):
+        run(checkpoint, tmp_path, "monte_carlo.n=200")
+    with pytest.raises(UserError, match=r"region\.brightness=\[-0\.1, 0\.1\], this run has"):
+        run(checkpoint, tmp_path, "region.brightness=[-0.2,0.2]")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_picture_shows_the_first_counting_draws(checkpoint, tmp_path):
+    run(checkpoint, tmp_path)
+    rows, _ = read(tmp_path)
+    figure = np.load(tmp_path / "figure1.npz")
+    row = next(row for row in rows if int(row["index"]) == figure["index"])
+    assert row["certified_neyman_pearson"] == "1"
+    data = load_dataset({"name": "digits"})
+    image, label, _ = data.test[int(figure["index"])]
+    np.testing.assert_array_equal(figure["image"], image.numpy())
+    assert str(label) == row["label"]
+    moved = figure["image"] + figure["theta"][:, :, None, None]
+    np.testing.assert_allclose(figure["transformed"], moved, atol=1e-6)
+    model = load_checkpoint(checkpoint).build_model()
+    with torch.no_grad():
+        np.testing.assert_array_equal(figure["votes"], model(torch.from_numpy(figure["transformed"])).argmax(1))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_sequential(checkpoint, tmp_path):
+    run(checkpoint, tmp_path / "fixed")
+    run(
+        checkpoint,
+        tmp_path / "sequential",
+        "monte_carlo=sequential",
+        "monte_carlo.n0=200",
+        "monte_carlo.n=2000",
+    )
+    fixed, (rows, summary) = read(tmp_path / "fixed")[1], read(tmp_path / "sequential")
+    assert summary["votes_per_image"] < 120
+    assert set(summary["monte_carlo"]["stopped_for"]) == {"neyman_pearson", "gl", "tss"}
+    cra = [s["methods"]["neyman_pearson"]["certified_robust_accuracy"] for s in (fixed, summary)]
+    assert cra[1] >= cra[0] - 1 / 12  # a hundred votes leave some undecided, two thousand do not
+    assert all(int(row["n"]) <= 2000 for row in rows)
+
+
+SHIFTS = ("transform=translation", "smoothing.tx.scale=2", "region.tx=[-1,1]", "bound.methods=[neyman_pearson]")
+
+
+def test_exhaustive(checkpoint, tmp_path, capsys):
+    """From the command to the report, and again for other regions: no probability of error is named anywhere."""
+    run(checkpoint, tmp_path / "shifts", *SHIFTS, "monte_carlo=exhaustive")
+    rows, summary = read(tmp_path / "shifts")
+    shown = capsys.readouterr()
+    law = FiniteLaw.of(load_run(tmp_path / "shifts").family)
+    h_min = summary["methods"]["neyman_pearson"]["required_probability"]
+    needed = np.searchsorted(law.cumulative, law.needed(h_min))
+    assert f"at least {needed} of the {len(law.weights)} shifts" in shown.err
+    assert summary["monte_carlo"]["alpha"] == 0.0
+    assert "without any probability of error in the votes" in shown.out
+    for words in ("α", "except with probability", "fails with"):
+        assert words not in shown.out
+        assert words not in (tmp_path / "shifts" / "report.html").read_text()
+    certified = [row for row in rows if row["certified_neyman_pearson"] == "1"]
+    assert 2 < len(certified) < 12
+    for row in rows:
+        assert row["n0"] == "0"
+        assert int(row["count"]) <= int(row["n"]) <= len(law.weights)
+        assert float(row["p_lower"]) <= law.lower(law.cumulative[int(row["count"])])  # at most the likeliest shifts
+    assert min(int(row["n"]) for row in certified) == needed
+    assert summary["votes_used"] == sum(int(row["n"]) for row in rows)
+    figure = np.load(tmp_path / "shifts" / "figure1.npz")
+    np.testing.assert_array_equal(figure["theta"], law.points[:8])
+    # A smaller region, from the same visits.
+    note = recertified_note(*decide(load_run(tmp_path / "shifts"), {"tx": [0, 1]}, None))
+    assert "every shift that was not visited counts against the class" in note
+    # The bytes do not depend on the batch.
+    content = (tmp_path / "shifts" / "records.csv").read_bytes()
+    (tmp_path / "shifts" / "records.csv").write_bytes(content[: content[:-1].rfind(b"\n") + 1])
+    run(checkpoint, tmp_path / "shifts", *SHIFTS, "monte_carlo=exhaustive", "batch_size=37")
+    assert (tmp_path / "shifts" / "records.csv").read_bytes() == content
+
+
+def test_exhaustive_dry_run(checkpoint, tmp_path, capsys):
+    run(checkpoint, tmp_path, *SHIFTS, "monte_carlo=exhaustive", "dry_run=true")
+    fewest, most = (
+        int(number.replace(",", ""))
+        for number in re.search(r"Network passes:  ([\d,]+) to ([\d,]+)", capsys.readouterr().out).groups()
+    )
+    law = FiniteLaw.of(gs.SmoothedFamily(Translation(), dict.fromkeys(("tx", "ty"), gs.Normal(0.0, 2.0)), (32, 32)))
+    assert most == 12 * (len(law.weights) + 1)
+    assert 24 < fewest < most
+
+
+def test_exhaustive_refuses_what_is_not_finite(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"monte_carlo=exhaustive: brightness .*use monte_carlo=paper"):
+        run(checkpoint, tmp_path, "monte_carlo=exhaustive")
+    with pytest.raises(ValueError, match="stochastic=true: monte_carlo=exhaustive"):
+        run(checkpoint, tmp_path, *SHIFTS, "monte_carlo=exhaustive", "stochastic=true")
+    with pytest.raises(UserError, match=r"pixel_noise=0\.1 .*set pixel_noise=0"):
+        run(checkpoint, tmp_path, *SHIFTS, "monte_carlo=exhaustive", "pixel_noise=0.1")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_randomised(checkpoint, tmp_path):
+    """The same votes, a coin each, which the records keep; other regions are decided with it."""
+    run(checkpoint, tmp_path / "plain")
+    run(checkpoint, tmp_path / "coins", "monte_carlo.randomised=true")
+    (plain, _), (rows, summary) = read(tmp_path / "plain"), read(tmp_path / "coins")
+    assert summary["monte_carlo"]["randomised"] is True
+    assert "coin" not in plain[0]
+    for before, row in zip(plain, rows, strict=True):
+        assert {name: row[name] for name in ("index", "prediction", "n", "count")} == {
+            name: before[name] for name in ("index", "prediction", "n", "count")
+        }
+        assert float(row["coin"]) == coin(0, int(row["index"]))
+        expected = randomised_lower(int(row["count"]), 100, 1e-3, float(row["coin"]))
+        assert float(before["p_lower"]) <= float(row["p_lower"]) == expected
+    stored = load_run(tmp_path / "coins")
+    assert stored.columns["coin"].tolist() == [float(row["coin"]) for row in rows]
+    words = dict(tables.settings(stored, stored.region, stored.stored_decisions()))["Monte Carlo"]
+    assert "randomised Clopper–Pearson lower bound" in words
+    assert "drawing it again would void it" in tables.assumptions(stored, stored.stored_decisions())[0]
+    decision = stored.decide(stored.region, ["neyman_pearson"])["neyman_pearson"]
+    assert decision.certified.tolist() == [row["certified_neyman_pearson"] == "1" for row in rows]
+    # A coin that was tossed again, or lost, is noticed.
+    text = (tmp_path / "coins" / "records.csv").read_text()
+    (tmp_path / "coins" / "records.csv").write_text(text.replace(rows[3]["coin"], "0.001"))
+    with pytest.raises(UserError, match=rf"index {rows[3]['index']}: coin=0\.001 is not the one of seed=0"):
+        load_run(tmp_path / "coins")
+    with (tmp_path / "coins" / "records.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != "coin"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError, match="no column 'coin'"):
+        load_run(tmp_path / "coins")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_paper_literal(checkpoint, tmp_path):
+    run(checkpoint, tmp_path, "monte_carlo=paper_literal")
+    rows, summary = read(tmp_path)
+    assert summary["monte_carlo"]["vote"] == "majority"
+    for row in rows:
+        assert float(row["p_lower"]) == clopper_pearson_lower(int(row["count"]), 100, 5e-4)
+    # Least-squares logits in [0, 1] give softmax values below 1/2: nothing is a majority.
+    assert int(rows[0]["abstain_votes"]) == 120
+    assert summary["base_accuracy"] > 0.5  # the base classifier predicts without a majority
+
+
+@pytest.mark.usefixtures("no_report")
+def test_another_transformation_takes_its_own_defaults(checkpoint, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        run(checkpoint, tmp_path, "transform=contrast", "bound.methods=[neyman_pearson]")
+    assert "default laws" in caplog.text
+    _, summary = read(tmp_path)
+    assert list(summary["smoothing"]) == ["contrast"]
+
+
+def test_a_dry_run_writes_nothing(checkpoint, tmp_path, capsys):
+    run(checkpoint, tmp_path, "dry_run=true")
+    out = capsys.readouterr().out
+    assert "Images:          12" in out
+    assert f"Network passes:  {12 * 121:,}" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_classes_are_refused(checkpoint, tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            from PIL import Image
+
+            Image.new("L", (32, 32)).save(tmp_path / "data" / part / name / "0.png")
+    with pytest.raises(UserError, match=r"its 2 classes \(a, b …\) are not the checkpoint's 10"):
+        run(
+            checkpoint,
+            tmp_path / "run",
+            "dataset=image_folder",
+            f"dataset.root={tmp_path / 'data'}",
+            "dataset.image_size=[32,32]",
+            "dataset.subset=2",
+        )
+
+
+def entry(h_min, sound=True, reason=None):
+    return {"required_probability": h_min, "sound": sound, "reason": reason}
+
+
+def test_preflight_says_which_n_can_never_do():
+    methods = {
+        "neyman_pearson": entry(0.99639),
+        "gl": entry(0.7),
+        "tss": entry(1.0),
+        "mp": entry(None, reason="MP covers gamma alone"),
+        "gl_printed": entry(0.6, sound=False),
+    }
+    lines = preflight(methods, FixedSample(200, 1000)).splitlines()
+    assert "0.9964, at least 1911 votes: n = 1000 can never certify; set monte_carlo.n=1911 or more" in lines[0]
+    assert "can never" not in lines[1]
+    assert "no number of votes" in lines[2]
+    assert "does not apply: MP covers gamma alone" in lines[3]
+    assert "unsound: never counts" in lines[4]
+    lines = preflight(methods, Sequential({}, n=2000)).splitlines()
+    assert "set monte_carlo.n=2521 or more" in lines[0]
+    lines = preflight(methods, FixedSample(200, 1000, randomised=True)).splitlines()
+    chance = 1e-3 / 0.99639**1000
+    assert f"certify in {math.floor(1000 * chance) / 10} % of images, by their coins" in lines[0]
+
+
+def row(prediction, n, p_lower):
+    values = {"index": 0, "label": 0, "prediction": prediction, "n0": 16, "n": n, "count": 0, "p_lower": p_lower}
+    return values | {"base_prediction": 0, "abstain_votes": 0, "nonfinite_votes": 0, "near_ties": 0}
+
+
+def test_what_was_given_up_does_not_abstain():
+    rows = [
+        row(0, 2000, 0.5),  # all draws taken, and not proved: abstains
+        row(0, 2000, 0.51),
+        row(0, 40, 0.5),  # given up
+        row(0, 40, 0.6),
+        row(-1, 0, 0.0),  # no draw voted for any class: abstains
+    ]
+    summary = summarise(rows, {}, {"images": 0, "seconds": 0.0}, most=2000)
+    assert (summary["abstained"], summary["given_up"]) == (0.4, 0.2)
+    # With a fixed number of draws nothing is given up.
+    assert summarise(rows[:1], {}, {"images": 0, "seconds": 0.0}, most=2000)["given_up"] == 0
+
+
+CLAMPING = """
+import torch
+import glsmooth as gs
+
+class Clamping(gs.ResolvableTransform):
+    name = "clamping"
+    factors = (gs.transforms.Shift("b"),)
+
+    def __init__(self, low=0.0, high=1.0):
+        self.low, self.high = low, high
+
+    def apply(self, images, theta):
+        return (images + theta[:, 0].to(images)[:, None, None, None]).clamp(self.low, self.high)
+"""
+
+
+@pytest.fixture
+def clamping(tmp_path, monkeypatch):
+    """Overrides that take a user's brightness that clamps, by default to [0, 1]."""
+    (tmp_path / "my_clamping_module.py").write_text(CLAMPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield [
+        "transform=custom",
+        "transform._target_=my_clamping_module.Clamping",
+        "+smoothing.b={law:Normal,scale:0.2}",
+        "+region.b=[-0.1,0.1]",
+        "bound.methods=[neyman_pearson,gl]",
+    ]
+    sys.modules.pop("my_clamping_module", None)
+
+
+def test_a_users_transformation_that_is_not_resolvable_is_refused_before_the_first_vote(checkpoint, tmp_path, clamping):
+    with pytest.raises(ValueError, match=r"Clamping is not resolvable as it says: .* at α = \(b .*approximate=true"):
+        run(checkpoint, tmp_path / "run", *clamping)
+    assert not (tmp_path / "run" / "records.csv").exists()
+    with pytest.raises(ValueError, match="Clamping is not resolvable"):
+        run(checkpoint, tmp_path / "run", *clamping, "dry_run=true")
+
+
+@pytest.mark.parametrize("monte_carlo", ["paper", "sequential"])
+def test_an_approximation_says_so_everywhere_and_never_counts(checkpoint, tmp_path, clamping, capsys, monte_carlo):
+    run(checkpoint, tmp_path / "run", *clamping, f"monte_carlo={monte_carlo}", "monte_carlo.n=100", "approximate=true")
+    out, err = capsys.readouterr()
+    assert "(approximate: never counts as certified)" in err
+    rows, summary = read(tmp_path / "run")
+    residual = summary["approximate"]["residual"]
+    assert 0.01 < residual < 2
+    assert {row[f"certified_{method}"] for row in rows for method in ("neyman_pearson", "gl")} == {"0"}
+    p_lower = [float(row["p_lower"]) for row in rows]
+    assert max(p_lower) > summary["methods"]["neyman_pearson"]["required_probability"]  # it would have counted
+    for entry in summary["methods"].values():
+        assert not entry["sound"]
+        assert entry["certified_robust_accuracy"] == 0
+        assert entry["residual"] == residual
+    words = f"approximate, residual {residual:.2g}"
+    for text in (out, (tmp_path / "run" / "table.md").read_text(), (tmp_path / "run" / "report.html").read_text()):
+        assert words in text
+        assert "provably" not in text
+    assert "Approximate: the transformation is not resolvable" in out
+
+    # Decided again for another region, and compared with a sound run.
+    stored = load_run(tmp_path / "run")
+    other = stored.decide(gs.Box(b=(-0.01, 0.01)), ["neyman_pearson"])["neyman_pearson"]
+    assert (other.sound, other.certified.any(), other.standing) == (False, False, words)
+    table = write_comparison([(stored, stored.region, stored.stored_decisions())] * 2, tmp_path / "both")
+    assert words in table
+
+    # The records are those of an approximation: mended code does not take them over.
+    with pytest.raises(UserError, match=r"approximate=True, this run has approximate=None"):
+        run(checkpoint, tmp_path / "run", *clamping, "+transform.low=-9", "+transform.high=9", "approximate=true")
+
+
+def test_a_users_transformation_is_tried_again_on_another_region(checkpoint, tmp_path, clamping):
+    """Clamped at 2.5, which no draw of the run's region reaches and a larger region does."""
+    run(checkpoint, tmp_path / "run", *clamping, "+transform.low=-2.5", "+transform.high=2.5")
+    rows, summary = read(tmp_path / "run")
+    assert summary["approximate"] is None
+    assert "1" in {row["certified_neyman_pearson"] for row in rows}
+    stored = load_run(tmp_path / "run")
+    assert len(stored.example) == 1
+    small, large = (stored.decide(gs.Box(b=(-b, b)), ["neyman_pearson"])["neyman_pearson"] for b in (0.05, 1.6))
+    assert small.sound
+    assert small.certified.any()
+    assert not large.sound
+    assert large.standing.startswith("approximate, residual")
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_random_network_needs_stochastic(checkpoint, tmp_path, monkeypatch):
+    class Noisy(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, images):
+            return self.network(images + 0.05 * torch.randn_like(images))
+
+    build = Checkpoint.build_model
+    monkeypatch.setattr(Checkpoint, "build_model", lambda self: Noisy(build(self)).eval())
+    with pytest.raises(ValueError, match=r"random in evaluation mode.*stochastic=true"):
+        run(checkpoint, tmp_path, "dataset.subset=4")
+    with pytest.raises(ValueError, match=r"random in evaluation mode.*stochastic=true"):
+        run(checkpoint, tmp_path / "dry", "dataset.subset=4", "dry_run=true")
+    run(checkpoint, tmp_path, "dataset.subset=4", "stochastic=true")
+    rows, summary = read(tmp_path)
+    assert len(rows) == 4
+    assert summary["stochastic"] is True
+    assert any("randomness afresh" in sentence for sentence in tables.assumptions(load_run(tmp_path), {}))
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_network_that_starts_to_change_itself_leaves_no_row_from_then_on(checkpoint, tmp_path, monkeypatch):
+    class Drifts(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.passes = network, 0
+
+        def forward(self, images):
+            self.passes += 1
+            if self.passes > 5:  # four passes are the trial, the next two are the votes
+                next(iter(self.network.parameters())).data.add_(1e-3)
+            return self.network(images)
+
+    build = Checkpoint.build_model
+    monkeypatch.setattr(Checkpoint, "build_model", lambda self: Drifts(build(self)).eval())
+    with pytest.raises(ValueError, match="changes itself in evaluation mode"):
+        run(checkpoint, tmp_path, "dataset.subset=4")
+    # A header, and the two images whose votes fill the first batch.
+    assert (tmp_path / "records.csv").read_text().count("\n") == 1 + 2

@@ -1,0 +1,272 @@
+"""The commands as a user types them: help, directories, sweeps, positional arguments, and mistakes."""
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import glsmooth
+from glsmooth.__main__ import main as glsmooth_main
+from glsmooth.commands.entry import entry
+from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.laws import Normal
+
+TRANSFORMS = list(glsmooth.transforms.BUILTIN)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Run in an empty directory, and give back the loggers that Hydra configures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield tmp_path
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """``call(command, arguments…, run=…)`` runs a command here; returns what its runs were given."""
+
+    def call_(command, *arguments, run=lambda cfg: None):
+        seen = []
+
+        def job(cfg):
+            seen.append((plain(cfg), Path(cfg.run_dir)))
+            run(cfg)
+
+        monkeypatch.setattr(sys, "argv", [command, *arguments])
+        entry(command, job, positional="runs" if command == "report" else None)()
+        return seen
+
+    return call_
+
+
+def last_line(text):
+    return text.rstrip().splitlines()[-1]
+
+
+def test_a_command_runs_in_a_directory_named_by_what_decides_its_result(call, elsewhere):
+    ((config, directory),) = call("train", "seed=3")
+    assert config["seed"] == 3
+    assert directory.parent == elsewhere / "outputs" / "train"
+    assert directory.is_dir()
+    ((_, again),) = call("train", "seed=3", "trainer.devices=2")
+    assert again == directory
+    ((_, other),) = call("train", "seed=4")
+    assert other != directory
+    assert "=" not in str(directory.relative_to(elsewhere))
+
+
+def test_the_directory_can_be_chosen(call, elsewhere):
+    ((_, directory),) = call("bounds", "hydra.run.dir=mine")
+    assert directory == elsewhere / "mine"
+
+
+def test_a_sweep_gives_each_job_the_directory_that_it_has_alone(call):
+    jobs = call("bounds", "--multirun", "smoothing.contrast.scale=0.3,0.5")
+    assert [config["smoothing"]["contrast"]["scale"] for config, _ in jobs] == [0.3, 0.5]
+    ((_, alone),) = call("bounds", "smoothing.contrast.scale=0.5")
+    assert jobs[1][1] == alone != jobs[0][1]
+
+
+def test_arguments_without_an_equals_sign_are_runs(call, elsewhere):
+    for name in ("one", 'two "quoted", and a comma'):
+        (elsewhere / name).mkdir()
+    ((config, _),) = call("report", "one", "bound.methods=[gl]", 'two "quoted", and a comma', "region.contrast=[1,2]")
+    assert config["runs"] == ["one", 'two "quoted", and a comma']
+    assert config["region"]["contrast"] == [1, 2]
+
+
+def test_a_value_of_an_option_is_not_a_run(call, elsewhere):
+    (elsewhere / "site").mkdir()
+    (elsewhere / "one").mkdir()
+    ((config, _),) = call("report", "--config-dir", "site", "one")
+    assert config["runs"] == ["one"]
+
+
+def test_site_files_come_from_config_dir(call, elsewhere):
+    (elsewhere / "site" / "cluster").mkdir(parents=True)
+    (elsewhere / "site" / "cluster" / "mysite.yaml").write_text("# @package _global_\ntrainer:\n  devices: 4\n")
+    ((config, _),) = call("train", "--config-dir", "site", "cluster=mysite")
+    assert config["trainer"]["devices"] == 4
+
+
+def test_an_experiment_beats_the_root_and_the_command_line_beats_it(call, elsewhere):
+    (elsewhere / "site" / "experiment").mkdir(parents=True)
+    (elsewhere / "site" / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    arguments = ["--config-dir", "site", "experiment=mine"]
+    assert call("train", *arguments)[0][0]["seed"] == 7
+    assert call("train", *arguments, "seed=8")[0][0]["seed"] == 8
+
+
+def test_a_users_module_is_found_in_the_current_directory(call, elsewhere):
+    (elsewhere / "my_tint_module.py").write_text(
+        "import torch\nimport glsmooth as gs\n\n\nclass Tint(gs.ResolvableTransform):\n"
+        "    name = 'tint'\n    parameters = ('tint',)\n    identity = torch.zeros(1, dtype=torch.float64)\n"
+        "    def apply(self, images, theta):\n        return images + theta[:, 0, None, None, None]\n"
+        "    def resolve(self, alpha, beta):\n        return alpha + beta\n"
+    )
+    arguments = ["transform=custom", "transform._target_=my_tint_module.Tint"]
+    laws = ["+smoothing.tint={law:Normal,scale:3}", "+region.tint=[-2,2]"]
+    ((config, _),) = call("bounds", *arguments, *laws)
+    assert config["region"] == {"tint": [-2, 2]}
+
+
+@pytest.mark.parametrize("command", ["train", "certify", "bounds", "report"])
+def test_help_is_one_page_that_explains_every_group(call, capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        call(command, "--help")
+    assert ended.value.code == 0
+    page = capsys.readouterr().out
+    defaults = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
+    groups = [next(iter(d)) for d in defaults if isinstance(d, dict) and "override" not in next(iter(d))]
+    names = [line.split()[0] for line in page.splitlines() if line.startswith("  ") and line[2] != " "]
+    assert set(groups) <= set(names)
+    if command != "report":
+        assert all(name in page for name in TRANSFORMS)
+    assert "Examples" in page
+    assert f"glsmooth {command}" in page
+    assert max(map(len, page.splitlines())) <= 120
+    assert len(page.splitlines()) <= 66
+
+
+@pytest.mark.parametrize("command", ["train", "certify", "bounds"])
+def test_the_examples_of_the_help_page_are_valid(call, capsys, command, elsewhere):
+    with pytest.raises(SystemExit):
+        call(command, "--help")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    examples = [shlex.split(line)[2:] for line in lines if line.startswith(f"glsmooth {command} ")]
+    assert len(examples) >= 3
+    (elsewhere / "best.ckpt").write_bytes(b"weights")
+    for example in examples:
+        assert call(command, *(a.replace("outputs/train/<id>/", "") for a in example))
+
+
+def test_cfg_job_prints_the_configuration(call, capsys):
+    call("bounds", "transform=gamma", "--cfg", "job")
+    assert yaml.safe_load(capsys.readouterr().out)["region"] == {"gamma": [1.0, 2.0]}
+
+
+def test_standard_output_is_the_commands_own(call, capsys):
+    call(
+        "bounds",
+        "format=json",
+        run=lambda cfg: (logging.getLogger("glsmooth").warning("careful"), print("{}")),
+    )
+    captured = capsys.readouterr()
+    assert captured.out == "{}\n"
+    assert "careful" in captured.err
+
+
+MISTAKES = [
+    ("bounds", ["transform=brightnes"], ["transform=brightnes ", "did you mean 'brightness'"]),
+    ("train", ["dataset=cifar"], ["dataset=cifar ", "did you mean 'cifar10'"]),
+    ("bounds", ["transfrom=gamma"], ["transfrom=gamma ", "did you mean 'transform'?"]),
+    (
+        "bounds",
+        ["smoothing.contrast.sclae=1"],
+        ["smoothing.contrast.sclae=1 ", "did you mean 'smoothing.contrast.scale'?"],
+    ),
+    (
+        "bounds",
+        ["transform=gamma", "region.contrast=[1,2]"],
+        ["region.contrast=[1,2] ", "choose from region.gamma"],
+    ),
+    ("bounds", ["transform=nosuch", "region.contrst=[1,2]"], ["transform=nosuch "]),
+    ("certify", ["ckpt=epoch=1.ckpt"], ["ckpt=epoch=1.ckpt ", "quote"]),
+    ("bounds", ["region.contrast=[0.5"], ["region.contrast=[0.5 ", "quote"]),
+    ("bounds", ["--config-dir", "nowhere"], ["--config-dir", "exists"]),
+    ("bounds", ["alpha=2"], ["alpha=2 ", "alpha=0.001"]),
+    ("bounds", ["hydra.run.dir=mine", "alpha=2"], ["alpha=2 ", "alpha=0.001"]),
+    ("bounds", ["run_dir=mine"], ["run_dir=mine ", "set hydra.run.dir=mine"]),
+    ("bounds", ["region.contrast=[-1,1]"], ["region.contrast", "domain"]),
+    ("bounds", ["--multirun", "alpha=0.1,2"], ["alpha=2 ", "alpha=0.001"]),
+    ("certify", [], ["ckpt is missing", "ckpt="]),
+    ("report", ["nowhere"], ["'nowhere'", "not a directory"]),
+]
+
+
+@pytest.mark.parametrize(("command", "arguments", "expected"), MISTAKES)
+def test_a_mistake_stops_with_status_2_and_a_last_line_that_says_what_to_type(
+    call, capsys, command, arguments, expected
+):
+    with pytest.raises(SystemExit) as ended:
+        call(command, *arguments)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert all(fragment in last_line(error) for fragment in expected), last_line(error)
+
+
+def test_a_mistake_leaves_no_directory_behind(call, elsewhere):
+    with pytest.raises(SystemExit):
+        call("bounds", "alpha=2")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_the_library_refuses_while_running_is_a_mistake_too(call, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("bounds", run=lambda cfg: Normal(0, -1))
+    assert ended.value.code == 2
+    assert "scale=-1" in last_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("bug", "kind"),
+    [
+        (lambda cfg: np.zeros(3).reshape(2), ValueError),
+        (lambda cfg: {}["x"], KeyError),
+        (lambda cfg: cfg.nothing, Exception),
+    ],
+)
+def test_a_bug_keeps_its_traceback(call, bug, kind):
+    with pytest.raises(kind):
+        call("bounds", run=bug)
+
+
+def test_the_environment_is_given_back(call):
+    before = dict(os.environ)
+    call("bounds")
+    assert dict(os.environ) == before
+
+
+def test_jobs_can_be_sent_to_another_machine():
+    """Slurm jobs unpickle the task in a process without glsmooth.commands.entry, and then name their run."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    code = (
+        "import pickle, sys; pickle.load(sys.stdin.buffer)\n"
+        "from omegaconf import OmegaConf; sys.exit(not OmegaConf.has_resolver('run_id'))"
+    )
+    job = cloudpickle.dumps(entry("bounds", print))
+    assert subprocess.run([sys.executable, "-c", code], input=job, check=False).returncode == 0
+
+
+def test_help_lists_the_commands(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["glsmooth", "--help"])
+    glsmooth_main()
+    page = capsys.readouterr().out
+    assert all(f"\n  {command}" in page for command in ("train", "certify", "bounds", "report"))
+
+
+def test_an_unknown_command_suggests_the_near_one(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["glsmooth", "trian"])
+    with pytest.raises(SystemExit) as ended:
+        glsmooth_main()
+    assert ended.value.code == 2
+    assert "did you mean 'train'" in last_line(capsys.readouterr().err)
+
+
+def test_glsmooth_x_is_python_m_glsmooth_x():
+    command = [sys.executable, "-m", "glsmooth", "report", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "'nowhere' is not a directory" in last_line(done.stderr)

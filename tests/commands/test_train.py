@@ -1,0 +1,258 @@
+"""The train command on the digits, a few steps at a time."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+
+from glsmooth.commands import train
+from glsmooth.configuration.plain import conf_dir
+from glsmooth.learning.checkpoint import digest, load_checkpoint
+from glsmooth.learning.training import UNDER_LAW, TrainingModule
+
+SHORT = [
+    "trainer.accelerator=cpu",
+    "trainer.limit_train_batches=2",
+    "trainer.progress=false",
+    "optimizer.epochs=4",
+    "dataset.image_size=[16,16]",
+]
+
+
+def run(directory: Path, *overrides: str) -> None:
+    directory.mkdir(exist_ok=True)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        train.run(hydra.compose("train", [*SHORT, *overrides, f"run_dir={directory}"]))
+
+
+def weights(directory: Path, name: str = "last.ckpt") -> torch.Tensor:
+    state = load_checkpoint(directory / name).state_dict
+    return torch.cat([value.double().flatten() for value in state.values()])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("finished")
+    run(directory)
+    return directory
+
+
+def test_checkpoints(finished):
+    for name in ("best.ckpt", "last.ckpt"):
+        content = torch.load(finished / name, weights_only=True)
+        assert content["glsmooth"]["transform"]["_target_"] == "glsmooth.transforms.ContrastBrightness"
+    last, best = load_checkpoint(finished / "last.ckpt"), load_checkpoint(finished / "best.ckpt")
+    assert last.metrics["epoch"] == 4
+    assert best.metrics[UNDER_LAW] >= last.metrics[UNDER_LAW]
+    assert best.model["name"] == "small_cnn"
+    assert best.build_model()(torch.rand(2, 1, 16, 16)).shape == (2, 10)
+    assert best.build_family().parameters == ("contrast", "brightness")
+
+
+def test_best_is_the_best_epoch_under_the_law(finished):
+    with (finished / "metrics" / "version_0" / "metrics.csv").open() as file:
+        scores = {int(row["epoch"]) + 1: float(row[UNDER_LAW]) for row in csv.DictReader(file) if row[UNDER_LAW]}
+    assert len(scores) == 4
+    best = load_checkpoint(finished / "best.ckpt").metrics
+    assert scores[int(best["epoch"])] == pytest.approx(max(scores.values()))
+    assert best[UNDER_LAW] == pytest.approx(max(scores.values()))
+
+
+def test_summary_and_configuration(finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["checkpoint"]["sha256"] == digest(finished / "best.ckpt")
+    assert summary["metrics"] == load_checkpoint(finished / "best.ckpt").metrics
+    assert "optimizer" in (finished / "config.yaml").read_text()
+
+
+def test_same_seed_same_network(finished, tmp_path):
+    run(tmp_path / "again")
+    run(tmp_path / "other", "seed=1")
+    assert torch.equal(weights(tmp_path / "again"), weights(finished))
+    assert not torch.equal(weights(tmp_path / "other"), weights(finished))
+
+
+def test_seed_decides_the_initial_weights(tmp_path):
+    still = ["optimizer.lr=1e-12", "optimizer.epochs=1", "trainer.limit_train_batches=1"]
+    heads = []
+    for seed in (0, 1):
+        run(tmp_path / f"{seed}", *still, f"seed={seed}")
+        heads.append(load_checkpoint(tmp_path / f"{seed}" / "last.ckpt").state_dict["network.fc.weight"])
+    assert (heads[0] - heads[1]).abs().max() > 0.01
+
+
+def test_finished_run_is_not_repeated(finished, capsys):
+    before = (finished / "best.ckpt").stat().st_mtime_ns
+    run(finished)
+    assert (finished / "best.ckpt").stat().st_mtime_ns == before
+    said = capsys.readouterr().out
+    assert "finished already" in said
+    assert f"glsmooth certify ckpt={finished / 'best.ckpt'}" in said
+
+
+def test_resumed_run_ends_where_an_uninterrupted_one_does(finished, tmp_path, monkeypatch, capsys):
+    started, epochs = TrainingModule.on_train_epoch_start, []
+
+    def interrupted(module):
+        epochs.append(module.current_epoch)
+        if epochs == [0, 1, 2]:
+            raise KeyboardInterrupt
+        started(module)
+
+    monkeypatch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "last.ckpt").metrics["epoch"] == 2
+    assert not (tmp_path / "run" / "summary.json").exists()
+    run(tmp_path / "run")
+    assert epochs == [0, 1, 2, 2, 3]
+    assert "Resuming from" in capsys.readouterr().err
+    assert torch.equal(weights(tmp_path / "run"), weights(finished))
+    assert torch.equal(weights(tmp_path / "run", "best.ckpt"), weights(finished, "best.ckpt"))
+
+
+def test_directory_of_another_run_is_refused(finished):
+    with pytest.raises(ValueError, match=r"hydra.run.dir=.*holds a run with another optimizer"):
+        run(finished, "optimizer.lr=0.01")
+    run(finished, "dataset.subset=5")  # of the images to certify: nothing to training
+
+
+def test_fast_dev_run_saves_nothing(tmp_path, capsys):
+    run(tmp_path / "run", "trainer.fast_dev_run=true")
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert "nothing was saved" in capsys.readouterr().out
+
+
+def test_mixed_precision(tmp_path):
+    run(tmp_path / "run", "trainer.precision=bf16-mixed", "optimizer.epochs=1")
+    state = load_checkpoint(tmp_path / "run" / "best.ckpt").state_dict
+    assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+def test_relative_root_is_stored_as_absolute(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for i in range(40):
+        folder = tmp_path / "pets" / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(folder / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    run(
+        tmp_path / "run",
+        "dataset=image_folder",
+        "dataset.root=pets",
+        "dataset.num_workers=0",
+        "model=cifar_resnet20",
+        "optimizer.epochs=1",
+    )
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.ckpt")
+    assert checkpoint.dataset["root"] == str(tmp_path / "pets")
+    assert checkpoint.classes == ["cat", "dog"]
+
+
+def test_wandb_offline_is_closed(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+    def failing(module):
+        raise RuntimeError("something else went wrong")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "on_train_epoch_start", failing)
+        with pytest.raises(RuntimeError, match="something else"):
+            run(tmp_path / "run", "logger=wandb")
+    assert wandb.run is None  # finished although training failed
+    remembered = (tmp_path / "run" / "wandb_id").read_text()
+    run(tmp_path / "run", "logger=wandb", "optimizer.epochs=1")
+    assert wandb.run is None
+    assert (tmp_path / "run" / "wandb_id").read_text() == remembered
+    assert len(list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{remembered}"))) >= 1
+    assert list((tmp_path / "run" / "metrics").glob("*/metrics.csv"))
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    overrides = [*SHORT, "optimizer.epochs=1", f"hydra.run.dir={tmp_path / 'run'}"]
+    monkeypatch.setattr(sys, "argv", ["train", *overrides])
+    train.main()
+    assert f"Certify it with: glsmooth certify ckpt={tmp_path / 'run' / 'best.ckpt'}" in capsys.readouterr().out
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_command_explains_mistakes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "loss.copies=1", f"hydra.run.dir={tmp_path / 'run'}"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 2
+    last_line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "loss.copies" in last_line
+    assert "Traceback" not in last_line
+
+
+CLAMPING = """
+import torch
+import glsmooth as gs
+
+class Clamping(gs.ResolvableTransform):
+    name = "clamping"
+    factors = (gs.transforms.Shift("b"),)
+
+    def apply(self, images, theta):
+        return (images + theta[:, 0].to(images)[:, None, None, None]).clamp(0, 1)
+"""
+
+
+def test_a_users_transformation_that_is_not_resolvable_is_not_trained_unasked(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_clamping_module.py").write_text(CLAMPING)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = [
+        "transform=custom",
+        "transform._target_=my_clamping_module.Clamping",
+        "+smoothing.b={law:Normal,scale:0.2}",
+        "+region.b=[-0.1,0.1]",
+    ]
+    monkeypatch.setattr(sys, "argv", ["train", *SHORT, *own, f"hydra.run.dir={tmp_path / 'run'}"])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "Clamping is not resolvable as it says" in error
+    assert "approximate=true" in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.ckpt"))
+    run(tmp_path / "run", *own, "approximate=true", "optimizer.epochs=1")
+    assert "FAILED" in capsys.readouterr().err
+    assert (tmp_path / "run" / "best.ckpt").is_file()
+    sys.modules.pop("my_clamping_module", None)
+
+
+def test_weights_for_other_classes_need_a_new_head(tmp_path):
+    from PIL import Image
+
+    from glsmooth.learning.models import build_model
+
+    for i in range(60):
+        folder = tmp_path / "pets" / f"{i % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (4 * i, 0, 0)).save(folder / f"{i}.png")
+    old = build_model({"name": "cifar_resnet20"}, 7, 3, (0.5,) * 3, (0.2,) * 3, (16, 16))
+    torch.save(old.state_dict(), tmp_path / "seven.pt")
+    folder = [
+        "dataset=image_folder",
+        f"dataset.root={tmp_path / 'pets'}",
+        "dataset.num_workers=0",
+        "dataset.val_fraction=0.3",
+        "model=cifar_resnet20",
+        f"model.weights={tmp_path / 'seven.pt'}",
+        "optimizer.epochs=1",
+    ]
+    with pytest.raises(ValueError, match=r"has 7 classes, the dataset 10; .*model.new_head=true"):
+        run(tmp_path / "run", *folder)
+    run(tmp_path / "run", *folder, "model.new_head=true")
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.ckpt")
+    assert checkpoint.model["new_head"] is True
+    assert checkpoint.build_model()(torch.rand(1, 3, 16, 16)).shape == (1, 10)

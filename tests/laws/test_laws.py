@@ -1,0 +1,173 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from scipy.integrate import quad
+
+import glsmooth as gs
+from glsmooth.configuration.build import build_law, law_config
+from glsmooth.laws import LAWS, Law
+
+# law, the same law in scipy's words
+CASES = [
+    (gs.Normal(0.3, 0.7), scipy.stats.norm(0.3, 0.7)),
+    (gs.LogNormal(0.2, 0.6), scipy.stats.lognorm(0.6, scale=math.exp(0.2))),
+    (gs.Rayleigh(0.4), scipy.stats.rayleigh(scale=0.4)),
+    (gs.Exponential(3.0), scipy.stats.expon(scale=1 / 3.0)),
+    (gs.HalfNormal(1.3), scipy.stats.halfnorm(scale=1.3)),
+    (gs.Uniform(-0.5, 2.0), scipy.stats.uniform(-0.5, 2.5)),
+]
+every = pytest.mark.parametrize(("law", "reference"), CASES, ids=lambda v: repr(v) if isinstance(v, Law) else "")
+
+
+def test_every_law_is_in_the_list():
+    assert {type(law) for law, _ in CASES} | {gs.UniformCyclic} == set(LAWS.values())
+
+
+@every
+def test_agrees_with_scipy(law, reference):
+    u = np.concatenate((np.geomspace(1e-12, 0.4, 40), np.linspace(0.4, 1 - 1e-9, 60)))
+    x = reference.ppf(u)
+    t = torch.from_numpy(x)
+    np.testing.assert_allclose(law.icdf(torch.from_numpy(u)).numpy(), x, rtol=1e-8, atol=1e-11)
+    np.testing.assert_allclose(law.log_prob(t).numpy(), reference.logpdf(x), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(law.cdf(t).numpy(), reference.cdf(x), rtol=1e-9)
+    np.testing.assert_allclose(law.survival(t).numpy(), reference.sf(x), rtol=1e-8, atol=1e-15)
+    assert float(law.mean) == pytest.approx(reference.mean(), rel=1e-12)
+
+
+@every
+def test_outside_the_support(law, reference):
+    low, high = law.interval
+    for x in (low - 1, high + 1):
+        if math.isfinite(x):
+            t = torch.tensor(x, dtype=torch.float64)
+            assert law.log_prob(t) == -math.inf
+            assert float(law.cdf(t)) == (0.0 if x < low else 1.0)
+            assert float(law.cdf(t) + law.survival(t)) == 1.0
+
+
+@every
+def test_sampler(law, reference):
+    n = 20_000
+    draws = law.rsample((n,), torch.Generator().manual_seed(1))
+    assert draws.dtype == torch.float64
+    # Kolmogorov-Smirnov at a failure rate of 1e-3 for a fixed seed.
+    assert scipy.stats.kstest(draws.numpy(), reference.cdf).pvalue > 1e-3
+
+
+@every
+def test_peaks_and_shape_facts(law, reference):
+    x = np.linspace(reference.ppf(1e-9), reference.ppf(1 - 1e-9), 200_001)[1:-1]
+    density = reference.pdf(x)
+    assert density.max() <= law.peak * (1 + 1e-9)
+    assert law.peak == pytest.approx(density.max(), rel=1e-3)
+    if law.interval[0] >= 0:
+        assert law.peak_of_log == pytest.approx((x * density).max(), rel=1e-3)
+    second = np.diff(reference.logpdf(x), 2)
+    assert law.log_concave == bool((second <= 1e-9).all())
+    if law.symmetric_about is not None:
+        centre = law.symmetric_about
+        np.testing.assert_allclose(reference.pdf(centre + x), reference.pdf(centre - x), atol=1e-12)
+
+
+@every
+def test_log_concave_in_log_is_true_where_claimed(law, reference):
+    if not law.log_concave_in_log:
+        return
+    u = np.linspace(np.log(reference.ppf(1e-6)), np.log(reference.ppf(1 - 1e-9)), 20_001)
+    second = np.diff(reference.logpdf(np.exp(u)) + u, 2)
+    assert (second <= 1e-9).all()
+
+
+@every
+def test_configuration_round_trip(law, reference):
+    config = law_config(law)
+    assert build_law({**dict.fromkeys(("loc", "scale", "rate", "low", "high")), **config}) == law
+    assert all(type(v) in (str, float) for v in config.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"law": "Norml", "scale": 1}, "did you mean 'Normal'"),
+        ({"law": "Normal", "scale": -1.0}, "scale=-1 must be positive"),
+        ({"law": "Normal"}, "scale is missing"),
+        ({"law": "Exponential", "rate": 0.2, "scale": 2.0}, "add scale:null"),
+        ({"law": "Normal", "scale": "wide"}, "not a number"),
+        ({"law": "Normal", "scale": float("inf")}, "not finite"),
+        ({"law": "Uniform", "low": 2, "high": 1}, "must be below"),
+        ({"law": "Normal", "scale": 1, "sigma": 2}, "not a field"),
+    ],
+)
+def test_bad_configurations_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        build_law(config, "smoothing.blur")
+
+
+def test_uniform_on_a_cycle_needs_the_cycle():
+    with pytest.raises(ValueError, match="image_size"):
+        gs.UniformCyclic().icdf(torch.tensor(0.5))
+
+
+LAWS_IN_ODD_PLACES = [
+    gs.Normal(0.3, 0.5),
+    gs.LogNormal(0.2, 0.6),
+    gs.LogNormal(-0.5, 1.5),
+    gs.Rayleigh(0.7),
+    gs.Exponential(2.0),
+    gs.HalfNormal(0.4),
+    gs.Uniform(0.5, 2.0),
+    gs.Uniform(-1.0, 2.0),
+]
+
+
+@pytest.mark.parametrize("law", LAWS_IN_ODD_PLACES, ids=repr)
+def test_shape_facts_match_the_density(law):
+    """Total variations over a fine grid: below the closed form by what the grid cannot see, never above it."""
+    tail = torch.logspace(-12, -3, 40_001, dtype=torch.float64)
+    u = torch.cat((tail, torch.linspace(1e-3, 1 - 1e-3, 400_001, dtype=torch.float64), 1 - tail))
+    x = law.icdf(torch.unique(u)).requires_grad_()
+    density = torch.exp(law.log_prob(x) + 0 * x)
+    (slope,) = torch.autograd.grad(density.sum(), x)
+    x, density = x.detach(), density.detach()
+
+    def variation(values):
+        return float(values.diff().abs().sum())
+
+    # Rayleigh's slope jumps from 0 at the end of its support, which the grid does not see.
+    jump = 1 / law.values["scale"] ** 2 if isinstance(law, gs.Rayleigh) else 0.0
+    assert law.bend == pytest.approx(variation(slope) + jump, rel=1e-3, abs=1e-12)
+    if math.isfinite(law.steepest):
+        assert law.steepest == pytest.approx(float(slope.abs().max()), rel=1e-4, abs=1e-12)
+    edges = float(x[0] * density[0]), float(x[-1] * density[-1])
+    ends = sum(abs(v) for v in edges) if isinstance(law, gs.Uniform) else 0.0
+    assert law.scale_speed == pytest.approx((variation(x * density) + ends) / 2, rel=1e-4)
+    if law.interval[0] >= 0:
+        of_log = x * density
+        if math.isfinite(law.bend_of_log):
+            assert law.bend_of_log == pytest.approx(variation(of_log + x * x * slope), rel=2e-4)
+            assert law.mode_of_log == pytest.approx(float(x[of_log.argmax()]), rel=1e-2)
+        assert law.peak_of_log == pytest.approx(float(of_log.max()), rel=1e-4)
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS_IN_ODD_PLACES if law.interval[0] >= 0], ids=repr)
+def test_partial_means(law):
+    points = law.icdf(torch.tensor([1e-6, 0.1, 0.5, 0.9, 1 - 1e-6], dtype=torch.float64))
+    lower, upper = law.lower_mean(points), law.upper_mean(points)
+    assert torch.allclose(lower + upper, law.mean.expand(5), rtol=1e-13)
+
+    def moment(power, low, high):  # along log x, where all these laws are smooth
+        def weighted(u):
+            return math.exp((power + 1) * u + float(law.log_prob(torch.tensor(math.exp(u), dtype=torch.float64))))
+
+        return quad(weighted, math.log(low), math.log(high), epsabs=0, epsrel=1e-11, limit=500)[0]
+
+    least = max(law.interval[0], 1e-9 * float(points[0]))
+    most = min(law.interval[1], float(points[-1]) * 1000)
+    for x, one, other in zip(points.tolist(), lower.tolist(), upper.tolist(), strict=True):
+        assert one == pytest.approx(moment(1, least, x), rel=1e-8)
+        assert other == pytest.approx(moment(1, x, most), rel=1e-7)  # relative to itself in its own tail
+    assert law.second_moment == pytest.approx(moment(2, least, most), rel=1e-4)

@@ -1,0 +1,123 @@
+"""Certification runs: progress on disk, real deaths, several processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from glsmooth import laws
+from glsmooth.commands.certify import take_votes
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.learning.certification import CertificationModule, Settings, columns, record
+from glsmooth.runs.records import read_rows
+from glsmooth.transforms import Brightness
+from glsmooth.voting.procedures import FixedSample, Tally
+from tests.learning.interrupted_certification import IMAGES, Images, Slow, certify
+
+SCRIPT = Path(__file__).with_name("interrupted_certification.py")
+
+
+def run_script(*arguments):
+    result = subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("procedure", ["paper", "sequential", "exhaustive"])
+def test_killed_runs_end_with_the_same_bytes(tmp_path, procedure):
+    deaths = [int(rows) for rows in run_script("kill", tmp_path, procedure, 8).split()]
+    # Deaths before, during and after the votes; else the test did not test.
+    assert any(0 < rows < IMAGES for rows in deaths)
+
+
+def test_two_processes_lose_and_double_nothing(tmp_path):
+    run_script("ranks", tmp_path, "sequential")
+
+
+def test_a_finished_run_takes_no_more_votes(tmp_path):
+    first = certify(tmp_path, 1, "paper")
+    assert first["images"] == IMAGES
+    # Batches of 8, all full but for the last: 10 + 40 votes and the image itself.
+    assert first["evaluations"] == -(-IMAGES * 51 // 8) * 8
+    content = (tmp_path / "records.csv").read_bytes()
+    again = certify(tmp_path, 1, "paper")
+    assert (again["images"], again["evaluations"]) == (0, 0)
+    assert (tmp_path / "records.csv").read_bytes() == content
+    rows = read_rows(tmp_path)
+    assert [int(row["index"]) for row in rows] == [10 * i for i in range(IMAGES)]
+    for row in rows:
+        assert row["certified_a"] == str(int(float(row["p_lower"]) > 0.6))
+        assert row["certified_c"] == "0"
+        assert (row["n0"], row["n"]) == ("10", "40")
+
+
+def test_base_predictions_are_those_of_the_images(tmp_path):
+    certify(tmp_path, 1, "paper")
+    images, _, _ = Images()[list(range(IMAGES))]
+    with torch.no_grad():
+        expected = Slow()(images).argmax(1).tolist()
+    assert [int(row["base_prediction"]) for row in read_rows(tmp_path)] == expected
+
+
+def module(images, directory, classes=3):
+    family = SmoothedFamily(Brightness(), {"brightness": laws.Normal(0.0, 0.5)})
+    return CertificationModule(
+        Slow(),
+        family,
+        FixedSample(5, 20),
+        classes,
+        images,
+        [0, 10],
+        {"a": 0.6},
+        Settings(),
+        directory,
+        progress=False,
+    )
+
+
+def trainer():
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "pixel", "message"),
+    [(3, 0.5, "image 10: its label 3 is outside the model's 3 classes"), (-1, 0.5, "image 10: its label -1"),
+     (0, 1.5, r"image 10 has values in \[1.5, 1.5\]"), (0, float("nan"), "image 10 has non-finite pixels")],
+)  # fmt: skip
+def test_bad_items_are_named_by_image(tmp_path, label, pixel, message):
+    class Bad(Images):
+        def __getitem__(self, position):
+            images, labels, indices = super().__getitem__(position)
+            return (
+                torch.where(indices[:, None, None, None] == 10, torch.tensor(pixel), images),
+                torch.where(indices == 10, label, labels),
+                indices,
+            )
+
+    with pytest.raises(ValueError, match=message):
+        take_votes(trainer(), module(Bad(), tmp_path), {})
+
+
+def test_a_model_with_other_classes_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"image 0: the model returned shape \(256, 3\) .* \(256, 5\)"):
+        take_votes(trainer(), module(Images(), tmp_path, classes=5), {})
+
+
+def test_a_row_certifies_strictly_above_the_required_probability():
+    tally = Tally(7, 3)
+    tally.selection[1] = 5
+    tally.p_lower = 0.75
+    row = record(tally, 1, {"a": 0.75, "b": 0.7499, "c": None, "d": 1.0})
+    assert list(row) == columns(["a", "b", "c", "d"], coin=True)
+    assert columns(["a"]) == [name for name in columns(["a"], coin=True) if name != "coin"]
+    assert [row[f"certified_{m}"] for m in "abcd"] == [False, True, False, False]
+    assert (row["index"], row["label"], row["prediction"], row["base_prediction"]) == (7, 1, 1, -1)

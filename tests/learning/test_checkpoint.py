@@ -1,0 +1,97 @@
+import hashlib
+
+import pytest
+import torch
+
+import glsmooth as gs
+from glsmooth.configuration.build import law_config
+from glsmooth.learning.checkpoint import KEY, digest, load_checkpoint, make_payload
+from glsmooth.learning.data import load_dataset
+from glsmooth.learning.models import build_model
+
+SETTINGS = {
+    "transform": {"_target_": "glsmooth.transforms.ContrastBrightness", "order": "contrast_first"},
+    "smoothing": {
+        "contrast": {"law": "LogNormal", "loc": 0.0, "scale": 0.6, "rate": None, "low": None, "high": None},
+        "brightness": {"law": "Normal", "loc": 0.0, "scale": 0.4, "rate": None, "low": None, "high": None},
+    },
+    "region": {"contrast": [0.7, 1.4], "brightness": [-0.2, 0.2]},
+    "dataset": {"name": "digits", "root": None, "image_size": [16, 16]},
+    "model": {"name": "small_cnn", "pretrained": False, "weights": "where/training/started.pt"},
+    "loss": {"copies": 2, "consistency": 5.0, "entropy": 0.5, "pixel_noise": 0.1},
+    "optimizer": {"lr": 0.1},
+    "trainer": {"devices": 1},
+    "seed": 3,
+}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build_model({"name": "small_cnn"}, 10, 1, (0.3053,), (0.3236,), (16, 16)).eval()
+
+
+@pytest.fixture
+def path(tmp_path, model):
+    payload = make_payload(SETTINGS, load_dataset(SETTINGS["dataset"]))
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save({KEY: {**payload, "metrics": {"epoch": 2}}, "state_dict": state}, tmp_path / "best.ckpt")
+    return tmp_path / "best.ckpt"
+
+
+def test_it_knows_what_it_is(path):
+    checkpoint = load_checkpoint(path)
+    for name in ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "seed"):
+        assert getattr(checkpoint, name) == SETTINGS[name]
+    assert checkpoint.classes == list("0123456789")
+    assert checkpoint.image_size == [16, 16]
+    assert checkpoint.metrics == {"epoch": 2}
+
+
+def test_model_comes_back(path, model):
+    restored = load_checkpoint(path).build_model()
+    images = torch.rand(3, 1, 16, 16)
+    assert not restored.training
+    assert torch.equal(restored(images), model(images))
+
+
+def test_family_comes_back(path):
+    family = load_checkpoint(path).build_family()
+    assert isinstance(family.transform, gs.transforms.ContrastBrightness)
+    assert isinstance(family.laws["contrast"], gs.LogNormal)
+    assert law_config(family.laws["brightness"]) == {"law": "Normal", "loc": 0.0, "scale": 0.4}
+    assert family.image_size == (16, 16)
+    assert family.pixel_noise == 0.1
+
+
+def test_digest_is_sha256_of_the_bytes(path):
+    assert digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class TestMistakes:
+    def test_missing(self, tmp_path):
+        with pytest.raises(ValueError, match=r"ckpt=.*nowhere.ckpt: no such file"):
+            load_checkpoint(tmp_path / "nowhere.ckpt")
+
+    def test_truncated(self, path):
+        path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(ValueError, match=r"ckpt=.*best.ckpt: not a readable checkpoint"):
+            load_checkpoint(path)
+
+    @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {KEY: {"transform": {}}}])
+    def test_foreign(self, path, content):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"ckpt=.*not a checkpoint of this program.*model.weights="):
+            load_checkpoint(path)
+
+    def test_code_is_not_executed(self, path):
+        torch.save({KEY: {}, "state_dict": {}, "callback": print}, path)
+        with pytest.raises(ValueError, match=r"not a readable checkpoint"):
+            load_checkpoint(path)
+
+    def test_weights_of_another_network(self, path):
+        content = torch.load(path, weights_only=True)
+        content["state_dict"].pop("model.network.fc.bias")
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r"ckpt: its weights do not fit small_cnn"):
+            load_checkpoint(path).build_model()

@@ -1,0 +1,189 @@
+import logging
+
+import pytest
+import torch
+
+from glsmooth.learning.models import build_model, resolve_model
+
+GREY = {"channels": 1, "mean": (0.3,), "std": (0.2,), "image_size": (32, 32)}
+COLOUR = {"channels": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "image_size": (32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # He et al. count 0.27 and 1.7 million with parameter-free shortcuts; two 1x1 convolutions add 2,752.
+    [("small_cnn", 131_690), ("cifar_resnet20", 269_722 + 2_752), ("cifar_resnet110", 1_727_962 + 2_752)],
+)
+def test_builtin_models(name, parameters):
+    model = build_model({"name": name}, 10, **GREY).eval()
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+    grey_stem = 0 if name == "small_cnn" else 2 * 9 * 16  # counted for colour images
+    assert sum(p.numel() for p in model.parameters()) == parameters - grey_stem
+
+
+def test_mnist_size():
+    model = build_model({"name": "small_cnn"}, 10, **GREY | {"image_size": (28, 28)})
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_three_stages_of_the_cifar_resnet():
+    network = build_model({"name": "cifar_resnet20"}, 10, **COLOUR).network
+    assert network.blocks(network.stem(torch.rand(1, 3, 32, 32))).shape == (1, 64, 8, 8)
+
+
+def test_normalisation_is_the_first_layer():
+    model = build_model({"name": "cifar_resnet20"}, 10, **COLOUR).eval()
+    images = torch.rand(2, 3, 32, 32)
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.4])
+    by_hand = ((images.movedim(1, -1) - mean) / std).movedim(-1, 1)
+    torch.testing.assert_close(model(images), model.network(by_hand))
+    assert {"normalize.mean", "normalize.std"} <= model.state_dict().keys()
+    assert not {"normalize.mean", "normalize.std"} & {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_timm_head_and_channels_follow_the_dataset(name):
+    model = build_model({"name": name, "pretrained": False}, 7, **GREY)
+    assert model.eval()(torch.rand(1, 1, 32, 32)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "resnet5O"}, ["model.name=resnet5O", "did you mean", "resnet50"]),
+        ({"name": "small_cnn", "pretrained": True}, ["model.pretrained=true", "model.pretrained=false"]),
+        ({"name": "small_cnn", "weights": "nowhere.pt"}, ["model.weights=nowhere.pt"]),
+    ],
+)
+def test_mistakes_are_named(spec, words):
+    with pytest.raises(ValueError) as error:
+        build_model(spec, 10, **GREY)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unsuitable_image_size_is_named():
+    with pytest.raises(ValueError, match=r"model.name=small_cnn: does not take 1x2x2 images"):
+        build_model({"name": "small_cnn"}, 10, **GREY | {"image_size": (2, 2)})
+
+
+def test_hub_failure_is_explained(monkeypatch):
+    import timm
+
+    def offline(*args, **kwargs):
+        raise OSError("no network\nsecond line")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ValueError, match=r"model.pretrained=true: .*\(no network\).*model.pretrained=false"):
+        build_model({"name": "resnet18", "pretrained": True}, 10, **COLOUR)
+
+
+@pytest.mark.parametrize(("classes", "new_head", "words"), [(10, False, "10"), (1000, False, ""), (1000, True, "1000")])
+def test_the_head_of_a_network_from_the_hub_is_replaced_with_a_word(monkeypatch, caplog, classes, new_head, words):
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    with caplog.at_level(logging.INFO):
+        model = build_model({"name": "resnet10t", "pretrained": True, "new_head": new_head}, classes, **COLOUR)
+    assert model.eval()(torch.rand(1, 3, 32, 32)).shape == (1, classes)
+    said = [record.getMessage() for record in caplog.records if record.name == "glsmooth.learning.models"]
+    assert len(said) == bool(words)
+    if words:
+        assert f"of resnet10t (1000 classes) is left out; a new one for {words} classes" in said[0]
+
+
+class TestWeights:
+    @pytest.fixture
+    def trained(self):
+        torch.manual_seed(1)
+        return build_model({"name": "small_cnn"}, 10, **GREY)
+
+    @pytest.mark.parametrize("wrapper", ["", "module.", "model."])
+    def test_state_dicts_of_several_programs(self, trained, tmp_path, wrapper):
+        state = {wrapper + key: value for key, value in trained.state_dict().items()}
+        torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
+        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+        images = torch.rand(2, 1, 32, 32)
+        torch.testing.assert_close(model.eval()(images), trained.eval()(images))
+
+    def test_plain_network(self, trained, tmp_path):
+        torch.save(trained.network.state_dict(), tmp_path / "w.pt")
+        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+        assert torch.equal(model.network.fc.weight, trained.network.fc.weight)
+
+    def test_safetensors(self, trained, tmp_path):
+        from safetensors.torch import save_file
+
+        save_file(trained.network.state_dict(), tmp_path / "w.safetensors")
+        model = build_model({"name": "small_cnn", "weights": tmp_path / "w.safetensors"}, 10, **GREY)
+        assert torch.equal(model.network.fc.weight, trained.network.fc.weight)
+
+    @pytest.mark.parametrize("name", ["small_cnn", "resnet10t", "deit_tiny_distilled_patch16_224"])
+    def test_another_number_of_classes_needs_a_new_head(self, tmp_path, caplog, name):
+        shape = COLOUR | {"image_size": (32, 32)}
+        old = build_model({"name": name}, 7, **shape)
+        torch.save(old.state_dict(), tmp_path / "w.pt")
+        spec = {"name": name, "weights": tmp_path / "w.pt"}
+        with pytest.raises(ValueError, match=r"has 7 classes, the dataset 10; .*model.new_head=true") as error:
+            build_model(spec, 10, **shape)
+        assert f"model.weights={tmp_path / 'w.pt'}" in str(error.value)
+        with caplog.at_level(logging.INFO):
+            model = build_model({**spec, "new_head": True}, 10, **shape)
+        assert "model.new_head=true: the last layer" in caplog.text
+        assert "(7 classes)" in caplog.text
+        assert model.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+        state, before = model.state_dict(), old.state_dict()
+        changed = {key.split(".")[1] for key in state if state[key].shape != before[key].shape}
+        assert changed <= {"fc", "head", "head_dist"}
+        assert changed
+        for key in state.keys() - {key for key in state if key.split(".")[1] in changed}:
+            assert torch.equal(state[key], before[key]), key
+
+    def test_a_new_head_is_new_for_the_same_number_of_classes_too(self, trained, tmp_path, caplog):
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        with caplog.at_level(logging.INFO):
+            model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt", "new_head": True}, 10, **GREY)
+        assert "(10 classes) is left out" in caplog.text
+        assert not torch.equal(model.network.fc.weight, trained.network.fc.weight)
+        assert torch.equal(model.network.features[0][0].weight, trained.network.features[0][0].weight)
+
+    def test_a_file_without_a_head_needs_a_new_one(self, trained, tmp_path):
+        state = {key: value for key, value in trained.state_dict().items() if ".fc." not in key}
+        torch.save(state, tmp_path / "w.pt")
+        with pytest.raises(ValueError, match=r"lacks 2 tensors, the first fc.bias"):
+            build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+        build_model({"name": "small_cnn", "weights": tmp_path / "w.pt", "new_head": True}, 10, **GREY)
+
+    def test_another_architecture_does_not_fit(self, trained, tmp_path):
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        with pytest.raises(ValueError, match=r"model.weights=.*does not fit: it lacks"):
+            build_model({"name": "cifar_resnet20", "weights": tmp_path / "w.pt"}, 10, **GREY)
+
+    def test_other_shapes_do_not_fit(self, trained, tmp_path):
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        with pytest.raises(ValueError, match=r"does not fit: it has other shapes in 1 tensors, .*features.0.0.weight"):
+            build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **COLOUR)
+
+    def test_damaged_file(self, tmp_path):
+        (tmp_path / "w.pt").write_bytes(b"not a state_dict")
+        with pytest.raises(ValueError, match=r"model.weights=.*not a readable state_dict"):
+            build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+
+
+@pytest.mark.parametrize(
+    ("spec", "dataset", "name", "pretrained"),
+    [
+        ({"name": "auto"}, "digits", "small_cnn", False),
+        ({"name": "auto"}, "cifar100", "cifar_resnet20", False),
+        ({"name": "auto"}, "imagenet", "resnet50", True),
+        ({"name": "auto", "pretrained": False}, "imagenet", "resnet50", False),
+        ({"name": "resnet50", "weights": "w.pt"}, "imagenet", "resnet50", False),
+        ({"name": "resnet50"}, "cifar10", "resnet50", False),
+        ({"name": "resnet50", "pretrained": True}, "cifar10", "resnet50", True),
+    ],
+)
+def test_auto(spec, dataset, name, pretrained):
+    resolved = resolve_model(spec, dataset)
+    assert (resolved["name"], resolved["pretrained"]) == (name, pretrained)

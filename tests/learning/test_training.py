@@ -1,0 +1,187 @@
+"""The training module with networks simple enough to see through."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+import glsmooth as gs
+from glsmooth.learning.data import Data, TensorImages
+from glsmooth.learning.training import CLEAN, UNDER_LAW, VALIDATION_COPIES, TrainingModule
+
+LOSS = {"copies": 2, "consistency": 1.0, "entropy": 0.5}
+OPTIMIZER = {
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "nesterov": True,
+    "schedule": "cosine",
+    "batch_size": 8,
+}
+BRIGHTNESS = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 0.5)})
+
+
+class Watched(nn.Module):
+    """A linear network that keeps the last images it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 2)
+
+    def forward(self, images):
+        self.seen = images.detach()
+        return self.linear(images.mean((1, 2, 3))[:, None])
+
+
+def make(family=BRIGHTNESS, data=None, **changes):
+    data = data or Data("x", ("a", "b"), (4, 4), (0,), (1,), {})
+    module = TrainingModule(Watched(), family, data, LOSS | changes.pop("loss", {}), OPTIMIZER | changes, 0, {})
+    module.log = lambda *args, **kwargs: None
+    return module
+
+
+def batch(n=500, value=0.5):
+    return torch.full((n, 1, 4, 4), value), torch.zeros(n, dtype=torch.long), torch.arange(n)
+
+
+def test_copies_are_drawn_independently_from_the_law():
+    module = make(loss={"copies": 3})
+    module.training_step(batch(2000))
+    brightness = module.model.seen[:, 0, 0, 0] - 0.5
+    assert brightness.shape == (6000,)
+    assert len(brightness.unique()) > 5990
+    copies = brightness.view(3, 2000)
+    # Means, standard deviations and correlations scatter as n^-1/2; four of those.
+    tolerance = 4 * 2000**-0.5
+    assert copies.mean(1).abs().max() < 0.5 * tolerance
+    assert (copies.std(1) - 0.5).abs().max() < 0.5 * tolerance
+    assert (torch.corrcoef(copies) - torch.eye(3)).abs().max() < tolerance
+
+
+def test_copies_stay_with_their_labels():
+    # Brightness moves by a thousandth; each image is told by its own grey value.
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 1e-3)})
+    module = make(family)
+    images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 4, 4)
+    module.model.linear = nn.Identity()
+    logits = module._transformed_logits(images, copies=3)
+    assert logits.shape == (3, 10, 1)
+    torch.testing.assert_close(logits[..., 0], torch.arange(10.0).expand(3, 10), atol=0.01, rtol=0)
+
+
+def test_augmentation_comes_before_the_transformation():
+    module = make(data=Data("x", ("a", "b"), (4, 4), (0,), (1,), {}, crop_padding=2))
+    module.training_step(batch())
+    seen = module.model.seen[:, 0]
+    brightness = seen.amin((1, 2))
+    padded = (seen - brightness[:, None, None]).amax((1, 2)) > 0.4  # images with padding in the crop
+    assert padded.float().mean() > 0.8
+    # Were padding put on afterwards, it would be 0 instead of the brightness that was added to it.
+    assert brightness[padded].std() > 0.4
+
+
+def test_pixel_noise():
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 1e-6)}, pixel_noise=0.25)
+    module = make(family)
+    module.training_step(batch())
+    noise = module.model.seen - 0.5
+    assert noise.std().item() == pytest.approx(0.25, abs=4 * 0.25 * noise.numel() ** -0.5)
+
+
+def test_one_copy_leaves_no_consistency():
+    with pytest.raises(ValueError, match=r"loss.copies=1 with loss.consistency=1.0: .*would be zero.*loss.copies=2"):
+        make(loss={"copies": 1})
+    make(loss={"copies": 1, "consistency": 0.0}).training_step(batch())
+
+
+def test_unknown_schedule():
+    with pytest.raises(ValueError, match=r"optimizer.schedule=linear: use cosine or constant"):
+        make(schedule="linear")
+
+
+def test_loss_that_is_not_finite_stops():
+    with pytest.raises(ValueError, match=r"optimizer.lr=0.1: the loss is nan in epoch 1, step 1; use a smaller"):
+        make().training_step(batch(value=float("nan")))
+
+
+def test_half_precision_leaves_the_transformation_alone():
+    images = torch.rand(8, 1, 4, 4)
+    family = gs.SmoothedFamily(gs.transforms.GaussianBlur(), {"blur": gs.Exponential(0.5)})
+    module = make(family)
+    seen = []
+    for enabled in (False, True):
+        module._restart_draws(0, 0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = module._transformed_logits(images, copies=2)
+        seen.append(module.model.seen)
+    assert torch.equal(*seen)
+    assert logits.dtype == torch.bfloat16
+
+
+@pytest.fixture
+def stripes() -> Data:
+    """Bright and dark images: two classes that brightness confuses."""
+    labels = torch.arange(64) % 2
+    images = (80 + 80 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    everything = TensorImages(images, labels)
+    return Data("x", ("dark", "bright"), (4, 4), (0,), (1,), {"train": lambda: everything, "val": lambda: everything})
+
+
+def fit(module, tmp_path, **options):
+    del module.log  # the Trainer's
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+    trainer.fit(module)
+    return trainer
+
+
+def test_validation_measures_both_accuracies(stripes, tmp_path):
+    module = make(data=stripes, lr=0.0)
+    with torch.no_grad():  # bright if the mean exceeds 120/255
+        module.model.linear.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        module.model.linear.bias.copy_(torch.tensor([120 / 255, -120 / 255]))
+    trainer = fit(module, tmp_path)
+    assert trainer.callback_metrics[CLEAN] == 1
+    # Each class is 40/255 from the threshold: right with probability Φ(40/255/.5).
+    expected = torch.special.ndtr(torch.tensor(40 / 255 / 0.5)).item()
+    n = 64 * VALIDATION_COPIES
+    assert trainer.callback_metrics[UNDER_LAW].item() == pytest.approx(expected, abs=4 * 0.5 * n**-0.5)
+
+
+def test_epochs_are_compared_on_the_same_validation_draws():
+    module, seen = make(), []
+    for _ in range(2):
+        module.on_validation_epoch_start()
+        module._transformed_logits(batch()[0], VALIDATION_COPIES)
+        seen.append(module.model.seen)
+    assert torch.equal(*seen)
+
+
+def test_schedules(stripes, tmp_path):
+    rates = {}
+    for schedule in ("cosine", "constant"):
+        trainer = fit(make(data=stripes, schedule=schedule), tmp_path)
+        rates[schedule] = trainer.optimizers[0].param_groups[0]["lr"]
+    assert rates["cosine"] == pytest.approx(0, abs=1e-9)  # all 8 steps are done
+    assert rates["constant"] == 0.1
+
+
+def test_every_epoch_draws_anew_and_repeats_itself():
+    module = make()
+    draws = {}
+    for purpose, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        module._restart_draws(purpose, epoch)
+        draws.setdefault((purpose, epoch), []).append(module.family.sample(4, generator=module._draws))
+    assert torch.equal(*draws[0, 0])
+    for other in ((0, 1), (1, 0)):
+        assert not torch.equal(draws[0, 0][0], draws[other][0])
+    assert not torch.equal(draws[0, 1][0], draws[1, 0][0])

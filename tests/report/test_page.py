@@ -1,0 +1,545 @@
+"""Reports of certify runs. The run is made by hand, so that every printed number was counted by hand."""
+
+import base64
+import csv
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from scipy.stats import norm
+
+import glsmooth.commands.report as command
+from glsmooth import bounds
+from glsmooth.errors import UserError
+from glsmooth.family.regions import Box
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.laws import Normal
+from glsmooth.report import figures, load_run, page, sweeps, tables, wording, write_report
+from glsmooth.transforms import Translation
+
+COLUMNS = [
+    "index",
+    "label",
+    "prediction",
+    "n0",
+    "n",
+    "count",
+    "p_lower",
+    "base_prediction",
+    "abstain_votes",
+    "nonfinite_votes",
+    "near_ties",
+]
+# Brightness with N(0, 0.3²), |b| ≤ 0.4: Neyman-Pearson needs Φ(4/3) = 0.90879, the printed procedure 0.7475.
+H_MIN = float(norm.cdf(4 / 3)) - 1e-6  # so that equality with it can be told from the other methods' values
+PRINTED = 0.7475
+NP = bounds.METHODS["neyman_pearson"].title
+# index, label, selected class, base classifier's class, p_lower
+IMAGES = [
+    (3, 0, 0, 0, 0.95),  # certified and correct
+    (5, 1, 1, 1, 0.99),  # certified and correct
+    (7, 2, 2, 0, 0.91),  # certified and correct, though the base classifier is wrong
+    (8, 1, 1, 1, 0.90),  # only the printed procedure would claim it
+    (11, 0, 0, 0, 0.80),  # only the printed procedure would claim it
+    (12, 2, 1, 2, 0.97),  # certified in a wrong class
+    (14, 1, 1, 1, 0.60),
+    (20, 0, 0, 0, 0.50),  # abstains
+    (21, 2, 0, 0, 0.30),  # abstains, wrong
+    (30, 1, 1, 1, H_MIN),  # equality does not certify
+]
+
+
+def make_run(path, images=IMAGES, **changes):
+    """A certify run directory by hand; ``changes`` replace keys of its summary."""
+    path.mkdir(parents=True, exist_ok=True)
+    summary = {
+        "command": "certify",
+        "transform": {"_target_": "glsmooth.transforms.Brightness"},
+        "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": 0.3}},
+        "region": {"brightness": [-0.4, 0.4]},
+        "image_size": [8, 8],
+        "pixel_noise": 0.0,
+        "dataset": {"name": "squares", "subset": None},
+        "model": {"name": "small_cnn"},
+        "classes": ["cat", "dog", "<emu>"],
+        "checkpoint": {"path": "best.ckpt", "sha256": "0" * 64},
+        "monte_carlo": {"name": "paper", "n0": 200, "n": 1000, "alpha": 0.001},
+        "seed": 0,
+        "images": len(images),
+        "methods": {
+            "neyman_pearson": {
+                "required_probability": H_MIN,
+                "sound": True,
+                "worst_parameter": {"brightness": 0.4},
+            },
+            "gl": {"required_probability": H_MIN, "sound": True},
+            "gl_printed": {"required_probability": PRINTED, "sound": False},
+            "mp": {"required_probability": None, "sound": True, "reason": "no multiplicative law"},
+        },
+    }
+    summary.update(changes)
+    (path / "summary.json").write_text(json.dumps(summary))
+    with (path / "records.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*COLUMNS, *(f"certified_{name}" for name in summary["methods"])])
+        for index, label, prediction, base, p_lower in images:
+            row = [index, label, prediction, 200, 1000, int(1000 * p_lower), repr(p_lower), base, 1, 0, 0]
+            certified = []
+            for entry in summary["methods"].values():
+                threshold = entry["required_probability"] if entry["sound"] else None
+                certified.append(int(threshold is not None and p_lower > threshold))
+            writer.writerow(row + certified)
+    generator = torch.Generator().manual_seed(0)
+    np.savez(
+        path / "figure1.npz",
+        index=7,
+        image=torch.rand(3, 8, 8, generator=generator).numpy(),
+        transformed=torch.rand(6, 3, 8, 8, generator=generator).numpy(),
+        theta=torch.randn(6, len(summary["smoothing"]), generator=generator).numpy(),
+        votes=np.array([2, 2, 1, -1, 2, 2]),
+        class_names=np.array(["cat", "dog", "<emu>"]),
+    )
+    return path
+
+
+def plane_run(path):
+    """A run of two parameters whose bounds come from ``bounds`` themselves."""
+    changes = {
+        "transform": {"_target_": "glsmooth.transforms.ContrastBrightness"},
+        "smoothing": {
+            "contrast": {"law": "LogNormal", "loc": 0.0, "scale": 0.6},
+            "brightness": {"law": "Normal", "loc": 0.0, "scale": 0.6},
+        },
+        "region": {"contrast": [0.7, 1.4], "brightness": [-0.2, 0.2]},
+    }
+    make_run(path, **changes)
+    stored = load_run(path)
+    bound = bounds.certify_region(stored.family, stored.region, "neyman_pearson")
+    methods = {"neyman_pearson": {"required_probability": bound.h_min, "sound": True, "worst_parameter": bound.worst}}
+    return make_run(path, **changes, methods=methods)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run with two parameters and its written report."""
+    path = plane_run(tmp_path_factory.mktemp("report") / "plane")
+    write_report(path)
+    return path
+
+
+def rows_of(markdown):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if "|" in line]
+
+
+# Numbers
+
+
+def test_table_has_the_hand_counted_numbers(run_dir):
+    write_report(run_dir)
+    text = (run_dir / "table.md").read_text()
+    rows = rows_of(text)
+    assert [NP, wording.ceil(H_MIN, 5), "4", "3", "30.0 %"] in rows
+    assert ["base classifier correct", "8", "80.0 %"] in rows
+    assert ["smoothed classifier: selected class correct", "8", "80.0 %"] in rows
+    assert ["smoothed classifier abstains (p_A ≤ 1/2)", "2", "20.0 %"] in rows
+    assert (
+        "Of 10 test images, 3 (30.0 %) provably keep their correct class under every brightness in "
+        "[−0.4, 0.4], except with probability at most 0.001 for each image." in text
+    )
+    assert "does not apply: no multiplicative law" in text
+
+
+@pytest.mark.parametrize("claimed_sound", [False, True])
+def test_unsound_method_never_counts(tmp_path, claimed_sound):
+    """Five correct images are above the printed h_min; not even a summary that calls it sound counts them."""
+    methods = {"gl_printed": {"required_probability": PRINTED, "sound": False}}
+    path = make_run(tmp_path / "run", methods=methods)
+    methods["gl_printed"]["sound"] = claimed_sound
+    summary = json.loads((path / "summary.json").read_text()) | {"methods": methods}
+    (path / "summary.json").write_text(json.dumps(summary))
+    stored = load_run(path)
+    decision = stored.stored_decisions()["gl_printed"]
+    assert not decision.certified.any()
+    assert decision.claimed.sum() == 7
+    write_report(path)
+    text = (path / "table.md").read_text()
+    row = next(row for row in rows_of(text) if "unsound" in row[0])
+    assert row[2:] == ["unsound", "unsound", "unsound"]
+    assert "none of the 10 test images is certified" in text
+    assert not stored.decide(stored.region, ["gl_printed"])["gl_printed"].certified.any()
+    _, comparison = tables.comparison_rows([(stored, stored.region, stored.stored_decisions())])
+    assert comparison[0][-1] == "unsound"
+    assert not (path / "cra_region.svg").exists()
+
+
+def test_headline_says_why_nothing_is_certified(tmp_path):
+    needs_many = {"neyman_pearson": {"required_probability": 0.9964, "sound": True}}
+    text = tables.headline(*_stored(make_run(tmp_path / "many", methods=needs_many)))
+    assert "None of the 10" in text
+    assert "1916 unanimous votes" in text
+    impossible = {"neyman_pearson": {"required_probability": 1.0, "sound": True}}
+    text = tables.headline(*_stored(make_run(tmp_path / "never", methods=impossible)))
+    assert "no vote can reach" in text
+
+
+def test_estimated_bounds_add_their_failure_probability(tmp_path):
+    entry = {"required_probability": H_MIN, "sound": True, "failure_probability": 0.0005}
+    arguments = _stored(make_run(tmp_path / "run", methods={"neyman_pearson": entry}))
+    assert "at most 0.0015 for each image" in tables.headline(*arguments)
+
+
+def _stored(path):
+    stored = load_run(path)
+    return stored, stored.region, stored.stored_decisions()
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "digits", "text"),
+    [
+        (wording.floor, 0.99319, 4, "0.9931"),
+        (wording.ceil, 0.90871, 4, "0.9088"),
+        (wording.ceil, 0.9375, 4, "0.9375"),
+    ],
+)
+def test_rounding_is_safe(function, value, digits, text):
+    assert function(value, digits) == text
+
+
+def test_captions_are_short_and_plain():
+    assert wording.caption("great white shark, white shark", 16) == "great white sha…"
+    assert wording.caption("a $1 bill", 16) == r"a \$1 bill"
+
+
+def test_percentages_and_probabilities_are_exact():
+    assert wording.percent(331, 360) == "91.9 %"
+    assert wording.percent(29, 100) == "29.0 %"  # 0.29 * 100 is 28.999…
+    assert wording.percent(9999, 10000) == "99.9 %"
+    assert wording.probability(0.001) == "0.001"
+    assert wording.probability(0.0010001) == "0.00101"
+
+
+# Regions
+
+
+def test_decide_equals_the_direct_comparison(run_dir):
+    stored = load_run(run_dir)
+    region = Box(brightness=(-0.3, 0.2))
+    decision = stored.decide(region, ["neyman_pearson"])["neyman_pearson"]
+    h_min = bounds.required_probability(stored.family, region, method="neyman_pearson")
+    assert h_min == pytest.approx(norm.cdf(1.0), abs=1e-6)
+    expected = [p > h_min for *_, p in IMAGES]
+    assert sum(expected) == 6  # the smaller region certifies two more images
+    assert decision.certified.tolist() == expected
+
+
+def test_robust_accuracy_counts_strictly_above():
+    p_lower, correct = np.array([0.6, 0.7, 0.7, 0.8]), np.array([True, True, False, True])
+    assert sweeps.robust_accuracy(p_lower, correct, np.array([0.5, 0.6, 0.7, 0.8])).tolist() == [
+        0.75,
+        0.5,
+        0.25,
+        0.0,
+    ]
+
+
+def test_scaled_box_keeps_the_domain(written):
+    transform = load_run(written).family.transform
+    box = sweeps.scaled_box(transform, Box(contrast=(0.5, 2.0), brightness=(-0.2, 0.4)), 2.0)
+    assert box.intervals["contrast"] == pytest.approx((0.25, 4.0))
+    assert box.intervals["brightness"] == pytest.approx((-0.4, 0.8))
+    box = sweeps.scaled_box(transform, Box(contrast=(0.5, 2.0)), 0.0)
+    assert box.intervals["contrast"] == (1.0, 1.0)
+
+
+def test_region_curve_falls_and_meets_the_table(written):
+    stored, region, decisions = _stored(written)
+    decision = decisions["neyman_pearson"]
+    arguments = (stored.family, region, "neyman_pearson", stored.p_lower, stored.correct, decision.h_min)
+    sizes, cra = sweeps.region_curve(*arguments, seconds=100.0)
+    assert sizes.tolist() == [i / 16 for i in range(33)]
+    assert (np.diff(cra) <= 0).all()
+    assert cra[-1] < cra[0] == (stored.correct & (stored.p_lower > 0.5)).mean()
+    assert cra[16] == (decision.certified & stored.correct).mean()
+    box = Box(contrast=(0.7**1.5, 1.4**1.5), brightness=(-0.3, 0.3))
+    larger = stored.decide(box, ["neyman_pearson"])["neyman_pearson"]
+    assert cra[24] == (larger.certified & stored.correct).mean()
+    # Without time there is one more size than the one that is known.
+    sizes, few = sweeps.region_curve(*arguments, seconds=0.0)
+    assert sizes.tolist() == [0.5, 1.0]
+    assert few.tolist() == [cra[8], cra[16]]
+
+
+def test_plane_keeps_to_its_time(written):
+    stored, region, _ = _stored(written)
+    assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 1000.0)[0].nodes.size == 41
+    assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 0.0) is None
+    torus = SmoothedFamily(Translation(), {"tx": Normal(0.0, 50.0), "ty": Normal(0.0, 50.0)}, (224, 224))
+    x, y = sweeps.plane_axes(torus, Box(tx=(-56, 56), ty=(-3, 3)))
+    assert x.nodes.size <= 41
+    assert 0.0 in x.nodes
+    assert (x.nodes == np.round(x.nodes)).all()
+    assert y.nodes.tolist() == list(range(-6, 7))
+
+
+def test_parameter_plane_is_pointwise(written):
+    stored, region, _ = _stored(written)
+    axes = sweeps.plane_axes(stored.family, region, nodes=5)
+    assert [axis.name for axis in axes] == ["contrast", "brightness"]
+    plane = sweeps.required_probability_plane(stored.family, axes, "neyman_pearson")
+    assert plane.values[2, 2] == plane.values.min()  # brightness 0 and a contrast near the identity
+    corner = {"contrast": plane.x.nodes[0], "brightness": plane.y.nodes[4]}
+    box = Box(**{name: (value, value) for name, value in corner.items()})
+    assert plane.values[4, 0] == pytest.approx(bounds.required_probability(stored.family, box), abs=1e-6)
+    assert sweeps.plane_axes(stored.family, Box(contrast=(0.5, 2.0))) is None
+
+
+# The page
+
+
+def test_plot_of_required_probabilities(written, tmp_path):
+    family = load_run(written).family
+    figures.required_probability_plane(family, Box(contrast=(0.7, 1.4), brightness=(0.0, 0.2)), tmp_path / "h.png")
+    assert (tmp_path / "h.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="plot: the region has the parameters contrast; a plane needs"):
+        figures.required_probability_plane(family, Box(contrast=(0.7, 1.4)), tmp_path / "no.png")
+
+
+class _Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links = set(), []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.links += [value for name, value in attributes if name in ("src", "srcset", "href", "data", "poster")]
+
+
+def test_page_is_self_contained(written):
+    text = (written / "report.html").read_text()
+    parser = _Links()
+    parser.feed(text)
+    assert not parser.tags & {"script", "link", "iframe", "object", "base"}
+    assert len(parser.links) >= 6
+    assert all(link.startswith("data:image/svg+xml;base64,") for link in parser.links)
+    assert "http" not in re.sub(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", "", text)
+    assert not re.search(r"@import|url\(", text)
+    for link in parser.links:
+        svg = base64.b64decode(link.partition(",")[2]).decode()
+        targets = re.findall(r'href="([^"]*)"', svg)
+        assert all(target.startswith(("#", "data:")) for target in targets)
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_page_escapes_and_shows_every_part(written):
+    text = (written / "report.html").read_text()
+    assert "<emu>" not in text
+    assert "&lt;emu&gt;" in text
+    for words in ("What was done to one image", "size of the region", "point of the plane", "not clipped"):
+        assert words in text
+    for name in ("procedure", "cra_region", "cra_plane", "threshold"):
+        assert (written / f"{name}.png").stat().st_size > 5000
+        assert (written / f"{name}.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_pictures_leave_matplotlib_as_it_was(run_dir):
+    import matplotlib
+
+    before, backend = dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)
+    write_report(run_dir)
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.get_backend(auto_select=False) == backend
+
+
+def test_diagram_tells_the_row_of_its_image(run_dir, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        figures,
+        "procedure",
+        lambda theme, what, draw=figures.procedure: seen.append(what) or draw(theme, what),
+    )
+    write_report(run_dir)
+    what = seen[0]
+    assert (what.count, what.n, what.p_lower, what.h_min) == (910, 1000, 0.91, H_MIN)
+    assert (what.selected, what.label) == ("<emu>", "<emu>")
+    assert list(what.votes) == ["<emu>", "<emu>", "dog", "abstains", "<emu>", "<emu>"]
+    assert list(what.agree) == [True, True, False, False, True, True]
+
+
+# Mistakes
+
+
+def _edit(path, name, old, new):
+    text = (path / name).read_text()
+    assert old in text
+    (path / name).write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: _edit(p, "summary.json", '"alpha": 0.001', '"alpha": 2'), r"alpha is 2, not in \(0, 1\)"),
+        (lambda p: _edit(p, "summary.json", '"dataset": {', '"dataset": 1, "d": {'), r"dataset is 1, not an"),
+        (lambda p: _edit(p, "summary.json", repr(H_MIN), "0.3"), r"required_probability is 0\.3"),
+        (
+            lambda p: (p / "records.csv").unlink(),
+            r"has no records\.csv; give a directory in which certify has finished",
+        ),
+        (lambda p: (p / "summary.json").unlink(), r"has no summary\.json"),
+        (lambda p: (p / "summary.json").write_text("{"), r"not readable as JSON"),
+        (lambda p: (p / "summary.json").write_text("[]"), r"not an object"),
+        (lambda p: _edit(p, "summary.json", '"smoothing"', '"smooth"'), r"lacks 'smoothing'"),
+        (
+            lambda p: _edit(p, "summary.json", '"neyman_pearson"', '"neyman_person"'),
+            r"did you mean 'neyman_pearson'",
+        ),
+        (lambda p: _edit(p, "summary.json", '"images": 10', '"images": 12'), r"10 images, but .* images=12"),
+        (lambda p: _edit(p, "records.csv", "p_lower", "p"), r"no column 'p_lower'"),
+        (lambda p: _edit(p, "records.csv", "0.95", "1.95"), r"line 2: p_lower is 1\.95, not in \[0, 1\]"),
+        (lambda p: _edit(p, "records.csv", "0.95", "nan"), r"line 2: p_lower is nan"),
+        (lambda p: _edit(p, "records.csv", "0.95", "much"), r"line 2: p_lower is 'much', not a number"),
+        (lambda p: _edit(p, "records.csv", "\n5,", "\n3,"), r"index 3 occurs 2 times"),
+        (
+            lambda p: _edit(p, "records.csv", "0.95", "0.85"),
+            r"index 3: certified_neyman_pearson=1, but p_lower=0\.85",
+        ),
+        (
+            lambda p: (p / "records.csv").write_text((p / "records.csv").read_text()[:-6]),
+            r"line 11 has \d+ values",
+        ),
+        (
+            lambda p: (p / "records.csv").write_text((p / "records.csv").read_text().split("\n")[0]),
+            r"holds no image",
+        ),
+        (lambda p: (p / "figure1.npz").write_bytes(b"torn"), r"figure1\.npz: not readable"),
+        (
+            lambda p: np.savez(p / "figure1.npz", index=4, image=[0], transformed=[[0]], theta=[[0]], votes=[0]),
+            r"index 4 is not",
+        ),
+    ],
+)
+def test_damaged_runs_are_refused(run_dir, damage, words):
+    damage(run_dir)
+    with pytest.raises(UserError, match=words):
+        write_report(run_dir)
+
+
+def test_missing_directory_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"runs: no directory .*nowhere"):
+        load_run(tmp_path / "nowhere")
+
+
+# The command
+
+
+def _report(out, **settings):
+    base = {
+        "runs": [],
+        "votes": None,
+        "region": {"brightness": None, "contrast": None},
+        "bound": {"methods": None},
+        "image_size": None,
+        "run_dir": str(out),
+    }
+    out.mkdir(exist_ok=True)
+    command.run(OmegaConf.create(base | settings))
+
+
+def test_command_recertifies_without_touching_the_run(run_dir, tmp_path, capsys):
+    before = {file.name: file.read_bytes() for file in run_dir.iterdir()}
+    _report(tmp_path / "out", runs=[str(run_dir)], region={"brightness": [-0.3, 0.2], "contrast": None})
+    printed = capsys.readouterr().out
+    assert [NP, "6", "5", "50.0 %"] in [row[:1] + row[2:] for row in rows_of(printed)]
+    assert "decided again from the stored votes" in printed
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert {file.name: file.read_bytes() for file in run_dir.iterdir()} == before
+
+
+def test_command_uses_other_methods(run_dir, tmp_path, capsys):
+    _report(tmp_path / "out", runs=[str(run_dir)], bound={"methods": ["tss"]})
+    rows = rows_of(capsys.readouterr().out)
+    assert any(row[0].startswith("TSS") and row[2:] == ["4", "3", "30.0 %"] for row in rows)
+    with pytest.raises(UserError, match=r"bound.methods: unknown method 'tsss'; did you mean 'tss'"):
+        _report(tmp_path / "out", runs=[str(run_dir)], bound={"methods": ["tsss"]})
+
+
+def test_command_names_the_h_of_sequential_votes(tmp_path, capsys):
+    monte_carlo = {"name": "sequential", "n0": 200, "n": 2000, "alpha": 0.001}
+    path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
+    _report(tmp_path / "out", runs=[str(path)], region={"brightness": [-0.2, 0.2]})
+    printed = capsys.readouterr().out
+    assert f"stopped early, for h_min = {wording.ceil(H_MIN, 5)}" in printed
+    assert "only through their p_A" in printed
+
+
+def test_what_sequential_votes_gave_up_does_not_abstain(tmp_path):
+    """An image that stopped early is undecided; one that took all its votes in vain abstains, as with a fixed n."""
+    monte_carlo = {"name": "sequential", "n0": 200, "n": 2000, "alpha": 0.001}
+    path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
+    _edit(path, "records.csv", "20,0,0,200,1000,", "20,0,0,200,2000,")
+    run = load_run(path)
+    assert run.columns["index"][run.given_up].tolist() == [21]
+    rows = rows_of(tables.run_table(run, run.region, run.stored_decisions()))
+    assert ["smoothed classifier abstains (p_A ≤ 1/2)", "1", "10.0 %"] in rows
+    assert ["given up early (region out of reach, p_A > 1/2 left open)", "1", "10.0 %"] in rows
+    (words,) = [row[1] for row in rows if row[0] == "Monte Carlo"]
+    assert "200 draws select the class" not in words
+    assert "draws, 200 at most, until one class leads clearly" in words
+    fixed = load_run(make_run(tmp_path / "fixed"))
+    assert not fixed.given_up.any()
+    assert "given up" not in tables.run_table(fixed, fixed.region, fixed.stored_decisions())
+
+
+def test_exhaustive_votes_have_no_error_but_that_of_the_bound(tmp_path):
+    monte_carlo = {"name": "exhaustive", "n0": 0, "n": 1000, "alpha": 0.0}
+    path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
+    run = load_run(path)
+    decisions = run.stored_decisions()
+    assert "without any probability of error in the votes." in tables.headline(run, run.region, decisions)
+    assert tables.assumptions(run, decisions)[0].startswith("No vote was sampled")
+    estimated = {name: replace(decision, failure_probability=1e-4) for name, decision in decisions.items()}
+    headline = tables.headline(run, run.region, estimated)
+    assert "except with probability at most 0.0001 for each image" in headline
+    assert "the bound fails with probability at most 0.0001" in tables.assumptions(run, estimated)[0]
+    nothing = replace(decisions["neyman_pearson"], h_min=1.0, certified=np.zeros(10, dtype=bool))
+    assert "which no vote can reach" in tables.headline(run, run.region, {"neyman_pearson": nothing})
+    out_of_reach = replace(nothing, h_min=0.9999)
+    assert "were drawn" not in tables.headline(run, run.region, {"neyman_pearson": out_of_reach})
+    _edit(path, "summary.json", '"alpha": 0.0', '"alpha": 0.001')
+    with pytest.raises(UserError, match=r"alpha is 0\.001, not 0"):
+        load_run(path)
+    _edit(path, "summary.json", '"exhaustive"', '"paper"')
+    _edit(path, "summary.json", '"alpha": 0.001', '"alpha": 0.0')
+    with pytest.raises(UserError, match=r"alpha is 0\.0, not in \(0, 1\)"):
+        load_run(path)
+
+
+def test_command_compares_runs(run_dir, tmp_path, capsys):
+    other = make_run(tmp_path / "other", images=IMAGES[:4])
+    _report(tmp_path / "out", runs=[str(run_dir), str(other)])
+    rows = rows_of(capsys.readouterr().out)
+    shares = {row[0]: row[7].split(" (")[0] for row in rows[2:4]}
+    assert shares == {"run": "30.0 %", "other": "75.0 %"}
+    assert all("unsound" in row for row in rows[2:4])
+    assert (tmp_path / "out" / "comparison.svg").is_file()
+
+
+def test_command_refuses_a_parameter_of_another_transformation(run_dir, tmp_path):
+    with pytest.raises(UserError, match="contrast"):
+        _report(tmp_path / "out", runs=[str(run_dir)], region={"brightness": None, "contrast": [0.8, 1.2]})
+
+
+def test_progress_and_gallery_are_optional(run_dir):
+    """The data set of the run does not exist on this machine: the report has no gallery and no error."""
+    page.write_report(run_dir)
+    assert not (run_dir / "gallery.png").exists()

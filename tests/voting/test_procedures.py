@@ -1,0 +1,247 @@
+"""Procedures against simulated votes: levels, power and cost, without a network."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import beta, binom
+
+from glsmooth.bounds.confidence import (
+    anytime_lower,
+    anytime_samples_needed,
+    clopper_pearson_lower,
+    fewest_successes,
+    randomised_lower,
+)
+from glsmooth.voting.draws import Stream
+from glsmooth.voting.procedures import ABSTAIN, FixedSample, Sequential, Tally
+
+
+def run(procedure, classes, draw):
+    """Run a procedure on one image; ``draw(first, n)`` counts the votes for each class in the next n of a stream."""
+    tally = Tally(0, classes)
+    while requests := procedure.advance(tally):
+        for stream, n in requests.items():
+            assert n >= 1
+            if stream == Stream.SELECTION:
+                tally.selection += draw(tally.n0, n)
+                tally.n0 += n
+            else:
+                tally.counting += draw(tally.n, n)
+                tally.n += n
+    return tally
+
+
+def simulate(procedure, probabilities, rng):
+    """Draws vote for class k with ``probabilities[k]``."""
+    return run(procedure, len(probabilities), lambda first, n: rng.multinomial(n, probabilities))
+
+
+def test_fixed_sample_is_clopper_pearson_on_fresh_draws():
+    tally = simulate(FixedSample(20, 100, 0.01), [0.1, 0.9, 0], np.random.default_rng(0))
+    assert (tally.n0, tally.n, tally.prediction) == (20, 100, 1)
+    assert tally.p_lower == clopper_pearson_lower(int(tally.counting[1]), 100, 0.01)
+
+
+def test_paper_literal_uses_half_of_alpha():
+    tally = simulate(FixedSample(20, 100, 0.01, two_sided=True), [0.1, 0.9], np.random.default_rng(0))
+    assert tally.p_lower == clopper_pearson_lower(tally.count, 100, 0.005)
+    assert FixedSample(20, 100, 1e-3, two_sided=True).draws_needed(0.9088) == 80
+    assert FixedSample(20, 100, 1e-3).draws_needed(0.9088) == 73
+
+
+def test_an_image_without_votes_abstains():
+    for procedure in (FixedSample(5, 5, 0.01), Sequential({"a": 0.6})):
+        tally = Tally(0, 3)
+        for _ in range(100):
+            requests = procedure.advance(tally)
+            if not requests:
+                break
+            tally.n0 += requests.get(Stream.SELECTION, 0)
+            tally.n += requests.get(Stream.COUNTING, 0)
+        assert (tally.prediction, tally.count, tally.p_lower) == (ABSTAIN, 0, 0.0)
+
+
+@pytest.mark.parametrize("h", [0.52, 0.7, 0.9088, 0.92, 0.97])
+def test_sure_images_cost_at_most_half_more_than_any_test(h):
+    tally = simulate(Sequential({"a": h}), [0, 1.0], np.random.default_rng(0))
+    assert tally.p_lower > h
+    assert tally.n <= 1.5 * math.log(1e-3) / math.log(h)
+
+
+def test_hopeless_images_cost_little():
+    tally = simulate(Sequential({"a": 0.92}), [0.5, 0.3, 0.2], np.random.default_rng(0))
+    assert tally.p_lower <= 0.92
+    assert tally.n0 + tally.n <= 64
+
+
+@pytest.mark.parametrize("h", [0.6, 0.9])
+def test_sequential_level(h):
+    """At p = h, where every certificate is false, at most alpha of the images get one."""
+    alpha, runs = 0.05, 4000
+    rng = np.random.default_rng(1)
+    procedure = Sequential({"a": h}, alpha=alpha, n=1000)
+    wrong = sum(simulate(procedure, [h, 1 - h], rng).p_lower > h for _ in range(runs))
+    assert wrong / runs <= alpha + 4 * math.sqrt(alpha / runs)
+    # Futility must not be what keeps the level: some images do get there.
+    assert wrong > 0
+
+
+def test_sequential_decides_as_fixed_samples_do():
+    """Over images of all kinds: certified fractions within 1 point, with many times fewer draws."""
+    h, rng = 0.9088, np.random.default_rng(2)
+    # Sharp and blurred images, as on the published runs.
+    rates = np.concatenate([np.ones(600), 1 - 0.3 * rng.random(300) ** 2, rng.random(300)])
+    fixed, sequential, draws = 0.0, 0, 0
+    procedure = Sequential({"a": h})
+    limit = next(k for k in range(1001) if clopper_pearson_lower(k, 1000, 1e-3) > h)
+    for p in rates:
+        tally = simulate(procedure, [p, *[(1 - p) / 3] * 3], rng)
+        sequential += tally.p_lower > h and tally.prediction == 0
+        fixed += binom.sf(limit - 1, 1000, p)
+        draws += tally.n0 + tally.n
+    assert abs(sequential - fixed) / len(rates) < 0.01
+    assert draws / len(rates) < 1200 / 4.5
+
+
+def test_several_regions_share_one_stream_of_votes():
+    targets = {"small": 0.7, "large": 0.93, "out of reach": 0.9999}
+    procedure = Sequential(targets, n=2000)
+    needed = anytime_samples_needed(0.93, 1e-3)
+    tally = simulate(procedure, [1.0, 0], np.random.default_rng(0))
+    assert tally.n == needed
+    assert tally.p_lower > 0.93
+    # The small region keeps its certificate although the large one was tried for and lost afterwards.
+    rng = np.random.default_rng(3)
+    tallies = [simulate(procedure, [0.88, 0.12], rng) for _ in range(50)]
+    assert sum(t.p_lower > 0.7 for t in tallies) == 50
+    assert sum(t.p_lower > 0.93 for t in tallies) == 0
+    assert max(t.n for t in tallies) < 2000
+
+
+def evenly(procedure, p, classes=3):
+    """Votes that are spread evenly: draw j is for class 1 where the fraction of j·φ is below p."""
+
+    def draw(first, n):
+        votes = np.where((np.arange(first, first + n) * (math.sqrt(5) - 1) / 2) % 1 < p, 1, 0)
+        return np.bincount(votes, minlength=classes)
+
+    return run(procedure, classes, draw)
+
+
+@pytest.mark.parametrize(
+    ("targets", "p", "n0", "n", "count"),
+    [
+        ([0.7, 0.9], 1.0, 16, 87, 87),
+        ([0.7, 0.9], 0.97, 16, 229, 222),
+        ([0.7, 0.9], 0.9, 16, 729, 656),
+        ([0.7, 0.9], 0.6, 32, 58, 35),
+        ([0.52], 0.8, 16, 37, 31),
+        ([0.52], 0.6, 32, 710, 427),
+        ([0.52], 0.3, 32, 147, 102),
+        ([0.92221], 0.97, 16, 431, 418),
+        ([0.92221], 0.8, 16, 32, 26),
+        ([0.92221], 0.6, 16, 0, 0),
+    ],
+)
+def test_sequential_runs_are_pinned(targets, p, n0, n, count):
+    """Block sizes are free to choose, but stored runs must come out again: a change must be seen."""
+    tally = evenly(Sequential({str(h): h for h in targets}), p)
+    assert (tally.n0, tally.n, tally.count) == (n0, n, count)
+
+
+def voted(selection, count, n):
+    tally = Tally(0, len(selection))
+    tally.selection[:] = selection
+    tally.n0 = sum(selection)
+    tally.counting[0], tally.n = count, n
+    return tally
+
+
+def test_selection_comes_first_and_ends_for_good():
+    procedure = Sequential({"a": 0.52}, n0=40)
+    assert procedure.advance(Tally(0, 2)) == {Stream.SELECTION: 16}
+    assert procedure.advance(voted([9, 7], 0, 0)) == {Stream.SELECTION: 16}  # no clear lead
+    assert procedure.advance(voted([17, 15], 0, 0)) == {Stream.SELECTION: 8}  # what is left of n0
+    assert list(procedure.advance(voted([12, 4], 0, 0))) == [Stream.COUNTING]
+    assert list(procedure.advance(voted([21, 19], 0, 0))) == [Stream.COUNTING]  # n0 is used up
+    assert list(procedure.advance(voted([9, 7], 20, 32))) == [Stream.COUNTING]
+
+
+@pytest.mark.parametrize("selection", [[16, 0], [12, 4], [40, 8]])
+@pytest.mark.parametrize("n", [32, 100, 700])
+@pytest.mark.parametrize("h", [0.6, 0.92])
+def test_an_image_is_given_up_when_its_chance_is_below_one_in_a_hundred(selection, n, h):
+    """P(the rate of votes that the target needs in the end), all votes so far under a uniform prior."""
+    procedure = Sequential({"a": h}, n=1000)
+    rate = fewest_successes(1000, h, 1e-3) / 1000
+    tallies = [voted(selection, count, n) for count in range(n + 1)]
+    undecided = [t for t in tallies if anytime_lower(t.count, n, 1e-3) <= h]
+    chances = [beta.sf(rate, t.count + selection[0] + 1, n - t.count + selection[1] + 1) for t in undecided]
+    assert [bool(procedure.advance(t)) for t in undecided] == [chance > 0.01 for chance in chances]
+    assert 0 < sum(chance > 0.01 for chance in chances) < len(chances)
+    # A decided one is finished, with its bound.
+    assert procedure.advance(tallies[-1]) == {} or len(undecided) > n
+    assert (tallies[-1].p_lower > h) == (len(undecided) <= n)
+
+
+def test_a_bound_equal_to_the_target_leaves_it_open():
+    """Certificates are strict: p_A = h is not one."""
+    tally = voted([16, 0], 20, 32)
+    tally.p_lower = 0.6
+    assert list(Sequential({"a": 0.6}).advance(tally)) == [Stream.COUNTING]
+    tally = voted([16, 0], 300, 300)
+    tally.p_lower = 0.6
+    assert Sequential({"a": 0.6}).advance(tally) == {}
+    assert tally.p_lower > 0.6
+
+
+def test_draws_range():
+    assert FixedSample(20, 100).draws_range() == (120, 120)
+    assert Sequential({"a": 0.6}, n0=50, n=300).draws_range() == (16, 350)
+    assert Sequential({"a": 0.6}, n0=5, n=300).draws_range() == (5, 305)
+
+
+def test_the_chance_of_a_coin():
+    """Share of the coins with which n equal votes give p_A > h."""
+    procedure = FixedSample(200, 1000, 1e-3, randomised=True)
+    coins = (np.arange(2000) + 0.5) / 2000
+    for h in (0.99, 0.9945, 0.996):
+        lucky = [randomised_lower(1000, 1000, 1e-3, u) > h for u in coins]
+        assert procedure.chance(h) == pytest.approx(np.mean(lucky), abs=1 / 2000)
+    assert FixedSample(1, 10**6, randomised=True).chance(0.5) == 1
+
+
+def test_the_randomised_bound_uses_the_coin_of_the_tally():
+    tally = Tally(0, 2, coin=0.25)
+    tally.selection[1], tally.counting[1], tally.n = 10, 95, 100
+    FixedSample(10, 100, 0.01, randomised=True).advance(tally)
+    assert tally.p_lower == randomised_lower(95, 100, 0.01, 0.25) > clopper_pearson_lower(95, 100, 0.01)
+    FixedSample(10, 100, 0.01, randomised=True, two_sided=True).advance(tally)
+    assert tally.p_lower == randomised_lower(95, 100, 0.005, 0.25)
+    assert "randomised" not in FixedSample(10, 100).describe()
+
+
+def test_nothing_within_reach_draws_next_to_nothing():
+    tally = simulate(Sequential({"a": 0.9999}, n=1000), [1.0, 0], np.random.default_rng(0))
+    assert (tally.n, tally.p_lower) == (0, 0.0)
+    assert tally.prediction == 0
+
+
+def test_caps_are_kept():
+    procedure = Sequential({"a": 0.5}, n0=20, n=50, alpha=1e-6)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        tally = simulate(procedure, [0.62, 0.38], rng)
+        assert tally.n0 <= 20
+        assert tally.n <= 50
+
+
+@pytest.mark.parametrize("procedure", [FixedSample, lambda *a: Sequential({"a": 0.6}, *a)])
+def test_impossible_arguments(procedure):
+    with pytest.raises(ValueError, match="n0=0"):
+        procedure(0, 10, 0.1)
+    with pytest.raises(ValueError, match="n=0"):
+        procedure(10, 0, 0.1)
+    with pytest.raises(ValueError, match=r"alpha=1\.5"):
+        procedure(10, 10, 1.5)
