@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from glsmooth.bounds import Outcome, certifies_runner_up, certify_region
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.family.regions import Region
-from glsmooth.family.resolvability import check_family
+from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine
@@ -291,7 +291,7 @@ class SmoothedClassifier:
             check.require(approximate)
         outcome = certify_region(self.family, region, method)
         if check is not None and not check.passed:
-            outcome = outcome.approximate(check.residual, f"approximate: the residual is {check.residual:.2g}")
+            outcome = outcome.approximate(check.residual, why_approximate(check.found))
         targets = {method: outcome.h_min} if outcome.h_min is not None and outcome.h_min < 1 else {}
         if law is not None:
             procedure, alpha = Exhaustive(law, targets), 0.0

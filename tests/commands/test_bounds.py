@@ -6,14 +6,19 @@ import sys
 
 import pytest
 
-from glsmooth.commands.bounds import evaluate, sweep_table, table
+from glsmooth.bounds import evaluate
+from glsmooth.commands.bounds import as_json, sweep_table, table
 from tests.bounds.families import ROWS, TORUS
 from tests.bounds.user_transforms import Brighten
 
 
+def result_of(family, region, methods):
+    return as_json(family, region, evaluate(family, region, methods), alpha=1e-3)
+
+
 def test_the_json_is_the_promised_one():
     row = ROWS[0]
-    result = evaluate(row.family, row.region, ["neyman_pearson", "gl", "gl_printed", "tss"], alpha=1e-3)
+    result = result_of(row.family, row.region, ["neyman_pearson", "gl", "gl_printed", "tss"])
     assert json.loads(json.dumps(result)) == result
     assert result["transform"] == "contrast_brightness"
     assert result["smoothing"]["contrast"] == {"law": "LogNormal", "loc": 0.0, "scale": 0.6}
@@ -29,11 +34,11 @@ def test_the_json_is_the_promised_one():
 
 def test_the_table_rounds_up_and_labels():
     row = ROWS[7]
-    text = table(evaluate(row.family, row.region, ["neyman_pearson", "gl_printed", "tss"], 1e-3), 1e-3)
+    text = table(result_of(row.family, row.region, ["neyman_pearson", "gl_printed", "tss"]), 1e-3)
     assert "0.93750" in text
     assert "(unsound)" in text
     assert "TSS has no theorem" in text
-    wide = evaluate(*TORUS["torus 32, narrow"], ["neyman_pearson"], 1e-3)
+    wide = result_of(*TORUS["torus 32, narrow"], ["neyman_pearson"])
     shown = table(wide, 1e-3)
     h = wide["required_probability"]["neyman_pearson"]
     printed = float(next(line for line in shown.splitlines() if "Neyman" in line).split()[-2])
@@ -44,7 +49,7 @@ def test_a_bound_that_was_sampled_says_so():
     import glsmooth as gs
 
     family = gs.SmoothedFamily(Brighten(), {"b": gs.Normal(0.0, 1.0)})
-    result = evaluate(family, gs.Box(b=(0.5, 0.5)), ["neyman_pearson"], 1e-3)
+    result = result_of(family, gs.Box(b=(0.5, 0.5)), ["neyman_pearson"])
     assert result["failure_probability"] == {"neyman_pearson": 1e-4}
     assert "except with probability 0.0001" in table(result, 1e-3)
 

@@ -15,15 +15,19 @@ from hydra import compose, initialize_config_dir
 import glsmooth as gs
 from glsmooth.bounds.confidence import clopper_pearson_lower, randomised_lower
 from glsmooth.commands import certify
-from glsmooth.commands.certify import preflight, summarise
+from glsmooth.commands.estimate import preflight
 from glsmooth.commands.report import decide
+from glsmooth.configuration.identity import file_digest
 from glsmooth.configuration.plain import conf_dir
 from glsmooth.errors import UserError
-from glsmooth.learning.checkpoint import KEY, Checkpoint, digest, load_checkpoint, make_payload
+from glsmooth.learning import certification
+from glsmooth.learning.checkpoint import KEY, Checkpoint, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
-from glsmooth.report import load_run, tables
+from glsmooth.report import tables, wording
 from glsmooth.report.page import recertified_note, write_comparison
+from glsmooth.runs.run import load_run
+from glsmooth.runs.summary import Numbers
 from glsmooth.transforms import Translation
 from glsmooth.voting.draws import coin
 from glsmooth.voting.finite import FiniteLaw
@@ -125,7 +129,7 @@ def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
     assert summary["invocation"]["evaluations"] == -(-12 * 121 // 256) * 256
     assert summary["methods"]["mp"]["certified_robust_accuracy"] is None
     assert "MP" in summary["methods"]["mp"]["reason"]
-    assert summary["checkpoint"]["sha256"] == digest(checkpoint)
+    assert summary["checkpoint"]["sha256"] == file_digest(checkpoint)
     assert summary["monte_carlo"] == {
         "name": "paper", "n0": 20, "n": 100, "alpha": 1e-3, "vote": "argmax", "interval": "one-sided"
     }  # fmt: skip
@@ -255,11 +259,11 @@ def test_randomised(checkpoint, tmp_path):
         assert float(before["p_lower"]) <= float(row["p_lower"]) == expected
     stored = load_run(tmp_path / "coins")
     assert stored.columns["coin"].tolist() == [float(row["coin"]) for row in rows]
-    words = dict(tables.settings(stored, stored.region, stored.stored_decisions()))["Monte Carlo"]
+    words = dict(tables.settings(stored, stored.region, stored.outcomes))["Monte Carlo"]
     assert "randomised Clopper–Pearson lower bound" in words
-    assert "drawing it again would void it" in tables.assumptions(stored, stored.stored_decisions())[0]
-    decision = stored.decide(stored.region, ["neyman_pearson"])["neyman_pearson"]
-    assert decision.certified.tolist() == [row["certified_neyman_pearson"] == "1" for row in rows]
+    assert "drawing it again would void it" in tables.assumptions(stored, stored.outcomes)[0]
+    outcome = stored.evaluate(stored.region, ["neyman_pearson"])["neyman_pearson"]
+    assert outcome.certifies(stored.p_lower).tolist() == [row["certified_neyman_pearson"] == "1" for row in rows]
     # A coin that was tossed again, or lost, is noticed.
     text = (tmp_path / "coins" / "records.csv").read_text()
     (tmp_path / "coins" / "records.csv").write_text(text.replace(rows[3]["coin"], "0.001"))
@@ -320,8 +324,8 @@ def test_other_classes_are_refused(checkpoint, tmp_path):
         )
 
 
-def entry(h_min, sound=True, reason=None):
-    return {"required_probability": h_min, "sound": sound, "reason": reason}
+def entry(h_min, sound=True, reason=""):
+    return gs.bounds.Outcome(h_min, None, "gl", sound=sound, argument=reason)
 
 
 def test_preflight_says_which_n_can_never_do():
@@ -350,6 +354,10 @@ def row(prediction, n, p_lower):
     return values | {"base_prediction": 0, "abstain_votes": 0, "nonfinite_votes": 0, "near_ties": 0}
 
 
+def as_columns(rows):
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
 def test_what_was_given_up_does_not_abstain():
     rows = [
         row(0, 2000, 0.5),  # all draws taken, and not proved: abstains
@@ -358,10 +366,10 @@ def test_what_was_given_up_does_not_abstain():
         row(0, 40, 0.6),
         row(-1, 0, 0.0),  # no draw voted for any class: abstains
     ]
-    summary = summarise(rows, {}, {"images": 0, "seconds": 0.0}, most=2000)
-    assert (summary["abstained"], summary["given_up"]) == (0.4, 0.2)
+    numbers = Numbers.of(as_columns(rows), most=2000)
+    assert (numbers.abstained, numbers.given_up) == (0.4, 0.2)
     # With a fixed number of draws nothing is given up.
-    assert summarise(rows[:1], {}, {"images": 0, "seconds": 0.0}, most=2000)["given_up"] == 0
+    assert Numbers.of(as_columns(rows[:1]), most=2000).given_up == 0
 
 
 CLAMPING = """
@@ -426,9 +434,10 @@ def test_an_approximation_says_so_everywhere_and_never_counts(checkpoint, tmp_pa
 
     # Decided again for another region, and compared with a sound run.
     stored = load_run(tmp_path / "run")
-    other = stored.decide(gs.Box(b=(-0.01, 0.01)), ["neyman_pearson"])["neyman_pearson"]
-    assert (other.sound, other.certified.any(), other.standing) == (False, False, words)
-    table = write_comparison([(stored, stored.region, stored.stored_decisions())] * 2, tmp_path / "both")
+    other = stored.evaluate(gs.Box(b=(-0.01, 0.01)), ["neyman_pearson"])["neyman_pearson"]
+    found = (other.sound, other.certifies(stored.p_lower).any(), wording.standing(other))
+    assert found == (False, False, words)
+    table = write_comparison([(stored, stored.region, stored.outcomes)] * 2, tmp_path / "both")
     assert words in table
 
     # The records are those of an approximation: mended code does not take them over.
@@ -444,11 +453,11 @@ def test_a_users_transformation_is_tried_again_on_another_region(checkpoint, tmp
     assert "1" in {row["certified_neyman_pearson"] for row in rows}
     stored = load_run(tmp_path / "run")
     assert len(stored.example) == 1
-    small, large = (stored.decide(gs.Box(b=(-b, b)), ["neyman_pearson"])["neyman_pearson"] for b in (0.05, 1.6))
+    small, large = (stored.evaluate(gs.Box(b=(-b, b)), ["neyman_pearson"])["neyman_pearson"] for b in (0.05, 1.6))
     assert small.sound
-    assert small.certified.any()
+    assert small.certifies(stored.p_lower).any()
     assert not large.sound
-    assert large.standing.startswith("approximate, residual")
+    assert wording.standing(large).startswith("approximate, residual")
 
 
 @pytest.mark.usefixtures("no_report")
@@ -489,6 +498,7 @@ def test_a_network_that_starts_to_change_itself_leaves_no_row_from_then_on(check
 
     build = Checkpoint.build_model
     monkeypatch.setattr(Checkpoint, "build_model", lambda self: Drifts(build(self)).eval())
+    monkeypatch.setattr(certification, "SECONDS_A_WRITE", 0.0)
     with pytest.raises(ValueError, match="changes itself in evaluation mode"):
         run(checkpoint, tmp_path, "dataset.subset=4")
     # A header, and the two images whose votes fill the first batch.

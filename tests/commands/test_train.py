@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from glsmooth.commands import train
+from glsmooth.configuration.identity import file_digest
 from glsmooth.configuration.plain import conf_dir
-from glsmooth.learning.checkpoint import digest, load_checkpoint
+from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.training import UNDER_LAW, TrainingModule
 
 SHORT = [
@@ -64,7 +65,7 @@ def test_best_is_the_best_epoch_under_the_law(finished):
 
 def test_summary_and_configuration(finished):
     summary = json.loads((finished / "summary.json").read_text())
-    assert summary["checkpoint"]["sha256"] == digest(finished / "best.ckpt")
+    assert summary["checkpoint"]["sha256"] == file_digest(finished / "best.ckpt")
     assert summary["metrics"] == load_checkpoint(finished / "best.ckpt").metrics
     assert "optimizer" in (finished / "config.yaml").read_text()
 
@@ -116,8 +117,10 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(finished, tmp_path, mo
 
 
 def test_directory_of_another_run_is_refused(finished):
-    with pytest.raises(ValueError, match=r"hydra.run.dir=.*holds a run with another optimizer"):
+    with pytest.raises(ValueError, match=r"holds a run with optimizer.lr=0.1, this run has optimizer.lr=0.01;"):
         run(finished, "optimizer.lr=0.01")
+    with pytest.raises(ValueError, match=r"trainer.precision=32-true, this run has trainer.precision=bf16-mixed;"):
+        run(finished, "trainer.precision=bf16-mixed")
     run(finished, "dataset.subset=5")  # of the images to certify: nothing to training
 
 

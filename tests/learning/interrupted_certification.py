@@ -22,13 +22,17 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from glsmooth import laws
+from glsmooth.bounds import Outcome
 from glsmooth.commands.certify import take_votes
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Settings, quieten_lightning
+from glsmooth.learning import certification
+from glsmooth.learning.certification import CertificationModule, Speed
+from glsmooth.learning.trainer import quieten_lightning
 from glsmooth.transforms import ContrastBrightness, Translation
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import Exhaustive, FixedSample, Sequential
 
+certification.SECONDS_A_WRITE = 0.0  # so that some deaths find a part of the rows
 IMAGES = 13
 COLOURS = SmoothedFamily(
     ContrastBrightness(), {"contrast": laws.LogNormal(0.0, 0.5), "brightness": laws.Normal(0.0, 0.5)}
@@ -74,8 +78,8 @@ def certify(directory, devices, procedure, start_method="spawn"):
         3,
         Images(),
         [10 * i for i in range(IMAGES)],
-        {"a": 0.6, "b": 0.8, "c": None},
-        Settings(seed=4, batch_size=8),
+        {name: Outcome(h_min, None, "neyman_pearson") for name, h_min in {"a": 0.6, "b": 0.8, "c": None}.items()},
+        Speed(seed=4, batch_size=8),
         directory,
         progress=False,
     )

@@ -1,5 +1,6 @@
 """Certification runs: progress on disk, real deaths, several processes."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,22 @@ import torch
 from lightning.pytorch import Trainer
 
 from glsmooth import laws
+from glsmooth.bounds import Outcome
 from glsmooth.commands.certify import take_votes
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Settings, columns, record
-from glsmooth.runs.records import read_rows
+from glsmooth.learning.certification import CertificationModule, Speed
+from glsmooth.runs import records
+from glsmooth.smoothing import Verdict
 from glsmooth.transforms import Brightness
 from glsmooth.voting.procedures import FixedSample, Tally
 from tests.learning.interrupted_certification import IMAGES, Images, Slow, certify
 
 SCRIPT = Path(__file__).with_name("interrupted_certification.py")
+
+
+def rows_of(directory):
+    with (directory / "records.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def run_script(*arguments):
@@ -46,7 +54,7 @@ def test_a_finished_run_takes_no_more_votes(tmp_path):
     again = certify(tmp_path, 1, "paper")
     assert (again["images"], again["evaluations"]) == (0, 0)
     assert (tmp_path / "records.csv").read_bytes() == content
-    rows = read_rows(tmp_path)
+    rows = rows_of(tmp_path)
     assert [int(row["index"]) for row in rows] == [10 * i for i in range(IMAGES)]
     for row in rows:
         assert row["certified_a"] == str(int(float(row["p_lower"]) > 0.6))
@@ -59,7 +67,7 @@ def test_base_predictions_are_those_of_the_images(tmp_path):
     images, _, _ = Images()[list(range(IMAGES))]
     with torch.no_grad():
         expected = Slow()(images).argmax(1).tolist()
-    assert [int(row["base_prediction"]) for row in read_rows(tmp_path)] == expected
+    assert [int(row["base_prediction"]) for row in rows_of(tmp_path)] == expected
 
 
 def module(images, directory, classes=3):
@@ -71,8 +79,8 @@ def module(images, directory, classes=3):
         classes,
         images,
         [0, 10],
-        {"a": 0.6},
-        Settings(),
+        {"a": Outcome(0.6, None, "neyman_pearson")},
+        Speed(),
         directory,
         progress=False,
     )
@@ -115,9 +123,11 @@ def test_a_model_with_other_classes_is_named(tmp_path):
 def test_a_row_certifies_strictly_above_the_required_probability():
     tally = Tally(7, 3)
     tally.selection[1] = 5
-    tally.p_lower = 0.75
-    row = record(tally, 1, {"a": 0.75, "b": 0.7499, "c": None, "d": 1.0})
-    assert list(row) == columns(["a", "b", "c", "d"], coin=True)
-    assert columns(["a"]) == [name for name in columns(["a"], coin=True) if name != "coin"]
-    assert [row[f"certified_{m}"] for m in "abcd"] == [False, True, False, False]
-    assert (row["index"], row["label"], row["prediction"], row["base_prediction"]) == (7, 1, 1, -1)
+    outcomes = {name: Outcome(h, None, "gl") for name, h in {"a": 0.75, "b": 0.7499, "c": None, "d": 1.0}.items()}
+    outcomes["e"] = Outcome(0.6, None, "gl", sound=False)
+    verdict = Verdict(tally, 1, 0.75, {name: outcome.certifies(0.75) for name, outcome in outcomes.items()})
+    written = records.row(verdict, 1)
+    assert list(written) == records.columns(["a", "b", "c", "d", "e"], coin=True)
+    assert records.columns(["a"]) == [name for name in records.columns(["a"], coin=True) if name != "coin"]
+    assert [written[f"certified_{m}"] for m in "abcde"] == [False, True, False, False, False]
+    assert (written["index"], written["label"], written["prediction"], written["base_prediction"]) == (7, 1, 1, -1)

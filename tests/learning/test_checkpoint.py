@@ -5,7 +5,8 @@ import torch
 
 import glsmooth as gs
 from glsmooth.configuration.build import law_config
-from glsmooth.learning.checkpoint import KEY, digest, load_checkpoint, make_payload
+from glsmooth.configuration.identity import file_digest
+from glsmooth.learning.checkpoint import KEY, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 
@@ -65,7 +66,7 @@ def test_family_comes_back(path):
 
 
 def test_digest_is_sha256_of_the_bytes(path):
-    assert digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class TestMistakes:

@@ -19,7 +19,8 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Normal
-from glsmooth.report import figures, load_run, page, sweeps, tables, wording, write_report
+from glsmooth.report import figures, page, sweeps, tables, wording, write_report
+from glsmooth.runs.run import load_run
 from glsmooth.transforms import Translation
 
 COLUMNS = [
@@ -168,16 +169,16 @@ def test_unsound_method_never_counts(tmp_path, claimed_sound):
     summary = json.loads((path / "summary.json").read_text()) | {"methods": methods}
     (path / "summary.json").write_text(json.dumps(summary))
     stored = load_run(path)
-    decision = stored.stored_decisions()["gl_printed"]
-    assert not decision.certified.any()
-    assert decision.claimed.sum() == 7
+    outcome = stored.outcomes["gl_printed"]
+    assert not outcome.certifies(stored.p_lower).any()
+    assert outcome.claims(stored.p_lower).sum() == 7
     write_report(path)
     text = (path / "table.md").read_text()
     row = next(row for row in rows_of(text) if "unsound" in row[0])
     assert row[2:] == ["unsound", "unsound", "unsound"]
     assert "none of the 10 test images is certified" in text
-    assert not stored.decide(stored.region, ["gl_printed"])["gl_printed"].certified.any()
-    _, comparison = tables.comparison_rows([(stored, stored.region, stored.stored_decisions())])
+    assert not stored.robust(stored.evaluate(stored.region, ["gl_printed"])["gl_printed"]).any()
+    _, comparison = tables.comparison_rows([(stored, stored.region, stored.outcomes)])
     assert comparison[0][-1] == "unsound"
     assert not (path / "cra_region.svg").exists()
 
@@ -200,7 +201,7 @@ def test_estimated_bounds_add_their_failure_probability(tmp_path):
 
 def _stored(path):
     stored = load_run(path)
-    return stored, stored.region, stored.stored_decisions()
+    return stored, stored.region, stored.outcomes
 
 
 @pytest.mark.parametrize(
@@ -234,12 +235,12 @@ def test_percentages_and_probabilities_are_exact():
 def test_decide_equals_the_direct_comparison(run_dir):
     stored = load_run(run_dir)
     region = Box(brightness=(-0.3, 0.2))
-    decision = stored.decide(region, ["neyman_pearson"])["neyman_pearson"]
+    outcome = stored.evaluate(region, ["neyman_pearson"])["neyman_pearson"]
     h_min = bounds.required_probability(stored.family, region, method="neyman_pearson")
     assert h_min == pytest.approx(norm.cdf(1.0), abs=1e-6)
     expected = [p > h_min for *_, p in IMAGES]
     assert sum(expected) == 6  # the smaller region certifies two more images
-    assert decision.certified.tolist() == expected
+    assert outcome.certifies(stored.p_lower).tolist() == expected
 
 
 def test_robust_accuracy_counts_strictly_above():
@@ -262,17 +263,17 @@ def test_scaled_box_keeps_the_domain(written):
 
 
 def test_region_curve_falls_and_meets_the_table(written):
-    stored, region, decisions = _stored(written)
-    decision = decisions["neyman_pearson"]
-    arguments = (stored.family, region, "neyman_pearson", stored.p_lower, stored.correct, decision.h_min)
+    stored, region, outcomes = _stored(written)
+    outcome = outcomes["neyman_pearson"]
+    arguments = (stored.family, region, "neyman_pearson", stored.p_lower, stored.correct, outcome.h_min)
     sizes, cra = sweeps.region_curve(*arguments, seconds=100.0)
     assert sizes.tolist() == [i / 16 for i in range(33)]
     assert (np.diff(cra) <= 0).all()
     assert cra[-1] < cra[0] == (stored.correct & (stored.p_lower > 0.5)).mean()
-    assert cra[16] == (decision.certified & stored.correct).mean()
+    assert cra[16] == stored.robust(outcome).mean()
     box = Box(contrast=(0.7**1.5, 1.4**1.5), brightness=(-0.3, 0.3))
-    larger = stored.decide(box, ["neyman_pearson"])["neyman_pearson"]
-    assert cra[24] == (larger.certified & stored.correct).mean()
+    larger = stored.evaluate(box, ["neyman_pearson"])["neyman_pearson"]
+    assert cra[24] == stored.robust(larger).mean()
     # Without time there is one more size than the one that is known.
     sizes, few = sweeps.region_curve(*arguments, seconds=0.0)
     assert sizes.tolist() == [0.5, 1.0]
@@ -489,7 +490,7 @@ def test_what_sequential_votes_gave_up_does_not_abstain(tmp_path):
     _edit(path, "records.csv", "20,0,0,200,1000,", "20,0,0,200,2000,")
     run = load_run(path)
     assert run.columns["index"][run.given_up].tolist() == [21]
-    rows = rows_of(tables.run_table(run, run.region, run.stored_decisions()))
+    rows = rows_of(tables.run_table(run, run.region, run.outcomes))
     assert ["smoothed classifier abstains (p_A ≤ 1/2)", "1", "10.0 %"] in rows
     assert ["given up early (region out of reach, p_A > 1/2 left open)", "1", "10.0 %"] in rows
     (words,) = [row[1] for row in rows if row[0] == "Monte Carlo"]
@@ -497,21 +498,21 @@ def test_what_sequential_votes_gave_up_does_not_abstain(tmp_path):
     assert "draws, 200 at most, until one class leads clearly" in words
     fixed = load_run(make_run(tmp_path / "fixed"))
     assert not fixed.given_up.any()
-    assert "given up" not in tables.run_table(fixed, fixed.region, fixed.stored_decisions())
+    assert "given up" not in tables.run_table(fixed, fixed.region, fixed.outcomes)
 
 
 def test_exhaustive_votes_have_no_error_but_that_of_the_bound(tmp_path):
     monte_carlo = {"name": "exhaustive", "n0": 0, "n": 1000, "alpha": 0.0}
     path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
     run = load_run(path)
-    decisions = run.stored_decisions()
-    assert "without any probability of error in the votes." in tables.headline(run, run.region, decisions)
-    assert tables.assumptions(run, decisions)[0].startswith("No vote was sampled")
-    estimated = {name: replace(decision, failure_probability=1e-4) for name, decision in decisions.items()}
+    outcomes = run.outcomes
+    assert "without any probability of error in the votes." in tables.headline(run, run.region, outcomes)
+    assert tables.assumptions(run, outcomes)[0].startswith("No vote was sampled")
+    estimated = {name: replace(outcome, failure_probability=1e-4) for name, outcome in outcomes.items()}
     headline = tables.headline(run, run.region, estimated)
     assert "except with probability at most 0.0001 for each image" in headline
     assert "the bound fails with probability at most 0.0001" in tables.assumptions(run, estimated)[0]
-    nothing = replace(decisions["neyman_pearson"], h_min=1.0, certified=np.zeros(10, dtype=bool))
+    nothing = replace(outcomes["neyman_pearson"], h_min=1.0)
     assert "which no vote can reach" in tables.headline(run, run.region, {"neyman_pearson": nothing})
     out_of_reach = replace(nothing, h_min=0.9999)
     assert "were drawn" not in tables.headline(run, run.region, {"neyman_pearson": out_of_reach})

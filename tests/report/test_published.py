@@ -169,6 +169,8 @@ def test_published_brightness_runs_reproduce_the_published_tss():
     assert len(brightness) == 3
     for run in brightness:
         for method in ("neyman_pearson", "tss"):
-            decision = run.decide(method, None)
-            assert decision.h_min == pytest.approx(norm.cdf(4 / 3), abs=1e-6)
-            assert (decision.certified & run.correct).mean() == pytest.approx(run.published["tss"], abs=1e-9)
+            outcome = run.evaluate([method], None)[method]
+            assert outcome.h_min == pytest.approx(norm.cdf(4 / 3), abs=1e-6)
+            assert (outcome.certifies(run.p_lower) & run.correct).mean() == pytest.approx(
+                run.published["tss"], abs=1e-9
+            )

@@ -1,5 +1,6 @@
 """Records: whatever happens to the process or the disk, the file is whole and the run goes on."""
 
+import csv
 import multiprocessing
 import os
 import resource
@@ -8,15 +9,20 @@ import signal
 import pytest
 
 from glsmooth.errors import UserError
-from glsmooth.runs.records import Records, RecordWriter, part_path, read_rows
+from glsmooth.runs.records import Records, RecordWriter, part_path
 
 COLUMNS = ("index", "label", "p_lower")
 HEADER = b"index,label,p_lower\n"
-IDENTITY = {"seed": 0, "monte_carlo": {"n": 1000, "alpha": 1e-3}}
+IDENTITY = {"seed": 0, "monte_carlo.n": 1000, "monte_carlo.alpha": 1e-3}
 
 
 def row(index):
     return {"index": index, "label": index % 3, "p_lower": 1 / (index + 3)}
+
+
+def rows(directory):
+    with (directory / "records.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def in_another_process(function):
@@ -47,7 +53,7 @@ def test_rows_are_written_exactly(tmp_path):
     writer.close()
     records.merge()
     assert records.finished == {0, 1, 4}
-    assert [float(r["p_lower"]) for r in read_rows(tmp_path)] == [1 / 3, 1 / 4, 1 / 7]
+    assert [float(r["p_lower"]) for r in rows(tmp_path)] == [1 / 3, 1 / 4, 1 / 7]
     records.close()
 
 
@@ -96,7 +102,7 @@ def test_another_configuration_does_not_mix(tmp_path):
     Records(tmp_path, IDENTITY, COLUMNS).close()
     Records(tmp_path, IDENTITY, COLUMNS).close()
     with pytest.raises(UserError, match=r"monte_carlo\.n=1000, this run has monte_carlo\.n=500; .*run\.dir"):
-        Records(tmp_path, {"seed": 0, "monte_carlo": {"n": 500, "alpha": 1e-3}}, COLUMNS)
+        Records(tmp_path, {**IDENTITY, "monte_carlo.n": 500}, COLUMNS)
     with pytest.raises(UserError, match=r"precision=None, this run has precision=32"):
         Records(tmp_path, {**IDENTITY, "precision": "32"}, COLUMNS)
 
@@ -126,7 +132,7 @@ def test_a_merge_that_was_cut_short_doubles_nothing(tmp_path):
     records = Records(tmp_path, IDENTITY, COLUMNS)
     records.close()
     assert records.finished == {0, 2}
-    assert [r["index"] for r in read_rows(tmp_path)] == ["0", "2"]
+    assert [r["index"] for r in rows(tmp_path)] == ["0", "2"]
 
 
 def test_a_missing_image_is_noticed(tmp_path):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["NotApplicable", "Outcome", "exceeds"]
 
-P = TypeVar("P", float, NDArray[np.float64])
-
 
 class NotApplicable(ValueError):
     """The method has no statement about this family or region; the message says why."""
 
 
-def exceeds(p_lower: P, h_min: float | NDArray[np.float64]) -> bool | NDArray[np.bool_]:
+@overload
+def exceeds(p_lower: float, h_min: float) -> bool: ...
+
+
+@overload
+def exceeds(p_lower: NDArray[np.float64], h_min: float | NDArray[np.float64]) -> NDArray[np.bool_]: ...
+
+
+def exceeds(p_lower: Any, h_min: Any) -> Any:
     """p_A > h_min, strictly: the comparison in which votes and bounds meet.
 
     Args:
@@ -56,11 +62,23 @@ class Outcome:
         if self.worst is not None:  # a copy: the original may belong to a cache
             object.__setattr__(self, "worst", dict(self.worst))
 
-    def certifies(self, p_lower: P) -> bool | NDArray[np.bool_]:
+    @overload
+    def certifies(self, p_lower: float) -> bool: ...
+
+    @overload
+    def certifies(self, p_lower: NDArray[np.float64]) -> NDArray[np.bool_]: ...
+
+    def certifies(self, p_lower: Any) -> Any:
         """Is the region certified for a class with this lower bound of its probability (or each of these)?"""
         return self.claims(p_lower) & self.sound
 
-    def claims(self, p_lower: P) -> bool | NDArray[np.bool_]:
+    @overload
+    def claims(self, p_lower: float) -> bool: ...
+
+    @overload
+    def claims(self, p_lower: NDArray[np.float64]) -> NDArray[np.bool_]: ...
+
+    def claims(self, p_lower: Any) -> Any:
         """The same comparison whether or not the method is sound: what it would have certified."""
         return exceeds(p_lower, np.inf if self.h_min is None else self.h_min)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from glsmooth.bounds import METHODS, NotApplicable, certify_region, samples_needed
+from glsmooth.bounds import METHODS, Outcome, evaluate, samples_needed
 from glsmooth.bounds.cover import covers_torus
 from glsmooth.commands.entry import entry
 from glsmooth.configuration.build import build_family, build_law, build_region, law_config
@@ -22,35 +22,33 @@ __all__ = ["main", "run"]
 RESULT_FILE = "bounds.json"
 
 
-def evaluate(family: SmoothedFamily, region: Box, methods: list[str], alpha: float) -> dict[str, Any]:
+def as_json(family: SmoothedFamily, region: Box, outcomes: Mapping[str, Outcome], alpha: float) -> dict[str, Any]:
     """What the command prints as JSON: plain primitives only."""
-    required: dict[str, float | None] = {}
-    reasons: dict[str, str | None] = {}
-    worst: dict[str, float] | None = None
-    estimated: dict[str, float] = {}
-    for method in methods:
-        try:
-            bound = certify_region(family, region, method)
-        except NotApplicable as reason:
-            required[method], reasons[method] = None, str(reason)
-            continue
-        required[method] = bound.h_min
-        reasons[method] = None if bound.sound else f"certifies nothing: {bound.argument}"
-        if bound.failure_probability:
-            estimated[method] = bound.failure_probability
-        if method == "neyman_pearson":
-            worst = bound.worst
+    exact = outcomes.get("neyman_pearson")
     return {
         "transform": family.transform.name,
         "smoothing": {name: law_config(law) for name, law in family.laws.items()},
         "region": {name: list(interval) for name, interval in region.intervals.items()},
         "image_size": list(family.image_size) if family.image_size else None,
-        "required_probability": required,
-        "reasons": reasons,
-        "worst_parameter": worst,
-        "failure_probability": estimated,  # α_b of bounds that were estimated from samples, added to the votes' alpha
-        "samples_needed": {m: None if h is None else samples_needed(h, alpha) for m, h in required.items()},
+        "required_probability": {method: outcome.h_min for method, outcome in outcomes.items()},
+        "reasons": {method: _reason(outcome) for method, outcome in outcomes.items()},
+        "worst_parameter": None if exact is None else exact.worst,
+        # α_b of bounds that were estimated from samples, added to the votes' alpha
+        "failure_probability": {
+            method: outcome.failure_probability for method, outcome in outcomes.items() if outcome.failure_probability
+        },
+        "samples_needed": {
+            method: None if outcome.h_min is None else samples_needed(outcome.h_min, alpha)
+            for method, outcome in outcomes.items()
+        },
     }
+
+
+def _reason(outcome: Outcome) -> str | None:
+    """Why the method has no number, or why its number certifies nothing."""
+    if outcome.h_min is None:
+        return outcome.argument
+    return None if outcome.sound else f"certifies nothing: {outcome.argument}"
 
 
 def _up(h: float | None) -> str:
@@ -102,7 +100,7 @@ def run(cfg: DictConfig) -> None:
     image_size = tuple(cfg.image_size) if cfg.image_size is not None else None
     family = build_family(cfg.transform, cfg.smoothing, image_size=image_size)
     region = build_region(cfg.region, family.transform)
-    result = evaluate(family, region, list(cfg.bound.methods), cfg.alpha)
+    result = as_json(family, region, evaluate(family, region, cfg.bound.methods), cfg.alpha)
     directory = Path(cfg.run_dir)
     (directory / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
     if cfg.format == "json":

@@ -1,21 +1,25 @@
-"""``python -m glsmooth.report RUN…``: tables and pictures from stored votes, without a forward pass."""
+"""The report command: tables and pictures from stored votes, without a forward pass."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from glsmooth.bounds import Outcome
 from glsmooth.commands.entry import entry
 from glsmooth.configuration.build import build_region
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.report import page, published
-from glsmooth.report.results import CertifyRun, Decision, check_methods, load_run
+from glsmooth.runs.run import Run, load_run
+from glsmooth.runs.summary import check_methods
+
+__all__ = ["decide", "main", "run"]
 
 
 def run(cfg: DictConfig) -> None:
@@ -46,22 +50,22 @@ def run(cfg: DictConfig) -> None:
         return
     results = [decide(load_run(path), overrides, methods) for path in paths]
     if len(results) == 1:
-        stored, region, decisions = results[0]
-        note = page.recertified_note(stored, region, decisions)
-        page.write_run_report(stored, out, region, decisions, note)
+        stored, region, outcomes = results[0]
+        note = page.recertified_note(stored, region, outcomes)
+        page.write_run_report(stored, out, region, outcomes, note)
         sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
     else:
         sys.stdout.write(page.write_comparison(results, out))
 
 
 def decide(
-    stored: CertifyRun, overrides: Mapping[str, Any], methods: list[str] | None
-) -> tuple[CertifyRun, Box, dict[str, Decision]]:
-    """A run with its region and decisions; decided anew where a region or methods are asked for."""
+    stored: Run, overrides: Mapping[str, Any], methods: Sequence[str] | None
+) -> tuple[Run, Box, Mapping[str, Outcome]]:
+    """A run with a region and what the bounds say of it: its own, or anew where a region or methods are asked for."""
     if not overrides and methods is None:
-        return stored, stored.region, stored.stored_decisions()
-    region = build_region({**stored.summary["region"], **overrides}, stored.family.transform)
-    return stored, region, stored.decide(region, methods or list(stored.summary["methods"]))
+        return stored, stored.region, stored.outcomes
+    region = build_region({**stored.summary.region, **overrides}, stored.family.transform)
+    return stored, region, stored.evaluate(region, methods or list(stored.outcomes))
 
 
 main = entry("report", run, positional="runs")

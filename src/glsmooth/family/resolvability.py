@@ -110,6 +110,12 @@ class TransformCheck:
         """The largest residual of all; infinite where nothing was compared."""
         return math.inf if self.worst is None else self.residuals[self.worst].value
 
+    @property
+    def found(self) -> dict[str, Any]:
+        """The largest residual, its identity, and the α and β where it was found, as plain values."""
+        residual = self.residuals[self.worst or ""]
+        return {"residual": residual.value, "identity": self.worst, "alpha": residual.alpha, "beta": residual.beta}
+
     def __str__(self) -> str:
         lines = [f"{self.name}: {'passed' if self.passed else 'failed'}"]
         if self.fault is not None:
@@ -146,7 +152,7 @@ def is_users(transform: ResolvableTransform) -> bool:
 
 
 def why_approximate(found: Mapping[str, Any]) -> str:
-    """In words, why nothing is certified; ``found`` holds the ``identity`` that fails, its ``residual``, α and β."""
+    """In words, why nothing is certified; ``found`` is :attr:`TransformCheck.found`."""
     residual = Residual(found["residual"], found["alpha"], found["beta"])
     return f"approximate: {found['identity']} fails with residual {residual}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glsmooth.configuration.build import build_family
+from glsmooth.configuration.identity import decisive, file_digest
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import Data
 from glsmooth.learning.models import build_model
@@ -30,6 +30,7 @@ def make_payload(settings: Mapping[str, Any], data: Data) -> dict[str, Any]:
     parts = ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "seed")
     return {
         **{part: settings[part] for part in parts},
+        "identity": decisive(settings, "train"),
         "classes": list(data.class_names),
         "image_size": list(data.image_size),
         "mean": list(data.mean),
@@ -41,8 +42,9 @@ def make_payload(settings: Mapping[str, Any], data: Data) -> dict[str, Any]:
 class Checkpoint:
     """A trained base classifier with everything that it was trained with.
 
-    The dictionaries are configuration groups as in a run's config.yaml; ``metrics`` are the validation
-    results of the epoch that was saved; ``mean`` and ``std`` are per channel.
+    The dictionaries are configuration groups as in a run's config.yaml; ``identity`` is what decided the training
+    (:func:`glsmooth.configuration.identity.decisive`; empty where an older version did not say); ``metrics`` are the
+    validation results of the epoch that was saved; ``mean`` and ``std`` are per channel; ``sha256`` is the file's.
     """
 
     transform: dict[str, Any]
@@ -57,7 +59,9 @@ class Checkpoint:
     image_size: list[int]
     mean: list[float]
     std: list[float]
+    identity: dict[str, Any]
     metrics: dict[str, float]
+    sha256: str
     state_dict: dict[str, Tensor]
 
     def build_model(self) -> nn.Module:
@@ -96,16 +100,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         # Damaged and foreign files fail in many ways: zip, pickle, truncation, refused classes.
         raise ValueError(f"ckpt={path}: not a readable checkpoint; give a best.ckpt that train wrote") from error
     payload = content.get(KEY) if isinstance(content, dict) else None
-    names = {field.name for field in fields(Checkpoint)} - {"state_dict"}
-    if not isinstance(payload, dict) or not names <= payload.keys():
+    names = {field.name for field in fields(Checkpoint)} - {"state_dict", "sha256"}
+    payload = {"identity": {}, **payload} if isinstance(payload, dict) else None
+    if payload is None or not names <= payload.keys():
         raise ValueError(
             f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with model.weights={path}"
         )
     state = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
-    return Checkpoint(**{name: payload[name] for name in names}, state_dict=state)
-
-
-def digest(path: str | Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(**{name: payload[name] for name in names}, sha256=file_digest(path), state_dict=state)

@@ -183,7 +183,7 @@ class Batches(Sampler[list[int]]):
         return order[: self.size - self.size % self.world_size][self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (batch.tolist() for batch in self._positions().split(self.batch_size))
+        return (batch.tolist() for batch in self._positions().split(self.batch_size) if len(batch))
 
     def __len__(self) -> int:
         return -(-len(self._positions()) // self.batch_size)

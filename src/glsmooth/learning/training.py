@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -15,6 +15,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.checkpoint import KEY
 from glsmooth.learning.data import Batches, Data, loader
 from glsmooth.learning.losses import training_loss
+from glsmooth.learning.trainer import progress_bar
 
 #: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
 CLEAN = "val/accuracy"
@@ -158,3 +159,32 @@ class TrainingModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint[KEY] = {**self.payload, "metrics": {"epoch": self.current_epoch + 1, **metrics}}
+
+
+class TrainingProgress(Callback):
+    """One bar over all steps of the training, with the time left and the last validation."""
+
+    def __init__(self, show: bool) -> None:
+        self.show = show
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar = progress_bar(
+            "Training",
+            "step",
+            total=int(trainer.estimated_stepping_batches),
+            done=trainer.global_step,
+            show=self.show and trainer.is_global_zero,
+        )
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.bar.update()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        self.bar.set_postfix_str(
+            f"epoch {trainer.current_epoch + 1}, accuracy {metrics[CLEAN]:.1%}, under the law {metrics[UNDER_LAW]:.1%}",
+            refresh=False,
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bar.close()

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import io
 import logging
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth import bounds
-from glsmooth.errors import UserError
+from glsmooth.bounds import Outcome
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import holds
 from glsmooth.report import figures, html, sweeps, tables, wording
-from glsmooth.report.results import CertifyRun, Decision, load_run, primary
+from glsmooth.report.tables import primary
+from glsmooth.runs.run import Run, load_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,17 +44,15 @@ def write_report(run_dir: str | Path) -> Path:
         UserError: the directory, a file or a value in it is missing, unreadable or of another run.
     """
     run = load_run(run_dir)
-    return write_run_report(run, run.path, run.region, run.stored_decisions())
+    return write_run_report(run, run.path, run.region, run.outcomes)
 
 
-def write_run_report(
-    run: CertifyRun, out: Path, region: Box, decisions: Mapping[str, Decision], note: str = ""
-) -> Path:
+def write_run_report(run: Run, out: Path, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> Path:
     """The same for any region and methods, written to ``out``; ``note`` follows the headline."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(tables.run_table(run, region, decisions, note), encoding="utf-8")
+    (out / "table.md").write_text(tables.run_table(run, region, outcomes, note), encoding="utf-8")
     log.info("report: pictures of %d images under %s", run.images, out)
-    sections = [_result(run, decisions)]
+    sections = [_result(run, outcomes)]
     for title, build in (
         ("What was done to one image", _procedure),
         ("Certified robust accuracy against the size of the region", _region_curve),
@@ -62,21 +60,21 @@ def write_run_report(
         ("How far the images are from the threshold", _threshold),
         ("Some of the images", _gallery),
     ):
-        picture = build(run, region, decisions, out)
+        picture = build(run, region, outcomes, out)
         if picture is not None:
             sections.append(html.section(title, html.figure(picture)))
-    sections.append(html.section("Settings", html.pairs(tables.settings(run, region, decisions))))
-    sections.append(html.section("What the certificate assumes", html.bullets(tables.assumptions(run, decisions))))
-    sections.append(html.section("Every image", _images(run, decisions)))
+    sections.append(html.section("Settings", html.pairs(tables.settings(run, region, outcomes))))
+    sections.append(html.section("What the certificate assumes", html.bullets(tables.assumptions(run, outcomes))))
+    sections.append(html.section("Every image", _images(run, outcomes)))
     sections.append(html.section("This run", html.pairs(tables.provenance(run))))
     title = f"Certified robustness: {run.family.transform.name} on {run.name}"
     file = out / "report.html"
-    file.write_text(html.page(title, tables.headline(run, region, decisions), note, sections), encoding="utf-8")
+    file.write_text(html.page(title, tables.headline(run, region, outcomes), note, sections), encoding="utf-8")
     log.info("report: wrote %s", file)
     return file
 
 
-def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decision]]], out: Path) -> str:
+def write_comparison(results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]], out: Path) -> str:
     """Write table.md, report.html and comparison.svg/png of several runs to ``out``; returns the table."""
     out.mkdir(parents=True, exist_ok=True)
     header, rows = tables.comparison_rows(results)
@@ -92,9 +90,9 @@ def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decis
     }
     for method in methods:
         series: list[float | None] = []
-        for run, _, decisions in results:
-            decision = _sound(decisions).get(method)
-            series.append(None if decision is None else float(np.mean(decision.certified & run.correct)))
+        for run, _, outcomes in results:
+            outcome = _sound(outcomes).get(method)
+            series.append(None if outcome is None else float(np.mean(run.robust(outcome))))
         values[f"CRA {wording.METHODS.get(method, method)}"] = series
     picture = save_picture(
         lambda theme: figures.comparison(theme, names, values),
@@ -113,12 +111,12 @@ def write_comparison(results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decis
     return table
 
 
-def recertified_note(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> str:
+def recertified_note(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> str:
     """What a reader must know about votes that decide another region or method than certify's own, or "".
 
     Fixed-n votes do not know the region. Sequential and exhaustive ones stop as soon as theirs is decided.
     """
-    if region.to_config() == run.region.to_config() and decisions.keys() <= run.summary["methods"].keys():
+    if region.to_config() == run.region.to_config() and outcomes.keys() <= run.outcomes.keys():
         return ""
     if not run.stops_early:
         return (
@@ -127,9 +125,7 @@ def recertified_note(run: CertifyRun, region: Box, decisions: Mapping[str, Decis
             "regions together."
         )
     drawn_for = ", ".join(
-        f"{wording.ceil(d.h_min, 5)} ({d.title})"
-        for d in _sound(run.stored_decisions()).values()
-        if d.h_min is not None
+        f"{wording.ceil(d.h_min, 5)} ({wording.title(d)})" for d in _sound(run.outcomes).values() if d.h_min is not None
     )
     return (
         f"{run.path.resolve().name}: the votes were stopped early, for h_min = {drawn_for} of the region "
@@ -160,12 +156,12 @@ def _svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _result(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
-    flagged = [i for i, d in enumerate(decisions.values()) if not d.sound]
+def _result(run: Run, outcomes: Mapping[str, Outcome]) -> str:
+    flagged = [i for i, d in enumerate(outcomes.values()) if not d.sound]
     return html.section(
         "Result",
-        html.table(tables.METHOD_HEADER, tables.method_rows(run, decisions), (1, 2, 3, 4), flagged),
-        html.bullets(tables.method_notes(run, decisions), small=True),
+        html.table(tables.METHOD_HEADER, tables.method_rows(run, outcomes), (1, 2, 3, 4), flagged),
+        html.bullets(tables.method_notes(run, outcomes), small=True),
         html.paragraph(
             "An image is certified when the lower bound p_A of its class probability is above h_min, the "
             "probability that the method requires for this transformation, these smoothing laws and this "
@@ -177,31 +173,31 @@ def _result(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
     )
 
 
-def _sound(decisions: Mapping[str, Decision]) -> dict[str, Decision]:
-    return {name: d for name, d in decisions.items() if d.sound and d.h_min is not None}
+def _sound(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    return {name: d for name, d in outcomes.items() if d.sound and d.h_min is not None}
 
 
-def _region_curve(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
-    sound = _sound(decisions)
+def _region_curve(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
+    sound = _sound(outcomes)
     if not sound:
         return None
     series = []
     with _progress("CRA against region size", len(sound) * len(sweeps.SIZES)) as tick:
-        for name, decision in sound.items():
+        for name, outcome in sound.items():
             sizes, cra = sweeps.region_curve(
                 run.family,
                 region,
                 name,
                 run.p_lower,
                 run.correct,
-                h_min=decision.h_min or 1.0,
+                h_min=outcome.h_min or 1.0,
                 seconds=CURVE_SECONDS / len(sound),
                 tick=tick,
                 images=run.example,
             )
             # A few values are points; a line between them would claim what was not computed.
             line = len(sizes) >= len(sweeps.SIZES) // 2
-            series.append(figures.Series(name, decision.title, sizes.tolist(), cra.tolist(), line))
+            series.append(figures.Series(name, wording.title(outcome), sizes.tolist(), cra.tolist(), line))
     smoothed = float(np.mean(run.correct))
     powers = [wording.parameter(name) for name in region.intervals if sweeps.multiplicative(run.family.transform, name)]
     caption = (
@@ -216,14 +212,14 @@ def _region_curve(run: CertifyRun, region: Box, decisions: Mapping[str, Decision
     return save_picture(lambda theme: figures.region_curve(theme, series, smoothed), out, "cra_region", words, caption)
 
 
-def _stopped(run: CertifyRun) -> str:
+def _stopped(run: Run) -> str:
     if not run.stops_early:
         return ""
     return " Votes stopped once the region of this run was decided, so more votes could certify more beyond it."
 
 
-def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
-    best = primary(decisions)
+def _plane(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
+    best = primary(outcomes)
     if best is None:
         return None
     axes = sweeps.affordable_axes(run.family, region, best.method, PLANE_SECONDS)
@@ -238,22 +234,22 @@ def _plane(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out:
     plane = sweeps.Plane(needed.x, needed.y, cra)
     caption = (
         "The colour at a point is the share of the images that are correct and certified at that single "
-        f"transformation, by {best.title}. The box is the region of the headline, which must hold "
+        f"transformation, by {wording.title(best)}. The box is the region of the headline, which must hold "
         "everywhere inside at once; the cross is the untransformed image." + _stopped(run)
     )
     words = f"Heat map of CRA over {wording.join(wording.parameter(axis.name) for axis in axes)}."
     return save_picture(
-        lambda theme: figures.accuracy_plane(theme, plane, best.title), out, "cra_plane", words, caption
+        lambda theme: figures.accuracy_plane(theme, plane, wording.title(best)), out, "cra_plane", words, caption
     )
 
 
-def _threshold(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+def _threshold(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
     del region
-    sound = _sound(decisions)
+    sound = _sound(outcomes)
     if not sound:
         return None
     h_min = {name: d.h_min for name, d in sound.items() if d.h_min is not None}
-    titles = {name: d.title for name, d in sound.items()}
+    titles = {name: wording.title(d) for name, d in sound.items()}
     caption = (
         "The share of the images that are in their true class with p_A above the horizontal value. Where a "
         "vertical line meets the curve, its height is the CRA of that method."
@@ -269,39 +265,37 @@ def _threshold(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], 
     )
 
 
-def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
-    """The diagram of one image, from figure1.npz, which certify leaves for one image of the run."""
+def _procedure(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
+    """The diagram of one image, from the draws that certify left for one image of the run."""
     del region
-    file = run.path / "figure1.npz"
-    best = primary(decisions)
-    if best is None or best.h_min is None or not file.is_file():
+    best, draws = primary(outcomes), run.draws
+    if best is None or best.h_min is None or draws is None:
         return None
-    arrays = _arrays(run, file)
-    row = _row(run, int(arrays["index"]), file)
+    row = int(np.flatnonzero(run.columns["index"] == draws.index)[0])
     prediction = int(run.columns["prediction"][row])
 
     def class_name(label: int) -> str:
         return wording.caption(run.class_name(label), 16)
 
     what = figures.Procedure(
-        image=arrays["image"],
-        transformed=arrays["transformed"],
-        captions=[_caption(run, theta) for theta in arrays["theta"]],
-        votes=[class_name(int(vote)) if vote >= 0 else "abstains" for vote in arrays["votes"]],
-        agree=[int(vote) == prediction for vote in arrays["votes"]],
+        image=draws.image,
+        transformed=draws.transformed,
+        captions=[_caption(run, theta) for theta in draws.theta],
+        votes=[class_name(int(vote)) if vote >= 0 else "abstains" for vote in draws.votes],
+        agree=[int(vote) == prediction for vote in draws.votes],
         selected=class_name(prediction),
         label=class_name(int(run.columns["label"][row])),
         count=int(run.columns["count"][row]),
         n=int(run.columns["n"][row]),
         p_lower=float(run.p_lower[row]),
         h_min=best.h_min,
-        method=best.title,
+        method=wording.title(best),
         source=_source(run),
         drawn=not run.exhaustive,
     )
-    verdict = "certified" if what.p_lower > what.h_min else "not certified"
+    verdict = "certified" if best.certifies(what.p_lower) else "not certified"
     caption = (
-        f"Image {int(arrays['index'])} of the test split. Pixels are clipped to [0, 1] for the eye only; "
+        f"Image {draws.index} of the test split. Pixels are clipped to [0, 1] for the eye only; "
         f"the classifier sees the unclipped values. {what.count} of {what.n} votes give p_A = "
         f"{wording.floor(what.p_lower, 4)} against h_min = {wording.ceil(what.h_min, 4)}: {verdict}."
     )
@@ -309,7 +303,7 @@ def _procedure(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], 
     return save_picture(lambda theme: figures.procedure(theme, what), out, "procedure", words, caption)
 
 
-def _source(run: CertifyRun) -> str:
+def _source(run: Run) -> str:
     """What p_A is, in two words, with its error probability."""
     if run.exhaustive:
         return "probability of the shifts that voted for it"
@@ -318,7 +312,7 @@ def _source(run: CertifyRun) -> str:
     return f"{name}, α = {wording.probability(run.alpha)}"
 
 
-def _caption(run: CertifyRun, theta: NDArray[np.floating]) -> str:
+def _caption(run: Run, theta: NDArray[np.floating]) -> str:
     """The drawn parameters of one copy, two on a line; whole pixels where the action rounds to them."""
     words = []
     for name, value in zip(run.family.parameters, theta.tolist(), strict=True):
@@ -327,40 +321,14 @@ def _caption(run: CertifyRun, theta: NDArray[np.floating]) -> str:
     return "\n".join(", ".join(words[i : i + 2]) for i in range(0, len(words), 2)).replace("-", "−")
 
 
-def _arrays(run: CertifyRun, file: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ("index", "image", "transformed", "theta", "votes")}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: not readable ({error}); delete it, or run certify again") from None
-    copies, parameters = len(arrays["votes"]), len(run.family.parameters)
-    wanted = {
-        "transformed": (copies, *arrays["image"].shape),
-        "theta": (copies, parameters),
-    }
-    for name, shape in wanted.items():
-        if arrays[name].shape != shape:
-            raise UserError(
-                f"{file}: {name} has shape {arrays[name].shape}, not {shape}; it is of another run, delete it"
-            )
-    return arrays
-
-
-def _row(run: CertifyRun, index: int, file: Path) -> int:
-    rows = np.flatnonzero(run.columns["index"] == index)
-    if len(rows) == 0:
-        raise UserError(f"{file}: index {index} is not in records.csv; the file is of another run, delete it")
-    return int(rows[0])
-
-
-def _gallery(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], out: Path) -> html.Picture | None:
+def _gallery(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
     """The first images of each verdict by index: not picked by eye."""
     del region
-    best = primary(decisions)
+    best = primary(outcomes)
     images = _test_images(run)
     if best is None or images is None:
         return None
-    robust = best.certified & run.correct
+    robust = run.robust(best)
 
     def entries(rows: NDArray[np.int64]) -> list[tuple[NDArray[np.floating], str]]:
         chosen = []
@@ -387,13 +355,13 @@ def _gallery(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], ou
     return save_picture(lambda theme: figures.gallery(theme, certified, others), out, "gallery", words, caption)
 
 
-def _test_images(run: CertifyRun) -> Callable[[int], NDArray[np.floating]] | None:
+def _test_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
     """Test images by index, or None where the data set is not on this machine."""
     from glsmooth.learning.data import load_dataset
 
     last = int(run.columns["index"].argmax())
     try:
-        test = load_dataset({**run.summary["dataset"], "download": False}).test
+        test = load_dataset({**run.summary.dataset, "download": False}).test
         label = test[int(run.columns["index"][last])][1]
     except (ValueError, OSError, IndexError) as error:
         log.warning("report: no gallery, the images of %s cannot be read: %s", run.name, error)
@@ -404,9 +372,9 @@ def _test_images(run: CertifyRun) -> Callable[[int], NDArray[np.floating]] | Non
     return lambda index: np.asarray(test[index][0])
 
 
-def _images(run: CertifyRun, decisions: Mapping[str, Decision]) -> str:
-    best = primary(decisions)
-    certified = best.certified if best is not None else np.zeros(run.images, dtype=bool)
+def _images(run: Run, outcomes: Mapping[str, Outcome]) -> str:
+    best = primary(outcomes)
+    certified = np.zeros(run.images, dtype=bool) if best is None else best.certifies(run.p_lower)
     columns = run.columns
     rows = [
         (

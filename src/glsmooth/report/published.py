@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from glsmooth import bounds, laws
+from glsmooth.bounds import Outcome, evaluate
 from glsmooth.configuration.build import build_law
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
-from glsmooth.report.results import Decision, check_methods, decide
 from glsmooth.report.tables import count, markdown
+from glsmooth.runs.summary import check_methods
 from glsmooth.transforms import BUILTIN
 
 METHODS = ("neyman_pearson", "gl", "tss", "mp")
@@ -56,10 +57,10 @@ class PublishedRun:
     p_lower: NDArray[np.float64]
     correct: NDArray[np.bool_]
 
-    def decide(self, method: str, image_size: tuple[int, int] | None) -> Decision:
-        """Decide the votes by ``method``; translation is on the plane unless ``image_size`` is given."""
+    def evaluate(self, methods: Sequence[str], image_size: tuple[int, int] | None) -> dict[str, Outcome]:
+        """What ``methods`` say of the region; translation is on the plane unless ``image_size`` is given."""
         family = SmoothedFamily(BUILTIN[self.transform](), self.laws, image_size=image_size)
-        return decide(family, self.region, method, self.p_lower)
+        return evaluate(family, self.region, methods)
 
 
 def load_votes(file: str | Path) -> list[PublishedRun]:
@@ -165,7 +166,7 @@ def votes_table(
     notes = _Notes()
     rows, above = [], 0
     for run in tqdm(runs, desc="Published runs", unit="run", leave=False, disable=None):
-        decisions = {name: run.decide(name, image_size) for name in methods}
+        outcomes = run.evaluate(methods, image_size)
         row = [
             run.name.rsplit("/", 1)[-1],
             run.dataset,
@@ -174,15 +175,13 @@ def votes_table(
             str(run.n),
         ]
         row += [_published(run.published.get(name)) for name in published]
-        row += [_cell(run, decision, notes) for decision in decisions.values()]
+        row += [_cell(run, outcome, notes) for outcome in outcomes.values()]
         if torus:
-            row.append(
-                _cell(run, run.decide("neyman_pearson", IMAGE_SIZES[run.dataset]), notes) if _has_torus(run) else "–"
-            )
+            row.append(_cell(run, _neyman_pearson(run, IMAGE_SIZES[run.dataset]), notes) if _has_torus(run) else "–")
         row.append(f"({notes[_caveat(run.caveat)]})" if run.caveat else "")
         rows.append(row)
-        limit = decisions.get("neyman_pearson") or run.decide("neyman_pearson", image_size)
-        share = count(limit.certified & run.correct) / len(run.correct)
+        limit = outcomes.get("neyman_pearson") or _neyman_pearson(run, image_size)
+        share = count(limit.certifies(run.p_lower) & run.correct) / len(run.correct)
         above += (run.published.get("gl") or 0.0) > share + 1e-9
     where = "on the plane" if image_size is None else f"on the torus of {image_size[0]} × {image_size[1]} pixels"
     key = "; ".join(f"{_short(name)}: {bounds.METHODS[name].title}" for name in methods)
@@ -194,6 +193,10 @@ def votes_table(
     )
     table = f"{markdown(header, rows, numeric_from=4)}\n{text}\n"
     return table + ("\nNotes:\n\n" + notes.lines() if notes.letters else "")
+
+
+def _neyman_pearson(run: PublishedRun, image_size: tuple[int, int] | None) -> Outcome:
+    return run.evaluate(["neyman_pearson"], image_size)["neyman_pearson"]
 
 
 def _short(method: str) -> str:
@@ -218,12 +221,12 @@ def _published(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _cell(run: PublishedRun, decision: Decision, notes: _Notes) -> str:
-    if decision.h_min is None:
-        reason = f"{_short(decision.method)} does not apply: {decision.reason}"
+def _cell(run: PublishedRun, outcome: Outcome, notes: _Notes) -> str:
+    if outcome.h_min is None:
+        reason = f"{_short(outcome.method)} does not apply: {outcome.argument}"
         return f"n/a ({notes[reason]})"
     images = len(run.correct)
     # Floor in integers: a share is never rounded up.
-    share = f"{1000 * count(decision.claimed & run.correct) // images / 1000:.3f}"
-    cell = f"{share} ({wording.ceil(decision.h_min, 5)})"
-    return cell if decision.sound else f"unsound: {cell}"
+    share = f"{1000 * count(outcome.claims(run.p_lower) & run.correct) // images / 1000:.3f}"
+    cell = f"{share} ({wording.ceil(outcome.h_min, 5)})"
+    return cell if outcome.sound else f"unsound: {cell}"

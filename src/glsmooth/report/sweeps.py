@@ -28,10 +28,8 @@ def robust_accuracy(
         correct: (images,) whether the selected class is the true one.
         h_min: required probabilities, any shape.
     """
-    ascending = np.sort(p_lower[correct])
-    # side="right" counts p_lower <= h_min, so that equality does not certify.
-    below = np.searchsorted(ascending, h_min, side="right")
-    return (len(ascending) - below) / len(p_lower)
+    robust = np.asarray(bounds.exceeds(p_lower[correct], h_min[..., None]))
+    return np.asarray(robust.sum(axis=-1) / len(p_lower))
 
 
 def multiplicative(transform: ResolvableTransform, name: str) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from glsmooth import bounds
+from glsmooth.bounds import Outcome
 from glsmooth.family.regions import Box
 from glsmooth.report import wording
-from glsmooth.report.results import CertifyRun, Decision, primary
+from glsmooth.runs.run import Run
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int = 1) -> str:
@@ -24,12 +25,21 @@ def count(flags: np.ndarray) -> int:
     return int(np.count_nonzero(flags))
 
 
-def robust_count(run: CertifyRun, decision: Decision) -> int:
+def robust_count(run: Run, outcome: Outcome) -> int:
     """Number of images that are certified in their true class."""
-    return count(decision.certified & run.correct)
+    return count(run.robust(outcome))
 
 
-def accuracy_rows(run: CertifyRun) -> list[tuple[str, str, str]]:
+def primary(outcomes: Mapping[str, Outcome]) -> Outcome | None:
+    """The method that headlines speak of: Neyman-Pearson, else the sound one with the least h_min."""
+    sound = [outcome for outcome in outcomes.values() if outcome.sound and outcome.h_min is not None]
+    for outcome in sound:
+        if outcome.method == "neyman_pearson":
+            return outcome
+    return min(sound, key=lambda outcome: outcome.h_min or 1.0, default=None)
+
+
+def accuracy_rows(run: Run) -> list[tuple[str, str, str]]:
     """(quantity, images, share) of what the classifiers do without any transformation of the test image."""
     total = run.images
     counts = [
@@ -45,23 +55,23 @@ def accuracy_rows(run: CertifyRun) -> list[tuple[str, str, str]]:
 METHOD_HEADER = ("method", "h_min", "certified", "and correct", "CRA")
 
 
-def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tuple[str, str, str, str, str]]:
+def method_rows(run: Run, outcomes: Mapping[str, Outcome]) -> list[tuple[str, str, str, str, str]]:
     """(method, h_min, certified, certified and correct, CRA) per method; unsound methods have no counts."""
     rows = []
-    for decision in decisions.values():
-        if decision.h_min is None:
-            rows.append((decision.title, "n/a", "n/a", "n/a", "n/a"))
-        elif not decision.sound:
-            standing = decision.standing.partition(",")[0]
-            rows.append((marked_title(decision), wording.ceil(decision.h_min, 5), standing, standing, standing))
+    for outcome in outcomes.values():
+        if outcome.h_min is None:
+            rows.append((wording.title(outcome), "n/a", "n/a", "n/a", "n/a"))
+        elif not outcome.sound:
+            standing = wording.standing(outcome).partition(",")[0]
+            rows.append((marked_title(outcome), wording.ceil(outcome.h_min, 5), standing, standing, standing))
         else:
-            robust = robust_count(run, decision)
+            robust = robust_count(run, outcome)
             share = wording.percent(robust, run.images)
             rows.append(
                 (
-                    decision.title,
-                    wording.ceil(decision.h_min, 5),
-                    f"{count(decision.certified)}",
+                    wording.title(outcome),
+                    wording.ceil(outcome.h_min, 5),
+                    f"{count(outcome.certifies(run.p_lower))}",
                     f"{robust}",
                     share,
                 )
@@ -69,30 +79,30 @@ def method_rows(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[tupl
     return rows
 
 
-def marked_title(decision: Decision) -> str:
+def marked_title(outcome: Outcome) -> str:
     """The method's title, with the word that says why it does not count."""
-    title, standing = decision.title, decision.standing
-    return title if decision.sound or standing in title.lower() else f"{title} ({standing})"
+    title, standing = wording.title(outcome), wording.standing(outcome)
+    return title if outcome.sound or standing in title.lower() else f"{title} ({standing})"
 
 
-def method_notes(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]:
+def method_notes(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
     """Why a method has no CRA, a sentence each."""
     notes = []
-    for decision in decisions.values():
-        if decision.h_min is None:
-            notes.append(f"{decision.title} does not apply: {decision.reason}")
-        elif not decision.sound:
-            claimed = wording.percent(count(decision.claimed & run.correct), run.images)
-            why = f" ({decision.reason})" if decision.reason else ""
-            notes.append(f"{marked_title(decision)} proves nothing{why}; never counted. It would claim {claimed}.")
+    for outcome in outcomes.values():
+        if outcome.h_min is None:
+            notes.append(f"{wording.title(outcome)} does not apply: {outcome.argument}")
+        elif not outcome.sound:
+            claimed = wording.percent(count(outcome.claims(run.p_lower) & run.correct), run.images)
+            why = f" ({outcome.argument})" if outcome.argument else ""
+            notes.append(f"{marked_title(outcome)} proves nothing{why}; never counted. It would claim {claimed}.")
     return notes
 
 
-def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> str:
+def headline(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> str:
     """The result in one plain sentence, with its error probability."""
-    best = primary(decisions)
+    best = primary(outcomes)
     where = wording.region(region.intervals)
-    if best is None and (approximate := next((d for d in decisions.values() if d.residual is not None), None)):
+    if best is None and (approximate := next((d for d in outcomes.values() if d.residual is not None), None)):
         return (
             f"Approximate: the transformation is not resolvable as it says (residual {approximate.residual:.2g}), so "
             f"none of the {run.images} test images is certified under every {where}."
@@ -109,26 +119,26 @@ def headline(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
     )
 
 
-def _why_none(run: CertifyRun, decision: Decision) -> str:
-    assert decision.h_min is not None
+def _why_none(run: Run, outcome: Outcome) -> str:
+    assert outcome.h_min is not None
     if run.exhaustive or run.randomised:
-        needed = None if decision.h_min == 1 else 0  # no number of votes rules a certificate out
+        needed = None if outcome.h_min == 1 else 0  # no number of votes rules a certificate out
     else:
-        needed = bounds.samples_needed(decision.h_min, run.alpha)
+        needed = bounds.samples_needed(outcome.h_min, run.alpha)
     if needed is None:
-        return f"{decision.title} requires h_min = {wording.ceil(decision.h_min, 5)}, which no vote can reach."
+        return f"{wording.title(outcome)} requires h_min = {wording.ceil(outcome.h_min, 5)}, which no vote can reach."
     votes = int(run.columns["n"].max())
     if needed > votes:
         return (
-            f"h_min = {wording.ceil(decision.h_min, 5)} needs at least {needed} unanimous votes an image, "
+            f"h_min = {wording.ceil(outcome.h_min, 5)} needs at least {needed} unanimous votes an image, "
             f"and at most {votes} were drawn."
         )
     return ""
 
 
-def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]:
+def assumptions(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
     """What must hold for the certificate to be true, a sentence each."""
-    best = primary(decisions)
+    best = primary(outcomes)
     estimated = best.failure_probability if best is not None else 0.0
     if run.exhaustive:
         votes = "No vote was sampled: p_A is the probability of the shifts that voted for the class, those that were "
@@ -150,7 +160,7 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
         "The statement is about the smoothed classifier, the majority vote over the smoothing laws, not "
         "about the base classifier alone.",
     ]
-    if run.summary.get("stochastic"):
+    if run.summary.stochastic:
         sentences.append(
             "A random network was accepted: each vote draws its randomness afresh, and the statement is about the "
             "classifier smoothed over that randomness, too."
@@ -171,23 +181,23 @@ def assumptions(run: CertifyRun, decisions: Mapping[str, Decision]) -> list[str]
     return sentences
 
 
-def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) -> list[tuple[str, str]]:
+def settings(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[tuple[str, str]]:
     """The settings in words: (what, value)."""
     transform = run.family.transform
-    order = run.summary["transform"].get("order")
+    order = run.summary.transform.get("order")
     rows = [
         ("transformation", transform.name + (f" ({str(order).replace('_', ' ')})" if order else "")),
         (
             "smoothing laws",
             "; ".join(
                 f"{wording.parameter(name)} ~ {wording.law(law)}"
-                for name, law in run.summary["smoothing"].items()
+                for name, law in run.summary.smoothing.items()
                 if law is not None
             ),
         ),
         ("certified region", wording.region(region.intervals)),
     ]
-    best = primary(decisions)
+    best = primary(outcomes)
     if best is not None and best.worst:
         rows.append(("hardest parameter in it", wording.point(best.worst)))
     left_out = [name for name in transform.parameters if name not in region.intervals]
@@ -203,7 +213,7 @@ def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
         )
     )
     rows.append(("votes", _votes(run)))
-    dataset = run.summary["dataset"]
+    dataset = run.summary.dataset
     subset = dataset.get("subset")
     rows.append(
         (
@@ -212,14 +222,14 @@ def settings(run: CertifyRun, region: Box, decisions: Mapping[str, Decision]) ->
             + (f" (random subset, seed {dataset.get('subset_seed')})" if subset is not None else ""),
         )
     )
-    model = run.summary.get("model")
+    model = run.summary.model
     rows.append(("model", str(model.get("name")) if isinstance(model, Mapping) else str(model)))
     return rows
 
 
-def _draws(run: CertifyRun) -> str:
+def _draws(run: Run) -> str:
     """How the votes of an image are drawn and counted."""
-    monte_carlo = run.summary["monte_carlo"]
+    monte_carlo = run.summary.monte_carlo
     n0, n = monte_carlo.get("n0"), monte_carlo.get("n")
     if run.exhaustive:
         return (
@@ -240,7 +250,7 @@ def _draws(run: CertifyRun) -> str:
     return words
 
 
-def _votes(run: CertifyRun) -> str:
+def _votes(run: Run) -> str:
     """How many votes there were, and how many of them are doubtful."""
     words = f"{int((run.columns['n0'] + run.columns['n']).sum()):,} in all"
     for column, meaning in (
@@ -253,20 +263,20 @@ def _votes(run: CertifyRun) -> str:
     return words
 
 
-def provenance(run: CertifyRun) -> list[tuple[str, str]]:
+def provenance(run: Run) -> list[tuple[str, str]]:
     """Seed, checkpoint, hardware, versions: what is needed to run it again."""
     summary = run.summary
-    rows = [("run directory", run.path.resolve().name), ("seed", str(summary.get("seed", "not recorded")))]
-    checkpoint = summary.get("checkpoint")
+    rows = [("run directory", run.path.resolve().name), ("seed", str(summary.seed))]
+    checkpoint = summary.checkpoint
     if isinstance(checkpoint, Mapping):
         rows.append(("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)"))
-    seconds = summary.get("seconds_per_image")
+    seconds = summary.seconds_per_image
     if seconds is not None:
         rows.append(("seconds an image", f"{float(seconds):.3g}"))
-    if summary.get("hardware"):
-        rows.append(("hardware", _flat(summary["hardware"])))
-    if summary.get("versions"):
-        rows.append(("versions", _flat(summary["versions"])))
+    if summary.hardware:
+        rows.append(("hardware", _flat(summary.hardware)))
+    if summary.versions:
+        rows.append(("versions", _flat(summary.versions)))
     return rows
 
 
@@ -276,53 +286,53 @@ def _flat(value: object) -> str:
     return str(value)
 
 
-def run_table(run: CertifyRun, region: Box, decisions: Mapping[str, Decision], note: str = "") -> str:
+def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> str:
     """table.md of one run."""
     parts = [
         f"# Certified robust accuracy: {run.family.transform.name} on {run.name}\n",
-        headline(run, region, decisions) + "\n",
+        headline(run, region, outcomes) + "\n",
     ]
     if note:
         parts.append(note + "\n")
-    parts.append(markdown(METHOD_HEADER, method_rows(run, decisions)))
-    if notes := method_notes(run, decisions):
+    parts.append(markdown(METHOD_HEADER, method_rows(run, outcomes)))
+    if notes := method_notes(run, outcomes):
         parts.append("\n".join(f"* {line}" for line in notes) + "\n")
     parts.append(
         "h_min: the probability that the method requires for this region. Certified: p_A > h_min. CRA, "
         "certified robust accuracy: the share of the images that are certified in their true class.\n"
     )
     parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
-    parts.append(markdown(("setting", "value"), settings(run, region, decisions), numeric_from=2))
+    parts.append(markdown(("setting", "value"), settings(run, region, outcomes), numeric_from=2))
     parts.append("What the certificate assumes:\n")
-    parts.append("\n".join(f"* {sentence}" for sentence in assumptions(run, decisions)) + "\n")
+    parts.append("\n".join(f"* {sentence}" for sentence in assumptions(run, outcomes)) + "\n")
     parts.append(markdown(("run", "value"), provenance(run), numeric_from=2))
     return "\n".join(parts)
 
 
 def comparison_rows(
-    results: Sequence[tuple[CertifyRun, Box, Mapping[str, Decision]]],
+    results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]],
 ) -> tuple[list[str], list[list[str]]]:
     """Header and one row a run, with one CRA column for every method that occurs in any of them."""
-    methods = [name for name in bounds.METHODS if any(name in decisions for _, _, decisions in results)]
+    methods = [name for name in bounds.METHODS if any(name in outcomes for _, _, outcomes in results)]
     header = ["run", "dataset", "transformation", "region", "images", "base", "smoothed"]
     for name in methods:
         short = wording.METHODS.get(name, name)
         header.append(f"CRA {short} (h_min)" if bounds.METHODS[name].sound else f"{short}: unsound, not counted")
     rows = []
-    for run, region, decisions in results:
+    for run, region, outcomes in results:
         accuracies = [share for _, _, share in accuracy_rows(run)[:2]]
         row = [run.path.resolve().name, run.name, run.family.transform.name, wording.region(region.intervals)]
         row += [str(run.images), *accuracies]
-        row += [_comparison_cell(run, decisions.get(name)) for name in methods]
+        row += [_comparison_cell(run, outcomes.get(name)) for name in methods]
         rows.append(row)
     return header, rows
 
 
-def _comparison_cell(run: CertifyRun, decision: Decision | None) -> str:
-    if decision is None:
+def _comparison_cell(run: Run, outcome: Outcome | None) -> str:
+    if outcome is None:
         return "–"
-    if decision.h_min is None:
+    if outcome.h_min is None:
         return "n/a"
-    if not decision.sound:
-        return decision.standing
-    return f"{wording.percent(robust_count(run, decision), run.images)} ({wording.ceil(decision.h_min, 5)})"
+    if not outcome.sound:
+        return wording.standing(outcome)
+    return f"{wording.percent(robust_count(run, outcome), run.images)} ({wording.ceil(outcome.h_min, 5)})"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
+from glsmooth.bounds import METHODS as BOUNDS
+from glsmooth.bounds import Outcome
+
 # parameter -> (name in a sentence, unit as an axis label shows it)
 PARAMETERS: dict[str, tuple[str, str]] = {
     "brightness": ("brightness", "added to intensities in [0, 1]"),
@@ -109,3 +112,18 @@ def probability(value: float) -> str:
     exact = Decimal(str(value))
     rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), ROUND_CEILING)
     return f"{float(rounded):.3g}"
+
+
+def title(outcome: Outcome) -> str:
+    """The method's name in full."""
+    return BOUNDS[outcome.method].title
+
+
+def standing(outcome: Outcome) -> str:
+    """``"sound"``, ``"unsound"`` (the method is), ``"estimate"`` (its value for this family is) or ``"approximate"``
+    (the transformation is) with the residual."""
+    if outcome.sound:
+        return "sound"
+    if outcome.residual is not None:
+        return f"approximate, residual {outcome.residual:.2g}"
+    return "estimate" if BOUNDS[outcome.method].sound else "unsound"

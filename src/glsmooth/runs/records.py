@@ -1,9 +1,8 @@
 """The records of a certification run: records.csv, a row an image, appended as images finish.
 
-A row is on disk before its image counts as done. Whatever kills the run, the same command goes on where it
-stopped
-and ends with the same bytes: rows hold nothing that depends on time, batch size or device, and end up in
-image order. Runs on several devices write a part each, merged into one file.
+A row is on disk before its image counts as done. Whatever kills the run, the same command goes on where it stopped
+and ends with the same bytes: rows hold nothing that depends on time, batch size or device, and end up in image order.
+Runs on several devices write a part each, merged into one file.
 """
 
 from __future__ import annotations
@@ -16,9 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glsmooth.errors import UserError
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["COLUMNS", "RecordWriter", "Records", "part_path", "read_rows"]
+from glsmooth.configuration.identity import difference
+from glsmooth.errors import UserError
+from glsmooth.runs.files import IDENTITY, RECORDS, sync_directory, write_text
+from glsmooth.smoothing import Verdict
+
+__all__ = ["COLUMNS", "Columns", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
 
 #: Columns of records.csv; ``coin`` where the bound is randomised, and ``certified_<method>`` for each method follow.
 COLUMNS = (
@@ -36,15 +41,78 @@ COLUMNS = (
 )
 
 
+#: What every file of records has, whichever version wrote it; columns of real numbers.
+_NEEDED = ("index", "label", "prediction", "n0", "n", "count", "p_lower", "base_prediction")
+_REAL = ("p_lower", "coin")
+
+#: Column name -> (images,) array.
+Columns = dict[str, NDArray[Any]]
+
+
 def part_path(directory: Path, rank: int, ranks: int) -> Path:
     """File that process ``rank`` of ``ranks`` writes: records.csv itself when it is the only one."""
-    return directory / ("records.csv" if ranks == 1 else f"records.rank{rank}.csv")
+    return directory / (RECORDS if ranks == 1 else f"records.rank{rank}.csv")
 
 
-def read_rows(directory: Path) -> list[dict[str, str]]:
-    """All rows of a run's records.csv, as text."""
-    with (directory / "records.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def columns(methods: Sequence[str], coin: bool = False) -> list[str]:
+    """Columns of records.csv for these methods; ``coin`` where the bound is randomised."""
+    return [*COLUMNS, *(["coin"] if coin else []), *(f"certified_{method}" for method in methods)]
+
+
+def row(verdict: Verdict, label: int) -> dict[str, object]:
+    """The row of an image of class ``label``; which of its values are written is up to :func:`columns`."""
+    tally = verdict.tally
+    return {
+        "index": tally.index,
+        "label": label,
+        "prediction": verdict.prediction,
+        "n0": tally.n0,
+        "n": tally.n,
+        "count": tally.count,
+        "p_lower": float(verdict.p_lower),
+        "base_prediction": tally.clean,
+        "abstain_votes": tally.abstained,
+        "nonfinite_votes": tally.nonfinite,
+        "near_ties": tally.near_ties,
+        "coin": float(tally.coin),
+        **{f"certified_{method}": certified for method, certified in verdict.certified.items()},
+    }
+
+
+def read_records(directory: Path) -> Columns:
+    """records.csv of a run: column name -> (images,) array; p_lower and coin float64, the rest int64.
+
+    Raises:
+        UserError: it is missing or not readable, lacks a column, or a value is not a number.
+    """
+    file = directory / RECORDS
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: not readable as CSV ({error}); run the same certify command again") from None
+    missing = [name for name in _NEEDED if name not in header]
+    if missing:
+        raise UserError(f"{file}: no column {missing[0]!r}; these are not the records of a certification")
+    values: Columns = {name: np.empty(len(rows), dtype=np.float64 if name in _REAL else np.int64) for name in header}
+    for i, cells in enumerate(rows):
+        line = i + 2
+        if len(cells) != len(header):
+            raise UserError(
+                f"{file}: line {line} has {len(cells)} values instead of {len(header)}; the same certify command "
+                "again repairs it"
+            )
+        for name, cell in zip(header, cells, strict=True):
+            try:
+                values[name][i] = float(cell) if name in _REAL else int(cell)
+            except (ValueError, OverflowError):
+                raise UserError(f"{file}: line {line}: {name} is {cell!r}, not a number; run certify again") from None
+        p_lower = values["p_lower"][i]
+        if not 0.0 <= p_lower <= 1.0:  # NaN is not, either
+            raise UserError(f"{file}: line {line}: p_lower is {p_lower}, not in [0, 1]; run certify again")
+    return values
 
 
 class RecordWriter:
@@ -72,7 +140,7 @@ class RecordWriter:
             os.ftruncate(self._file.fileno(), self._size)
         if self._size == 0:
             self._write(",".join(self.columns) + "\n")
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Write rows and wait until they are on disk.
@@ -109,7 +177,8 @@ class Records:
 
     Args:
         directory: the run directory; created if it is not there.
-        identity: plain values that decide the result. They are stored with the first use of the directory.
+        identity: plain values that decide the result, by name (:func:`glsmooth.configuration.identity.decisive`). They
+            are stored with the first use of the directory.
         columns: columns of the table.
 
     Raises:
@@ -120,7 +189,7 @@ class Records:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.columns = tuple(columns)
-        self.path = directory / "records.csv"
+        self.path = directory / RECORDS
         self._lock = open(directory / "run.lock", "a+")  # noqa: SIM115 - the lock lasts as long as the file is open
         _lock(self._lock.fileno(), directory)
         #: Images that are on disk.
@@ -129,21 +198,22 @@ class Records:
         self.merge()
 
     def _check_identity(self, identity: Mapping[str, Any]) -> None:
-        path = self.directory / "identity.json"
-        new = _flat(json.loads(json.dumps(identity)))
+        path = self.directory / IDENTITY
         if not path.exists():
-            _replace(path, json.dumps(identity, indent=2, sort_keys=True) + "\n")
+            write_text(path, json.dumps(identity, indent=2, sort_keys=True) + "\n")
             return
         try:
-            old = _flat(json.loads(path.read_text()))
+            before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            raise UserError(f"{path}: damaged; remove {self.directory} to start afresh") from None
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                raise UserError(
-                    f"{self.directory}: its records were taken with {name}={old.get(name)}, this run has "
-                    f"{name}={new.get(name)}; choose another hydra.run.dir, or remove that directory"
-                )
+            before = None
+        if not isinstance(before, dict):
+            raise UserError(f"{path}: damaged; remove {self.directory} to start afresh")
+        other = difference(before, json.loads(json.dumps(identity)))
+        if other is not None:
+            raise UserError(
+                f"{self.directory}: its records were taken with {other}; choose another hydra.run.dir, or remove that "
+                "directory"
+            )
 
     def merge(self, order: Sequence[int] | None = None) -> None:
         """Bring the parts of several processes into records.csv, rows sorted by image.
@@ -166,7 +236,7 @@ class Records:
         header = ",".join(self.columns) + "\n"
         content = header.encode() + b"".join(lines[index] for index in sorted(lines))
         if not self.path.exists() or self.path.read_bytes() != content:
-            _replace(self.path, content.decode())
+            write_text(self.path, content.decode())
         for path in parts:
             path.unlink()
 
@@ -208,38 +278,3 @@ def _lock(descriptor: int, path: Path) -> None:
         raise UserError(
             f"{path}: another process is writing here; wait for it, or choose another hydra.run.dir"
         ) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is there either whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free space and run the same command again"
-        ) from error
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat

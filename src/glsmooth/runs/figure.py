@@ -1,0 +1,73 @@
+"""figure1.npz: the first draws of one image, for a picture of what was done to it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glsmooth.errors import UserError
+from glsmooth.runs.files import FIGURE
+
+__all__ = ["Draws"]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The first counting draws (or visits) of one image.
+
+    Attributes:
+        index: of the image.
+        image: (C, H, W) in [0, 1].
+        transformed: (k, C, H, W), what the base classifier saw.
+        theta: (k, d), the drawn parameters in the transformation's order.
+        votes: (k,) classes, -1 for none.
+    """
+
+    index: int
+    image: NDArray[np.floating[Any]]
+    transformed: NDArray[np.floating[Any]]
+    theta: NDArray[np.floating[Any]]
+    votes: NDArray[np.integer[Any]]
+
+    def save(self, directory: Path, class_names: Sequence[str]) -> None:
+        """Write figure1.npz; ``class_names`` are for readers without the rest of the run."""
+        np.savez_compressed(
+            directory / FIGURE,
+            index=self.index,
+            image=self.image,
+            transformed=self.transformed,
+            theta=self.theta,
+            votes=self.votes,
+            class_names=np.array(class_names),
+        )
+
+    @classmethod
+    def load(cls, directory: Path, parameters: int) -> Draws | None:
+        """Read figure1.npz of a run with so many parameters; None where there is none.
+
+        Raises:
+            UserError: it is not readable, or its arrays do not belong together.
+        """
+        file = directory / FIGURE
+        if not file.is_file():
+            return None
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in ("index", "image", "transformed", "theta", "votes")}
+            index = int(arrays["index"])
+        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file}: not readable ({error}); delete it, or run certify again") from None
+        copies = len(arrays["votes"]) if arrays["votes"].ndim else 0
+        wanted = {"transformed": (copies, *arrays["image"].shape), "theta": (copies, parameters)}
+        for name, shape in wanted.items():
+            if arrays[name].shape != shape:
+                raise UserError(
+                    f"{file}: {name} has shape {arrays[name].shape}, not {shape}; it is of another run, delete it"
+                )
+        return cls(index, arrays["image"], arrays["transformed"], arrays["theta"], arrays["votes"])

@@ -1,0 +1,219 @@
+"""A certification that was run: read back from its directory, and decided again from its votes.
+
+A certificate is the comparison p_A > h_min. The run stores p_A of every image; h_min depends on neither image
+nor network. So any region and any method can be decided from the records without a forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glsmooth.bounds import Outcome, evaluate
+from glsmooth.configuration.build import build_family, build_region
+from glsmooth.errors import UserError
+from glsmooth.family.regions import Box, Region
+from glsmooth.family.resolvability import check_family, why_approximate
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.runs.figure import Draws
+from glsmooth.runs.files import RECORDS, SUMMARY
+from glsmooth.runs.records import Columns, read_records
+from glsmooth.runs.summary import Summary
+from glsmooth.voting.draws import coin
+from glsmooth.voting.procedures import given_up
+
+__all__ = ["Run", "load_run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The records and the summary that ``certify`` left in a directory.
+
+    Attributes:
+        path: the directory.
+        summary: summary.json.
+        columns: records.csv, column name -> (images,) array.
+    """
+
+    path: Path
+    summary: Summary
+    columns: Columns
+
+    @property
+    def images(self) -> int:
+        return len(self.columns["index"])
+
+    @property
+    def p_lower(self) -> NDArray[np.float64]:
+        return self.columns["p_lower"]
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """(images,) whether the selected class is the true one."""
+        return np.asarray(self.columns["prediction"] == self.columns["label"])
+
+    @cached_property
+    def family(self) -> SmoothedFamily:
+        summary = self.summary
+        return build_family(summary.transform, summary.smoothing, summary.image_size, summary.pixel_noise)
+
+    @cached_property
+    def region(self) -> Box:
+        return build_region(self.summary.region, self.family.transform)
+
+    @property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """What each method of the run says of its region."""
+        return self.summary.outcomes
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return str(self.summary.dataset.get("name", "images"))
+
+    @property
+    def alpha(self) -> float:
+        return float(self.summary.monte_carlo["alpha"])
+
+    @property
+    def procedure(self) -> str:
+        """``paper``, ``paper_literal``, ``sequential`` or ``exhaustive``."""
+        return str(self.summary.monte_carlo.get("name", ""))
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every shift was visited by its probability, so that no error probability enters the votes."""
+        return self.procedure == "exhaustive"
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the votes of an image stopped when the region of the run was decided."""
+        return self.procedure in ("sequential", "exhaustive")
+
+    @property
+    def randomised(self) -> bool:
+        """Whether p_A depends on a coin of each image, which the records keep."""
+        return bool(self.summary.monte_carlo.get("randomised", False))
+
+    @cached_property
+    def given_up(self) -> NDArray[np.bool_]:
+        """(images,) whether votes ended early, the region being out of reach, before p_A > 1/2 was proved."""
+        if not self.stops_early:
+            return np.zeros(self.images, dtype=bool)
+        most = int(self.summary.monte_carlo["n"])
+        return given_up(self.p_lower, self.columns["n"], self.columns["prediction"], most)
+
+    def class_name(self, label: int) -> str:
+        classes = self.summary.classes
+        return str(classes[label]) if classes is not None and 0 <= label < len(classes) else str(label)
+
+    def robust(self, outcome: Outcome) -> NDArray[np.bool_]:
+        """(images,) whether the image is certified in its true class."""
+        return np.asarray(outcome.certifies(self.p_lower) & self.correct)
+
+    def evaluate(self, region: Region, methods: Sequence[str]) -> dict[str, Outcome]:
+        """What methods say of another region, to decide the images by their stored p_A alone.
+
+        Valid for fixed n because the Clopper-Pearson bound (randomised or not) does not depend on the region; for
+        sequential votes because their p_A holds at any stopping time, and for exhaustive ones because the shifts
+        that were not visited count against the class, though more votes could have given a larger p_A.
+        """
+        outcomes = evaluate(self.family, region, methods)
+        found = self.summary.approximate
+        if found is None:
+            check = check_family(self.family, region, self.example)
+            found = None if check is None or check.passed else check.found
+        if found is None:
+            return outcomes
+        why = why_approximate(found)
+        return {name: outcome.approximate(float(found["residual"]), why) for name, outcome in outcomes.items()}
+
+    @cached_property
+    def draws(self) -> Draws | None:
+        """The draws of one image that certify left for a picture; None where there are none.
+
+        Raises:
+            UserError: the file is not readable, or not of this run.
+        """
+        draws = Draws.load(self.path, len(self.family.parameters))
+        if draws is not None and not (self.columns["index"] == draws.index).any():
+            raise UserError(
+                f"{self.path}: index {draws.index} is not in records.csv; the file of its draws is of another run, "
+                "delete it"
+            )
+        return draws
+
+    @cached_property
+    def example(self) -> list[Tensor]:
+        """The image (C, H, W) of those draws, to try a user's transformation on; none where it cannot be had."""
+        try:
+            return [] if self.draws is None else [torch.from_numpy(self.draws.image)]
+        except (UserError, TypeError):
+            return []
+
+
+def load_run(path: str | Path, field: str = "runs") -> Run:
+    """Read a run directory and check that its files belong together.
+
+    Raises:
+        UserError: a directory, file, column or value is missing, unreadable or contradicts another one.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{field}: no directory {str(path)!r}; give the directory that certify wrote")
+    for name in (RECORDS, SUMMARY):
+        if not (path / name).is_file():
+            raise UserError(
+                f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
+                "same certify command again resumes an unfinished one)"
+            )
+    run = Run(path, Summary.read(path), read_records(path))
+    _check_together(run)
+    return run
+
+
+def _check_together(run: Run) -> None:
+    """Refuse records that are not the ones the summary speaks of."""
+    file = run.path / RECORDS
+    fix = "records.csv and summary.json are of different runs; run certify again into an empty directory"
+    if not run.images:
+        raise UserError(f"{file}: holds no image; run the same certify command again")
+    stated = run.summary.numbers.images
+    if run.images != stated:
+        raise UserError(f"{file}: {run.images} images, but summary.json says images={stated}; {fix}")
+    index, counts = np.unique(run.columns["index"], return_counts=True)
+    if counts.max() > 1:
+        raise UserError(f"{file}: index {index[counts.argmax()]} occurs {counts.max()} times; {fix}")
+    if run.randomised:
+        _check_coins(run, file)
+    for name, outcome in run.outcomes.items():
+        column = f"certified_{name}"
+        if column not in run.columns:
+            raise UserError(f"{file}: no column {column!r}; these are not the records of this run's summary.json")
+        wrong = np.flatnonzero((run.columns[column] != 0) != outcome.certifies(run.p_lower))
+        if len(wrong):
+            row = wrong[0]
+            raise UserError(
+                f"{file}: index {run.columns['index'][row]}: {column}={run.columns[column][row]}, but "
+                f"p_lower={run.p_lower[row]:.6g} and summary.json has required_probability={outcome.h_min}; {fix}"
+            )
+
+
+def _check_coins(run: Run, file: Path) -> None:
+    """Refuse coins that are not those of (seed, index): a coin that was drawn again has no level."""
+    if "coin" not in run.columns:
+        raise UserError(f"{file}: no column 'coin', but summary.json says randomised=true; run certify again")
+    seed = int(run.summary.seed)
+    for index, stored in zip(run.columns["index"].tolist(), run.columns["coin"].tolist(), strict=True):
+        if stored != coin(seed, index):
+            raise UserError(
+                f"{file}: index {index}: coin={stored} is not the one of seed={seed}, so its p_lower proves nothing; "
+                "run certify again into an empty directory"
+            )
