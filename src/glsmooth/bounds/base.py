@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from glsmooth.bounds.confidence import samples_needed
+from glsmooth.errors import UserError
 
 __all__ = ["NotApplicable", "RegionBound", "samples_needed"]
 
 
-class NotApplicable(ValueError):
+class NotApplicable(UserError):
     """The method has no statement about this family or region; the message says why."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from glsmooth import laws
 from glsmooth.errors import UserError, did_you_mean
 
-__all__ = ["RULES", "Rule", "check_fields", "is_number", "leaves", "near_field", "rule_of"]
+__all__ = ["RULES", "Rule", "check_fields", "is_number", "keys", "leaves", "near_field", "rule_of"]
 
 METHODS = ("neyman_pearson", "gl", "gl_ode", "gl_printed", "tss", "mp")
 DATASETS = ("digits", "mnist", "cifar10", "cifar100", "image_folder", "imagenet")
@@ -187,6 +187,20 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def keys(config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a valid configuration by their last part, by which the library knows them.
+
+    For :func:`glsmooth.errors.keyed`. Fields of fixed choices are left out: these were checked, and the library has
+    nothing to say about them. So are laws, each of which has the same fields: whoever builds them names them.
+    """
+    found: dict[str, list[str]] = {}
+    for key, _ in leaves(config):
+        rule = rule_of(key)
+        if rule is not None and not rule.choices and not key.startswith(("smoothing.", "transform.")):
+            found.setdefault(key.rpartition(".")[2], []).append(key)
+    return {name: chosen[0] for name, chosen in found.items() if len(chosen) == 1}
 
 
 def check_fields(config: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from glsmooth.bounds.confidence import (
     randomised_lower,
     samples_needed,
 )
+from glsmooth.errors import UserError
 from glsmooth.voting.draws import Stream
 from glsmooth.voting.finite import FiniteLaw
 
@@ -325,5 +326,5 @@ class Exhaustive:
 
 def _check(n0: int, n: int, alpha: float) -> None:
     if n0 < 1 or n < 1:
-        raise ValueError(f"n0={n0}, n={n}: both must be at least 1")
+        raise UserError(f"n0={n0}, n={n}: both must be at least 1")
     samples_needed(0.5, alpha)  # refuses an impossible alpha
