@@ -23,10 +23,13 @@ from glsmooth.errors import UserError
 from glsmooth.voting.draws import Stream
 from glsmooth.voting.finite import FiniteLaw
 
-__all__ = ["ABSTAIN", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally", "given_up"]
+__all__ = ["ABSTAIN", "PROCEDURES", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally", "given_up"]
 
 #: Stands for "no class".
 ABSTAIN = -1
+
+#: Names of the procedures; the first two are :class:`FixedSample`.
+PROCEDURES = ("paper", "paper_literal", "sequential", "exhaustive")
 
 #: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax
 #: exceeds 1/2.
