@@ -15,11 +15,11 @@ __all__ = ["Ball", "Box", "Points", "Region"]
 def number(where: str, value: Any) -> float:
     """``value`` as a finite float; -0.0 is 0.0. ``where`` opens the message of the UserError."""
     if isinstance(value, (str, bytes)):
-        raise UserError(f"{where}={value!r} is not a number")
+        raise UserError(f"{where}={value!r} is not a number; give a finite one")
     try:
         finite = float(value)  # numpy and torch scalars too
     except (TypeError, ValueError, RuntimeError):
-        raise UserError(f"{where}={value!r} is not a number") from None
+        raise UserError(f"{where}={value!r} is not a number; give a finite one") from None
     except OverflowError:
         finite = math.inf
     if not math.isfinite(finite):
