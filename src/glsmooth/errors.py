@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "did_you_mean", "keyed"]
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. Its last line names the field, the value and the fix."""
+    """A mistake that the user can mend. Its last line names the field, the value and the fix.
+
+    Only this is shown without a traceback; a ValueError of another kind is a broken assumption.
+    """
+
+
+@contextmanager
+def keyed(keys: Mapping[str, str]) -> Iterator[None]:
+    """Have a UserError call fields by the keys under which the user set them.
+
+    The library knows arguments: ``root=here: no such folder``. With ``{"root": "dataset.root"}`` that leaves as
+    ``dataset.root=here: no such folder``, and so does every other ``field=…`` of the message. A message that does not
+    begin with one of the fields is about something else, and stays.
+    """
+    try:
+        yield
+    except UserError as error:
+        fields = "|".join(map(re.escape, keys))
+        message = str(error)
+        first = rf"({fields})(?==|:| is )"
+        if fields and re.match(first, message):
+            error.args = (re.sub(rf"^{first}|(?<!\S)({fields})(?==)", lambda match: keys[match[0]], message),)
+        raise
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """``"; did you mean 'x'? (choose from a, b, …)"`` for an unknown name, to be appended to a message."""
+    """``"; did you mean 'x'? choose from a, b, …"`` for an unknown name, to be appended to a message."""
     known = sorted(map(str, choices))
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     # A near miss in capitals only ("lognormal") is the commonest slip and difflib can rank it low.

@@ -13,8 +13,8 @@ FAMILY = gs.SmoothedFamily(T.Brightness(), LAWS)
 REGION = gs.Box(brightness=(0, 1))
 
 REFUSED = {
-    "a huge end": (lambda: gs.Box(brightness=(0, 10**400)), "region.brightness=inf is not finite"),
-    "a missing end": (lambda: gs.Box(brightness=[None, 1]), "region.brightness=None is not a number"),
+    "a huge end": (lambda: gs.Box(brightness=(0, 10**400)), "^brightness=inf is not finite"),
+    "a missing end": (lambda: gs.Box(brightness=[None, 1]), "^brightness=None is not a number"),
     "a text as an interval": (lambda: gs.Box(brightness="ab"), "not an interval"),
     "a huge scale": (lambda: N(0, 10**400), "scale=inf is not finite"),
     "many numbers": (lambda: N(torch.zeros(2), 1), "loc=.* is not one number"),

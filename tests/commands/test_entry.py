@@ -5,19 +5,24 @@ import os
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-import glsmooth
+import glsmooth as gs
 from glsmooth.__main__ import main as glsmooth_main
+from glsmooth.bounds import cover
 from glsmooth.commands.entry import entry
 from glsmooth.configuration.plain import conf_dir, plain
-from glsmooth.laws import Normal
+from glsmooth.learning.data import load_dataset
+from glsmooth.learning.models import build_model
+from glsmooth.transforms import Brightness, Translation
 
-TRANSFORMS = list(glsmooth.transforms.BUILTIN)
+TRANSFORMS = list(gs.transforms.BUILTIN)
+SHIFTS = gs.SmoothedFamily(Translation(), dict.fromkeys(("tx", "ty"), gs.Normal(0, 3)), (32, 32))
 
 
 @pytest.fixture(autouse=True)
@@ -212,17 +217,42 @@ def test_a_mistake_leaves_no_directory_behind(call, elsewhere):
     assert list(elsewhere.iterdir()) == []
 
 
-def test_what_the_library_refuses_while_running_is_a_mistake_too(call, capsys):
+def test_what_the_library_refuses_while_running_is_named_by_its_key(call, capsys, elsewhere):
+    (elsewhere / "empty").mkdir()
+    for job, expected in (
+        (lambda cfg: load_dataset({"name": "cifar10"}), "dataset.root is not set: give the folder of cifar10, e.g. "),
+        (lambda cfg: load_dataset({"name": "mnist", "root": "empty"}).test, "dataset.root=empty: mnist is not"),
+        (lambda cfg: build_model({"name": "small_cn"}, 10, 1, [0.0], [1.0], (32, 32)), "model.name=small_cn: neither"),
+        (
+            lambda cfg: gs.SmoothedFamily(Brightness(), {"brightness": gs.Normal(0, 1)}, None, -1.0),
+            "loss.pixel_noise=-1.0 must be",
+        ),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            call("train", run=job)
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert last_line(error).startswith(expected)
+
+
+def test_a_method_that_does_not_apply_is_no_bug(call, capsys):
     with pytest.raises(SystemExit) as ended:
-        call("bounds", run=lambda cfg: Normal(0, -1))
+        call("bounds", run=lambda cfg: gs.required_probability(SHIFTS, gs.Box(tx=(0.2, 0.4), ty=(0, 0))))
     assert ended.value.code == 2
-    assert "scale=-1" in last_line(capsys.readouterr().err)
+    assert "holds no whole number of pixels" in last_line(capsys.readouterr().err)
+
+
+def _ours(cfg):
+    raise ValueError("an assumption of the package's is broken")
 
 
 @pytest.mark.parametrize(
     ("bug", "kind"),
     [
         (lambda cfg: np.zeros(3).reshape(2), ValueError),
+        (types.FunctionType(_ours.__code__, vars(cover)), ValueError),  # as if one of our modules had raised it
+        (lambda cfg: Path("nowhere").read_text(), FileNotFoundError),
         (lambda cfg: {}["x"], KeyError),
         (lambda cfg: cfg.nothing, Exception),
     ],

@@ -253,7 +253,7 @@ def test_weights_for_other_classes_need_a_new_head(tmp_path):
         f"model.weights={tmp_path / 'seven.pt'}",
         "optimizer.epochs=1",
     ]
-    with pytest.raises(ValueError, match=r"has 7 classes, the dataset 10; .*model.new_head=true"):
+    with pytest.raises(ValueError, match=r"has 7 classes, the dataset 10; .* new_head=true"):
         run(tmp_path / "run", *folder)
     run(tmp_path / "run", *folder, "model.new_head=true")
     checkpoint = load_checkpoint(tmp_path / "run" / "best.ckpt")

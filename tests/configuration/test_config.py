@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import glsmooth as gs
 from glsmooth.configuration.build import build_family, build_laws, build_region, build_transform
-from glsmooth.configuration.fields import check_fields, leaves, rule_of
+from glsmooth.configuration.fields import check_fields, keys, leaves, rule_of
 from glsmooth.configuration.identity import run_id
 from glsmooth.configuration.plain import conf_dir, plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
@@ -175,6 +175,17 @@ MISTAKES = [
     ("bounds", ["bound.methods=[gll]"], ["bound.methods=['gll']", "gl_ode"]),
     ("bounds", ["smoothing.contrast.scale=0"], ["smoothing.contrast.scale=0 ", "above 0"]),
     ("bounds", ["smoothing.contrast.scale=nan"], ["smoothing.contrast.scale=nan", "finite"]),
+    ("bounds", ["smoothing.contrast.scale=1e-20"], ["smoothing.contrast.scale=1e-20 is too extreme"]),
+    (
+        "bounds",
+        ["smoothing.contrast.scale=20"],
+        ["smoothing.contrast.loc=0, smoothing.contrast.scale=20 is too wide", "at most 10"],
+    ),
+    (
+        "bounds",
+        ["smoothing.brightness={law:Uniform,low:1,high:0,loc:null,scale:null}"],
+        ["smoothing.brightness.low=1 must be below smoothing.brightness.high=0"],
+    ),
     (
         "bounds",
         ["smoothing.contrast.law=normal"],
@@ -190,7 +201,8 @@ MISTAKES = [
     ),
     ("bounds", ["region.contrast=[0.5]"], ["region.contrast=[0.5]", "interval"]),
     ("bounds", ["region.contrast=1"], ["region.contrast=1 ", "interval"]),
-    ("bounds", ["region.contrast=[-1,1]"], ["region.contrast", "domain"]),
+    ("bounds", ["region.contrast=[-1,1]"], ["region.contrast=[-1.0, 1.0] leaves the domain of contrast"]),
+    ("bounds", ["region.contrast=[1,1e30]"], ["region.contrast=[1.0, 1e+30] is too extreme"]),
     ("bounds", ["region.contrast=null", "region.brightness=null"], ["region is empty", "+region.contrast="]),
     ("bounds", ["+region.gamma=[1,2]"], ["region.gamma=[1, 2]", "stray", "region.gamma=null"]),
     (
@@ -323,6 +335,48 @@ def test_what_a_users_own_transformation_refuses_is_named(shear_module):
             compose("bounds", *CUSTOM, f"transform._target_={shear_module}.Shear", "+transform.gain=-1"),
             "bounds",
         )
+
+
+def test_a_bug_in_a_built_in_transformation_is_not_a_mistake_in_the_configuration(monkeypatch):
+    def broken(self, order="contrast_first"):
+        raise ValueError("order=… is our own bug")
+
+    monkeypatch.setattr(gs.transforms.ContrastBrightness, "__init__", broken)
+    with pytest.raises(ValueError, match="our own bug") as caught:
+        build_transform({"_target_": "glsmooth.transforms.ContrastBrightness"})
+    assert not isinstance(caught.value, UserError)
+
+
+def test_builders_put_the_key_before_what_the_library_says():
+    """The same mistake in Python and in a configuration."""
+    with pytest.raises(UserError, match=r"^contrast=\[2, 0.5\] is inverted; give \[0.5, 2\]$"):
+        gs.Box(contrast=(2, 0.5))
+    with pytest.raises(UserError, match=r"^region.contrast=\[2, 0.5\] is inverted; give \[0.5, 2\]$"):
+        build_region({"contrast": [2, 0.5]}, gs.transforms.Contrast())
+    with pytest.raises(UserError, match=r"^smoothing.contrast=Normal\(0, 1\) reaches outside the domain"):
+        build_family(
+            {"_target_": "glsmooth.transforms.Contrast"}, {"contrast": {"law": "Normal", "loc": 0, "scale": 1}}
+        )
+    with pytest.raises(UserError, match=r"^pixel_noise=-1.0 must be"):
+        build_family(
+            {"_target_": "glsmooth.transforms.Contrast"}, {"contrast": {"law": "LogNormal", "scale": 1}}, None, -1.0
+        )
+
+
+def test_a_key_goes_by_its_last_part_where_that_is_its_own():
+    config = validate(compose("train"), "train")
+    assert keys(config)["root"] == "dataset.root"
+    assert keys(config)["pixel_noise"] == "loss.pixel_noise"
+    # Of four names only the model's is free text; the others were checked against their choices.
+    assert keys(config)["name"] == "model.name"
+    assert keys({"loss": {"copies": 1}, "dataset": {"subset": 1}, "optimizer": {"lr": 1}, "seed": 0}) == {
+        "copies": "loss.copies",
+        "subset": "dataset.subset",
+        "lr": "optimizer.lr",
+        "seed": "seed",
+    }
+    assert keys({"image_size": None, "dataset": {"image_size": None}}) == {}  # whose, it cannot say
+    assert keys({"smoothing": {"contrast": {"scale": 1}}}) == {}
 
 
 def test_a_bug_in_a_users_module_is_not_a_mistake_in_the_configuration(tmp_path, monkeypatch):

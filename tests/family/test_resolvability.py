@@ -10,6 +10,7 @@ from torch import nn
 import glsmooth as gs
 from glsmooth.configuration.build import build_laws, build_region, build_transform
 from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.errors import UserError
 from glsmooth.family.resolvability import TOLERANCE, check_family, check_transform, is_users
 from glsmooth.transforms import BUILTIN, Composition, Shift
 from tests.bounds.user_transforms import AFFINE, BRIGHTEN, CURVED, Affine, Brighten, Rescale
@@ -152,7 +153,7 @@ def test_a_wrong_claim_is_refused(transform, shape):
     assert check.fault is None
     assert not check.passed
     assert check.residual > TOLERANCE
-    with pytest.raises(ValueError, match=rf"{type(transform).__name__}.* is not resolvable as it says: .*residual"):
+    with pytest.raises(UserError, match=rf"{type(transform).__name__}.* is not resolvable as it says: .*residual"):
         check.require()
     check.require(approximate=True)
 
@@ -343,7 +344,7 @@ def test_what_is_no_action_is_refused_even_as_an_approximation(cls, message):
     check = check_family(family, REGION, torch.rand(2, 1, 8, 8))
     assert not check.passed
     for approximate in (False, True):
-        with pytest.raises(ValueError, match=message) as raised:
+        with pytest.raises(UserError, match=message) as raised:
             check.require(approximate)
         assert "\n" not in str(raised.value)
     assert check.fault in str(check)
@@ -501,15 +502,15 @@ def test_only_users_classes_are_checked():
 
 
 def test_a_region_that_does_not_fit_is_an_error_of_the_caller():
-    with pytest.raises(ValueError, match="'c' is not a parameter of bright"):
+    with pytest.raises(UserError, match="'c' is not a parameter of bright"):
         gs.check_transform(Brighten(), region=gs.Box(c=(0, 1)))
-    with pytest.raises(ValueError, match=r"smoothing\.b is missing"):
+    with pytest.raises(UserError, match=r"^no law for 'b': brighten needs one for each of b$"):
         gs.check_transform(Brighten(), laws={})
 
 
 def test_images_that_are_none_are_an_error_of_the_caller():
     for images in (torch.rand(8, 8), [[0.5]], torch.zeros(1, 1, 4, 4, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"images: give floating tensors \(C, H, W\)"):
+        with pytest.raises(UserError, match=r"images: give floating tensors \(C, H, W\)"):
             gs.check_transform(Brighten(), images)
     # Images of several sizes are the engine's to refuse; the check takes those like the first.
     assert gs.check_transform(Brighten(), [torch.rand(1, 4, 4), torch.rand(1, 5, 5)]).passed
@@ -539,7 +540,7 @@ def test_certify_refuses_before_the_first_vote():
     family = gs.SmoothedFamily(HalfBeta(), LAWS)
     smoothed = gs.SmoothedClassifier(Untouched(), family, num_classes=2)
     for ask in (smoothed.certify, lambda x, region: smoothed.certify_many(x[None], region)):
-        with pytest.raises(ValueError, match="HalfBeta is not resolvable as it says"):
+        with pytest.raises(UserError, match="HalfBeta is not resolvable as it says"):
             ask(torch.full((1, 4, 4), 0.5), gs.Points([{"b": 0.3}]))
 
 

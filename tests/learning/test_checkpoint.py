@@ -6,6 +6,7 @@ import torch
 import glsmooth as gs
 from glsmooth.configuration.build import law_config
 from glsmooth.configuration.identity import file_digest
+from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import KEY, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
@@ -71,28 +72,28 @@ def test_digest_is_sha256_of_the_bytes(path):
 
 class TestMistakes:
     def test_missing(self, tmp_path):
-        with pytest.raises(ValueError, match=r"ckpt=.*nowhere.ckpt: no such file"):
+        with pytest.raises(UserError, match=r"ckpt=.*nowhere.ckpt: no such file"):
             load_checkpoint(tmp_path / "nowhere.ckpt")
 
     def test_truncated(self, path):
         path.write_bytes(path.read_bytes()[:1000])
-        with pytest.raises(ValueError, match=r"ckpt=.*best.ckpt: not a readable checkpoint"):
+        with pytest.raises(UserError, match=r"ckpt=.*best.ckpt: not a readable checkpoint"):
             load_checkpoint(path)
 
     @pytest.mark.parametrize("content", [{"state_dict": {}}, [1, 2], {KEY: {"transform": {}}}])
     def test_foreign(self, path, content):
         torch.save(content, path)
-        with pytest.raises(ValueError, match=r"ckpt=.*not a checkpoint of this program.*model.weights="):
+        with pytest.raises(UserError, match=r"ckpt=.*not a checkpoint of this program.* weights="):
             load_checkpoint(path)
 
     def test_code_is_not_executed(self, path):
         torch.save({KEY: {}, "state_dict": {}, "callback": print}, path)
-        with pytest.raises(ValueError, match=r"not a readable checkpoint"):
+        with pytest.raises(UserError, match=r"not a readable checkpoint"):
             load_checkpoint(path)
 
     def test_weights_of_another_network(self, path):
         content = torch.load(path, weights_only=True)
         content["state_dict"].pop("model.network.fc.bias")
         torch.save(content, path)
-        with pytest.raises(ValueError, match=r"ckpt: its weights do not fit small_cnn"):
+        with pytest.raises(UserError, match=r"ckpt: its weights do not fit small_cnn"):
             load_checkpoint(path).build_model()

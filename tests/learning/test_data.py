@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glsmooth.errors import UserError
 from glsmooth.learning import data as data_module
 from glsmooth.learning.data import (
     Batches,
@@ -100,7 +101,7 @@ class TestCertificationImages:
 
     @pytest.mark.parametrize("subset", [0, 100_000])
     def test_impossible(self, digits, subset):
-        with pytest.raises(ValueError, match=rf"dataset.subset={subset}: digits has \d+ test images"):
+        with pytest.raises(UserError, match=rf"^subset={subset}: digits has \d+ test images"):
             certification_images(digits, subset)
 
 
@@ -210,7 +211,7 @@ class TestFolders:
         fill(tmp_path / "test", {name: 1 for name in "abc"}, size=(32, 32))
         found = load_dataset({"name": "cifar10", "root": tmp_path})
         assert len(found.test) == 3
-        with pytest.raises(ValueError, match=r"dataset.root=.*has no folder train/"):
+        with pytest.raises(UserError, match=r"^root=.*has no folder train/"):
             found.train  # noqa: B018
 
     def test_grey_folders(self, tmp_path):
@@ -320,7 +321,7 @@ class TestPixels:
     )
     def test_pixels_without_a_certain_meaning_are_refused(self, tmp_path, picture, name, options, message):
         root = one_file(tmp_path, picture, name, **options)
-        with pytest.raises(ValueError, match=rf"dataset\.root: .*a/{name} is not a readable image .*{message}"):
+        with pytest.raises(UserError, match=rf"^root: .*a/{name} is not a readable image .*{message}"):
             self.load(root)
 
     def test_a_transparent_value_that_no_pixel_has_is_nothing(self, tmp_path):
@@ -332,51 +333,51 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("spec", "message"),
         [
-            ({"name": "mnits"}, r"dataset.name=mnits: .*mnist"),
-            ({"name": "cifar10"}, r"dataset.root is not set"),
-            ({"name": "imagenet", "root": "nowhere"}, r"dataset.root=nowhere: no such folder"),
-            ({"name": "digits", "download": True}, r"dataset.download=true: digits cannot be downloaded"),
-            ({"name": "digits", "val_fraction": 1.0}, r"dataset.val_fraction=1.0: must lie strictly between"),
+            ({"name": "mnits"}, r"^name='mnits' is not a dataset; did you mean 'mnist'"),
+            ({"name": "cifar10"}, r"^root is not set: .*, e.g. root=data"),
+            ({"name": "imagenet", "root": "nowhere"}, r"^root=nowhere: no such folder"),
+            ({"name": "digits", "download": True}, r"^download=true: digits cannot be downloaded"),
+            ({"name": "digits", "val_fraction": 1.0}, r"^val_fraction=1.0: must lie strictly between"),
             (
                 {"name": "digits", "test_fraction": 1e-4},
-                r"dataset.test_fraction=0.0001: leaves a part without",
+                r"^test_fraction=0.0001: leaves a part without",
             ),
             (
                 {"name": "mnist", "image_size": [32, 32]},
-                r"dataset.image_size=\[32, 32\]: images of mnist are",
+                r"^image_size=\[32, 32\]: images of mnist are",
             ),
-            ({"name": "digits", "image_size": [32]}, r"dataset.image_size=\[32\]: use \[height, width\]"),
+            ({"name": "digits", "image_size": [32]}, r"^image_size=\[32\]: use \[height, width\]"),
         ],
     )
     def test_named(self, spec, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             load_dataset(spec)
 
     @pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
     def test_empty_root(self, tmp_path, name):
-        with pytest.raises(ValueError, match=rf"dataset.root=.*: {name} is not there.*dataset.download=true"):
+        with pytest.raises(UserError, match=rf"^root=.*: {name} is not there.* with download=true"):
             load_dataset({"name": name, "root": tmp_path}).test  # noqa: B018
 
     def test_folder_without_classes(self, tmp_path):
         fill(tmp_path, {"only": 2})
-        with pytest.raises(ValueError, match=r"dataset.root: .* holds 1 class folders"):
+        with pytest.raises(UserError, match=r"^root: .* holds 1 class folders"):
             load_dataset({"name": "image_folder", "root": tmp_path})
 
     def test_class_without_images(self, tmp_path):
         fill(tmp_path, {"a": 2, "b": 0})
-        with pytest.raises(ValueError, match=r"dataset.root: .*b holds no images"):
+        with pytest.raises(UserError, match=r"^root: .*b holds no images"):
             load_dataset({"name": "image_folder", "root": tmp_path})
 
     def test_train_and_test_classes_differ(self, tmp_path):
         fill(tmp_path / "train", {"a": 1, "b": 1})
         fill(tmp_path / "test", {"a": 1, "c": 1})
-        with pytest.raises(ValueError, match=r"dataset.root: the class folders of .*test differ"):
+        with pytest.raises(UserError, match=r"^root: the class folders of .*test differ"):
             load_dataset({"name": "image_folder", "root": tmp_path, "image_size": [10, 8]}).test  # noqa: B018
 
     def test_damaged_image(self, tmp_path):
         fill(tmp_path / "test", {"a": 1, "b": 1})
         (tmp_path / "test" / "b" / "000.png").write_bytes(b"not an image")
-        with pytest.raises(ValueError, match=r"dataset.root: .*000.png is not a readable image"):
+        with pytest.raises(UserError, match=r"^root: .*000.png is not a readable image"):
             load_dataset({"name": "image_folder", "root": tmp_path, "image_size": [10, 8]}).test  # noqa: B018
 
 

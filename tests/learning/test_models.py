@@ -3,6 +3,7 @@ import logging
 import pytest
 import torch
 
+from glsmooth.errors import UserError
 from glsmooth.learning.models import build_model, resolve_model
 
 GREY = {"channels": 1, "mean": (0.3,), "std": (0.2,), "image_size": (32, 32)}
@@ -50,13 +51,13 @@ def test_timm_head_and_channels_follow_the_dataset(name):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"name": "resnet5O"}, ["model.name=resnet5O", "did you mean", "resnet50"]),
-        ({"name": "small_cnn", "pretrained": True}, ["model.pretrained=true", "model.pretrained=false"]),
-        ({"name": "small_cnn", "weights": "nowhere.pt"}, ["model.weights=nowhere.pt"]),
+        ({"name": "resnet5O"}, ["name=resnet5O", "did you mean", "resnet50"]),
+        ({"name": "small_cnn", "pretrained": True}, ["pretrained=true", "use pretrained=false"]),
+        ({"name": "small_cnn", "weights": "nowhere.pt"}, ["weights=nowhere.pt"]),
     ],
 )
 def test_mistakes_are_named(spec, words):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         build_model(spec, 10, **GREY)
     for word in words:
         assert word in str(error.value)
@@ -64,7 +65,7 @@ def test_mistakes_are_named(spec, words):
 
 
 def test_unsuitable_image_size_is_named():
-    with pytest.raises(ValueError, match=r"model.name=small_cnn: does not take 1x2x2 images"):
+    with pytest.raises(UserError, match=r"^name=small_cnn: does not take 1x2x2 images"):
         build_model({"name": "small_cnn"}, 10, **GREY | {"image_size": (2, 2)})
 
 
@@ -75,7 +76,7 @@ def test_hub_failure_is_explained(monkeypatch):
         raise OSError("no network\nsecond line")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(ValueError, match=r"model.pretrained=true: .*\(no network\).*model.pretrained=false"):
+    with pytest.raises(UserError, match=r"^pretrained=true: .*\(no network\).* pretrained=false or weights=FILE"):
         build_model({"name": "resnet18", "pretrained": True}, 10, **COLOUR)
 
 
@@ -126,12 +127,12 @@ class TestWeights:
         old = build_model({"name": name}, 7, **shape)
         torch.save(old.state_dict(), tmp_path / "w.pt")
         spec = {"name": name, "weights": tmp_path / "w.pt"}
-        with pytest.raises(ValueError, match=r"has 7 classes, the dataset 10; .*model.new_head=true") as error:
+        with pytest.raises(UserError, match=r"has 7 classes, the dataset 10; .* set new_head=true") as error:
             build_model(spec, 10, **shape)
-        assert f"model.weights={tmp_path / 'w.pt'}" in str(error.value)
+        assert f"weights={tmp_path / 'w.pt'}" in str(error.value)
         with caplog.at_level(logging.INFO):
             model = build_model({**spec, "new_head": True}, 10, **shape)
-        assert "model.new_head=true: the last layer" in caplog.text
+        assert "new_head=true: the last layer" in caplog.text
         assert "(7 classes)" in caplog.text
         assert model.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
         state, before = model.state_dict(), old.state_dict()
@@ -152,23 +153,23 @@ class TestWeights:
     def test_a_file_without_a_head_needs_a_new_one(self, trained, tmp_path):
         state = {key: value for key, value in trained.state_dict().items() if ".fc." not in key}
         torch.save(state, tmp_path / "w.pt")
-        with pytest.raises(ValueError, match=r"lacks 2 tensors, the first fc.bias"):
+        with pytest.raises(UserError, match=r"lacks 2 tensors, the first fc.bias"):
             build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
         build_model({"name": "small_cnn", "weights": tmp_path / "w.pt", "new_head": True}, 10, **GREY)
 
     def test_another_architecture_does_not_fit(self, trained, tmp_path):
         torch.save(trained.state_dict(), tmp_path / "w.pt")
-        with pytest.raises(ValueError, match=r"model.weights=.*does not fit: it lacks"):
+        with pytest.raises(UserError, match=r"^weights=.*does not fit: it lacks"):
             build_model({"name": "cifar_resnet20", "weights": tmp_path / "w.pt"}, 10, **GREY)
 
     def test_other_shapes_do_not_fit(self, trained, tmp_path):
         torch.save(trained.state_dict(), tmp_path / "w.pt")
-        with pytest.raises(ValueError, match=r"does not fit: it has other shapes in 1 tensors, .*features.0.0.weight"):
+        with pytest.raises(UserError, match=r"does not fit: it has other shapes in 1 tensors, .*features.0.0.weight"):
             build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **COLOUR)
 
     def test_damaged_file(self, tmp_path):
         (tmp_path / "w.pt").write_bytes(b"not a state_dict")
-        with pytest.raises(ValueError, match=r"model.weights=.*not a readable state_dict"):
+        with pytest.raises(UserError, match=r"^weights=.*not a readable state_dict"):
             build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
 
 

@@ -5,6 +5,7 @@ import torch
 
 import glsmooth as gs
 import glsmooth.transforms.compose as compose
+from glsmooth.errors import UserError
 from glsmooth.transforms import BUILTIN, Composition, GaussianBlur, ResolvableTransform, Translation
 
 CASES = [
@@ -167,7 +168,7 @@ def test_blur_is_a_gaussian_blur():
     ],
 )
 def test_compositions_that_are_not_resolvable_are_refused(parts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         Composition(*parts)
 
 
@@ -184,7 +185,7 @@ def test_a_users_own_part_is_tried_for_commutation():
             return alpha + beta
 
     assert compose.Composition(Rotate90(), gs.transforms.Contrast()).parameters == ("turns", "contrast")
-    with pytest.raises(ValueError, match="do not commute"):
+    with pytest.raises(UserError, match="do not commute"):
         compose.Composition(Rotate90(), Translation())
 
 
@@ -197,7 +198,7 @@ def test_a_users_own_part_is_tried_for_commutation():
     ],
 )
 def test_parameters_are_checked(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         gs.transforms.ContrastBrightness().vector(values)
 
 
@@ -207,7 +208,7 @@ def test_unknown_options_are_named():
         lambda: Translation(padding="zero"),
         lambda: GaussianBlur(border="zero"),
     ):
-        with pytest.raises(ValueError, match="choose from"):
+        with pytest.raises(UserError, match="choose from"):
             make()
 
 

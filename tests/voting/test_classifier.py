@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import glsmooth as gs
+from glsmooth.errors import UserError
 from glsmooth.voting.classifier import BaseClassifier
 
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -100,7 +101,7 @@ class Adapts(nn.Module):
 )
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_a_network_that_changes_itself_is_refused(family, model, name, stochastic):
-    with pytest.raises(ValueError, match=rf"changes itself in evaluation mode: ({name})"):
+    with pytest.raises(UserError, match=rf"changes itself in evaluation mode: ({name})"):
         smoothed(model, family, stochastic=stochastic).certify(IMAGE, REGION)
 
 
@@ -148,7 +149,7 @@ class NoiseByPlace(nn.Module):
     ],
 )
 def test_a_network_that_looks_at_the_batch_is_refused(family, model, what, stochastic):
-    with pytest.raises(ValueError, match=f"logits for an image depend on {what}"):
+    with pytest.raises(UserError, match=f"logits for an image depend on {what}"):
         smoothed(model, family, stochastic=stochastic).certify(IMAGE, REGION)
 
 
@@ -178,7 +179,7 @@ SHARED = {
 
 @pytest.mark.parametrize("draw", NOISE)
 def test_a_random_network_needs_permission(family, draw):
-    with pytest.raises(ValueError, match=r"random in evaluation mode.*stochastic=true"):
+    with pytest.raises(UserError, match=r"random in evaluation mode.*stochastic=true"):
         smoothed(Noisy(NOISE[draw]), family).certify(IMAGE, REGION)
     states = torch.get_rng_state(), random.getstate()
     allowed = smoothed(Noisy(NOISE[draw]), family, stochastic=True)
@@ -192,19 +193,19 @@ def test_a_random_network_needs_permission(family, draw):
 
 @pytest.mark.parametrize("draw", SHARED)
 def test_randomness_that_a_batch_shares_is_refused(family, draw):
-    with pytest.raises(ValueError, match="randomness is not independent within a batch"):
+    with pytest.raises(UserError, match="randomness is not independent within a batch"):
         smoothed(Noisy(SHARED[draw]), family, stochastic=True).certify(IMAGE, REGION)
 
 
 def test_randomness_does_not_excuse_looking_at_the_batch(family):
-    with pytest.raises(ValueError, match="depend on the other images"):
+    with pytest.raises(UserError, match="depend on the other images"):
         smoothed(BatchStatistics(noise=0.1), family, stochastic=True).certify(IMAGE, REGION)
 
 
 def test_randomness_that_cannot_be_repeated_is_refused(family):
     generator = torch.Generator().manual_seed(5)
     own = Noisy(lambda x: torch.randn(x.shape, generator=generator))
-    with pytest.raises(ValueError, match="does not follow from the seeds"):
+    with pytest.raises(UserError, match="does not follow from the seeds"):
         smoothed(own, family, stochastic=True).certify(IMAGE, REGION)
 
 
@@ -276,7 +277,7 @@ def test_kernels_of_a_gpu_do_not_count_as_randomness(precision):
         with classifier.ready(torch.rand(3, 32, 32)):
             assert classifier.deterministic
     with (
-        pytest.raises(ValueError, match="random in evaluation mode"),
+        pytest.raises(UserError, match="random in evaluation mode"),
         BaseClassifier(Noisy(torch.randn_like), 4, device="cuda").ready(IMAGE),
     ):
         pass

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from glsmooth.errors import UserError
 from glsmooth.voting.draws import Stream, coin, pixel_normals, uniforms
 
 
@@ -107,7 +108,7 @@ def test_pixel_noise_is_standard_normal_and_depends_on_the_key_alone():
 
 
 def test_impossible_seed():
-    with pytest.raises(ValueError, match="seed=-1"):
+    with pytest.raises(UserError, match="seed=-1"):
         uniforms(-1, 0, Stream.COUNTING, 0, 1, 1)
 
 

@@ -10,6 +10,7 @@ from scipy.stats import norm
 from torch import nn
 
 from glsmooth import laws
+from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.transforms import Brightness, ContrastBrightness, Translation
 from glsmooth.voting.draws import Stream, uniforms
@@ -244,7 +245,7 @@ def test_a_model_that_never_votes():
 def test_a_wrong_output_names_the_image(output):
     run = engine(small_network(), affine_family(), FixedSample(5, 20))
     run.classifier.model = output
-    with pytest.raises(ValueError, match=r"image 17: the model returned .* not logits of shape \(256, 4\)"):
+    with pytest.raises(UserError, match=r"image 17: the model returned .* not logits of shape \(256, 4\)"):
         list(run.run([(17, torch.rand(3, 16, 16))]))
 
 
@@ -254,18 +255,18 @@ def test_a_batch_that_is_too_large_says_so():
 
     run = engine(small_network(), affine_family(), FixedSample(5, 20), batch_size=64)
     run.classifier.model = out_of_memory
-    with pytest.raises(ValueError, match=r"batch_size=64: too large .* set batch_size=32"):
+    with pytest.raises(UserError, match=r"batch_size=64: too large .* set batch_size=32"):
         list(run.run([(0, torch.rand(3, 16, 16))]))
 
 
 def test_images_that_do_not_fit():
     run = engine(small_network(), affine_family(), FixedSample(5, 20), batch_size=8)
-    with pytest.raises(ValueError, match=r"image 1 has shape \(3, 8, 8\)"):
+    with pytest.raises(UserError, match=r"image 1 has shape \(3, 8, 8\)"):
         list(run.run([(0, torch.rand(3, 16, 16)), (1, torch.rand(3, 8, 8))]))
     torus = SmoothedFamily(
         Translation(), {"tx": laws.Normal(0.0, 2.0), "ty": laws.Normal(0.0, 2.0)}, image_size=(32, 32)
     )
-    with pytest.raises(ValueError, match=r"image 0 has size \(16, 16\), the family's torus \(32, 32\)"):
+    with pytest.raises(UserError, match=r"image 0 has size \(16, 16\), the family's torus \(32, 32\)"):
         list(engine(small_network(), torus, FixedSample(5, 20)).run([(0, torch.rand(3, 16, 16))]))
     with pytest.raises(ValueError, match="image 4 was added twice"):
         list(engine(small_network(), affine_family(), FixedSample(5, 20)).run([(4, torch.rand(3, 16, 16))] * 2))
@@ -288,11 +289,11 @@ def test_kept_memory_is_not_asked_for_again():
 
 
 def test_impossible_settings():
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with pytest.raises(UserError, match="batch_size=0"):
         engine(small_network(), affine_family(), FixedSample(5, 20), batch_size=0)
-    with pytest.raises(ValueError, match="precision='64'"):
+    with pytest.raises(UserError, match="precision='64'"):
         BaseClassifier(small_network(), 4, precision="64")
-    with pytest.raises(ValueError, match="num_classes=1"):
+    with pytest.raises(UserError, match="num_classes=1"):
         BaseClassifier(small_network(1), 1)
 
 

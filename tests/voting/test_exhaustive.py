@@ -12,6 +12,7 @@ from torch import nn
 
 import glsmooth as gs
 from glsmooth import laws
+from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.transforms import Brightness, ContrastBrightness, Translation
 from glsmooth.voting.draws import Stream
@@ -381,17 +382,17 @@ def test_fewest_shifts():
     ],
 )
 def test_what_is_not_finite_is_refused(family, message):
-    with pytest.raises(ValueError, match=f"monte_carlo=exhaustive: .*{message}"):
+    with pytest.raises(UserError, match=f"monte_carlo=exhaustive: .*{message}"):
         FiniteLaw.of(family)
     classifier = gs.SmoothedClassifier(Table(), family, num_classes=3)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         classifier.certify(torch.rand(2, *SIZE), gs.Points([{}]), exhaustive=True)
 
 
 def test_random_networks_are_refused():
     """Their votes would be samples, and the certificate would have an error after all."""
     classifier = gs.SmoothedClassifier(Table(), FAMILIES["wide"], num_classes=3, stochastic=True)
-    with pytest.raises(ValueError, match="stochastic=true: monte_carlo=exhaustive"):
+    with pytest.raises(UserError, match="stochastic=true: monte_carlo=exhaustive"):
         classifier.certify(torch.rand(2, *SIZE), gs.Box(tx=(-1, 1)), exhaustive=True)
 
 

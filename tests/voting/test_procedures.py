@@ -13,6 +13,7 @@ from glsmooth.bounds.confidence import (
     fewest_successes,
     randomised_lower,
 )
+from glsmooth.errors import UserError
 from glsmooth.voting.draws import Stream
 from glsmooth.voting.procedures import ABSTAIN, FixedSample, Sequential, Tally
 
@@ -240,9 +241,9 @@ def test_caps_are_kept():
 
 @pytest.mark.parametrize("procedure", [FixedSample, lambda *a: Sequential({"a": 0.6}, *a)])
 def test_impossible_arguments(procedure):
-    with pytest.raises(ValueError, match="n0=0"):
+    with pytest.raises(UserError, match="n0=0"):
         procedure(0, 10, 0.1)
-    with pytest.raises(ValueError, match="n=0"):
+    with pytest.raises(UserError, match="n=0"):
         procedure(10, 0, 0.1)
     with pytest.raises(ValueError, match=r"alpha=1\.5"):
         procedure(10, 10, 1.5)

@@ -9,10 +9,12 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from glsmooth.errors import UserError
+
 __all__ = ["NotApplicable", "Outcome", "exceeds"]
 
 
-class NotApplicable(ValueError):
+class NotApplicable(UserError):
     """The method has no statement about this family or region; the message says why."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform
 
 __all__ = ["check_resolving_function", "jacobians"]
@@ -40,22 +41,22 @@ def jacobians(
 
 
 def check_resolving_function(transform: ResolvableTransform, alpha: Tensor) -> None:
-    """Raise a ValueError unless γ(α, β₀) is α, differentiably, for smoothing parameters ``alpha`` (n, d)."""
+    """Raise a UserError unless γ(α, β₀) is α, differentiably, for smoothing parameters ``alpha`` (n, d)."""
     identity = transform.identity
     alpha = alpha.detach().requires_grad_()
     theta = transform.resolve(alpha, identity.expand_as(alpha))
     if theta.shape != alpha.shape or theta.dtype != alpha.dtype:
-        raise ValueError(
+        raise UserError(
             f"{transform!r}.resolve maps (n, d) = {tuple(alpha.shape)} float64 to {tuple(theta.shape)} {theta.dtype}; "
             "it must keep shape and dtype"
         )
     if not theta.requires_grad:
-        raise ValueError(
+        raise UserError(
             f"{transform!r}.resolve loses the gradient in alpha; compute it with torch operations, without detach()"
         )
     error = float(((theta - alpha).abs() / (1 + alpha.abs())).max().detach())
     if not error < 1e-9:
-        raise ValueError(
+        raise UserError(
             f"{transform!r}: resolve(alpha, identity) differs from alpha by {error:.2g} (relative); the identity "
             f"{identity.tolist()} must leave every parameter as it is"
         )

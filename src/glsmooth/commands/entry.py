@@ -24,10 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from glsmooth.configuration import identity  # noqa: F401 - names the run directories of jobs, on other machines too
-from glsmooth.configuration.fields import leaves, near_field
+from glsmooth.configuration.fields import keys, leaves, near_field
 from glsmooth.configuration.plain import conf_dir
 from glsmooth.configuration.settings import validate
-from glsmooth.errors import UserError, did_you_mean
+from glsmooth.errors import UserError, did_you_mean, keyed
 
 __all__ = ["entry"]
 
@@ -66,8 +66,7 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
     """
 
     def task(cfg: DictConfig) -> None:
-        with user_errors():
-            validate(cfg, command)
+        with keyed(keys(validate(cfg, command))):
             if cfg.run_dir != HydraConfig.get().runtime.output_dir:
                 raise UserError(f"run_dir={cfg.run_dir} does not move the run; set hydra.run.dir={cfg.run_dir}")
             run(cfg)
@@ -83,6 +82,7 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             with _hydra_raises():
                 start()
         except UserError as error:
+            log.debug("", exc_info=True)  # its traceback, with hydra.verbose=true
             _stop(str(error))
         except HydraException as error:
             cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
@@ -102,28 +102,6 @@ def _behind(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn a ValueError or FileNotFoundError that glsmooth's own code raised into a :class:`UserError`.
-
-    Those speak to the user; the same types from inside another library are bugs and keep their traceback.
-    ``hydra.verbose=true`` shows the traceback of both.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except (ValueError, FileNotFoundError) as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        package = trace.tb_frame.f_globals.get("__package__") if trace is not None else None
-        if (package or "").partition(".")[0] != "glsmooth":
-            raise
-        log.debug("", exc_info=True)
-        raise UserError(str(error)) from error
 
 
 @contextmanager

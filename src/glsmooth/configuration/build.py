@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from glsmooth import laws
 from glsmooth.configuration.plain import plain
-from glsmooth.errors import UserError, did_you_mean
+from glsmooth.errors import UserError, did_you_mean, keyed
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
-from glsmooth.transforms import ResolvableTransform
+from glsmooth.transforms import BUILTIN, ResolvableTransform
 
 __all__ = ["build_family", "build_law", "build_laws", "build_region", "build_transform", "law_config"]
-
-
-@contextmanager
-def _as_user_error() -> Iterator[None]:
-    """What the library refuses to build from the configuration is the user's to mend."""
-    try:
-        yield
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
@@ -52,9 +41,11 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
             raise UserError(
                 f"transform.{key}={value!r} is not an argument of {target}, {takes}; remove it (transform.{key}=null)"
             )
+    # What a class of the user's own refuses it may refuse with any ValueError; from ours that would be a bug.
+    refusal = UserError if cls in BUILTIN.values() else ValueError
     try:
         return cls(**arguments)
-    except ValueError as error:
+    except refusal as error:
         named = str(error).partition("=")[0] in arguments
         raise UserError(f"transform{'.' if named else ': '}{error}") from error
 
@@ -78,7 +69,7 @@ def _import(target: str) -> Any:
     return getattr(module, name)
 
 
-def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[str, laws.Law]:
+def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[str, Law]:
     """The smoothing laws ``{parameter: {law, loc, scale, rate, low, high}}`` of a transformation.
 
     Parameters that are null (or hold nothing but nulls) count as left out.
@@ -99,8 +90,7 @@ def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[
     for name in transform.parameters:
         if name not in spec:
             raise UserError(f"smoothing.{name} is missing; set '+smoothing.{name}={{law:Normal,loc:0,scale:0.5}}'")
-    with _as_user_error():
-        return {name: build_law(spec[name], f"smoothing.{name}") for name in transform.parameters}
+    return {name: build_law(spec[name], f"smoothing.{name}") for name in transform.parameters}
 
 
 def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Box:
@@ -119,7 +109,7 @@ def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Box
     if not spec:
         example = f"+region.{transform.parameters[0]}=[-1,1]"
         raise UserError(f"region is empty: nothing would be certified; set for example '{example}'")
-    with _as_user_error():
+    with keyed(_under("region", transform)):
         return Box(**spec)
 
 
@@ -136,8 +126,14 @@ def build_family(
     """
     built = build_transform(transform)
     size = None if image_size is None else (image_size[0], image_size[1])
-    with _as_user_error():
-        return SmoothedFamily(built, build_laws(smoothing, built), size, pixel_noise)
+    laws = build_laws(smoothing, built)
+    with keyed(_under("smoothing", built)):
+        return SmoothedFamily(built, laws, size, pixel_noise)
+
+
+def _under(group: str, transform: ResolvableTransform) -> dict[str, str]:
+    """Keys of the parameters, which the library calls by their names alone."""
+    return {name: f"{group}.{name}" for name in transform.parameters}
 
 
 def law_config(law: Law) -> dict[str, Any]:
@@ -153,21 +149,21 @@ def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
         field: how the caller calls this dictionary; it opens every message.
 
     Raises:
-        ValueError: unknown law, missing, leftover or impossible field; the message names it and the fix.
+        UserError: unknown law, missing, leftover or impossible field; the message names it and the fix.
     """
     name = config.get("law")
     if name not in LAWS:
-        raise ValueError(f"{field}.law={name!r} is not a law{did_you_mean(str(name), LAWS)}")
+        raise UserError(f"{field}.law={name!r} is not a law{did_you_mean(str(name), LAWS)}")
     law = LAWS[name]
     for key in config:
         if key != "law" and key not in ("loc", "scale", "rate", "low", "high"):
-            raise ValueError(
+            raise UserError(
                 f"{field}.{key}={config[key]!r} is not a field of a law; {name} takes {_listed(law.fields)}"
             )
     leftover = [key for key in config if key != "law" and key not in law.fields and config[key] is not None]
     if leftover:
         key = leftover[0]
-        raise ValueError(
+        raise UserError(
             f"{field}.{key}={config[key]!r} is left over: {name} takes {_listed(law.fields)}; "
             f"add {key}:null to the dictionary ({field}.{key}=null)"
         )
@@ -177,12 +173,13 @@ def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
         if value is None and key == "loc":
             value = 0.0
         if value is None:
-            raise ValueError(f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER")
+            raise UserError(f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER")
         values[key] = value
-    try:
-        return law(**values)
-    except ValueError as error:
-        raise ValueError(f"{field}: {error}") from None
+    with keyed({key: f"{field}.{key}" for key in law.fields}):
+        try:
+            return law(**values)
+        except ValueError as error:  # its constructor does nothing but check its numbers
+            raise UserError(str(error).removeprefix(f"{name}: ")) from None
 
 
 def _listed(fields: tuple[str, ...]) -> str:

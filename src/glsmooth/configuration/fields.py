@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from glsmooth import laws
+from glsmooth.bounds import METHODS
+from glsmooth.configuration.folder import members
 from glsmooth.errors import UserError, did_you_mean
+from glsmooth.laws import LAWS
+from glsmooth.voting.classifier import PRECISIONS
+from glsmooth.voting.procedures import PROCEDURES
 
-__all__ = ["RULES", "Rule", "check_fields", "is_number", "leaves", "near_field", "rule_of"]
-
-METHODS = ("neyman_pearson", "gl", "gl_ode", "gl_printed", "tss", "mp")
-DATASETS = ("digits", "mnist", "cifar10", "cifar100", "image_folder", "imagenet")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+__all__ = ["RULES", "Rule", "check_fields", "is_number", "keys", "leaves", "near_field", "rule_of"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ RULES: dict[str, Rule] = {
     "votes": _PATH.or_null(),
     "transform._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Shear").or_null(),
     "transform.*": _ANY,  # arguments of the class, which checks them itself
-    "smoothing.*.law": _choice(*laws.LAWS).or_null(),
+    "smoothing.*.law": _choice(*LAWS).or_null(),
     "smoothing.*.loc": _REAL.or_null(),
     "smoothing.*.low": _REAL.or_null(),
     "smoothing.*.high": _REAL.or_null(),
@@ -123,12 +123,12 @@ RULES: dict[str, Rule] = {
     "bound.methods": _list_of(
         _choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]"
     ).or_null(),
-    "monte_carlo.name": _choice("paper", "paper_literal", "sequential", "exhaustive"),
+    "monte_carlo.name": _choice(*PROCEDURES),
     "monte_carlo.n0": _whole(1, 200),
     "monte_carlo.n": _whole(1, 1000),
     "monte_carlo.alpha": _ALPHA,
     "monte_carlo.randomised": _FLAG,
-    "dataset.name": _choice(*DATASETS).or_null(),
+    "dataset.name": _choice(*members("dataset")).or_null(),
     "dataset.root": _PATH.or_null(),
     "dataset.download": _FLAG.or_null(),
     "dataset.image_size": _SIZE.or_null(),
@@ -167,7 +167,7 @@ RULES: dict[str, Rule] = {
     "trainer.limit_train_batches": _SHARE,
     "trainer.limit_val_batches": _SHARE,
     "trainer.progress": _FLAG,
-    "logger.name": _choice("csv", "wandb"),
+    "logger.name": _choice(*members("logger")),
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),
 }
@@ -187,6 +187,20 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def keys(config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a valid configuration by their last part, by which the library knows them.
+
+    For :func:`glsmooth.errors.keyed`. Fields of fixed choices are left out: these were checked, and the library has
+    nothing to say about them. So are laws, each of which has the same fields: whoever builds them names them.
+    """
+    found: dict[str, list[str]] = {}
+    for key, _ in leaves(config):
+        rule = rule_of(key)
+        if rule is not None and not rule.choices and not key.startswith(("smoothing.", "transform.")):
+            found.setdefault(key.rpartition(".")[2], []).append(key)
+    return {name: chosen[0] for name, chosen in found.items() if len(chosen) == 1}
 
 
 def check_fields(config: Mapping[str, Any]) -> None:

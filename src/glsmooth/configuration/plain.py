@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from glsmooth.configuration.fields import rule_of
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError
 
 __all__ = ["conf_dir", "plain"]
-
-
-def conf_dir() -> Path:
-    """The folder of the configuration files: in the package when installed, in the repository otherwise."""
-    package = Path(__file__).resolve().parents[1]
-    packaged = package / "conf"
-    return packaged if packaged.is_dir() else package.parents[1] / "conf"
 
 
 def plain(cfg: Any) -> Any:

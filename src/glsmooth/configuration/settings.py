@@ -13,7 +13,7 @@ from glsmooth import transforms
 from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.fields import check_fields
 from glsmooth.configuration.plain import conf_dir, plain
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, keyed
 
 __all__ = ["merge_checkpoint", "validate"]
 
@@ -32,7 +32,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     Raises:
         UserError: the first mistake found.
     """
-    config = plain(cfg)
+    config: dict[str, Any] = plain(cfg)
     check_fields(config)
     if command == "train" and config["model"]["name"] is None:
         raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
@@ -40,10 +40,8 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         size = config["dataset"]["image_size"] if command == "train" else config["image_size"]
         family = build_family(config["transform"], config["smoothing"], size)
         region = build_region(config["region"], family.transform)
-        try:
+        with keyed({name: f"region.{name}" for name in region.parameters}):
             family.check_region(region)
-        except ValueError as error:
-            raise UserError(str(error)) from error
     for key in ("ckpt", "votes"):
         if config.get(key) is not None and not Path(config[key]).is_file():
             raise UserError(f"{key}={config[key]!r} is not a file; set {key}= to the path of an existing file")
@@ -74,7 +72,7 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: another model than the checkpoint's.
     """
-    config = plain(cfg)
+    config: dict[str, Any] = plain(cfg)
     typed = _said(config.get("transform", {}))
     kept = _said(stored["transform"])
     if typed.get("_target_", kept["_target_"]) == kept["_target_"]:

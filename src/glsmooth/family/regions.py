@@ -6,24 +6,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from glsmooth.errors import UserError
 from glsmooth.laws.immutable import FrozenMapping, Immutable
 
 __all__ = ["Ball", "Box", "Points", "Region"]
 
 
 def number(where: str, value: Any) -> float:
-    """``value`` as a finite float; -0.0 is 0.0. ``where`` opens the message of the ValueError."""
+    """``value`` as a finite float; -0.0 is 0.0. ``where`` opens the message of the UserError."""
     if isinstance(value, (str, bytes)):
-        raise ValueError(f"{where}={value!r} is not a number")
+        raise UserError(f"{where}={value!r} is not a number; give a finite one")
     try:
-        value = float(value)  # numpy and torch scalars too
+        finite = float(value)  # numpy and torch scalars too
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{where}={value!r} is not a number") from None
+        raise UserError(f"{where}={value!r} is not a number; give a finite one") from None
     except OverflowError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise ValueError(f"{where}={value} is not finite; give a finite number")
-    return value + 0.0
+        finite = math.inf
+    if not math.isfinite(finite):
+        raise UserError(f"{where}={finite} is not finite; give a finite number")
+    return finite + 0.0
 
 
 class Region(Immutable):
@@ -56,7 +57,7 @@ class Box(Region):
     box means the whole shifts inside it, on the plane it covers what its values are rounded to as well.
 
     Raises:
-        ValueError: a bound that is not a finite number, or low above high.
+        UserError: a bound that is not a finite number, or low above high.
     """
 
     intervals: FrozenMapping[tuple[float, float]]
@@ -65,10 +66,10 @@ class Box(Region):
         numbers: dict[str, tuple[float, float]] = {}
         for name, interval in intervals.items():
             if isinstance(interval, str) or not hasattr(interval, "__len__") or len(interval) != 2:
-                raise ValueError(f"region.{name}={interval!r} is not an interval; give [low, high]")
-            low, high = (number(f"region.{name}", v) for v in interval)
+                raise UserError(f"{name}={interval!r} is not an interval; give [low, high]")
+            low, high = (number(name, v) for v in interval)
             if low > high:
-                raise ValueError(f"region.{name}=[{low:g}, {high:g}] is inverted; give [{high:g}, {low:g}]")
+                raise UserError(f"{name}=[{low:g}, {high:g}] is inverted; give [{high:g}, {low:g}]")
             numbers[name] = (low, high)
         self._fill(intervals=FrozenMapping(numbers))
 
@@ -89,7 +90,7 @@ class Ball(Region):
     Translations move by whole pixels: the ball means the whole shifts inside it.
 
     Raises:
-        ValueError: no named parameter, a centre that is not finite, a radius that is not a number >= 0.
+        UserError: no named parameter, a centre that is not finite, a radius that is not a number >= 0.
     """
 
     radius: float
@@ -98,9 +99,9 @@ class Ball(Region):
     def __init__(self, radius: float, **centre: float) -> None:
         radius = number("radius", radius)
         if radius < 0:
-            raise ValueError(f"radius={radius:g} is negative; give a number >= 0")
+            raise UserError(f"radius={radius:g} is negative; give a number >= 0")
         if not centre:
-            raise ValueError("a ball needs named parameters with their centre, such as Ball(20, tx=0, ty=0)")
+            raise UserError("a ball needs named parameters with their centre, such as Ball(20, tx=0, ty=0)")
         numbers = {name: number(f"centre of {name}", value) for name, value in centre.items()}
         self._fill(radius=radius, centre=FrozenMapping(numbers))
 
@@ -119,21 +120,21 @@ class Points(Region):
     """Finitely many β: ``Points([{"tx": 1, "ty": 2}, {"tx": 3}])``.
 
     Raises:
-        ValueError: no point at all, or a value that is not finite.
+        UserError: no point at all, or a value that is not finite.
     """
 
     points: tuple[FrozenMapping[float], ...]
 
     def __init__(self, points: Iterable[Mapping[str, float]]) -> None:
         if isinstance(points, (str, Mapping)) or not isinstance(points, Iterable):
-            raise ValueError(f"points={points!r} is not a list of points; give Points([{{'tx': 1, 'ty': 2}}, …])")
+            raise UserError(f"points={points!r} is not a list of points; give Points([{{'tx': 1, 'ty': 2}}, …])")
         points = list(points)
         for point in points:
             if not isinstance(point, Mapping):
-                raise ValueError(f"the point {point!r} does not name its parameters; give {{'tx': 1, 'ty': 2}}, say")
+                raise UserError(f"the point {point!r} does not name its parameters; give {{'tx': 1, 'ty': 2}}, say")
         numbers = tuple(FrozenMapping({n: number(n, value) for n, value in point.items()}) for point in points)
         if not numbers:
-            raise ValueError("points=[] is empty; give at least one point")
+            raise UserError("points=[] is empty; give at least one point")
         self._fill(points=numbers)
 
     @property

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Law
@@ -126,15 +127,15 @@ class TransformCheck:
         return "\n".join(lines)
 
     def require(self, approximate: bool = False) -> None:
-        """Raise a ValueError that says what is wrong unless the check passed.
+        """Raise a UserError that says what is wrong unless the check passed.
 
         Args:
             approximate: accept residuals (not faults), for a run that certifies nothing.
         """
         if self.fault is not None:
-            raise ValueError(self.fault)
+            raise UserError(self.fault)
         if not self.passed and not approximate:
-            raise ValueError(
+            raise UserError(
                 f"{self.name} is not resolvable as it says: {self.worst} fails with a residual of "
                 f"{self.residuals[self.worst or '']} (relative to the image; {self.tolerance:g} is allowed). Mend "
                 "apply, resolve or factors (glsmooth.check_transform shows every identity), or set approximate=true "
@@ -219,12 +220,12 @@ def check_transform(
         The largest residual of each identity and where it was found; it does not raise for what the class does.
 
     Raises:
-        ValueError: laws or a region that do not fit the transformation.
+        UserError: laws or a region that do not fit the transformation.
     """
     chosen = [] if images is None else list(images)
     for image in chosen[:1]:
         if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 "images: give floating tensors (C, H, W), or one of (N, C, H, W), with values in [0, 1]; the first is "
                 f"{tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__}"
             )
@@ -591,7 +592,7 @@ def _of_region(
         points = torch.stack([transform.vector(point) for point in region.points])
         return points, points[torch.randint(len(points), (n,), generator=generator)]
     if not isinstance(region, (Box, Ball)):
-        raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
+        raise UserError(f"region={region!r} is not a Box, a Ball or Points")
     columns = []
     for name in region.parameters:
         if name not in names:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glsmooth.errors import did_you_mean
-from glsmooth.family.regions import Region
+from glsmooth.errors import UserError, did_you_mean
+from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.laws import LAWS, Law, open_uniform
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.base import ResolvableTransform
@@ -40,7 +40,7 @@ class SmoothedFamily:
             does not enter the bounds.
 
     Raises:
-        ValueError: missing or stray laws, a law that leaves the parameter's domain, an impossible size.
+        UserError: missing or stray laws, a law that leaves the parameter's domain, an impossible size.
     """
 
     transform: ResolvableTransform
@@ -57,12 +57,12 @@ class SmoothedFamily:
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, ResolvableTransform):
-            raise ValueError(
+            raise UserError(
                 f"transform={self.transform!r} is not a transformation; give an instance, such as "
                 "glsmooth.transforms.Brightness()"
             )
         if not isinstance(self.laws, Mapping):
-            raise ValueError(
+            raise UserError(
                 f"laws={self.laws!r} is not a dictionary of laws by parameter, such as {{'brightness': Normal(0, 1)}}"
             )
         object.__setattr__(self, "laws", FrozenMapping(self.laws))
@@ -70,34 +70,28 @@ class SmoothedFamily:
         names = self.transform.parameters
         for name in self.laws:
             if name not in names:
-                raise ValueError(
-                    f"smoothing.{name}: {name!r} is not a parameter of {self.transform.name}{did_you_mean(name, names)}"
-                )
+                raise UserError(f"{name!r} is not a parameter of {self.transform.name}{did_you_mean(name, names)}")
         for name in names:
             law = self.laws.get(name)
             if law is None:
-                raise ValueError(
-                    f"smoothing.{name} is missing: {self.transform.name} needs a law for each of {', '.join(names)}"
-                )
+                raise UserError(f"no law for {name!r}: {self.transform.name} needs one for each of {', '.join(names)}")
             if not isinstance(law, Law):
-                raise ValueError(
-                    f"smoothing.{name}={law!r} is not a smoothing law; use one of glsmooth's, e.g. Normal(0.0, 0.5)"
-                )
+                raise UserError(f"{name}={law!r} is not a smoothing law; use one of glsmooth's, e.g. Normal(0.0, 0.5)")
             if type(law) not in LAWS.values() and isinstance(law, tuple(LAWS.values())):
-                raise ValueError(
-                    f"smoothing.{name}={law!r}: {type(law).__name__} inherits from one of glsmooth's laws, whose "
+                raise UserError(
+                    f"{name}={law!r}: {type(law).__name__} inherits from one of glsmooth's laws, whose "
                     "bounds would be taken for it whatever it overrides; derive a law of your own from "
                     "glsmooth.laws.Law"
                 )
             domain = self.transform.domain(name)
             if not law.cyclic and law.interval[0] < domain.low:
-                raise ValueError(
-                    f"smoothing.{name}={law!r} reaches outside the domain of {name} ({domain}); "
+                raise UserError(
+                    f"{name}={law!r} reaches outside the domain of {name} ({domain}); "
                     "use a positive law such as LogNormal, Rayleigh, Exponential or HalfNormal"
                 )
         for factor in self.transform.factors or ():
             if type(factor) not in FACTORS and isinstance(factor, FACTORS):
-                raise ValueError(
+                raise UserError(
                     f"{self.transform.name}: {type(factor).__name__} inherits from one of glsmooth's factors, whose "
                     "bounds would be taken for it whatever it overrides; leave factors out and define resolve"
                 )
@@ -110,13 +104,13 @@ class SmoothedFamily:
                     if name in self.transform.integer_parameters
                     else "only tx and ty are cyclic"
                 )
-                raise ValueError(f"smoothing.{name}={law!r} needs a cycle: {why}")
+                raise UserError(f"{name}={law!r} needs a cycle: {why}")
         try:
             object.__setattr__(self, "pixel_noise", float(self.pixel_noise))
         except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"pixel_noise={self.pixel_noise!r} must be a finite number >= 0") from None
+            raise UserError(f"pixel_noise={self.pixel_noise!r} must be a finite number >= 0") from None
         if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
-            raise ValueError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
+            raise UserError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
 
     def __eq__(self, other: object) -> bool:
         """Families of the same transformation, the object itself, are equal when their numbers are."""
@@ -180,40 +174,32 @@ class SmoothedFamily:
         return self.log_density(theta, beta) - self.log_density(theta, self.transform.identity)
 
     def check_region(self, region: Region) -> None:
-        """Raise a ValueError unless every β of ``region`` is one that the transformation can apply."""
-        from glsmooth.family.regions import Ball, Box, Points
-
+        """Raise a UserError unless every β of ``region`` is one that the transformation can apply."""
         if not isinstance(region, (Box, Ball, Points)):
-            raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
-
+            raise UserError(f"region={region!r} is not a Box, a Ball or Points")
         for name in region.parameters:
             if name not in self.parameters:
-                raise ValueError(
-                    f"region.{name}: {name!r} is not a parameter of {self.transform.name}"
-                    f"{did_you_mean(name, self.parameters)}"
+                raise UserError(
+                    f"{name!r} is not a parameter of {self.transform.name}{did_you_mean(name, self.parameters)}"
                 )
             domain = self.transform.domain(name)
             if isinstance(region, Box):
                 ends: tuple[float, ...] = region.intervals[name]
             elif isinstance(region, Ball):
                 ends = (region.centre[name] - region.radius, region.centre[name] + region.radius)
-            elif isinstance(region, Points):
-                ends = tuple(point[name] for point in region.points if name in point)
             else:
-                raise ValueError(f"region={region!r} is not a Box, a Ball or Points")
+                ends = tuple(point[name] for point in region.points if name in point)
             for end in ends:
                 if not domain.contains(end):
-                    raise ValueError(
-                        f"region.{name}={list(ends)} leaves the domain of {name}; every value must be {domain}"
-                    )
+                    raise UserError(f"{name}={list(ends)} leaves the domain of {name}; every value must be {domain}")
                 if abs(end) > LARGEST or (domain.low == 0 and not domain.low_included and end < 1 / LARGEST):
-                    raise ValueError(
-                        f"region.{name}={list(ends)} is too extreme to compute with; give values of size at most "
+                    raise UserError(
+                        f"{name}={list(ends)} is too extreme to compute with; give values of size at most "
                         f"{LARGEST:g}{f' and at least {1 / LARGEST:g}' if domain.low == 0 else ''}"
                     )
                 if isinstance(region, Points) and name in self.transform.integer_parameters and end != round(end):
-                    raise ValueError(
-                        f"region.{name}={end:g} is a fractional point; translations move by whole "
+                    raise UserError(
+                        f"{name}={end:g} is a fractional point; translations move by whole "
                         f"pixels, give {math.floor(end + 0.5)}"
                     )
 
@@ -226,4 +212,4 @@ def _size(image_size: Any) -> tuple[int, int]:
             return int(height), int(width)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise ValueError(f"image_size={image_size!r} must be two positive integers (height, width)")
+    raise UserError(f"image_size={image_size!r} must be two positive integers (height, width)")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class CertificationModule(LightningModule):
         return columns(list(self.outcomes), coin=randomised)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        return DataLoader([0], batch_size=None)  # one step, for images share batches of votes
+        return DataLoader(cast("Dataset[int]", [0]), batch_size=None)  # one step: images share batches of votes
 
     def _share(self) -> DataLoader[Any]:
         """This process's part of the images that records.csv does not hold yet."""

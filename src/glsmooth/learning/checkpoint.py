@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from glsmooth.configuration.build import build_family
 from glsmooth.configuration.identity import decisive, file_digest
+from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import Data
 from glsmooth.learning.models import build_model
@@ -73,7 +74,7 @@ class Checkpoint:
         try:
             model.load_state_dict(self.state_dict)
         except RuntimeError as error:
-            raise ValueError(
+            raise UserError(
                 f"ckpt: its weights do not fit {self.model['name']} as these versions of glsmooth and timm "
                 "build it; use the versions that it was trained with"
             ) from error
@@ -85,26 +86,26 @@ class Checkpoint:
         return build_family(self.transform, self.smoothing, (height, width), self.loss["pixel_noise"])
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     """Read best.ckpt or last.ckpt of a training run.
 
     Raises:
-        ValueError: no such file, a damaged one, or one that this program did not write.
+        UserError: no such file, a damaged one, or one that this program did not write.
     """
-    path = Path(path).expanduser()
+    path = Path(ckpt).expanduser()
     if not path.is_file():
-        raise ValueError(f"ckpt={path}: no such file; train writes best.ckpt into outputs/train/<id>/")
+        raise UserError(f"ckpt={path}: no such file; train writes best.ckpt into outputs/train/<id>/")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged and foreign files fail in many ways: zip, pickle, truncation, refused classes.
-        raise ValueError(f"ckpt={path}: not a readable checkpoint; give a best.ckpt that train wrote") from error
+        raise UserError(f"ckpt={path}: not a readable checkpoint; give a best.ckpt that train wrote") from error
     payload = content.get(KEY) if isinstance(content, dict) else None
     names = {field.name for field in fields(Checkpoint)} - {"state_dict", "sha256"}
     payload = {"identity": {}, **payload} if isinstance(payload, dict) else None
     if payload is None or not names <= payload.keys():
-        raise ValueError(
-            f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with model.weights={path}"
+        raise UserError(
+            f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with weights={path}"
         )
     state = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
     return Checkpoint(**{name: payload[name] for name in names}, sha256=file_digest(path), state_dict=state)

@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-# Fixed sizes (null: the user's dataset.image_size), and mean and standard deviation of each channel.
+from glsmooth.errors import UserError, did_you_mean
+
+# Fixed sizes (free_size: of the user's choice), and mean and standard deviation of each channel.
 _GREY_DIGITS = ((0.3053,), (0.3236,))
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -36,10 +38,10 @@ NAMES = tuple(_DEFAULTS)
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 _MEMORY_LIMIT = 2**30  # bytes of decoded pixels up to which a folder is kept in memory
 
-Split = Callable[[], Dataset]
+Split = Callable[[], Dataset[Any]]
 
 
-class TensorImages(Dataset):
+class TensorImages(Dataset[Any]):
     """Images in memory.
 
     Args:
@@ -61,7 +63,7 @@ class TensorImages(Dataset):
         return images, int(self.labels[index]), index
 
 
-class FolderImages(Dataset):
+class FolderImages(Dataset[Any]):
     """Image files, decoded when read: resized to cover ``resize``, then the centre of ``size``.
 
     Args:
@@ -96,7 +98,7 @@ class FolderImages(Dataset):
         """One image, `C x H x W`: uint8, or int32 in 0 … 65535 where its file has 16 bits.
 
         Raises:
-            ValueError: a file that is no image, or whose pixels have no certain meaning.
+            UserError: a file that is no image, or whose pixels have no certain meaning.
         """
         from PIL import Image
 
@@ -105,7 +107,7 @@ class FolderImages(Dataset):
             with Image.open(path) as file:
                 image = _pixels(file, "RGB" if self.channels == 3 else "L")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"dataset.root: {path} is not a readable image ({error}); repair or remove it") from error
+            raise UserError(f"root: {path} is not a readable image ({error}); repair or remove it") from error
         (height, width), (rows, columns) = self.resize, self.size
         scale = max(height / image.height, width / image.width)
         if scale != 1:
@@ -116,7 +118,7 @@ class FolderImages(Dataset):
         pixels = torch.from_numpy(np.array(image)).view(rows, columns, -1).permute(2, 0, 1)
         return pixels.expand(self.channels, -1, -1)  # 16 bits are grey
 
-    def in_memory(self) -> Dataset:
+    def in_memory(self) -> Dataset[Any]:
         """All images decoded now; as they are read, still, where 16 bits make them too large."""
         from tqdm import tqdm
 
@@ -183,13 +185,14 @@ class Batches(Sampler[list[int]]):
         return order[: self.size - self.size % self.world_size][self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (batch.tolist() for batch in self._positions().split(self.batch_size) if len(batch))
+        positions = self._positions().tolist()
+        return (positions[i : i + self.batch_size] for i in range(0, len(positions), self.batch_size))
 
     def __len__(self) -> int:
         return -(-len(self._positions()) // self.batch_size)
 
 
-def loader(dataset: Dataset, batches: Batches, num_workers: int = 0) -> DataLoader:
+def loader(dataset: Dataset[Any], batches: Batches, num_workers: int = 0) -> DataLoader[Any]:
     """A loader of ready-made batches (images `N x C x H x W`, labels `N`, indices `N`)."""
     return DataLoader(
         dataset, sampler=batches, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0
@@ -223,15 +226,15 @@ class Data:
         return len(self.mean)
 
     @cached_property
-    def train(self) -> Dataset:
+    def train(self) -> Dataset[Any]:
         return self.splits["train"]()
 
     @cached_property
-    def val(self) -> Dataset:
+    def val(self) -> Dataset[Any]:
         return self.splits["val"]()
 
     @cached_property
-    def test(self) -> Dataset:
+    def test(self) -> Dataset[Any]:
         return self.splits["test"]()
 
     def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -256,19 +259,18 @@ class Data:
         return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def certification_images(data: Data, subset: int | None = None, seed: int = 0) -> Dataset:
+def certification_images(data: Data, subset: int | None = None, seed: int = 0) -> Dataset[Any]:
     """The test images to certify: all, or a random subset that ``seed`` fixes, in the order of the split.
 
     Raises:
-        ValueError: ``subset`` is not between 1 and the number of test images.
+        UserError: ``subset`` is not between 1 and the number of test images.
     """
     size = len(data.test)  # type: ignore[arg-type]
     if subset is None:
         return data.test
     if not 1 <= subset <= size:
-        raise ValueError(
-            f"dataset.subset={subset}: {data.name} has {size} test images; use dataset.subset=null for all, "
-            f"or 1 to {size}"
+        raise UserError(
+            f"subset={subset}: {data.name} has {size} test images; give 1 to {size}, or none (null) for all"
         )
     chosen = np.random.default_rng(seed).choice(size, subset, replace=False)
     return Subset(data.test, sorted(chosen.tolist()))
@@ -284,15 +286,15 @@ def load_dataset(spec: Mapping[str, Any]) -> Data:
             ``num_workers`` (decoding processes).
 
     Raises:
-        ValueError: an unknown name, a missing or empty root, an impossible fraction or size.
+        UserError: an unknown name, a missing or empty root, an impossible fraction or size.
     """
     name = spec.get("name")
     if name not in _DEFAULTS:
-        raise ValueError(f"dataset.name={name}: unknown; use one of {', '.join(NAMES)}")
+        raise UserError(f"name={name!r} is not a dataset{did_you_mean(str(name), NAMES)}")
     size = _image_size(name, spec.get("image_size"))
     mean, std = _DEFAULTS[name]["stats"]
     if spec.get("download") and name not in ("mnist", "cifar10", "cifar100"):
-        raise ValueError(f"dataset.download=true: {name} cannot be downloaded; use dataset.download=false")
+        raise UserError(f"download=true: {name} cannot be downloaded; use download=false")
     if name == "digits":
         class_names, splits = _digits(spec, size)
     elif name in ("image_folder", "imagenet"):
@@ -315,23 +317,23 @@ def load_dataset(spec: Mapping[str, Any]) -> Data:
 
 
 def _image_size(name: str, given: Sequence[int] | None) -> tuple[int, int]:
-    default = _DEFAULTS[name]["image_size"]
+    default: tuple[int, int] = _DEFAULTS[name]["image_size"]
     if given is None:
         return default
     size = tuple(given)
     if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"dataset.image_size={list(size)}: use [height, width], both at least 1")
+        raise UserError(f"image_size={list(size)}: use [height, width], both at least 1")
     if size != default and not _DEFAULTS[name].get("free_size"):
-        raise ValueError(f"dataset.image_size={list(size)}: images of {name} are {list(default)}; leave it out")
+        raise UserError(f"image_size={list(size)}: images of {name} are {list(default)}; leave it out")
     return size[0], size[1]
 
 
 def _root(spec: Mapping[str, Any]) -> Path:
     if spec.get("root") is None:
-        raise ValueError(f"dataset.root is not set: give the folder of {spec['name']}, e.g. dataset.root=data")
+        raise UserError(f"root is not set: give the folder of {spec['name']}, e.g. root=data")
     root = Path(spec["root"]).expanduser()
     if not root.is_dir() and not spec.get("download"):
-        raise ValueError(f"dataset.root={root}: no such folder; give the folder of {spec['name']}")
+        raise UserError(f"root={root}: no such folder; give the folder of {spec['name']}")
     return root
 
 
@@ -339,14 +341,14 @@ def _held_out(labels: np.ndarray, field: str, spec: Mapping[str, Any], default: 
     """Sorted positions (kept, held out); held out is the fraction ``spec[field]`` of each class."""
     fraction = default if spec.get(field) is None else spec[field]
     if not 0 < fraction < 1:
-        raise ValueError(f"dataset.{field}={fraction}: must lie strictly between 0 and 1, e.g. {default}")
+        raise UserError(f"{field}={fraction}: must lie strictly between 0 and 1, e.g. {default}")
     rng = np.random.default_rng(spec.get("split_seed") or 0)
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         held[members[: round(fraction * len(members))]] = True
     if held.all() or not held.any():
-        raise ValueError(f"dataset.{field}={fraction}: leaves a part without images ({len(labels)} in all)")
+        raise UserError(f"{field}={fraction}: leaves a part without images ({len(labels)} in all)")
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
@@ -379,16 +381,16 @@ def _torchvision(spec: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], 
         try:
             part = source(root, train=train, download=bool(spec.get("download")))
         except (RuntimeError, OSError) as error:
-            raise ValueError(
-                f"dataset.root={root}: {name} is not there, neither torchvision's files nor folders train/ "
-                f"and test/ of classes ({error}); give its folder, or fetch it with dataset.download=true"
+            raise UserError(
+                f"root={root}: {name} is not there, neither torchvision's files nor folders train/ "
+                f"and test/ of classes ({error}); give its folder, or fetch it with download=true"
             ) from error
         pixels = torch.as_tensor(part.data)
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
         return pixels, np.asarray(part.targets), part.classes
 
     def split(train: bool, part: int | None = None) -> Split:
-        def images() -> Dataset:
+        def images() -> Dataset[Any]:
             pixels, labels, _ = read(train)
             if part is None:
                 return TensorImages(pixels, torch.as_tensor(labels))
@@ -422,7 +424,7 @@ def _folders(
     # ImageNet, as in the literature: the shorter side to 256, the centre 224. Training crops 224 out of 256.
     resize = (256, 256) if imagenet else size
 
-    def images(files: _Files, crop: tuple[int, int]) -> Dataset:
+    def images(files: _Files, crop: tuple[int, int]) -> Dataset[Any]:
         folder = FolderImages(files.paths, torch.as_tensor(files.labels), crop, resize, channels)
         fits = len(files.paths) * channels * crop[0] * crop[1] <= _MEMORY_LIMIT
         return folder.in_memory() if fits else folder
@@ -436,13 +438,13 @@ def _folders(
         return class_names, {name: partial(images, part, size) for name, part in parts.items()}
 
     if not present & {"train", test_name}:
-        raise ValueError(f"dataset.root={root}: has neither train/ nor {test_name}/; give the folder that holds them")
+        raise UserError(f"root={root}: has neither train/ nor {test_name}/; give the folder that holds them")
     class_names = _class_names(root / ("train" if "train" in present else test_name))
 
     @cache
     def listed(name: str) -> _Files:
         if name not in present:
-            raise ValueError(f"dataset.root={root}: has no folder {name}/, which this command needs")
+            raise UserError(f"root={root}: has no folder {name}/, which this command needs")
         return _list_files(root / name, class_names)
 
     def training_part(held_out: bool) -> _Files:
@@ -461,8 +463,8 @@ def _folders(
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
     if len(names) < 2:
-        raise ValueError(
-            f"dataset.root: {folder} holds {len(names)} class folders; give a folder with one folder of "
+        raise UserError(
+            f"root: {folder} holds {len(names)} class folders; give a folder with one folder of "
             "images a class, or with train/ and test/ made so"
         )
     return names
@@ -471,13 +473,13 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 def _list_files(folder: Path, class_names: Sequence[str]) -> _Files:
     """The images under each class folder, sorted, so that positions do not depend on the file system."""
     if set(_class_names(folder)) != set(class_names):
-        raise ValueError(f"dataset.root: the class folders of {folder} differ from those of the training images")
+        raise UserError(f"root: the class folders of {folder} differ from those of the training images")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
         found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
         if not found:
-            raise ValueError(f"dataset.root: {folder / name} holds no images; fill it or remove it")
+            raise UserError(f"root: {folder / name} holds no images; fill it or remove it")
         paths += found
         labels += [label] * len(found)
     return _Files(paths, np.array(labels))

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glsmooth.errors import UserError
+
 log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = {
@@ -68,7 +70,8 @@ class SmallCNN(nn.Module):
         self.fc = nn.Linear(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.features(images).mean(dim=(2, 3)))
+        logits: Tensor = self.fc(self.features(images).mean(dim=(2, 3)))
+        return logits
 
 
 class _BasicBlock(nn.Module):
@@ -107,7 +110,8 @@ class CifarResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.blocks(F.relu(self.stem(images))).mean(dim=(2, 3)))
+        logits: Tensor = self.fc(self.blocks(F.relu(self.stem(images))).mean(dim=(2, 3)))
+        return logits
 
 
 BUILTIN: dict[str, Callable[[int, int], nn.Module]] = {
@@ -147,12 +151,12 @@ def build_model(
         mean, std: per channel, over images in [0, 1].
 
     Raises:
-        ValueError: an unknown name, weights that cannot be had or do not fit, images the model does not take.
+        UserError: an unknown name, weights that cannot be had or do not fit, images the model does not take.
     """
     name, weights = spec["name"], spec.get("weights")
     if name in BUILTIN:
         if spec.get("pretrained"):
-            raise ValueError(f"model.pretrained=true: {name} has no pretrained weights; use model.pretrained=false")
+            raise UserError(f"pretrained=true: {name} has no pretrained weights; use pretrained=false")
         network = BUILTIN[name](channels, num_classes)
     else:
         network = _timm_model(name, bool(spec.get("pretrained")) and not weights, num_classes, channels, image_size)
@@ -171,7 +175,7 @@ def _timm_model(name: str, pretrained: bool, num_classes: int, channels: int, im
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, [*BUILTIN, *timm.list_models()], n=3)
         fix = f"did you mean {' or '.join(near)}?" if near else "use a name of timm.list_models()"
-        raise ValueError(f"model.name={name}: neither one of {', '.join(BUILTIN)} nor a timm model; {fix}")
+        raise UserError(f"name={name}: neither one of {', '.join(BUILTIN)} nor a timm model; {fix}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
@@ -181,10 +185,10 @@ def _timm_model(name: str, pretrained: bool, num_classes: int, channels: int, im
     except Exception as error:
         # The hub fails in many ways (no network, no such file, no weights of this name): one message for all.
         if not pretrained:
-            raise ValueError(f"model.name={name}: timm cannot build it ({_brief(error)}); use another name") from error
-        raise ValueError(
-            f"model.pretrained=true: the weights of {name} could not be had ({_brief(error)}); "
-            "use model.pretrained=false or model.weights=FILE"
+            raise UserError(f"name={name}: timm cannot build it ({_brief(error)}); use another name") from error
+        raise UserError(
+            f"pretrained=true: the weights of {name} could not be had ({_brief(error)}); "
+            "use pretrained=false or weights=FILE"
         ) from error
 
 
@@ -195,8 +199,7 @@ def _new_head_of_pretrained(network: Any, name: str, num_classes: int, wanted: b
         network.reset_classifier(num_classes)
     if wanted or theirs != num_classes:
         log.info(
-            "model.pretrained=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at "
-            "random",
+            "pretrained=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at random",
             name,
             theirs,
             num_classes,
@@ -220,8 +223,8 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
         content = content.get("state_dict", content)
         state = {_bare_name(key): value for key, value in content.items() if isinstance(value, Tensor)}
     except Exception as error:
-        raise ValueError(
-            f"model.weights={path}: not a readable state_dict; give a file of torch.save or safetensors"
+        raise UserError(
+            f"weights={path}: not a readable state_dict; give a file of torch.save or safetensors"
         ) from error
     own = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("normalize.")}
@@ -231,16 +234,15 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
     if new_head:
         state = {key: value for key, value in state.items() if key not in head}
         log.info(
-            "model.new_head=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at "
-            "random",
+            "new_head=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at random",
             path,
             " and ".join(map(str, sorted(theirs))) or "no",
             num_classes,
         )
     elif other and theirs == {state[other[0]].shape[0]} != {num_classes}:
-        raise ValueError(
-            f"model.weights={path}: its last layer ({other[0]}) has {state[other[0]].shape[0]} classes, the dataset "
-            f"{num_classes}; give the dataset that it was trained for, or set model.new_head=true to train a new last "
+        raise UserError(
+            f"weights={path}: its last layer ({other[0]}) has {state[other[0]].shape[0]} classes, the dataset "
+            f"{num_classes}; give the dataset that it was trained for, or set new_head=true to train a new last "
             "layer from a random start"
         )
     missing = sorted(own.keys() - state.keys() - (head if new_head else set()))
@@ -248,9 +250,9 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
     shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes in", shapes)):
         if keys:
-            raise ValueError(
-                f"model.weights={path}: does not fit: it {what} {len(keys)} tensors, the first {keys[0]}; "
-                "use a file of the same architecture, or another model.name"
+            raise UserError(
+                f"weights={path}: does not fit: it {what} {len(keys)} tensors, the first {keys[0]}; "
+                "use a file of the same architecture, or another model"
             )
     network.load_state_dict(state, strict=False)
 
@@ -260,7 +262,8 @@ def _read_tensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
 
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
 
 
 def _brief(error: Exception) -> str:
@@ -283,8 +286,8 @@ def _check_takes(model: nn.Module, name: str, channels: int, image_size: tuple[i
         model.eval()(torch.zeros(1, channels, *image_size))
     except Exception as error:
         height, width = image_size
-        raise ValueError(
-            f"model.name={name}: does not take {channels}x{height}x{width} images ({_brief(error)}); "
-            "use another model.name or dataset.image_size"
+        raise UserError(
+            f"name={name}: does not take {channels}x{height}x{width} images ({_brief(error)}); "
+            "use another model, or images of another size"
         ) from error
     model.train(training)

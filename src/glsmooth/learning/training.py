@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.checkpoint import KEY
 from glsmooth.learning.data import Batches, Data, loader
@@ -20,6 +21,9 @@ from glsmooth.learning.trainer import progress_bar
 #: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
 CLEAN = "val/accuracy"
 UNDER_LAW = "val/accuracy_under_law"
+
+#: What the learning rate may do.
+SCHEDULES = ("cosine", "constant")
 
 #: Transformed copies of each validation image: more than one steadies the choice of best.ckpt.
 VALIDATION_COPIES = 4
@@ -39,7 +43,7 @@ class TrainingModule(LightningModule):
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
 
     Raises:
-        ValueError: one copy with a consistency weight, where the term would be zero; an unknown schedule; and
+        UserError: one copy with a consistency weight, where the term would be zero; an unknown schedule; and
             in training a loss that is not finite.
     """
 
@@ -55,19 +59,20 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         if loss["copies"] < 2 and loss["consistency"] > 0:
-            raise ValueError(
-                f"loss.copies={loss['copies']} with loss.consistency={loss['consistency']}: the term "
-                "compares copies and would be zero; use loss.copies=2 or more, or loss.consistency=0"
+            raise UserError(
+                f"copies={loss['copies']} with consistency={loss['consistency']}: the term compares copies and would "
+                "be zero; use copies=2 or more, or consistency=0"
             )
-        if optimizer["schedule"] not in ("cosine", "constant"):
-            raise ValueError(f"optimizer.schedule={optimizer['schedule']}: use cosine or constant")
+        if optimizer["schedule"] not in SCHEDULES:
+            raise UserError(f"schedule={optimizer['schedule']}: use {' or '.join(SCHEDULES)}")
         self.model, self.family, self.data = model, family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
         self._draws = torch.Generator()
         self._first_epoch = 0
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)
+        logits: Tensor = self.model(images)
+        return logits
 
     def _restart_draws(self, purpose: int, epoch: int) -> None:
         """Restart the random draws from seed and epoch: a resumed run repeats them exactly."""
@@ -86,7 +91,8 @@ class TrainingModule(LightningModule):
             if self.family.pixel_noise > 0:
                 noise = torch.randn(images.shape, generator=self._draws, device=images.device)
                 images = images + self.family.pixel_noise * noise
-        return self(images).unflatten(0, (copies, -1))
+        logits: Tensor = self(images).unflatten(0, (copies, -1))
+        return logits
 
     def on_train_epoch_start(self) -> None:
         self._restart_draws(0, self.current_epoch)
@@ -96,10 +102,10 @@ class TrainingModule(LightningModule):
         logits = self._transformed_logits(self.data.augment(images, self._draws), self.loss["copies"])
         terms = training_loss(logits, labels, self.loss["consistency"], self.loss["entropy"])
         if not torch.isfinite(terms.total):
-            raise ValueError(
-                f"optimizer.lr={self.optimizer['lr']}: the loss is {terms.total.item()} in epoch "
-                f"{self.current_epoch + 1}, step {self.global_step + 1}; use a smaller optimizer.lr, "
-                "or check the images and trainer.precision"
+            raise UserError(
+                f"lr={self.optimizer['lr']}: the loss is {terms.total.item()} in epoch "
+                f"{self.current_epoch + 1}, step {self.global_step + 1}; use a smaller one, "
+                "or check the images and the precision"
             )
         for name, value in terms._asdict().items():
             self.log(
@@ -140,12 +146,12 @@ class TrainingModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         batches = self._batches(self.data.train, shuffle_seed=self.seed)
         batches.set_epoch(self._first_epoch)
         return loader(self.data.train, batches, self.data.num_workers)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Any]:
         return loader(self.data.val, self._batches(self.data.val), self.data.num_workers)
 
     def _batches(self, dataset: Any, shuffle_seed: int | None = None) -> Batches:

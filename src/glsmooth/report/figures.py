@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glsmooth.errors import UserError
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import sweeps, wording
@@ -221,11 +222,11 @@ def required_probability_plane(family: SmoothedFamily, region: Region, path: Pat
     """Save a heat map of Neyman-Pearson's h_min over the plane of a two-parameter box to ``path``.
 
     Raises:
-        ValueError: the region is not a box of two parameters.
+        UserError: the region is not a box of two parameters.
     """
     axes = sweeps.plane_axes(family, region) if isinstance(region, Box) else None
     if axes is None:
-        raise ValueError(
+        raise UserError(
             f"plot: the region has the parameters {', '.join(region.parameters)}; a plane needs a box of two "
             "parameters that vary, set plot=false or another region"
         )

@@ -10,6 +10,7 @@ from typing import ClassVar, SupportsFloat
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError, did_you_mean
 from glsmooth.transforms.factors import Domain, Factor, Shift
 
 __all__ = ["ResolvableTransform", "column"]
@@ -134,7 +135,7 @@ class ResolvableTransform(ABC):
         """Named parameters as a float64 vector (d,); those left out stay at the identity.
 
         Raises:
-            ValueError: unknown name, or a value that is not finite or outside the domain.
+            UserError: unknown name, or a value that is not finite or outside the domain.
         """
         self.check(values)
         return torch.tensor(
@@ -143,18 +144,16 @@ class ResolvableTransform(ABC):
         )
 
     def check(self, values: Mapping[str, float]) -> None:
-        """Raise a ValueError that names the first parameter that is unknown or outside its domain."""
-        from glsmooth.errors import did_you_mean
-
+        """Raise a UserError that names the first parameter that is unknown or outside its domain."""
         for name, value in values.items():
             if name not in self.parameters:
-                raise ValueError(f"{name!r} is not a parameter of {self.name}{did_you_mean(name, self.parameters)}")
+                raise UserError(f"{name!r} is not a parameter of {self.name}{did_you_mean(name, self.parameters)}")
             if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
-                raise ValueError(f"{name}={value!r} is not a number; give {self.domain(name)}")
+                raise UserError(f"{name}={value!r} is not a number; give {self.domain(name)}")
             if not math.isfinite(value):
-                raise ValueError(f"{name}={value} is not finite; give {self.domain(name)}")
+                raise UserError(f"{name}={value} is not finite; give {self.domain(name)}")
             if not self.domain(name).contains(value):
-                raise ValueError(f"{name}={value:g} is outside the domain of {self.name}; give {self.domain(name)}")
+                raise UserError(f"{name}={value:g} is outside the domain of {self.name}; give {self.domain(name)}")
 
     def random_parameters(self, n: int, generator: torch.Generator) -> Tensor:
         """Moderate parameters (n, d) inside the domain, integers where the action rounds: for checks and demos."""

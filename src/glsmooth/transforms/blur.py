@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.factors import Shift
 
@@ -48,7 +49,7 @@ class GaussianBlur(ResolvableTransform):
 
     def __init__(self, border: str = "reflect") -> None:
         if border not in BORDERS:
-            raise ValueError(f"border={border!r} is unknown; choose from {', '.join(BORDERS)}")
+            raise UserError(f"border={border!r} is unknown; choose from {', '.join(BORDERS)}")
         self.border = border
         self.seal()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.blur import GaussianBlur
 from glsmooth.transforms.factors import Domain
@@ -30,7 +31,7 @@ class Composition(ResolvableTransform):
         name: how messages and records call it.
 
     Raises:
-        ValueError: two parts share a parameter or do not commute; the message says which and what to do.
+        UserError: two parts share a parameter or do not commute; the message says which and what to do.
     """
 
     name = "composition"
@@ -44,7 +45,7 @@ class Composition(ResolvableTransform):
         self.parameters = tuple(p for part in parts for p in part.parameters)
         repeated = {p for p in self.parameters if self.parameters.count(p) > 1}
         if repeated:
-            raise ValueError(f"parameter {min(repeated)!r} belongs to two parts; a parameter may occur once")
+            raise UserError(f"parameter {min(repeated)!r} belongs to two parts; a parameter may occur once")
         self.resolvable = all(part.resolvable for part in parts)
         if self.resolvable:
             _refuse_unless_commuting(parts)
@@ -99,7 +100,7 @@ def _refuse_unless_commuting(parts: Sequence[ResolvableTransform]) -> None:
             other = first.apply(second.apply(images, b), a)
             gap = (one - other).abs().max().item()
             if gap > 1e-9 or gap != gap:
-                raise ValueError(
+                raise UserError(
                     f"{first!r} and {second!r} do not commute (their two orders differ by {gap:.2g} on a random "
                     f"image), so their composition is not resolvable{_remedy(first, second)}"
                 )

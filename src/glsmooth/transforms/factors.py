@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.laws import Law
 
 
@@ -72,7 +73,7 @@ class Shift(Factor):
 
     def __post_init__(self) -> None:
         if self.axis not in (None, "height", "width"):
-            raise ValueError(f"axis={self.axis!r} is not an axis of an image; use 'height', 'width' or None")
+            raise UserError(f"axis={self.axis!r} is not an axis of an image; use 'height', 'width' or None")
 
     @property
     def parameters(self) -> tuple[str, ...]:  # type: ignore[override]

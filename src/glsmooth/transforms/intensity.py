@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform, column
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
@@ -45,7 +46,7 @@ class ContrastBrightness(ResolvableTransform):
 
     def __init__(self, order: str = "contrast_first") -> None:
         if order not in ORDERS:
-            raise ValueError(f"order={order!r} is unknown; choose from {', '.join(ORDERS)}")
+            raise UserError(f"order={order!r} is unknown; choose from {', '.join(ORDERS)}")
         self.order = order
         factor = ScaleThenShift if order == "contrast_first" else ShiftThenScale
         self.factors = (factor("contrast", "brightness"),)

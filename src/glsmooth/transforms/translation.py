@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.factors import Shift
 
@@ -32,7 +33,7 @@ class Translation(ResolvableTransform):
 
     def __init__(self, padding: str = "cyclic") -> None:
         if padding not in PADDINGS:
-            raise ValueError(f"padding={padding!r} is unknown; choose from {', '.join(PADDINGS)}")
+            raise UserError(f"padding={padding!r} is unknown; choose from {', '.join(PADDINGS)}")
         self.padding = padding
         self.resolvable = padding == "cyclic"
         self.seal()

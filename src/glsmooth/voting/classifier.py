@@ -12,6 +12,8 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from glsmooth.errors import UserError
+
 __all__ = ["PRECISIONS", "BaseClassifier"]
 
 #: Lightning's names of precisions and the type that autocast uses; None is plain float32.
@@ -55,9 +57,9 @@ class BaseClassifier:
         stochastic: bool = False,
     ) -> None:
         if num_classes < 2:
-            raise ValueError(f"num_classes={num_classes}: a classifier has at least 2 classes")
+            raise UserError(f"num_classes={num_classes}: a classifier has at least 2 classes")
         if precision not in PRECISIONS:
-            raise ValueError(f"precision={precision!r} is not known; use one of {', '.join(PRECISIONS)}")
+            raise UserError(f"precision={precision!r} is not known; use one of {', '.join(PRECISIONS)}")
         if device is None and isinstance(model, nn.Module):
             device = next((p.device for p in model.parameters()), None)
         self.device = torch.device(device or "cpu")
@@ -96,7 +98,7 @@ class BaseClassifier:
                 a network in one state).
 
         Raises:
-            ValueError: a network that changes its own parameters or buffers, at the start or during the run; whose
+            UserError: a network that changes its own parameters or buffers, at the start or during the run; whose
                 logits for an image depend on the rest of the batch; or that is random without ``stochastic``.
         """
         modules = [] if self._module is None else list(self._module.modules())
@@ -110,7 +112,7 @@ class BaseClassifier:
                 self._tried[key] = self._try(image)
             self.deterministic = self._tried[key]
             if not (self.deterministic or self.stochastic):
-                raise ValueError(
+                raise UserError(
                     "the network is random in evaluation mode: two passes on the same images differ. Make it "
                     "deterministic (is dropout or noise always on?), or set stochastic=true (stochastic=True in "
                     "Python): each vote is then an independent draw of its randomness too, and the certificate is "
@@ -124,13 +126,13 @@ class BaseClassifier:
                 module.training = mode
 
     def check_unchanged(self) -> None:
-        """Raise a ValueError if the network has changed since it was made ready: its votes are of several networks."""
+        """Raise a UserError if the network has changed since it was made ready: its votes are of several networks."""
         if self._state is None:
             raise RuntimeError("check_unchanged needs a classifier that is ready")
         now = self._fingerprints()
         changed = [name for name, fingerprint in self._state.items() if now.get(name) != fingerprint]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"the network changes itself in evaluation mode: {changed[0]} is another one after a pass "
                 f"({len(changed)} tensors changed). Votes must all be of one network; freeze it (normalisation that "
                 "updates its statistics? adaptation at test time?)"
@@ -186,16 +188,16 @@ class BaseClassifier:
             assert first is not None
             assert again is not None
             if not self._equal(first, again):
-                raise ValueError(
+                raise UserError(
                     "stochastic=true: the network's randomness does not follow from the seeds of torch, NumPy and "
                     "random, so it cannot be checked that an image's logits depend on nothing else in its batch; draw "
                     "it from these generators"
                 )
             moved = None
         if beside is None or not self._equal(first[:1], beside[:1]):
-            raise ValueError(_BATCH.format("the other images of its batch"))
+            raise UserError(_BATCH.format("the other images of its batch"))
         if moved is not None and not self._equal(first, moved.roll(-1, dims=0)):
-            raise ValueError(_BATCH.format("its place in the batch"))
+            raise UserError(_BATCH.format("its place in the batch"))
         if not deterministic:
             self._check_independent(image)
         self.check_unchanged()
@@ -244,7 +246,7 @@ class BaseClassifier:
             limit = largest + np.sqrt(largest**2 + 2 * exponent * ranks.size)
             for axis, lag in lags:
                 if abs((ranks * np.roll(ranks, lag, axis)).sum()) > limit:
-                    raise ValueError(
+                    raise UserError(
                         "stochastic=true: the network's randomness is not independent "
                         f"{'within a batch' if axis else 'between batches'}, so its votes are not independent either; "
                         "draw it afresh for every image"

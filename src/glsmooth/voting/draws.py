@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
+
 __all__ = ["Stream", "coin", "pixel_normals", "uniforms"]
 
 _WORD = 64  # bits of Philox's words; a block has four of them
@@ -53,7 +55,7 @@ def coin(seed: int, index: int) -> float:
 
 def _key(seed: int, index: int) -> np.ndarray:
     if not (0 <= seed < 2**_WORD and 0 <= index < 2**_WORD):
-        raise ValueError(f"seed={seed}, index={index}: both must be integers in [0, 2^64)")
+        raise UserError(f"seed={seed}, index={index}: both must be integers in [0, 2^64)")
     return np.array([seed, index], dtype=np.uint64)
 
 

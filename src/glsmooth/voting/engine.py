@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.draws import Stream, coin, pixel_normals, uniforms
@@ -76,9 +77,9 @@ def cast_votes(logits: Tensor, rule: VoteRule, epsilon: float) -> Tensor:
 
 
 def check_random(procedure: Procedure, stochastic: bool) -> None:
-    """Raise a ValueError where every shift is to be visited with a network that may be random."""
+    """Raise a UserError where every shift is to be visited with a network that may be random."""
     if stochastic and isinstance(procedure, Exhaustive):
-        raise ValueError(
+        raise UserError(
             "stochastic=true: monte_carlo=exhaustive asks each shift once, and the vote of a random network is only a "
             "sample; set stochastic=false, or use monte_carlo=paper or monte_carlo=sequential (exhaustive=False)"
         )
@@ -142,7 +143,7 @@ class VoteEngine:
         clean: bool = False,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+            raise UserError(f"batch_size={batch_size} must be at least 1")
         self.classifier = classifier
         self.family = family
         self.procedure = procedure
@@ -201,12 +202,12 @@ class VoteEngine:
             self._slots = torch.empty((capacity, *image.shape), device=self.classifier.device)
             self._free = list(range(capacity))
         if image.shape != self._slots.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"image {index} has shape {tuple(image.shape)}, those before it "
                 f"{tuple(self._slots.shape[1:])}; resize all images to one size"
             )
         if self.family.image_size is not None and tuple(image.shape[1:]) != self.family.image_size:
-            raise ValueError(
+            raise UserError(
                 f"image {index} has size {tuple(image.shape[1:])}, the family's torus "
                 f"{self.family.image_size}; build the family with the image_size of the images"
             )
@@ -288,14 +289,14 @@ class VoteEngine:
         try:
             logits = self.classifier(images)
         except torch.OutOfMemoryError as error:
-            raise ValueError(
+            raise UserError(
                 f"batch_size={self.batch_size}: too large for the memory of {self.classifier.device}; "
                 f"set batch_size={max(1, self.batch_size // 2)}"
             ) from error
         expected = (len(images), self.classifier.num_classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise ValueError(
+            raise UserError(
                 f"image {index}: the model returned {got} for a batch of {len(images)}, not logits of shape "
                 f"{expected}; check num_classes and the model's head"
             )

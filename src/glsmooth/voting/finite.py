@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from glsmooth.bounds.neyman_pearson import cyclic_error, cyclic_masses
+from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 
 __all__ = ["FiniteLaw"]
@@ -41,29 +42,29 @@ class FiniteLaw:
         """The law of ``family``.
 
         Raises:
-            ValueError: the law is not finite, or pixel noise comes on top of it.
+            UserError: the law is not finite, or pixel noise comes on top of it.
         """
         name = family.transform.name
         fix = "use monte_carlo=paper or monte_carlo=sequential (exhaustive=False)"
         if not family.transform.resolvable:
-            raise ValueError(
+            raise UserError(
                 f"monte_carlo=exhaustive: {family.transform!r} is only approximately resolvable, so it is never "
                 "certified; use padding=cyclic"
             )
         if family.pixel_noise > 0:
-            raise ValueError(
+            raise UserError(
                 f"monte_carlo=exhaustive: pixel_noise={family.pixel_noise:g} has a continuous law, which cannot be "
                 f"visited; set pixel_noise=0, or {fix}"
             )
         torus = family.torus
         if not torus and family.transform.integer_parameters:
-            raise ValueError(
+            raise UserError(
                 f"monte_carlo=exhaustive: without image_size=(H, W) the shifts of {name} live on the plane, where "
                 f"there is no end of them; give it, or {fix}"
             )
         for parameter in family.parameters:
             if parameter not in torus:
-                raise ValueError(
+                raise UserError(
                     f"monte_carlo=exhaustive: {parameter} of {name} has a continuous law, which cannot be visited; "
                     f"only translations on the torus can: {fix}"
                 )

@@ -19,13 +19,17 @@ from glsmooth.bounds.confidence import (
     randomised_lower,
     samples_needed,
 )
+from glsmooth.errors import UserError
 from glsmooth.voting.draws import Stream
 from glsmooth.voting.finite import FiniteLaw
 
-__all__ = ["ABSTAIN", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally", "given_up"]
+__all__ = ["ABSTAIN", "PROCEDURES", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally", "given_up"]
 
 #: Stands for "no class".
 ABSTAIN = -1
+
+#: Names of the procedures; the first two are :class:`FixedSample`.
+PROCEDURES = ("paper", "paper_literal", "sequential", "exhaustive")
 
 #: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax
 #: exceeds 1/2.
@@ -332,5 +336,5 @@ class Exhaustive:
 
 def _check(n0: int, n: int, alpha: float) -> None:
     if n0 < 1 or n < 1:
-        raise ValueError(f"n0={n0}, n={n}: both must be at least 1")
+        raise UserError(f"n0={n0}, n={n}: both must be at least 1")
     samples_needed(0.5, alpha)  # refuses an impossible alpha
