@@ -144,10 +144,10 @@ class OpenExponential(gs.laws.Law):
         super().__init__(rate=rate)
 
     def _log_density(self, x):
-        return torch.where(x == 0, -math.inf, math.log(self._rate) - self._rate * x)
+        return torch.where(x == 0, -math.inf, math.log(self.rate) - self.rate * x)
 
     def icdf(self, value):
-        return -torch.log1p(-value) / self._rate
+        return -torch.log1p(-value) / self.rate
 
 
 def test_a_score_that_misses_mass_is_refused_before_it_is_centred():

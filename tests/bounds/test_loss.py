@@ -32,13 +32,12 @@ from glsmooth.bounds.loss import (
     _smears,
     _spread,
     _tabulated,
-    _turning_points,
     combine,
     line_inverse,
     line_value,
+    move_of,
     scalar_pair,
 )
-from glsmooth.bounds.moves import move_of
 
 KS = np.exp(np.linspace(-4, 4, 81))
 #: Rounding of sums of some thousand masses.
@@ -532,7 +531,7 @@ def loss_on(law, shift, scale, x):
 @pytest.mark.parametrize(("law", "shift", "scale"), PAIRS[:7], ids=repr)
 def test_ratios_turn_where_it_is_said(law, shift, scale):
     """Every change of direction of L inside both supports is among the turning points: cells end there."""
-    turns = _turning_points(law, shift, scale)
+    turns = law.ratio_turns(shift, scale)
     low = max(law.interval[0], shift + scale * law.interval[0], -9.0)
     x = np.linspace(low, 9, 200_002)[1:]
     slope = np.diff(loss_on(law, shift, scale, x))

@@ -43,13 +43,13 @@ from glsmooth.bounds.loss import (
     cyclic_pair,
     line_inverse,
     line_value,
+    move_of,
     scalar_pair,
 )
-from glsmooth.bounds.moves import move_of
 from glsmooth.bounds.neyman_pearson import cyclic_masses, tradeoff
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import LAWS, Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
+from glsmooth.laws import LAWS, Law
 from glsmooth.transforms.factors import Factor, PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
 __all__ = ["Worst", "candidates", "covers_torus", "worst_case"]
@@ -89,10 +89,6 @@ def _ends(interval: Interval, identity: float, symmetric: bool = False, log: boo
 
 def _symmetric_shift(law: Law) -> bool:
     return law.symmetric_about is not None
-
-
-def _log_symmetric(law: Law) -> bool:
-    return isinstance(law, LogNormal)
 
 
 def covers_torus(family: SmoothedFamily, region: Box) -> list[str]:
@@ -265,10 +261,10 @@ def _affine_axes(outer: str, inner: str, family: SmoothedFamily, box: dict[str, 
     o, i = box[outer], box[inner]
     identity = 1.0 if inner_scales else 0.0
     if i == (identity, identity):
-        return _Axes([{outer: v, inner: identity} for v in _ends(o, 1.0, _log_symmetric(law_o), log=True)], {})
+        return _Axes([{outer: v, inner: identity} for v in _ends(o, 1.0, law_o.symmetric_in_log, log=True)], {})
     ordered = law_i.log_concave_in_log if inner_scales else law_i.log_concave
     if ordered:
-        symmetric = _log_symmetric(law_i) if inner_scales else _symmetric_shift(law_i)
+        symmetric = law_i.symmetric_in_log if inner_scales else _symmetric_shift(law_i)
         inner_values = [{inner: v} for v in _ends(i, identity, symmetric, log=inner_scales)]
         if o[0] == o[1]:
             return _Axes([{outer: o[0], **v} for v in inner_values], {})
@@ -312,7 +308,7 @@ def _shift_then_scale_axes(factor: ShiftThenScale, family: SmoothedFamily, box: 
     """Axes of c·(x + b): the coordinates are independent, both move with c."""
     c, b = factor.scale, factor.shift
     law_c, law_b = family.laws[c], family.laws[b]
-    centred = isinstance(law_b, Normal) and law_b.values["loc"] == 0
+    centred = law_b.gaussian_scale is not None and law_b.symmetric_about == 0
     if box[b] == (0.0, 0.0) and (centred or law_b.log_concave_in_log):
         # A pure rescaling of both; |b| has a monotone ratio when b is a centred normal.
         return _Axes([{c: v, b: 0.0} for v in _ends(box[c], 1.0)], {})
@@ -364,7 +360,8 @@ class _Smoothness:
 @lru_cache(maxsize=64)
 def _smoothness(law: Law, log: bool) -> _Smoothness | None:
     """The integrals in closed form; None where they would be needed and are not finite (densities that jump)."""
-    if not isinstance(law, (LogNormal, Rayleigh, Exponential, HalfNormal) if log else (Normal, LogNormal, Rayleigh)):
+    smooth = math.isfinite(law.bend_of_log) if log else law.shifts_smoothly and math.isfinite(law.bend)
+    if not smooth:
         return None
     if not log:  # densities rise to their peak and fall from it
         return _Smoothness(2 * law.peak, law.bend, math.inf, math.inf, math.inf)
@@ -401,7 +398,7 @@ def _axes(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) -> _
     _refuse_unordered(rescaled, family.laws[rescaled], box[rescaled])
     if isinstance(factor, Scale):
         law = family.laws[factor.name]
-        ends = _ends(box[factor.name], 1.0, _log_symmetric(law), log=True)
+        ends = _ends(box[factor.name], 1.0, law.symmetric_in_log, log=True)
         return _Axes([{factor.name: v} for v in ends], {})
     _refuse_own([family.laws[name] for name in factor.parameters])
     if isinstance(factor, ScaleThenShift):
@@ -603,10 +600,10 @@ def _worst_in_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
     names = list(ball.centre)
     centred = all(ball.centre[name] == identity[name] for name in names)
     plain = {f.name for f in family.transform.factors or () if isinstance(f, Shift) and f.name not in family.torus}
-    laws = [family.laws[name] for name in names]
-    if centred and set(names) <= plain and all(isinstance(law, Normal) for law in laws):
+    scales = {name: family.laws[name].gaussian_scale or math.inf for name in names}
+    if centred and set(names) <= plain and all(math.isfinite(scale) for scale in scales.values()):
         # Normal shifts: h_min grows with Σ(β_i/σ_i)², largest along the axis with the smallest scale.
-        name = min(names, key=lambda n: family.laws[n].values["scale"])
+        name = min(names, key=scales.__getitem__)
         beta = {**identity, name: ball.radius}
         return Worst(value(tradeoff(family, beta)), beta, "normal shifts: worst along the smallest scale")
     if set(names) <= set(family.torus):

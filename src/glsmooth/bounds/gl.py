@@ -31,12 +31,12 @@ from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from glsmooth.bounds import neyman_pearson
-from glsmooth.bounds.arrays import on_array
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.loss import convolve
 from glsmooth.family.regions import Box, number
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
+from glsmooth.laws import Law
+from glsmooth.laws.arrays import on_array
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
@@ -80,25 +80,9 @@ def _density(law: Law, x: np.ndarray) -> np.ndarray:
     return np.exp(on_array(law.log_prob, x))
 
 
-def _slope(law: Law, x: np.ndarray) -> np.ndarray:
-    """(log τ)′ inside the support, in closed form."""
-    v = law.values
-    if isinstance(law, Normal):
-        return -(x - v["loc"]) / v["scale"] ** 2
-    if isinstance(law, LogNormal):
-        return -(1 + (np.log(x) - v["loc"]) / v["scale"] ** 2) / x
-    if isinstance(law, Rayleigh):
-        return 1 / x - x / v["scale"] ** 2
-    if isinstance(law, Exponential):
-        return np.full_like(x, -v["rate"])
-    if isinstance(law, HalfNormal):
-        return -x / v["scale"] ** 2
-    raise NotApplicable(f"{law!r} has no score")
-
-
 def _refuse_shift(name: str, law: Law) -> None:
     """A moved density must not jump: at a jump mass is gained that no score sees."""
-    if not isinstance(law, (Normal, LogNormal, Rayleigh)):
+    if not law.shifts_smoothly:
         raise NotApplicable(
             f"GL cannot use {law!r} for {name}: its density jumps at an end of its support, and when it is shifted "
             "the score misses the mass that the end sweeps; use neyman_pearson, or Normal, Rayleigh, LogNormal"
@@ -106,11 +90,18 @@ def _refuse_shift(name: str, law: Law) -> None:
 
 
 def _refuse_scale(name: str, law: Law) -> None:
-    if not isinstance(law, (LogNormal, Rayleigh, Exponential, HalfNormal)):
+    if not law.rescales_smoothly:
         raise NotApplicable(
             f"GL cannot use {law!r} for {name}: its density jumps at an end away from 0, and when it is rescaled the "
             "score misses the mass that the end sweeps; use neyman_pearson, or LogNormal, Rayleigh"
         )
+
+
+def _refuse_unknown(name: str, law: Law, a: float, b: float) -> None:
+    """The score of a shift at speed a and a rescaling at speed b is cut where it turns."""
+    if law.score_turns(a, b) is None:
+        known = "a shift and a rescaling" if a and b else "the score"
+        raise NotApplicable(f"GL has no closed form for {known} of {law!r} ({name}){' at once' if a and b else ''}")
 
 
 @lru_cache(maxsize=16)
@@ -121,10 +112,12 @@ def _cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     b (x τ(x) - y τ(y)). Critical points of the score are among the edges, so its range is that of the ends.
     """
     edges = on_array(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
-    critical = _critical_points(law, a, b)
+    critical = law.score_turns(a, b)
+    assert critical is not None  # or the law was refused
     edges = np.unique(np.concatenate((edges, [x for x in critical if edges[0] < x < edges[-1]])))
     density = _density(law, edges)
-    s = -a * _slope(law, edges) - b * (1 + edges * _slope(law, edges))
+    slope = on_array(law.slope, edges)
+    s = -a * slope - b * (1 + edges * slope)
     below, above = on_array(law.cdf, edges), on_array(law.survival, edges)
     mass = np.where(below[1:] < 0.5, np.diff(below), -np.diff(above))
     flux = (a + b * edges) * density  # integral of the score from x to the upper end of the support
@@ -145,18 +138,6 @@ def _cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     # Rounding of the closed-form moments: let no cell's mean fall below its own.
     slack = float(np.maximum(moment - (mass - upper) * least - upper * most, 0.0).sum())
     return Scores(values, masses, np.zeros_like(values), excess + slack)
-
-
-def _critical_points(law: Law, a: float, b: float) -> list[float]:
-    """Where d/dα of the score vanishes inside the support."""
-    v = law.values
-    if isinstance(law, Normal):  # s = a z/σ + b (z² + loc z/σ - 1) with z = (α - loc)/σ
-        return [v["loc"] - (a + b * v["loc"]) / (2 * b)] if b else []
-    if isinstance(law, LogNormal):  # b alone: monotone; a alone: d/dα of (1 + (log α - m)/σ²)/α = 0
-        return [math.exp(v["loc"] + 1 - v["scale"] ** 2)] if a else []
-    if isinstance(law, (Rayleigh, HalfNormal, Exponential)):
-        return []  # a alone and b alone are monotone; the two are never mixed for positive laws
-    raise NotApplicable(f"{law!r} has no score")
 
 
 class _Nodes(NamedTuple):
@@ -181,10 +162,10 @@ def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bo
     """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
     nodes = _density_nodes(outer)
     alpha = nodes.at
-    s = -b * (1 + alpha * _slope(outer, alpha))
-    normal = isinstance(inner, LogNormal if inner_scales else Normal)
-    if normal:
-        return Scores(s, nodes.mass, np.abs(alpha * step) / inner.values["scale"])
+    s = -b * (1 + alpha * on_array(outer.slope, alpha))
+    scale = inner.gaussian_scale_of_log if inner_scales else inner.gaussian_scale
+    if scale is not None:
+        return Scores(s, nodes.mass, np.abs(alpha * step) / scale)
     unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
@@ -208,15 +189,14 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
             return
         if a:
             _refuse_shift(name, law)
-        if b and not isinstance(law, Normal):
+        if b:
             _refuse_scale(name, law)
-            if a:
-                raise NotApplicable(f"GL has no closed form for a shift and a rescaling of {law!r} ({name}) at once")
-        if isinstance(law, Normal) and b == 0:
-            variance += (a / law.values["scale"]) ** 2
-        elif isinstance(law, LogNormal) and a == 0:
-            variance += (b / law.values["scale"]) ** 2
+        if b == 0 and law.gaussian_scale is not None:
+            variance += (a / law.gaussian_scale) ** 2
+        elif a == 0 and law.gaussian_scale_of_log is not None:
+            variance += (b / law.gaussian_scale_of_log) ** 2
         else:
+            _refuse_unknown(name, law, a, b)
             parts.append(_cells(law, a, b))
 
     def observed(outer: str, speed: float, inner: str, step: float, inner_scales: bool) -> None:
@@ -224,6 +204,7 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
             return shift(outer, 0.0, speed)
         _refuse_scale(outer, family.laws[outer])
         (_refuse_scale if inner_scales else _refuse_shift)(inner, family.laws[inner])
+        _refuse_unknown(inner, family.laws[inner], float(not inner_scales), float(inner_scales))
         parts.append(_conditional(family.laws[outer], speed, family.laws[inner], step, inner_scales))
         return None
 

@@ -17,13 +17,16 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
+import torch
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from glsmooth.bounds.arrays import on_array, on_number
-from glsmooth.bounds.moves import STANDARD, Flat, Move, move_of
-from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh, Uniform
+from glsmooth.bounds.base import NotApplicable
+from glsmooth.laws import Law
+from glsmooth.laws.arrays import on_array, on_number, one_thread
+from glsmooth.laws.moves import Flat, Move
+from glsmooth.laws.normal import STANDARD
 
 __all__ = [
     "Atoms",
@@ -422,16 +425,6 @@ def _spread(low: np.ndarray, high: np.ndarray, p_0: np.ndarray, p_b: np.ndarray)
     return atoms, np.concatenate((cell[down], cell[up]))
 
 
-def _in_own_units(law: Law) -> tuple[Law, float, float]:
-    """(standard, origin, unit): ``law`` is that of origin + unit X with X ~ standard, itself for all but two laws."""
-    v = law.values
-    if isinstance(law, Normal):
-        return Normal(0.0, 1.0), v["loc"], v["scale"]
-    if isinstance(law, Uniform):
-        return Uniform(0.0, 1.0), v["low"], v["high"] - v["low"]
-    return law, 0.0, 1.0
-
-
 @lru_cache(maxsize=256)
 def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atoms:
     """L of α ~ ``law`` against ``shift`` + ``scale``·α, by cells, rounded towards more required probability.
@@ -439,7 +432,7 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
     Where L is monotone between edges its range in a cell is that between the ends; otherwise the two unimodal
     densities bound it.
     """
-    standard, origin, unit = _in_own_units(law)
+    standard, origin, unit = law.in_own_units
     if standard != law:
         # Far from 0 the edges of cells would be rounded to more than bounds allow for. What the offset is off by moves
         # one of the laws.
@@ -448,7 +441,7 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
         atoms = scalar_pair(standard, offset, scale, count)
         return replace(atoms, slip_b=min(1.0, atoms.slip_b + error))
     edges = _edges(law, shift, scale, count)
-    turns = _turning_points(law, shift, scale)
+    turns = law.ratio_turns(shift, scale)
     if turns:
         edges = np.sort(np.append(edges, turns))
     p_0 = _masses(law, edges)
@@ -465,48 +458,25 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
         else:
             low = _least(log_b) - _most(log_0, edges, law.mode_point, law)
             high = _most(log_b, edges, shift + scale * law.mode_point, law, scale) - _least(log_0)
-            if isinstance(law, LogNormal):
-                low, high = _by_slopes(law, shift, scale, edges, low, high)
+            low, high = _by_slopes(law, shift, scale, edges, low, high)
     atoms, _ = _spread(low, high, p_0, p_b)
     # Each edge is rounded; the masses beside it, and L in its cells, are off by what that moves.
     rounding = 1e-15 * count * (_conditioning(law) - 1)
     return replace(atoms, slip_0=rounding, slip_b=rounding)
 
 
-def _turning_points(law: Law, shift: float, scale: float) -> list[float] | None:
-    """Where L of α ~ ``law`` against ``shift`` + ``scale``·α turns inside both supports; None where that is unknown."""
-    if (scale == 1 and law.log_concave) or (shift == 0 and law.log_concave_in_log):
-        return []
-    v = law.values
-    if isinstance(law, (Uniform, Exponential)):
-        return []  # constant, linear
-    if isinstance(law, (Normal, HalfNormal)):  # a parabola
-        centre = v.get("loc", 0.0)
-        return [(shift + scale * centre - scale**2 * centre) / (1 - scale**2)]
-    if isinstance(law, Rayleigh):
-        # 1/(θ - b) - (θ - b)/(k s)² = 1/θ - θ/s² with b, k = shift, scale: a cubic in θ over s.
-        b, k2 = shift / v["scale"], scale**2
-        roots = np.roots([1 - 1 / k2, b * (2 / k2 - 1), -b * b / k2, b])
-        return [v["scale"] * float(root.real) for root in roots if abs(root.imag) < 1e-6 * (1 + abs(root.real))]
-    return None
-
-
 def _by_slopes(
-    law: LogNormal, shift: float, scale: float, edges: np.ndarray, low: np.ndarray, high: np.ndarray
+    law: Law, shift: float, scale: float, edges: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Narrower ranges of L in cells, where its slope is bounded: what counts where the two laws hardly differ."""
-    m, s = law.values["loc"], law.values["scale"]
-    turn = math.exp(m + 1 - s * s)  # the slope of log τ falls up to here and rises behind
-
-    def slopes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        at = -(1 + (np.log(x) - m) / s**2) / x
-        least = np.minimum(at[:-1], at[1:])
-        inside = (x[:-1] < turn) & (turn < x[1:])
-        return np.where(inside, -1 / (s * s * turn), least), np.maximum(at[:-1], at[1:])
-
+    with one_thread():
+        slopes_0 = law.slope_range(torch.from_numpy(edges))
+        slopes_b = law.slope_range(torch.from_numpy((edges - shift) / scale))
+    if slopes_0 is None or slopes_b is None:
+        return low, high
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        least_0, most_0 = slopes(edges)
-        least_b, most_b = (v / scale for v in slopes((edges - shift) / scale))
+        least_0, most_0 = slopes_0.numpy()
+        least_b, most_b = slopes_b.numpy() / scale
         middle = (edges[:-1] + edges[1:]) / 2
         ratio = on_array(law.log_prob, (middle - shift) / scale) - math.log(scale) - on_array(law.log_prob, middle)
         reach = np.maximum(np.abs(most_b - least_0), np.abs(least_b - most_0)) * np.diff(edges) / 2
@@ -568,7 +538,7 @@ class Observed:
 
         In a cell the inner coordinate's move is replaced by the moves at the cell's two ends, one of them chosen at
         random with the weights of linear interpolation and revealed; what this changes in the inner law is booked as
-        a slip (:mod:`glsmooth.bounds.moves`). For either choice the ratio of the outer coordinate is moved to the
+        a slip (:mod:`glsmooth.laws.moves`). For either choice the ratio of the outer coordinate is moved to the
         ends of its range in the cell. Both make the two laws easier to tell apart, and both cost an error of second
         order in the cell's width.
         """
@@ -639,6 +609,27 @@ class Moved:
         rounding = 1e-14 * _conditioning(self.law)
         size = np.array([max(abs(self.shift) * unit, _LEAST)])
         return replace(NOTHING, spread=size, move=move, slip_0=rounding, slip_b=rounding)
+
+
+def move_of(law: Law, rescaled: bool, forward: bool) -> tuple[Move, float]:
+    """The moves of ``law`` by shifts, or by factors e^d (``rescaled``), upwards (``forward``) or downwards.
+
+    Returns:
+        The moves, and the number by which d is multiplied to give their size.
+
+    Raises:
+        NotApplicable: a law that does not say how it moves.
+    """
+    scale = law.gaussian_scale_of_log if rescaled else law.gaussian_scale
+    if scale is not None:
+        return STANDARD, 1 / scale
+    move = law.rescalings if rescaled else law.shifts
+    if move is None:
+        how, which = ("rescaled", "positive laws") if rescaled else ("shifted", "laws")
+        raise NotApplicable(
+            f"no bound knows how {law!r} moves when it is {how} given another parameter; use one of glsmooth's {which}"
+        )
+    return (move if forward else move.reversed()), 1.0
 
 
 #: Stands for a size of 0, by which no ratio could be divided.
