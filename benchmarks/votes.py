@@ -218,12 +218,13 @@ def replay(cfg: DictConfig) -> None:
         images = enumerate(replay_image(rate) for rate in rates)
         tallies = sorted(engine.run(images), key=lambda tally: tally.index)
         passes = engine.evaluations / len(rates)
-        sequential = np.array([tally.p_lower > h_min and tally.prediction == 0 for tally in tallies])
+        above = [procedure.lower_bound(tally) > h_min for tally in tallies]
+        sequential = np.array([ok and tally.prediction == 0 for ok, tally in zip(above, tallies, strict=True)])
         # Fresh votes for the fixed procedure, too.
         counts = np.random.default_rng(0).binomial(1000, rates)
         fixed = np.array([clopper_pearson_lower(int(count), 1000, run["alpha"]) > h_min for count in counts])
         cra = (fixed & correct).mean(), (sequential & correct).mean()
-        sure = [tally.n for tally in tallies if tally.count == tally.n and tally.p_lower > h_min]
+        sure = [t.n for ok, t in zip(above, tallies, strict=True) if ok and t.count == t.n]
         surest = f"{max(sure) * math.log(h_min) / math.log(run['alpha']):.2f}×" if sure else "–"
         sides = ", ".join(f"{name} {low:g}…{high:g}" for name, (low, high) in run["region"].items())
         print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,16 +10,62 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from glsmooth.bounds import RegionBound, certifies_runner_up, certify_region
+from glsmooth.bounds import Outcome, certifies_runner_up, certify_region
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import check_family
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.voting.engine import BaseClassifier, VoteEngine
+from glsmooth.voting.classifier import BaseClassifier
+from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
 
-__all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "check_image"]
+__all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "Verdict", "certify", "check_image"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What :func:`certify` finds for one image.
+
+    Attributes:
+        tally: its votes.
+        prediction: the selected class; ABSTAIN (-1) when no draw voted.
+        p_lower: lower confidence bound p_A of that class's probability.
+        certified: by method, whether the region is certified.
+    """
+
+    tally: Tally
+    prediction: int
+    p_lower: float
+    certified: dict[str, bool]
+
+
+def certify(
+    engine: VoteEngine, images: Iterable[tuple[int, Tensor]], outcomes: Mapping[str, Outcome]
+) -> Iterator[Verdict]:
+    """CERTIFY (Cohen et al. 2019; General Lipschitz, Figure 1) for a stream of images, by several bounds at once.
+
+    For each image, except with probability at most alpha over its draws (none are drawn, and alpha is 0, where every
+    shift is visited): if ``certified[method]``, the smoothed classifier predicts ``prediction`` on φ(x, β) for every β
+    of the region. Where the bound itself was estimated, its ``failure_probability`` comes on top.
+
+    Args:
+        engine: draws the votes f(φ(x, α)), α from the smoothing laws, as its procedure asks.
+        images: (index, image (C, H, W)) pairs; the index fixes an image's draws.
+        outcomes: what each bound requires of the region. No image and no vote entered it.
+
+    Yields:
+        A verdict an image, as soon as it is finished (not always in order).
+    """
+    for tally in engine.run(images):
+        # Select: the class with the most votes among the first draws.
+        prediction = tally.prediction
+        # Count: tally.count of tally.n fresh draws, which had no part in the selection, vote for it.
+        # Bound: its probability is at least p_A, with confidence 1 - alpha.
+        p_lower = engine.procedure.lower_bound(tally)
+        # Compare: p_A > h_min.
+        certified = {method: bool(outcome.certifies(p_lower)) for method, outcome in outcomes.items()}
+        yield Verdict(tally, prediction, p_lower, certified)
 
 
 @dataclass(frozen=True)
@@ -243,52 +289,61 @@ class SmoothedClassifier:
         check = check_family(self.family, region, images) if images else None
         if check is not None:
             check.require(approximate)
-        bound = certify_region(self.family, region, method)
-        residual = None
+        outcome = certify_region(self.family, region, method)
         if check is not None and not check.passed:
-            residual = check.residual
-            bound = replace(bound, sound=False, argument=f"approximate: the residual is {residual:.2g}")
-        targets = {method: bound.h_min} if bound.h_min < 1 else {}
+            outcome = outcome.approximate(check.residual, f"approximate: the residual is {check.residual:.2g}")
+        targets = {method: outcome.h_min} if outcome.h_min is not None and outcome.h_min < 1 else {}
         if law is not None:
             procedure, alpha = Exhaustive(law, targets), 0.0
         elif sequential:
             procedure = Sequential(targets, n0, n, alpha)
-        tallies = {t.index: t for t in self._engine(procedure, seed).run(zip(indices, images, strict=True))}
-        return [
-            replace(
-                self._certificate(tallies[index], bound, region, alpha, runner_up),
-                residual=residual,
-                coin=tallies[index].coin if randomised else None,
-            )
-            for index in indices
-        ]
+        engine = self._engine(procedure, seed)
+        verdicts = {v.tally.index: v for v in certify(engine, zip(indices, images, strict=True), {method: outcome})}
+        certificates = [_certificate(verdicts[index], outcome, alpha) for index in indices]
+        if randomised:
+            certificates = [
+                replace(certificate, coin=verdicts[index].tally.coin)
+                for index, certificate in zip(indices, certificates, strict=True)
+            ]
+        if runner_up:
+            certificates = [
+                self._against_runner_up(certificate, verdicts[index].tally, outcome, region, alpha)
+                for index, certificate in zip(indices, certificates, strict=True)
+            ]
+        return certificates
 
-    def _certificate(
-        self, tally: Tally, bound: RegionBound, region: Region, alpha: float, runner_up: bool
+    def _against_runner_up(
+        self, certificate: Certificate, tally: Tally, outcome: Outcome, region: Region, alpha: float
     ) -> Certificate:
-        p_lower, p_upper = tally.p_lower, None
-        certified = p_lower > bound.h_min
-        if runner_up and tally.prediction != ABSTAIN:
-            # Bonferroni over the selected class and the others: all bounds hold at once.
-            p_lower = clopper_pearson_lower(tally.count, tally.n, alpha / 2)
-            others = np.delete(tally.counting, tally.prediction)
-            p_upper = clopper_pearson_upper(int(others.max()), tally.n, alpha / 2 / len(others))
-            certified = certifies_runner_up(self.family, region, p_lower, p_upper)
-        return Certificate(
-            prediction=tally.prediction,
-            p_lower=p_lower,
-            certified=bound.sound and certified,
-            samples_used=tally.n0 + tally.n,
-            h_min=bound.h_min,
-            method=bound.method,
-            failure_probability=alpha + bound.failure_probability,
-            n0=tally.n0,
-            n=tally.n,
-            count=tally.count,
-            abstained=tally.abstained,
-            near_ties=tally.near_ties,
-            p_upper=p_upper,
-        )
+        """The selected class compared with the strongest of the others, instead of with all the rest together."""
+        if tally.prediction == ABSTAIN:
+            return certificate
+        # Bonferroni over the selected class and the others: all bounds hold at once.
+        p_lower = clopper_pearson_lower(tally.count, tally.n, alpha / 2)
+        others = np.delete(tally.counting, tally.prediction)
+        p_upper = clopper_pearson_upper(int(others.max()), tally.n, alpha / 2 / len(others))
+        certified = outcome.sound and certifies_runner_up(self.family, region, p_lower, p_upper)
+        return replace(certificate, p_lower=p_lower, p_upper=p_upper, certified=certified)
 
     def _engine(self, procedure: Procedure, seed: int) -> VoteEngine:
         return VoteEngine(self.classifier, self.family, procedure, seed=seed, batch_size=self.batch_size)
+
+
+def _certificate(verdict: Verdict, outcome: Outcome, alpha: float) -> Certificate:
+    tally = verdict.tally
+    assert outcome.h_min is not None
+    return Certificate(
+        prediction=verdict.prediction,
+        p_lower=verdict.p_lower,
+        certified=verdict.certified[outcome.method],
+        samples_used=tally.n0 + tally.n,
+        h_min=outcome.h_min,
+        method=outcome.method,
+        failure_probability=alpha + outcome.failure_probability,
+        n0=tally.n0,
+        n=tally.n,
+        count=tally.count,
+        abstained=tally.abstained,
+        near_ties=tally.near_ties,
+        residual=outcome.residual,
+    )

@@ -63,7 +63,15 @@ def threshold_image(threshold):
 def tallies(engine, images, order=None):
     order = range(len(images)) if order is None else order
     return {
-        t.index: (t.selection.tolist(), t.counting.tolist(), t.n0, t.n, t.clean, t.abstained, t.p_lower)
+        t.index: (
+            t.selection.tolist(),
+            t.counting.tolist(),
+            t.n0,
+            t.n,
+            t.clean,
+            t.abstained,
+            engine.procedure.lower_bound(t),
+        )
         for t in engine.run((i, images[i]) for i in order)
     }
 
@@ -226,7 +234,7 @@ def test_a_model_that_never_votes():
     run = engine(small_network(), affine_family(), FixedSample(5, 20))
     run.classifier.model = lambda x: torch.full((len(x), 4), torch.nan)
     (tally,) = run.run([(0, torch.rand(3, 16, 16))])
-    assert (tally.prediction, tally.clean, tally.count, tally.p_lower) == (ABSTAIN, ABSTAIN, 0, 0.0)
+    assert (tally.prediction, tally.clean, tally.count, run.procedure.lower_bound(tally)) == (ABSTAIN, ABSTAIN, 0, 0.0)
     assert tally.nonfinite == 25
 
 

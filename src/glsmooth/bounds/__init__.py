@@ -6,17 +6,18 @@ A certificate of an image is the comparison ``p_lower > required_probability(fam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from scipy.special import ndtri
 
 from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled, tss
-from glsmooth.bounds.base import NotApplicable, RegionBound, samples_needed
-from glsmooth.bounds.loss import Tradeoff
+from glsmooth.bounds.base import NotApplicable, Outcome, exceeds
+from glsmooth.bounds.confidence import samples_needed
+from glsmooth.bounds.loss import CLOSED, Tradeoff
 from glsmooth.errors import did_you_mean
-from glsmooth.family.regions import Region
+from glsmooth.family.regions import Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS
 
@@ -24,21 +25,23 @@ __all__ = [
     "METHODS",
     "Method",
     "NotApplicable",
-    "RegionBound",
+    "Outcome",
     "certifies_runner_up",
     "certify_region",
     "cohen_radius",
+    "evaluate",
+    "exceeds",
     "required_probability",
     "samples_needed",
     "tradeoff",
 ]
 
 
-def _by_neyman_pearson(family: SmoothedFamily, region: Region) -> RegionBound:
+def _by_neyman_pearson(family: SmoothedFamily, region: Region) -> Outcome:
     if family.transform.factors is None:
         return sampled.certify(family, region)
     worst = cover.worst_case(family, region)
-    return RegionBound(worst.value, worst.beta, "neyman_pearson", argument=worst.argument)
+    return Outcome(worst.value, worst.beta, "neyman_pearson", argument=worst.argument)
 
 
 def _by_points(
@@ -46,10 +49,15 @@ def _by_points(
     at: Callable[[SmoothedFamily, Mapping[str, float]], float],
     rank: Callable[[SmoothedFamily, Mapping[str, float]], float] | None = None,
     sound: bool = True,
-) -> Callable[[SmoothedFamily, Region], RegionBound]:
-    """A method that is a formula for one β, made to cover a region; ``rank`` finds the worst β more quickly."""
+    closed: bool = False,
+) -> Callable[[SmoothedFamily, Region], Outcome]:
+    """A method that is a formula for one β, made to cover a region.
 
-    def certify(family: SmoothedFamily, region: Region) -> RegionBound:
+    ``rank`` finds the worst β more quickly; ``closed`` says that the formula is a theorem's closed form, which proves
+    single β by itself.
+    """
+
+    def certify(family: SmoothedFamily, region: Region) -> Outcome:
         if family.transform.factors is None:
             if name in autograd_gl.FORMS:
                 return autograd_gl.estimate(family, region, name)
@@ -59,11 +67,13 @@ def _by_points(
         beta = cover.likely_worst(plane, region, lambda point: (rank or at)(plane, point))
         best = at(plane, beta)
         if not sound:
-            return RegionBound(min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound")
+            return Outcome(min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound")
+        if closed and isinstance(region, Points):
+            return Outcome(_up(best), beta, name, argument="closed form at the worst of the listed points")
         # The formula is at or above the exact value everywhere, and the exact value is bounded over the whole
         # region: whatever lies at or above that bound certifies, even if the formula's own maximum was missed.
         exact = cover.worst_case(plane, region)
-        return RegionBound(
+        return Outcome(
             min(1.0, max(best, exact.value)),
             beta,
             name,
@@ -71,6 +81,11 @@ def _by_points(
         )
 
     return certify
+
+
+def _up(h: float) -> float:
+    """A closed form rounded up; 1/2, where nothing moves, is exact."""
+    return h if h <= 0.5 else min(1.0, h + CLOSED)
 
 
 def _on_plane(method: str, family: SmoothedFamily) -> SmoothedFamily:
@@ -87,7 +102,7 @@ class Method:
 
     name: str
     title: str
-    certify: Callable[[SmoothedFamily, Region], RegionBound]
+    certify: Callable[[SmoothedFamily, Region], Outcome]
     sound: bool = True
 
 
@@ -111,19 +126,39 @@ METHODS: dict[str, Method] = {
             _by_points("gl_printed", gl.printed, partial(gl.product_at, steps=gl.ROUGH_STEPS), sound=False),
             sound=False,
         ),
-        Method("tss", "TSS (Li et al. 2021)", _by_points("tss", tss.required_probability_at)),
-        Method("mp", "MP (Muravev & Petiushko 2021)", _by_points("mp", mp.required_probability_at)),
+        Method("tss", "TSS (Li et al. 2021)", _by_points("tss", tss.required_probability_at, closed=True)),
+        Method("mp", "MP (Muravev & Petiushko 2021)", _by_points("mp", mp.required_probability_at, closed=True)),
     )
 }
 
 
-def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman_pearson") -> RegionBound:
-    """Required probability of a region with everything there is to say about it.
+def evaluate(
+    family: SmoothedFamily, region: Region, methods: Iterable[str] = ("neyman_pearson",)
+) -> dict[str, Outcome]:
+    """What each of ``methods`` says of a region; those that do not apply say why.
 
     Args:
         family: transformation, smoothing laws and, for translations, the image size.
         region: the parameters to be covered, every one of them.
-        method: one of ``METHODS``.
+        methods: names in ``METHODS``.
+
+    Raises:
+        ValueError: unknown method; a region that does not fit the transformation.
+    """
+    family.check_region(region)
+    outcomes = {}
+    for method in methods:
+        try:
+            outcomes[method] = certify_region(family, region, method)
+        except NotApplicable as reason:
+            outcomes[method] = Outcome(None, None, method, METHODS[method].sound, argument=str(reason))
+    return outcomes
+
+
+def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman_pearson") -> Outcome:
+    """Required probability of a region with everything there is to say about it.
+
+    Args: as :func:`evaluate`, with one ``method``.
 
     Raises:
         NotApplicable: the method has no statement about this family; the message says why.
@@ -132,6 +167,8 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
     if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method={method!r} is unknown{did_you_mean(str(method), METHODS)}")
     family.check_region(region)
+    if METHODS[method].sound and not family.transform.resolvable:
+        raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     bound = METHODS[method].certify(family, region)
     own = sorted({type(law).__name__ for law in family.laws.values() if type(law) not in LAWS.values()})
     if own:
@@ -147,7 +184,9 @@ def required_probability(family: SmoothedFamily, region: Region, method: str = "
     Returns:
         A number in [1/2, 1], rounded up; 1.0 when nothing can be certified.
     """
-    return certify_region(family, region, method).h_min
+    h_min = certify_region(family, region, method).h_min
+    assert h_min is not None
+    return h_min
 
 
 def tradeoff(family: SmoothedFamily, beta: Mapping[str, float]) -> Tradeoff:
@@ -174,10 +213,10 @@ def certifies_runner_up(family: SmoothedFamily, region: Region, p_lower: float, 
     for name, p in (("p_lower", p_lower), ("p_upper", p_upper)):
         if not 0 <= p <= 1:
             raise ValueError(f"{name}={p} is not a probability; give a number in [0, 1]")
-    if p_lower > cover.worst_case(family, region).value:
+    if exceeds(p_lower, cover.worst_case(family, region).value):
         return True
     p_upper = min(p_upper, 1.0 - p_lower)
-    return p_lower > p_upper and cover.worst_deficit(family, region, p_lower, p_upper).value < 0
+    return p_upper < p_lower and cover.worst_deficit(family, region, p_lower, p_upper).value < 0
 
 
 def cohen_radius(p: float, sigma: float) -> float:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from glsmooth.bounds import gl
-from glsmooth.bounds.base import NotApplicable, RegionBound
+from glsmooth.bounds.base import NotApplicable, Outcome
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.bounds.sampled import as_applied
 from glsmooth.family.regions import Ball, Box, Points, Region
@@ -151,7 +151,7 @@ def _probes(family: SmoothedFamily, region: Region) -> Iterator[dict[str, float]
         yield {name: c + region.radius * sign / length for (name, c), sign in steps}
 
 
-def estimate(family: SmoothedFamily, region: Region, method: str) -> RegionBound:
+def estimate(family: SmoothedFamily, region: Region, method: str) -> Outcome:
     """Estimate of h_min over a region by ``gl`` (product form) or ``gl_ode``; ``sound`` is False.
 
     Raises:
@@ -168,7 +168,7 @@ def estimate(family: SmoothedFamily, region: Region, method: str) -> RegionBound
 
     points = list(_probes(family, region))
     worst = max(points, key=lambda point: at(point, ROUGH_DRAWS, ROUGH_STEPS)) if len(points) > 1 else points[0]
-    return RegionBound(
+    return Outcome(
         at(worst, DRAWS, STEPS),
         worst,
         method,

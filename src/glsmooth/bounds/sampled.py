@@ -35,7 +35,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from glsmooth.bounds.base import NotApplicable, RegionBound
+from glsmooth.bounds.base import NotApplicable, Outcome
 from glsmooth.bounds.confidence import clopper_pearson_upper
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.family.regions import Ball, Box, Points, Region
@@ -343,7 +343,7 @@ def certify(
     n: int = DRAWS,
     failure_probability: float = FAILURE_PROBABILITY,
     seed: int = 0,
-) -> RegionBound:
+) -> Outcome:
     """Sampled Neyman-Pearson bound for every parameter of a region at once.
 
     Points share the failure probability (a union bound). An interval of a box or ball is certified where the
@@ -361,7 +361,7 @@ def certify(
 
 
 @lru_cache(maxsize=64)
-def _certify(family: SmoothedFamily, region: Region, n: int, failure_probability: float, seed: int) -> RegionBound:
+def _certify(family: SmoothedFamily, region: Region, n: int, failure_probability: float, seed: int) -> Outcome:
     if not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     family.check_region(region)
@@ -370,7 +370,7 @@ def _certify(family: SmoothedFamily, region: Region, n: int, failure_probability
     share = failure_probability / len(points)
     values = [required_probability_at(family, point, n, share, generator) for point in points]
     worst = max(range(len(points)), key=values.__getitem__)
-    return RegionBound(
+    return Outcome(
         values[worst],
         points[worst],
         "neyman_pearson",

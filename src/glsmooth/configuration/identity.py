@@ -1,21 +1,29 @@
-"""What decides a command's result, and the name that follows from it."""
+"""What decides a command's result.
+
+One list. The name of a run's directory follows from it, and whether a directory's records or checkpoint may be
+continued: never anything else.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
 import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from glsmooth.configuration.fields import is_number, leaves
+from glsmooth.configuration.fields import leaves
 from glsmooth.configuration.settings import validate
 
-__all__ = ["UNDECISIVE", "run_id"]
+__all__ = ["decisive", "difference", "file_digest", "run_id"]
 
-#: Fields that do not decide a command's result: where and how fast it runs, and where it reports to.
-UNDECISIVE: dict[str, tuple[str, ...]] = {
+#: Fields that do not decide a command's result: where and how fast it runs, where it reports to, and what only permits
+#: it to run.
+_UNDECISIVE: dict[str, tuple[str, ...]] = {
     "train": (
         "trainer.accelerator",
         "trainer.devices",
@@ -27,37 +35,68 @@ UNDECISIVE: dict[str, tuple[str, ...]] = {
         "dataset.subset_seed",
         "approximate",
     ),
-    # approximate and stochastic permit a run, and do not change what it gives.
-    "certify": ("ckpt", "batch_size", "compile", "channels_last", "dry_run", "approximate", "stochastic", "trainer.*"),
+    "certify": ("batch_size", "compile", "channels_last", "dry_run", "approximate", "stochastic", "trainer.*"),
     "bounds": ("format", "plot"),
     "report": (),
 }
 _NEVER_DECISIVE = ("run_dir", "logger.*", "dataset.download", "dataset.num_workers")
 
 
-def run_id(cfg: Any, command: str) -> str:
-    """Name of a run: a digest of everything that decides its result, 12 hexadecimal digits.
+def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """The fields that decide the result of ``command``, by dotted name, in plain values.
 
-    A checkpoint counts by its bytes, wherever it lies. A data set that has a name counts by that name, a
-    folder of the user's own by its path.
+    A checkpoint counts by its bytes, wherever it lies. A data set that has a name counts by that name, a folder of the
+    user's own by its path.
+    """
+    ignored = [*_NEVER_DECISIVE, *_UNDECISIVE[command]]
+    if settings.get("dataset", {}).get("name") not in (None, "image_folder"):
+        ignored.append("dataset.root")
+    fields = {
+        key: _canonical(value)
+        for key, value in leaves(settings)
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in ignored)
+    }
+    if "ckpt" in settings:
+        fields["ckpt"] = file_digest(settings["ckpt"])
+    return fields
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first field in which two results of :func:`decisive` differ, in words; None where they agree."""
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            return f"{name}={before.get(name)}, this run has {name}={now.get(name)}"
+    return None
+
+
+def run_id(cfg: Any, command: str) -> str:
+    """Name of a run: a digest of :func:`decisive`, 12 hexadecimal digits.
 
     Raises:
         UserError: the configuration is not valid; so a mistake leaves no directory behind.
     """
-    config = validate(cfg, command)
-    ignored = [*_NEVER_DECISIVE, *UNDECISIVE[command]]
-    if config.get("dataset", {}).get("name") not in (None, "image_folder"):
-        ignored.append("dataset.root")
-    fields = {
-        # 1 and 1.0 are the same setting
-        key: float(value) if is_number(value) else value
-        for key, value in leaves(config)
-        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in ignored)
-    }
-    if "ckpt" in config:
-        with open(config["ckpt"], "rb") as file:
-            fields["ckpt"] = hashlib.file_digest(file, "sha256").hexdigest()
+    fields = decisive(validate(cfg, command), command)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; computed once while the file stays as it is."""
+    path = Path(path).expanduser().resolve()
+    status = path.stat()
+    return _file_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _file_digest(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """1 and 1.0 are the same setting."""
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _resolve_run_id(command: str, *, _root_: DictConfig) -> str:

@@ -44,7 +44,7 @@ class Tally:
         nonfinite: those of them with a non-finite logit.
         near_ties: draws decided by less than rounding could change.
         clean: vote at the image itself (ABSTAIN until asked for).
-        p_lower: lower confidence bound of the selected class's probability.
+        p_seen: what an anytime-valid bound of the selected class's probability has reached so far.
         coin: the image's uniform in (0, 1] for a randomised bound.
     """
 
@@ -56,7 +56,7 @@ class Tally:
         self.mass = np.zeros(num_classes, dtype=np.int64)
         self.n0 = self.n = self.abstained = self.nonfinite = self.near_ties = 0
         self.clean = ABSTAIN
-        self.p_lower = 0.0
+        self.p_seen = 0.0
 
     @property
     def prediction(self) -> int:
@@ -79,7 +79,7 @@ def given_up(p_lower: np.ndarray, n: np.ndarray, prediction: np.ndarray, most: i
 
 
 class Procedure(Protocol):
-    """Decides, from the votes of an image so far, what to draw next."""
+    """Decides, from the votes of an image so far, what to draw next, and what they prove in the end."""
 
     @property
     def rule(self) -> VoteRule:
@@ -87,8 +87,11 @@ class Procedure(Protocol):
         ...
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
-        """Bring ``tally.p_lower`` up to date; return the draws to add, by stream; none: the image is
-        finished."""
+        """The draws to add, by stream; none: the image is finished."""
+        ...
+
+    def lower_bound(self, tally: Tally) -> float:
+        """p_A: the lower confidence bound of the selected class's probability that a finished image's votes give."""
         ...
 
     def draws_needed(self, h_min: float) -> int | None:
@@ -129,11 +132,12 @@ class FixedSample:
     def advance(self, tally: Tally) -> dict[Stream, int]:
         if tally.n == 0:
             return {Stream.SELECTION: self.n0, Stream.COUNTING: self.n}
-        if self.randomised:
-            tally.p_lower = randomised_lower(tally.count, tally.n, self._tail, tally.coin)
-        else:
-            tally.p_lower = clopper_pearson_lower(tally.count, tally.n, self._tail)
         return {}
+
+    def lower_bound(self, tally: Tally) -> float:
+        if self.randomised:
+            return randomised_lower(tally.count, tally.n, self._tail, tally.coin)
+        return clopper_pearson_lower(tally.count, tally.n, self._tail)
 
     def draws_needed(self, h_min: float) -> int | None:
         # Whatever the coin says; with a lucky one fewer do.
@@ -201,27 +205,28 @@ class Sequential:
             return {Stream.SELECTION: min(_SELECTION_BLOCK, self.n0 - tally.n0)}
         if open_targets and tally.n < self.n:
             return {Stream.COUNTING: self._block(tally, open_targets[-1])}
-        if tally.n:
-            tally.p_lower = max(tally.p_lower, anytime_lower(tally.count, tally.n, self.alpha))
         return {}
 
+    def lower_bound(self, tally: Tally) -> float:
+        # Whatever the bound has been at any time still holds.
+        return max(tally.p_seen, anytime_lower(tally.count, tally.n, self.alpha)) if tally.n else tally.p_seen
+
     def _open(self, tally: Tally) -> list[float]:
-        """Targets that are neither certified nor hopeless, ascending; certified ones raise
-        ``tally.p_lower``."""
+        """Targets that are neither certified nor hopeless, ascending; certified ones raise ``tally.p_seen``."""
         if tally.prediction == ABSTAIN:
             return []
         rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
         count, n = tally.count, tally.n
         # Whether >= or > decides nothing: log_evidence is rounded down, and p_A is what certifies.
-        if n and any(h >= tally.p_lower and log_evidence(count, n, h) >= -np.log(self.alpha) for h in rates):
-            tally.p_lower = max(tally.p_lower, anytime_lower(count, n, self.alpha))
+        if n and any(h >= tally.p_seen and log_evidence(count, n, h) >= -np.log(self.alpha) for h in rates):
+            tally.p_seen = max(tally.p_seen, anytime_lower(count, n, self.alpha))
         # P(p >= rate) given all votes for the class, under a uniform prior.
         successes = count + int(tally.selection[tally.prediction])
         failures = n + tally.n0 - successes
         return [
             h
             for h, rate in rates.items()
-            if h >= tally.p_lower and betaincc(successes + 1, failures + 1, rate) > _HOPELESS
+            if h >= tally.p_seen and betaincc(successes + 1, failures + 1, rate) > _HOPELESS
         ]
 
     def _selected(self, tally: Tally) -> bool:
@@ -289,8 +294,10 @@ class Exhaustive:
             visits = min(_FIRST_LOOK, len(self.law.weights))
         if visits:
             return {Stream.VISITING: visits}
-        tally.p_lower = self.law.lower(leader)
         return {}
+
+    def lower_bound(self, tally: Tally) -> float:
+        return self.law.lower(int(tally.mass.max()))
 
     def _visits(self, leader: int, n: int) -> int:
         """Shifts without which the targets cannot all be decided, ``leader`` being the largest mass after ``n``."""
