@@ -8,7 +8,7 @@ import torch
 from scipy.special import ndtr
 
 import glsmooth as gs
-from glsmooth.bounds.loss import Observed, move_of
+from glsmooth.bounds.cells import Observed, move_of
 from glsmooth.laws.moves import Flat, Move
 from glsmooth.laws.normal import Standard
 

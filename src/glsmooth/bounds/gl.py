@@ -32,7 +32,7 @@ from scipy.special import ndtr
 
 from glsmooth.bounds import neyman_pearson
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import convolve
+from glsmooth.bounds.sums import convolve
 from glsmooth.family.regions import Box, number
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Law

@@ -18,17 +18,9 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import (
-    Atoms,
-    Gaussian,
-    Monotone,
-    Moved,
-    Observed,
-    Tradeoff,
-    combine,
-    cyclic_pair,
-    scalar_pair,
-)
+from glsmooth.bounds.cells import Moved, Observed, cyclic_pair, scalar_pair
+from glsmooth.bounds.sums import combine
+from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Monotone, Tradeoff
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
 from glsmooth.transforms.factors import (
