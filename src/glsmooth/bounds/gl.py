@@ -40,7 +40,29 @@ from glsmooth.laws.arrays import on_array
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
-__all__ = ["ProductForm", "ode_form", "polygon", "printed", "product_form", "straight"]
+__all__ = [
+    "Curve",
+    "Leg",
+    "ProductForm",
+    "Rate",
+    "Scores",
+    "least_value",
+    "ode_at",
+    "ode_form",
+    "ode_of_rates",
+    "path_rates",
+    "polygon",
+    "printed",
+    "product_at",
+    "product_form",
+    "product_of_rates",
+    "rate_of",
+    "rates_of",
+    "score_cells",
+    "score_law",
+    "straight_leg",
+    "straight_rates",
+]
 
 #: Intervals of the path; half as many for the error estimate.
 STEPS = 32
@@ -105,7 +127,7 @@ def _refuse_unknown(name: str, law: Law, a: float, b: float) -> None:
 
 
 @lru_cache(maxsize=16)
-def _cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
+def score_cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     """Scores a·(-(log τ)′(α)) + b·(-1 - α (log τ)′(α)) for α ~ ``law``: a shift at speed a, a rescaling at speed b.
 
     They are derivatives of the density: over a cell [x, y] the first has the integral a (τ(x) - τ(y)), the second
@@ -166,7 +188,7 @@ def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bo
     scale = inner.gaussian_scale_of_log if inner_scales else inner.gaussian_scale
     if scale is not None:
         return Scores(s, nodes.mass, np.abs(alpha * step) / scale)
-    unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
+    unit = score_cells(inner, 0.0, 1.0, 300) if inner_scales else score_cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
     return Scores(
@@ -177,8 +199,13 @@ def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bo
     )
 
 
-def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> Scores:
+def score_law(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> Scores:
     """Law of ⟨∇_β log ρ(θ|β), v⟩ under μ_β."""
+    if family.transform.factors is None:  # no parts would mean a score of 0
+        raise NotApplicable(
+            f"{family.transform!r} declares no factors, so its scores have no closed form; "
+            "glsmooth.bounds.autograd_gl estimates the same forms from samples"
+        )
     variance = 0.0
     parts: list[Scores] = []
 
@@ -197,7 +224,7 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
             variance += (b / law.gaussian_scale_of_log) ** 2
         else:
             _refuse_unknown(name, law, a, b)
-            parts.append(_cells(law, a, b))
+            parts.append(score_cells(law, a, b))
 
     def observed(outer: str, speed: float, inner: str, step: float, inner_scales: bool) -> None:
         if step == 0:
@@ -208,7 +235,7 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
         parts.append(_conditional(family.laws[outer], speed, family.laws[inner], step, inner_scales))
         return None
 
-    for factor in family.transform.factors or ():
+    for factor in family.transform.factors:
         if isinstance(factor, Shift):
             shift(factor.name, v[factor.name])
         elif isinstance(factor, Scale):
@@ -378,13 +405,8 @@ class Leg:
         return {name: (self.end[name] - a) / self.duration for name, a in self.start.items()}
 
 
-def straight(family: SmoothedFamily, beta: Mapping[str, float]) -> Curve:
-    """The straight path from the identity to β in the raw parameters, t ↦ (β(t), β′(t))."""
-    leg = straight_leg(family, beta)
-    return lambda t: (leg.at(t), leg.velocity)
-
-
 def straight_leg(family: SmoothedFamily, beta: Mapping[str, float]) -> Leg:
+    """The straight path from the identity to β in the raw parameters."""
     start = family.identity
     return Leg(start, {**start, **beta})
 
@@ -527,14 +549,14 @@ def rates_of(
     return [[rate(leg.at(j / steps), leg.velocity) for j in range(steps + 1)] for leg in legs]
 
 
-def _rates(family: SmoothedFamily, legs: Sequence[Leg], steps: int) -> list[list[Rate]]:
-    return rates_of(legs, steps, lambda beta, v: rate_of(_scores(family, beta, v)))
+def path_rates(family: SmoothedFamily, legs: Sequence[Leg], steps: int) -> list[list[Rate]]:
+    return rates_of(legs, steps, lambda beta, v: rate_of(score_law(family, beta, v)))
 
 
 @lru_cache(maxsize=128)
-def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> tuple[Rate, ...]:
+def straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> tuple[Rate, ...]:
     family.transform.check(dict(beta))
-    (rates,) = _rates(family, [straight_leg(family, dict(beta))], steps)
+    (rates,) = path_rates(family, [straight_leg(family, dict(beta))], steps)
     return tuple(rates)
 
 
@@ -631,12 +653,12 @@ def product_form(family: SmoothedFamily, curve: Curve) -> ProductForm:
     claimed, since w is evaluated at finitely many points of a leg.
 
     Raises:
-        NotApplicable: a law whose score misses mass, a factor without closed-form scores, or a transformation that is
+        NotApplicable: a law whose score misses mass, no factors with closed-form scores, or a transformation that is
             only approximately resolvable.
         ValueError: as :func:`polygon`.
     """
     legs = polygon(family, curve)
-    return product_of_rates(_rates(family, legs, LEG_STEPS), legs, least_value(family, legs))
+    return product_of_rates(path_rates(family, legs, LEG_STEPS), legs, least_value(family, legs))
 
 
 def _ode(rates: Sequence[Sequence[Rate]], legs: Sequence[Leg], substeps: int = 4) -> float:
@@ -678,7 +700,7 @@ def ode_form(family: SmoothedFamily, curve: Curve) -> float:
     Along the same polygon as :func:`product_form`, with the same claim: the end and the vertices, and no more.
     """
     legs = polygon(family, curve)
-    return max(least_value(family, legs), ode_of_rates(_rates(family, legs, LEG_STEPS), legs))
+    return max(least_value(family, legs), ode_of_rates(path_rates(family, legs, LEG_STEPS), legs))
 
 
 def ode_of_rates(rates: Sequence[Sequence[Rate]], legs: Sequence[Leg] = (Leg({}, {}),)) -> float:
@@ -695,12 +717,12 @@ def _key(beta: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 def product_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the product form along the straight path."""
-    return product_of_rates([_straight_rates(family, _key(beta), steps)]).required_probability
+    return product_of_rates([straight_rates(family, _key(beta), steps)]).required_probability
 
 
 def ode_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the ode form along the straight path."""
-    return ode_of_rates([_straight_rates(family, _key(beta), steps)])
+    return ode_of_rates([straight_rates(family, _key(beta), steps)])
 
 
 def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
@@ -709,5 +731,5 @@ def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEP
     They multiply g by ‖β_j - β₀‖ and integrate it over t, although dh/dt carries that factor already, so the
     integral has an extra factor t and comes out about half of what it must be. For comparison only.
     """
-    form = product_of_rates([_straight_rates(family, _key(beta), steps)])
+    form = product_of_rates([straight_rates(family, _key(beta), steps)])
     return form.required_after(float(np.trapezoid(form.times[0] * form.g[0], form.times[0])))
