@@ -47,7 +47,8 @@ def scores(family: SmoothedFamily, alpha: Tensor, beta: Tensor) -> Tensor:
     z = log_tau.sum(dim=0) - torch.linalg.slogdet(by_alpha).logabsdet
     z_alpha, z_beta = torch.autograd.grad(z.sum(), (alpha, at), materialize_grads=True)
     drift = torch.linalg.pinv(by_alpha.detach()) @ by_beta.detach()
-    return z_beta - (z_alpha[:, None, :] @ drift)[:, 0, :]
+    score: Tensor = z_beta - (z_alpha[:, None, :] @ drift)[:, 0, :]
+    return score
 
 
 def _refuse_moving_jumps(

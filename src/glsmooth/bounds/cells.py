@@ -31,7 +31,8 @@ def _masses(law: Law, edges: np.ndarray) -> np.ndarray:
     split = int(np.searchsorted(edges, on_number(law.icdf, 0.5)))
     lower = np.diff(on_array(law.cdf, edges[: split + 1]))
     upper = -np.diff(on_array(law.survival, edges[split:]))
-    return np.maximum(np.concatenate((lower, upper)), 0.0)
+    masses: np.ndarray = np.maximum(np.concatenate((lower, upper)), 0.0)
+    return masses
 
 
 def _edges(law: Law, shift: float, scale: float, count: int) -> np.ndarray:
@@ -143,7 +144,8 @@ def by_slopes(
 
 def _least(log_density: np.ndarray) -> np.ndarray:
     """Least value in each cell of a unimodal log-density: at one of the ends."""
-    return np.minimum(log_density[:-1], log_density[1:])
+    least: np.ndarray = np.minimum(log_density[:-1], log_density[1:])
+    return least
 
 
 def _most(log_density: np.ndarray, edges: np.ndarray, mode: float, law: Law, scale: float = 1.0) -> np.ndarray:
@@ -301,7 +303,8 @@ def _observed_edges(law: Law, scale: float, count: int, kink: float) -> np.ndarr
     own = on_array(law.icdf, ndtr(math.sqrt(3) * ndtri(np.linspace(tail, 1 - tail, count))))
     own = np.concatenate((own, [v for v in law.interval if math.isfinite(v)]))
     edges = np.unique(np.concatenate((own, scale * own, [kink])))
-    return edges[np.isfinite(edges)]
+    finite: np.ndarray = edges[np.isfinite(edges)]
+    return finite
 
 
 def _flattened(atoms: Atoms, move: Flat) -> Atoms:

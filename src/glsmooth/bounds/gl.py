@@ -99,7 +99,8 @@ class Scores:
 
 
 def _density(law: Law, x: np.ndarray) -> np.ndarray:
-    return np.exp(on_array(law.log_prob, x))
+    density: np.ndarray = np.exp(on_array(law.log_prob, x))
+    return density
 
 
 def _refuse_shift(name: str, law: Law) -> None:
@@ -352,7 +353,8 @@ def _expected_excess_of_atoms(s: np.ndarray, p: np.ndarray) -> tuple[np.ndarray,
 def _smeared_excess(x: np.ndarray, sd: np.ndarray | float) -> np.ndarray:
     """E(x + sd·N)₊."""
     z = x / sd
-    return sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / _SQRT_2PI)
+    expected: np.ndarray = sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / _SQRT_2PI)
+    return expected
 
 
 def _expected_excess_on_grid(s: np.ndarray, p: np.ndarray, sd: float, span: float) -> tuple[np.ndarray, np.ndarray]:

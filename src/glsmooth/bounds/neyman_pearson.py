@@ -49,7 +49,7 @@ def cyclic_masses(law: Law, size: int) -> np.ndarray:
     edges = torch.arange(first, last + 1, dtype=torch.float64) - 0.5
     below, above = law.cdf(edges), law.survival(edges)
     mass = torch.where(below[1:] < 0.5, below[1:] - below[:-1], above[:-1] - above[1:])
-    wrapped = mass.numpy().reshape(-1, size).sum(axis=0)
+    wrapped: np.ndarray = mass.numpy().reshape(-1, size).sum(axis=0)
     wrapped = wrapped / wrapped.sum()
     wrapped.flags.writeable = False  # kept for other callers
     return wrapped

@@ -64,7 +64,8 @@ def _range(atoms: Atoms) -> tuple[float, float]:
 def convolve(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Convolution of two non-negative arrays; rounding below zero is cut off."""
     size = next_fast_len(len(a) + len(b) - 1, real=True)
-    return np.maximum(irfft(rfft(a, size) * rfft(b, size), size)[: len(a) + len(b) - 1], 0.0)
+    result: np.ndarray = np.maximum(irfft(rfft(a, size) * rfft(b, size), size)[: len(a) + len(b) - 1], 0.0)
+    return result
 
 
 def grid_sum(parts: list[Atoms], step: float) -> Atoms:

@@ -108,7 +108,9 @@ class Law(Immutable, Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.interval(*self.interval)
+        interval: Any = constraints.interval  # torch gives it no types
+        support: constraints.Constraint = interval(*self.interval)
+        return support
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -77,11 +77,13 @@ class Exponential(Law):
 
     def lower_mean(self, value: Tensor) -> Tensor:
         u = self.rate * value.clamp(min=0.0)
-        return self.mean * torch.special.gammainc(torch.full_like(u, 2.0), u)
+        mean: Tensor = self.mean * torch.special.gammainc(torch.full_like(u, 2.0), u)
+        return mean
 
     def upper_mean(self, value: Tensor) -> Tensor:
         u = self.rate * value.clamp(min=0.0)
-        return self.mean * torch.special.gammaincc(torch.full_like(u, 2.0), u)
+        mean: Tensor = self.mean * torch.special.gammaincc(torch.full_like(u, 2.0), u)
+        return mean
 
     def slope(self, x: Tensor) -> Tensor:
         return torch.full_like(x, -self.rate)

@@ -97,14 +97,15 @@ class HalfNormal(Law):
         return math.log(2) - HALF_LOG_2PI - math.log(self.scale) - 0.5 * (x / self.scale) ** 2
 
     def cdf(self, value: Tensor) -> Tensor:
-        return torch.special.erf(value.clamp(min=0.0) / (self.scale * math.sqrt(2)))
+        return torch.erf(value.clamp(min=0.0) / (self.scale * math.sqrt(2)))
 
     def survival(self, value: Tensor) -> Tensor:
-        return torch.special.erfc(value.clamp(min=0.0) / (self.scale * math.sqrt(2)))
+        return torch.erfc(value.clamp(min=0.0) / (self.scale * math.sqrt(2)))
 
     def icdf(self, value: Tensor) -> Tensor:
         # Through the survival probability near 1, where 1 + value would lose it.
-        return -self.scale * torch.special.ndtri((1 - value) / 2)
+        quantile: Tensor = -self.scale * torch.special.ndtri((1 - value) / 2)
+        return quantile
 
 
 @dataclass(frozen=True)

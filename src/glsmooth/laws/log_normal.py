@@ -179,7 +179,8 @@ class _Shifted(Move):
 
 def _steepness(log: np.ndarray, m: float, s: float) -> np.ndarray:
     """A = -(log τ)′ of a log-normal law at e^log."""
-    return (1 + (log - m) / s**2) * np.exp(-log)
+    steepness: np.ndarray = (1 + (log - m) / s**2) * np.exp(-log)
+    return steepness
 
 
 @lru_cache(maxsize=64)

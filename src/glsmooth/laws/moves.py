@@ -137,4 +137,5 @@ def increasing_root(
             if not open_.any():
                 break
             which, v, a, b = which[open_], following[open_], a[open_], b[open_]
-    return root.reshape(shape)
+    roots: np.ndarray = root.reshape(shape)
+    return roots

@@ -20,7 +20,7 @@ PHI_1 = math.exp(-0.5 - HALF_LOG_2PI)  # the standard normal density at 1
 
 def ndtr(z: Tensor) -> Tensor:
     """Φ(z), precise relative to itself for z < 0; one kernel, where torch.special.ndtr takes several."""
-    return 0.5 * torch.special.erfc(z * -math.sqrt(0.5))
+    return 0.5 * torch.erfc(z * -math.sqrt(0.5))
 
 
 class Standard(Move):
@@ -109,4 +109,5 @@ class Normal(Law):
         return ndtr((self.loc - value) / self.scale)
 
     def icdf(self, value: Tensor) -> Tensor:
-        return self.loc + self.scale * torch.special.ndtri(value)
+        quantile: Tensor = self.loc + self.scale * torch.special.ndtri(value)
+        return quantile

@@ -71,11 +71,13 @@ class Rayleigh(Law):
 
     def lower_mean(self, value: Tensor) -> Tensor:
         u = 0.5 * (value.clamp(min=0.0) / self.scale) ** 2
-        return self.mean * torch.special.gammainc(torch.full_like(u, 1.5), u)
+        mean: Tensor = self.mean * torch.special.gammainc(torch.full_like(u, 1.5), u)
+        return mean
 
     def upper_mean(self, value: Tensor) -> Tensor:
         u = 0.5 * (value.clamp(min=0.0) / self.scale) ** 2
-        return self.mean * torch.special.gammaincc(torch.full_like(u, 1.5), u)
+        mean: Tensor = self.mean * torch.special.gammaincc(torch.full_like(u, 1.5), u)
+        return mean
 
     def slope(self, x: Tensor) -> Tensor:
         return 1 / x - x / self.scale**2
