@@ -49,9 +49,9 @@ def test_the_determinant_matters():
     beta = torch.tensor([1.5], dtype=torch.float64)
     s = autograd_gl.scores(family, family.sample(20_000, torch.Generator().manual_seed(0)), beta)
     assert float(s.mean()) == pytest.approx(0, abs=4 * float(s.std()) / math.sqrt(20_000))
-    autograd_gl._refuse_biased(s[:, 0])
+    autograd_gl.refuse_biased(s[:, 0])
     with pytest.raises(gs.NotApplicable, match="mean is"):
-        autograd_gl._refuse_biased(s[:, 0] + 1 / 1.5)
+        autograd_gl.refuse_biased(s[:, 0] + 1 / 1.5)
 
 
 @pytest.mark.parametrize("method", ["gl", "gl_ode"])
@@ -144,10 +144,10 @@ class OpenExponential(gs.laws.Law):
         super().__init__(rate=rate)
 
     def _log_density(self, x):
-        return torch.where(x == 0, -math.inf, math.log(self._rate) - self._rate * x)
+        return torch.where(x == 0, -math.inf, math.log(self.rate) - self.rate * x)
 
     def icdf(self, value):
-        return -torch.log1p(-value) / self._rate
+        return -torch.log1p(-value) / self.rate
 
 
 def test_a_score_that_misses_mass_is_refused_before_it_is_centred():

@@ -11,8 +11,9 @@ from scipy.stats import norm
 
 import glsmooth as gs
 from glsmooth.bounds import cover
-from glsmooth.bounds.cover import Step, _axes, _cyclic_candidates, _smoothness, _width, covers_torus, full_box
-from glsmooth.bounds.loss import line_inverse, line_value
+from glsmooth.bounds.cover import covers_torus, search
+from glsmooth.bounds.cover.axes import Step, axes_of, cyclic_candidates, full_box, smoothness, width_of
+from glsmooth.bounds.tradeoffs import line_inverse, line_value
 from glsmooth.transforms.factors import Domain, Shift
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
@@ -103,11 +104,11 @@ def test_points():
 
 
 def test_dominated_shifts_are_dropped_and_others_are_not():
-    assert _cyclic_candidates(N(0, 3), 32, (-3, 3)) in ([-3.0], [3.0])
-    kept = _cyclic_candidates(N(0, 6), 32, (-20, 20))
+    assert cyclic_candidates(N(0, 3), 32, (-3, 3)) in ([-3.0], [3.0])
+    kept = cyclic_candidates(N(0, 6), 32, (-20, 20))
     assert 16.0 in {abs(v) for v in kept}
     assert 20.0 not in {abs(v) for v in kept}  # it is the shift by 12, on the other side
-    assert _cyclic_candidates(gs.UniformCyclic(), 32, (2, 9)) == [2.0]
+    assert cyclic_candidates(gs.UniformCyclic(), 32, (2, 9)) == [2.0]
 
 
 def test_a_fractional_box_means_its_integers():
@@ -151,7 +152,7 @@ def test_larger_regions_need_no_less():
 )
 def test_curvature_bounds_the_second_derivative_of_the_density(f, name, box):
     """½ ∫ |∂²ρ| along the searched coordinate, by importance sampling and finite differences of the density."""
-    (axes,) = [_axes(factor, f, box) for factor in f.transform.factors]
+    (axes,) = [axes_of(factor, f, box) for factor in f.transform.factors]
     fixed = {k: v[0] for k, v in box.items() if k != name}
     generator = torch.Generator().manual_seed(0)
     log = f.transform.domain(name).low == 0 and name != "blur"
@@ -175,7 +176,7 @@ def test_curvature_of_contrast_brightness_in_closed_form():
     """Every term of ½ E|∂²ρ/ρ|, bounded one by one, is there: z normal, α = e^(sz) the contrast, d/t the brightness."""
     s, t, d = 0.6, 0.6, 0.4
     box = {"contrast": (0.5, 2.0), "brightness": (d, d)}
-    (axes,) = [_axes(factor, ROWS[0].family, box) for factor in ROWS[0].family.transform.factors]
+    (axes,) = [axes_of(factor, ROWS[0].family, box) for factor in ROWS[0].family.transform.factors]
     first, second = 2 * norm.pdf(0), 4 * norm.pdf(1)
     weighted = np.exp(s**2 / 2) * (2 * norm.pdf(s) + s * (2 * norm.cdf(s) - 1)) / s
     mean, square = np.exp(s**2 / 2), np.exp(2 * s**2)
@@ -200,7 +201,7 @@ STEPS = {
 
 def step_around(f, region, point, width):
     """The step of a cell of the given width around a point, and the cell's corners."""
-    (axes,) = [_axes(factor, f, full_box(f, gs.Box(**region))) for factor in f.transform.factors]
+    (axes,) = [axes_of(factor, f, full_box(f, gs.Box(**region))) for factor in f.transform.factors]
     cell = {}
     for name in axes.search:
         low, high = region[name]
@@ -308,7 +309,7 @@ def test_the_worse_end_of_a_shift_counts(ends):
 @pytest.mark.parametrize("levels", [None, (0.8, 0.15)])
 def test_a_single_cell_adds_what_its_chord_may_miss(levels, monkeypatch):
     """One cell of width w: the larger end along a line, and w²/16 ∫ |τ″| of each line's total variation."""
-    monkeypatch.setattr(cover, "BUDGET", 0)
+    monkeypatch.setattr(search, "BUDGET", 0)
     law, low, high = gs.LogNormal(0, 0.3), 0.2, 0.22
     f = family(T.GaussianBlur(), blur=law)
     box = gs.Box(blur=(low, high))
@@ -335,7 +336,7 @@ def test_integrals_of_densities_along_the_logarithm(law):
     u = np.linspace(-16, 6, 1_000_001)
     tau = law.log_prob(torch.from_numpy(np.exp(u))).exp().numpy() * np.exp(u)
     middle = np.exp((u[1:] + u[:-1]) / 2)
-    known = _smoothness(law, log=True)
+    known = smoothness(law, log=True)
     assert known.first == pytest.approx(np.abs(np.diff(tau)).sum(), rel=1e-4)
     assert known.second == pytest.approx(np.abs(np.diff(tau, 2)).sum() / (u[1] - u[0]), rel=1e-4)
     assert known.first_weighted == pytest.approx((np.abs(np.diff(tau)) * middle).sum(), rel=1e-4)
@@ -345,14 +346,14 @@ def test_integrals_of_densities_along_the_logarithm(law):
 
 @pytest.mark.parametrize("law", [N(0.3, 0.5), gs.LogNormal(0.2, 0.6), R(0.7)], ids=repr)
 def test_integrals_of_densities_along_the_line(law):
-    known = _smoothness(law, log=False)
+    known = smoothness(law, log=False)
     assert (known.first, known.second) == pytest.approx((2 * law.peak, law.bend))
 
 
 def test_densities_that_jump_have_no_curvature():
     for law in (gs.Exponential(1.0), gs.HalfNormal(1.0), gs.Uniform(0.0, 1.0)):
-        assert _smoothness(law, log=False) is None
-    assert _smoothness(gs.Uniform(0.5, 1.0), log=True) is None
+        assert smoothness(law, log=False) is None
+    assert smoothness(gs.Uniform(0.5, 1.0), log=True) is None
 
 
 @pytest.mark.parametrize("law", [gs.LogNormal(0.2, 0.6), R(0.7)], ids=repr)
@@ -360,7 +361,7 @@ def test_curvature_of_brightness_before_contrast_in_closed_form(law):
     """½ E|∂²ρ/ρ| along log c, its three terms bounded one by one: the contrast's, both, a rescaled centred normal's."""
     f = family(T.ContrastBrightness("brightness_first"), contrast=law, brightness=N(0, 0.4))
     box = {"contrast": (0.5, 2.0), "brightness": (0.2, 0.2)}
-    (axes,) = [_axes(factor, f, box) for factor in f.transform.factors]
+    (axes,) = [axes_of(factor, f, box) for factor in f.transform.factors]
     z = np.linspace(-9, 9, 200_001)
     one = np.trapezoid(np.abs(1 - z**2) * norm.pdf(z), z)
     two = np.trapezoid(np.abs(1 - 4 * z**2 + z**4) * norm.pdf(z), z)
@@ -380,14 +381,14 @@ def test_a_shift_is_measured_in_its_own_units_whatever_its_domain() -> None:
             return images + theta[:, 0, None, None, None]
 
     family = gs.SmoothedFamily(Lighten(), {"b": gs.LogNormal(0.0, 0.5)})
-    assert _width("b", (1.0, 2.0), family) == 1.0
+    assert width_of("b", (1.0, 2.0), family) == 1.0
 
 
 @pytest.mark.parametrize("ratios", [(0.8, 1.1), (0.95, 1.3)])
 def test_a_step_of_brightness_before_contrast_in_closed_form(ratios):
     """β′ = γ(g, β): α_b becomes c (b′ - b) + α_b / g_c, a rescaling and a shift of a law of g_c times the peak."""
     f, region = STEPS["brightness first"]
-    (axes,) = [_axes(factor, f, full_box(f, gs.Box(**region))) for factor in f.transform.factors]
+    (axes,) = [axes_of(factor, f, full_box(f, gs.Box(**region))) for factor in f.transform.factors]
     contrast, law = f.laws["contrast"], f.laws["brightness"]
     c, b = 1.2, 0.1
     cell = {"contrast": (c * ratios[0], c * ratios[1]), "brightness": (b - 0.02, b + 0.05)}

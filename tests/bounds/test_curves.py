@@ -213,7 +213,7 @@ def test_g_hat_grows_from_leg_to_leg_and_is_that_of_the_straight_path_on_it():
     values = [form.g_hat(t) for t in np.linspace(0, 1, 101)]
     assert values[0] == 0
     assert all(a < b for a, b in itertools.pairwise(values))
-    rates = gl._straight_rates(AFFINE, (("brightness", 0.4), ("contrast", 0.5)), gl.STEPS)
+    rates = gl.straight_rates(AFFINE, (("brightness", 0.4), ("contrast", 0.5)), gl.STEPS)
     straight = gl.product_of_rates([rates])
     for t in (0.1, 0.5, 0.77, 1.0):
         assert form.g_hat(t) == pytest.approx(straight.g_hat(t), rel=1e-4)
@@ -225,7 +225,7 @@ def test_the_margin_covers_the_error_of_the_integral():
     """Few nodes on a long leg against many; they may err to either side."""
     for beta in ({"contrast": 0.2, "brightness": 0.4}, {"contrast": 3.0, "brightness": 0.1}):
         leg = gl.straight_leg(AFFINE, beta)
-        few, many = (gl.product_of_rates(gl._rates(AFFINE, [leg], steps)) for steps in (4, 64))
+        few, many = (gl.product_of_rates(gl.path_rates(AFFINE, [leg], steps)) for steps in (4, 64))
         margin = float(few.g_margins.sum())
         assert abs(few.g_hat() - margin - many.g_hat()) <= margin
         assert few.required_probability >= many.required_probability - 1e-4
@@ -286,6 +286,13 @@ def test_curves_may_be_written_with_torch():
         return {"contrast": math.exp(-0.5 * t), "brightness": 0.3 * t**2}
 
     assert gl.ode_form(AFFINE, curve) == pytest.approx(gl.ode_form(AFFINE, same), abs=1e-12)
+
+
+@FORMS
+def test_a_transformation_without_factors_has_no_closed_form(form):
+    """It was given a score of 0, and so 1/2, whatever the curve."""
+    with pytest.raises(gs.NotApplicable, match="declares no factors"):
+        form(BRIGHTEN, lambda t: {"b": 0.4 * t})
 
 
 ESTIMATES = pytest.mark.parametrize(

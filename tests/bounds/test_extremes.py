@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr, ndtri
 
 import glsmooth as gs
-from glsmooth.bounds import cover
+from glsmooth.bounds.cover.balls import slabs
 
 from .families import N, T, family
 
@@ -149,7 +149,7 @@ def test_a_ball_between_pixels_beside_a_brightness_is_refused(centre: dict[str, 
 def test_a_shift_on_the_boundary_of_a_ball_is_in_a_slab() -> None:
     ball = gs.Ball(1.9, tx=-0.9, ty=0.0)  # -0.9 + 1.9 < 1 in floating point
     assert ball.contains({"tx": 1, "ty": 0})
-    assert any(slab.contains({"tx": 1, "ty": 0}) for slab in cover._slabs(ball, ["tx", "ty"]))
+    assert any(slab.contains({"tx": 1, "ty": 0}) for slab in slabs(ball, ["tx", "ty"]))
 
 
 @pytest.mark.parametrize(("low", "shift"), [(1e6, 0.1), (1e9, 0.1), (1e15, 0.05)])

@@ -13,6 +13,12 @@ from glsmooth.bounds import gl
 from .families import LN, OTHERS, ROWS, N, R, T, family
 
 
+def straight(f, beta):
+    """The straight path with its velocity."""
+    leg = gl.straight_leg(f, beta)
+    return lambda t: (leg.at(t), leg.velocity)
+
+
 def point(f, **values):
     return {**dict(zip(f.parameters, f.transform.identity.tolist(), strict=True)), **values}
 
@@ -53,7 +59,7 @@ def test_tight_for_a_normal_shift():
 def test_w_of_a_normal_score_is_its_closed_form():
     """w(h) = φ(Φ⁻¹(h)) · |v|/σ for a normal shift, and the sampled score agrees for the others."""
     f = family(T.Brightness(), brightness=N(0, 0.5))
-    rate = gl.rate_of(gl._scores(f, {"brightness": 0.3}, {"brightness": 2.0}))
+    rate = gl.rate_of(gl.score_law(f, {"brightness": 0.3}, {"brightness": 2.0}))
     exact = norm.pdf(norm.ppf(gl.LEVELS)) * 2.0 / 0.5
     assert (rate.w >= exact - 1e-12).all()
     np.testing.assert_allclose(rate.w, exact, rtol=2e-4)
@@ -77,7 +83,7 @@ def test_w_against_sampled_scores(case):
     density = f.log_density(theta, b.detach() + t[:, None] * direction)
     (scores,) = torch.autograd.grad(density[keep].sum(), t)
     scores = np.sort(scores.numpy())[::-1]
-    rate = gl.rate_of(gl._scores(f, beta, v))
+    rate = gl.rate_of(gl.score_law(f, beta, v))
     for h in (0.05, 0.2, 0.5):
         top = scores[: int(h * m)]
         sampled = top.sum() / m
@@ -88,7 +94,7 @@ def test_w_against_sampled_scores(case):
 def test_xi_and_g_hat_are_functions_to_plot():
     """For a normal shift ξ(h) = κ Φ⁻¹(h) up to a constant factor (eq. 6), and ĝ grows linearly."""
     f = family(T.Brightness(), brightness=N(0, 0.5))
-    form = gl.product_form(f, gl.straight(f, {"brightness": 0.4}))
+    form = gl.product_form(f, straight(f, {"brightness": 0.4}))
     h = np.array([0.01, 0.1, 0.3, 0.5])
     xi = np.array([form.xi(v) for v in h])
     np.testing.assert_allclose(xi, norm.ppf(h) / norm.pdf(0) ** -1, atol=2e-3)
@@ -131,7 +137,7 @@ def test_curved_paths_give_sound_and_other_values():
 
 def test_the_ode_does_not_depend_on_the_speed():
     f = family(T.ContrastBrightness(), contrast=LN(0, 0.6), brightness=N(0, 0.6))
-    slow = gl.straight(f, {"contrast": 0.7, "brightness": 0.2})
+    slow = straight(f, {"contrast": 0.7, "brightness": 0.2})
 
     def quadratic(t):
         beta, v = slow(t * (2 - t))

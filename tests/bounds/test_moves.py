@@ -8,8 +8,9 @@ import torch
 from scipy.special import ndtr
 
 import glsmooth as gs
-from glsmooth.bounds.loss import Observed
-from glsmooth.bounds.moves import Flat, Move, Standard, move_of
+from glsmooth.bounds.cells import Observed, move_of
+from glsmooth.laws.moves import Flat, Move
+from glsmooth.laws.normal import Standard
 
 N = 200_000
 SHIFTED = [

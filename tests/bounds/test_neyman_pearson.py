@@ -8,8 +8,10 @@ from scipy.stats import norm
 
 import glsmooth as gs
 from glsmooth.bounds import samples_needed
-from glsmooth.bounds.loss import Atoms, Gaussian, Monotone, combine, scalar_pair
+from glsmooth.bounds.cells import scalar_pair
 from glsmooth.bounds.neyman_pearson import cyclic_error, cyclic_masses, tradeoff
+from glsmooth.bounds.sums import combine
+from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Monotone
 
 from .families import OTHERS, ROWS, TORUS, N, R, T, family
 

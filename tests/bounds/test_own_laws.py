@@ -19,17 +19,17 @@ class Laplace(gs.laws.Law):
         super().__init__(scale=scale)
 
     def _log_density(self, x):
-        return -x.abs() / self._scale - math.log(2 * self._scale)
+        return -x.abs() / self.scale - math.log(2 * self.scale)
 
     def cdf(self, value):
-        tail = 0.5 * torch.exp(-value.abs() / self._scale)
+        tail = 0.5 * torch.exp(-value.abs() / self.scale)
         return torch.where(value < 0, tail, 1 - tail)
 
     def survival(self, value):
         return self.cdf(-value)
 
     def icdf(self, value):
-        return -self._scale * torch.sign(value - 0.5) * torch.log1p(-2 * (value - 0.5).abs())
+        return -self.scale * torch.sign(value - 0.5) * torch.log1p(-2 * (value - 0.5).abs())
 
 
 def test_a_log_concave_law_shifts_by_its_own_word():
@@ -69,27 +69,27 @@ class TwoSteps(gs.laws.Law):
 
     @property
     def interval(self):
-        return 0.0, self._high
+        return 0.0, self.high
 
     @property
     def mean(self):
-        return torch.tensor((self._share + (1 - self._share) * (1 + self._high)) / 2, dtype=torch.float64)
+        return torch.tensor((self.share + (1 - self.share) * (1 + self.high)) / 2, dtype=torch.float64)
 
     def _log_density(self, x):
-        share = self.values["share"]
-        outer = math.log((1 - share) / (self._high - 1))
+        share = self.share
+        outer = math.log((1 - share) / (self.high - 1))
         return torch.where(x <= 1, math.log(share), outer).to(torch.float64)
 
     def cdf(self, value):
-        share, x = self.values["share"], value.clamp(0.0, self._high)
-        return torch.where(x <= 1, share * x, share + (1 - share) * (x - 1) / (self._high - 1))
+        share, x = self.share, value.clamp(0.0, self.high)
+        return torch.where(x <= 1, share * x, share + (1 - share) * (x - 1) / (self.high - 1))
 
     def survival(self, value):
         return 1 - self.cdf(value)
 
     def icdf(self, value):
-        share = self.values["share"]
-        return torch.where(value <= share, value / share, 1 + (value - share) / (1 - share) * (self._high - 1))
+        share = self.share
+        return torch.where(value <= share, value / share, 1 + (value - share) / (1 - share) * (self.high - 1))
 
 
 TWO_STEPS = TwoSteps(0.6, math.exp(8.0))
@@ -98,7 +98,7 @@ TWO_STEPS = TwoSteps(0.6, math.exp(8.0))
 def test_rescalings_of_a_law_without_an_order_are_certified_one_by_one():
     """Contrast e² takes a classifier from .9997 to 1/2, the end e⁸ of the interval only from .9333."""
     family = gs.SmoothedFamily(gs.transforms.Contrast(), {"contrast": TWO_STEPS})
-    c, high = math.exp(2.0), TWO_STEPS.values["high"]
+    c, high = math.exp(2.0), TWO_STEPS.high
     # It votes for the class on [0, 1], on (c, high], and with probability r between.
     kept = 0.6 / c + 0.4 * (high - c) / (c * (high - 1))
     r = (0.5 - kept) / (0.6 * (1 - 1 / c))

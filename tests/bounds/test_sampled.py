@@ -107,18 +107,18 @@ def test_a_plain_median_fails_more_often(monkeypatch):
 def test_an_atom_that_rounding_cuts_in_two_is_counted(monkeypatch):
     """Its L may fall to different sides of a cell's edge under the two laws; only the room for errors catches that."""
     family, beta, value = ATOMS[0]
-    order, calls = sampled._order, []
+    order, calls = sampled.order_in_cells, []
 
     def cut(ratio, centre, generator):
         """The atom on the edge of its cell, and an error of 1e-9, downwards, in the first call: under μ_β."""
         calls.append(None)
         return order(ratio - (1e-9 if len(calls) == 1 else 0.0), centre + sampled.CELL / 2, generator)
 
-    monkeypatch.setattr(sampled, "_order", cut)
+    monkeypatch.setattr(sampled, "order_in_cells", cut)
     assert sampled.required_probability_at(family, beta, n=20_000) >= value
     calls.clear()
     monkeypatch.setattr(sampled, "ERROR", 0.0)
-    monkeypatch.setattr(sampled, "_check_solutions", lambda *args: None)
+    monkeypatch.setattr(sampled, "check_solutions", lambda *args: None)
     assert sampled.required_probability_at(family, beta, n=20_000) < value
 
 
@@ -213,7 +213,7 @@ def test_a_resolving_function_that_takes_a_value_twice_is_refused(monkeypatch):
     with pytest.raises(gs.NotApplicable, match=r"lead to the same parameter at b = 0\.5"):
         sampled.required_probability_at(fold, {"b": 0.5}, n=1_000)
     with monkeypatch.context() as patch:
-        patch.setattr(sampled, "_check_solutions", lambda *args: None)
+        patch.setattr(sampled, "check_solutions", lambda *args: None)
         with pytest.raises(gs.NotApplicable, match=r"det .* changes its sign at b = 0\.5"):
             sampled.required_probability_at(fold, {"b": 0.5}, n=1_000)
     family = gs.SmoothedFamily(Square(), {"c": gs.Normal(0, 1), "b": gs.Normal(0, 1)})
@@ -383,12 +383,12 @@ def test_fractional_parameters_that_the_action_rounds_are_refused():
 def test_shifts_by_log_concave_laws_are_monotone_without_a_claim(monkeypatch):
     seen = []
     monkeypatch.setattr(sampled, "required_probability_at", lambda f, point, *rest: seen.append(point) or 0.6)
-    bound = sampled._certify.__wrapped__(with_translation(gs.Uniform(-9, 9)), gs.Box(tx=(-3.4, 2)), 100, 0.1, 0)
+    bound = sampled.cached_certify.__wrapped__(with_translation(gs.Uniform(-9, 9)), gs.Box(tx=(-3.4, 2)), 100, 0.1, 0)
     assert seen == [{"tx": -3.0}, {"tx": 2.0}]
     assert "log-concave laws (tx)" in bound.argument
     # A log-normal law's shifts have no such order: every whole one is tried.
     seen.clear()
-    bound = sampled._certify.__wrapped__(with_translation(gs.LogNormal(0, 1)), gs.Box(tx=(-1.2, 2)), 100, 0.1, 0)
+    bound = sampled.cached_certify.__wrapped__(with_translation(gs.LogNormal(0, 1)), gs.Box(tx=(-1.2, 2)), 100, 0.1, 0)
     assert seen == [{"tx": -1.0}, {"tx": 0.0}, {"tx": 1.0}, {"tx": 2.0}]
     assert "all whole tx" in bound.argument
     with pytest.raises(gs.NotApplicable, match="interval of tx"):
@@ -398,14 +398,14 @@ def test_shifts_by_log_concave_laws_are_monotone_without_a_claim(monkeypatch):
     inner = T.Composition(T.Translation(), T.GaussianBlur("cyclic"))
     laws = {"b": N1, "tx": N1, "ty": N1, "blur": gs.LogNormal(0, 1)}
     nested = gs.SmoothedFamily(T.Composition(Bright2(), inner), laws)
-    sampled._certify.__wrapped__(nested, gs.Box(tx=(-1, 2)), 100, 0.1, 0)
+    sampled.cached_certify.__wrapped__(nested, gs.Box(tx=(-1, 2)), 100, 0.1, 0)
     assert seen == [{"tx": -1.0}, {"tx": 2.0}]
     with pytest.raises(gs.NotApplicable, match="interval of blur,"):
         sampled.certify(nested, gs.Box(tx=(-1, 2), blur=(0, 1)), n=100)
     # Brightness of a part with factors is ordered too, that of one without is not.
     family = gs.SmoothedFamily(T.Composition(Bright2(), T.Brightness()), {"b": N1, "brightness": N1})
     seen.clear()
-    sampled._certify.__wrapped__(family, gs.Box(brightness=(-0.3, 0.4)), 100, 0.1, 0)
+    sampled.cached_certify.__wrapped__(family, gs.Box(brightness=(-0.3, 0.4)), 100, 0.1, 0)
     assert seen == [{"brightness": -0.3}, {"brightness": 0.4}]
     with pytest.raises(gs.NotApplicable, match="interval of b,"):
         sampled.certify(family, gs.Box(brightness=(-0.3, 0.4), b=(0, 1)), n=100)

@@ -171,3 +171,69 @@ def test_partial_means(law):
         assert one == pytest.approx(moment(1, least, x), rel=1e-8)
         assert other == pytest.approx(moment(1, x, most), rel=1e-7)  # relative to itself in its own tail
     assert law.second_moment == pytest.approx(moment(2, least, most), rel=1e-4)
+
+
+@pytest.mark.parametrize("law", LAWS_IN_ODD_PLACES, ids=repr)
+def test_jumps_are_where_the_density_does_not_vanish(law):
+    """A finite end where the density is positive is a jump; a rescaling moves it unless it is at 0."""
+    ends = [x for x in law.interval if math.isfinite(x)]
+    jumps = [x for x in ends if float(law.log_prob(torch.tensor(x, dtype=torch.float64))) > -math.inf]
+    assert law.shifts_smoothly == (not jumps)
+    assert law.rescales_smoothly == (not any(jumps))
+
+
+SMOOTH = [law for law in LAWS_IN_ODD_PLACES if law.shifts_smoothly or law.rescales_smoothly]
+
+
+@pytest.mark.parametrize("law", SMOOTH, ids=repr)
+def test_slopes_and_where_scores_turn(law):
+    """The slope is the log-density's derivative; every change of a score's direction on a grid is a known point."""
+    x = law.icdf(torch.linspace(1e-4, 1 - 1e-4, 2_000, dtype=torch.float64)).requires_grad_()
+    (slope,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    x = x.detach()
+    torch.testing.assert_close(law.slope(x), slope, rtol=1e-10, atol=1e-10)
+    for a, b in ((1.0, 0.0), (0.0, 1.0), (-2.0, 0.7)):
+        turns = law.score_turns(a, b)
+        if turns is None:
+            assert a * b != 0
+            continue
+        rise = (-a * slope - b * (1 + x * slope)).diff()
+        size = (abs(a) * slope.abs() + abs(b) * (1 + (x * slope).abs()))[1:]
+        rise = torch.where(rise.abs() < 1e-13 * size, 0.0, rise)  # rounding of a constant score
+        changes = torch.nonzero(rise[1:] * rise[:-1] < 0).flatten().tolist()
+        assert all(any(x[i] <= turn <= x[i + 2] for turn in turns) for i in changes)
+        assert all(any(x[i] <= turn <= x[i + 2] for i in changes) for turn in turns if x[2] < turn < x[-3])
+
+
+@pytest.mark.parametrize("law", LAWS_IN_ODD_PLACES, ids=repr)
+def test_normal_and_symmetric_laws_say_so(law):
+    u = torch.linspace(1e-3, 1 - 1e-3, 999, dtype=torch.float64)
+    score = scipy.stats.norm.ppf(u.numpy())
+
+    def normal(x):
+        """The standard deviation of what is linear in the normal score."""
+        scale, loc = np.polyfit(score, x, 1)
+        return scale if np.allclose(x, loc + scale * score, rtol=1e-9, atol=1e-9 * scale) else None
+
+    quantiles = law.icdf(u).numpy()
+    assert law.gaussian_scale == (pytest.approx(normal(quantiles), rel=1e-9) if normal(quantiles) else None)
+    standard, origin, unit = law.in_own_units
+    np.testing.assert_allclose(origin + unit * standard.icdf(u).numpy(), quantiles, rtol=1e-12, atol=1e-12)
+    if law.interval[0] < 0:
+        assert law.gaussian_scale_of_log is None
+        assert not law.symmetric_in_log
+        return
+    logs = np.log(quantiles)
+    assert law.gaussian_scale_of_log == (pytest.approx(normal(logs), rel=1e-9) if normal(logs) else None)
+    assert law.symmetric_in_log == np.allclose(logs + logs[::-1], 2 * logs[499], atol=1e-9)
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 0.6), (3.0, 0.01), (-20.0, 2e-4)])
+def test_a_distribution_function_errs_by_no_more_than_it_says(loc, scale):
+    mpmath = pytest.importorskip("mpmath")
+    law = gs.LogNormal(loc, scale)
+    for x in law.icdf(torch.tensor([1e-6, 0.2, 0.5, 0.9], dtype=torch.float64)).tolist():
+        with mpmath.workdps(40):
+            exact = mpmath.ncdf((mpmath.log(mpmath.mpf(x)) - mpmath.mpf(law.loc)) / mpmath.mpf(law.scale))
+            error = abs(float(mpmath.mpf(float(law.cdf(torch.tensor(x, dtype=torch.float64)))) - exact))
+        assert error <= law.cdf_error

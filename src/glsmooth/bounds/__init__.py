@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled, tss
 from glsmooth.bounds.base import NotApplicable, Outcome, exceeds
 from glsmooth.bounds.confidence import samples_needed
-from glsmooth.bounds.loss import CLOSED, Tradeoff
+from glsmooth.bounds.tradeoffs import CLOSED, Tradeoff
 from glsmooth.errors import did_you_mean
 from glsmooth.family.regions import Points, Region
 from glsmooth.family.smoothed import SmoothedFamily

@@ -27,7 +27,7 @@ from glsmooth.bounds.sampled import as_applied
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 
-__all__ = ["FORMS", "estimate", "ode_form", "product_form", "scores"]
+__all__ = ["FORMS", "estimate", "ode_form", "product_form", "refuse_biased", "scores"]
 
 #: Draws of the score at each node of the path, and intervals of the path.
 DRAWS, STEPS = 20_000, 16
@@ -47,7 +47,8 @@ def scores(family: SmoothedFamily, alpha: Tensor, beta: Tensor) -> Tensor:
     z = log_tau.sum(dim=0) - torch.linalg.slogdet(by_alpha).logabsdet
     z_alpha, z_beta = torch.autograd.grad(z.sum(), (alpha, at), materialize_grads=True)
     drift = torch.linalg.pinv(by_alpha.detach()) @ by_beta.detach()
-    return z_beta - (z_alpha[:, None, :] @ drift)[:, 0, :]
+    score: Tensor = z_beta - (z_alpha[:, None, :] @ drift)[:, 0, :]
+    return score
 
 
 def _refuse_moving_jumps(
@@ -74,7 +75,7 @@ def _refuse_moving_jumps(
                 )
 
 
-def _refuse_biased(s: Tensor) -> None:
+def refuse_biased(s: Tensor) -> None:
     """Refuse scores whose mean is not 0, before they are centred: their law misses mass."""
     mean, error = float(s.mean()), float(s.std()) / math.sqrt(len(s))
     if not abs(mean) <= 6 * error + 1e-9:
@@ -95,7 +96,7 @@ def _rates(family: SmoothedFamily, legs: Sequence[gl.Leg], draws: int, steps: in
         v = torch.tensor([velocity[name] for name in family.parameters], dtype=torch.float64)
         _refuse_moving_jumps(family, alpha, beta, v, point)
         s = scores(family, alpha, beta) @ v
-        _refuse_biased(s)
+        refuse_biased(s)
         return gl.rate_of(gl.Scores((s - s.mean()).numpy(), mass, np.zeros(draws)))
 
     return gl.rates_of(legs, steps, rate)

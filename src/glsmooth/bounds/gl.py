@@ -31,16 +31,38 @@ from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from glsmooth.bounds import neyman_pearson
-from glsmooth.bounds.arrays import on_array
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import convolve
+from glsmooth.bounds.sums import convolve
 from glsmooth.family.regions import Box, number
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh
+from glsmooth.laws import Law
+from glsmooth.laws.arrays import on_array
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
-__all__ = ["ProductForm", "ode_form", "polygon", "printed", "product_form", "straight"]
+__all__ = [
+    "Curve",
+    "Leg",
+    "ProductForm",
+    "Rate",
+    "Scores",
+    "least_value",
+    "ode_at",
+    "ode_form",
+    "ode_of_rates",
+    "path_rates",
+    "polygon",
+    "printed",
+    "product_at",
+    "product_form",
+    "product_of_rates",
+    "rate_of",
+    "rates_of",
+    "score_cells",
+    "score_law",
+    "straight_leg",
+    "straight_rates",
+]
 
 #: Intervals of the path; half as many for the error estimate.
 STEPS = 32
@@ -77,28 +99,13 @@ class Scores:
 
 
 def _density(law: Law, x: np.ndarray) -> np.ndarray:
-    return np.exp(on_array(law.log_prob, x))
-
-
-def _slope(law: Law, x: np.ndarray) -> np.ndarray:
-    """(log τ)′ inside the support, in closed form."""
-    v = law.values
-    if isinstance(law, Normal):
-        return -(x - v["loc"]) / v["scale"] ** 2
-    if isinstance(law, LogNormal):
-        return -(1 + (np.log(x) - v["loc"]) / v["scale"] ** 2) / x
-    if isinstance(law, Rayleigh):
-        return 1 / x - x / v["scale"] ** 2
-    if isinstance(law, Exponential):
-        return np.full_like(x, -v["rate"])
-    if isinstance(law, HalfNormal):
-        return -x / v["scale"] ** 2
-    raise NotApplicable(f"{law!r} has no score")
+    density: np.ndarray = np.exp(on_array(law.log_prob, x))
+    return density
 
 
 def _refuse_shift(name: str, law: Law) -> None:
     """A moved density must not jump: at a jump mass is gained that no score sees."""
-    if not isinstance(law, (Normal, LogNormal, Rayleigh)):
+    if not law.shifts_smoothly:
         raise NotApplicable(
             f"GL cannot use {law!r} for {name}: its density jumps at an end of its support, and when it is shifted "
             "the score misses the mass that the end sweeps; use neyman_pearson, or Normal, Rayleigh, LogNormal"
@@ -106,25 +113,34 @@ def _refuse_shift(name: str, law: Law) -> None:
 
 
 def _refuse_scale(name: str, law: Law) -> None:
-    if not isinstance(law, (LogNormal, Rayleigh, Exponential, HalfNormal)):
+    if not law.rescales_smoothly:
         raise NotApplicable(
             f"GL cannot use {law!r} for {name}: its density jumps at an end away from 0, and when it is rescaled the "
             "score misses the mass that the end sweeps; use neyman_pearson, or LogNormal, Rayleigh"
         )
 
 
+def _refuse_unknown(name: str, law: Law, a: float, b: float) -> None:
+    """The score of a shift at speed a and a rescaling at speed b is cut where it turns."""
+    if law.score_turns(a, b) is None:
+        known = "a shift and a rescaling" if a and b else "the score"
+        raise NotApplicable(f"GL has no closed form for {known} of {law!r} ({name}){' at once' if a and b else ''}")
+
+
 @lru_cache(maxsize=16)
-def _cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
+def score_cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     """Scores a·(-(log τ)′(α)) + b·(-1 - α (log τ)′(α)) for α ~ ``law``: a shift at speed a, a rescaling at speed b.
 
     They are derivatives of the density: over a cell [x, y] the first has the integral a (τ(x) - τ(y)), the second
     b (x τ(x) - y τ(y)). Critical points of the score are among the edges, so its range is that of the ends.
     """
     edges = on_array(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
-    critical = _critical_points(law, a, b)
+    critical = law.score_turns(a, b)
+    assert critical is not None  # or the law was refused
     edges = np.unique(np.concatenate((edges, [x for x in critical if edges[0] < x < edges[-1]])))
     density = _density(law, edges)
-    s = -a * _slope(law, edges) - b * (1 + edges * _slope(law, edges))
+    slope = on_array(law.slope, edges)
+    s = -a * slope - b * (1 + edges * slope)
     below, above = on_array(law.cdf, edges), on_array(law.survival, edges)
     mass = np.where(below[1:] < 0.5, np.diff(below), -np.diff(above))
     flux = (a + b * edges) * density  # integral of the score from x to the upper end of the support
@@ -145,18 +161,6 @@ def _cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     # Rounding of the closed-form moments: let no cell's mean fall below its own.
     slack = float(np.maximum(moment - (mass - upper) * least - upper * most, 0.0).sum())
     return Scores(values, masses, np.zeros_like(values), excess + slack)
-
-
-def _critical_points(law: Law, a: float, b: float) -> list[float]:
-    """Where d/dα of the score vanishes inside the support."""
-    v = law.values
-    if isinstance(law, Normal):  # s = a z/σ + b (z² + loc z/σ - 1) with z = (α - loc)/σ
-        return [v["loc"] - (a + b * v["loc"]) / (2 * b)] if b else []
-    if isinstance(law, LogNormal):  # b alone: monotone; a alone: d/dα of (1 + (log α - m)/σ²)/α = 0
-        return [math.exp(v["loc"] + 1 - v["scale"] ** 2)] if a else []
-    if isinstance(law, (Rayleigh, HalfNormal, Exponential)):
-        return []  # a alone and b alone are monotone; the two are never mixed for positive laws
-    raise NotApplicable(f"{law!r} has no score")
 
 
 class _Nodes(NamedTuple):
@@ -181,11 +185,11 @@ def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bo
     """Score b·(-1 - α_o (log τ_o)′) + (α_o·step)·(score of the inner shift), normal given α_o."""
     nodes = _density_nodes(outer)
     alpha = nodes.at
-    s = -b * (1 + alpha * _slope(outer, alpha))
-    normal = isinstance(inner, LogNormal if inner_scales else Normal)
-    if normal:
-        return Scores(s, nodes.mass, np.abs(alpha * step) / inner.values["scale"])
-    unit = _cells(inner, 0.0, 1.0, 300) if inner_scales else _cells(inner, 1.0, 0.0, 300)
+    s = -b * (1 + alpha * on_array(outer.slope, alpha))
+    scale = inner.gaussian_scale_of_log if inner_scales else inner.gaussian_scale
+    if scale is not None:
+        return Scores(s, nodes.mass, np.abs(alpha * step) / scale)
+    unit = score_cells(inner, 0.0, 1.0, 300) if inner_scales else score_cells(inner, 1.0, 0.0, 300)
     # A negative speed turns the unit score over.
     values = (s[:, None] + (alpha * step)[:, None] * unit.s).ravel()
     return Scores(
@@ -196,8 +200,13 @@ def _conditional(outer: Law, b: float, inner: Law, step: float, inner_scales: bo
     )
 
 
-def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> Scores:
+def score_law(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, float]) -> Scores:
     """Law of ⟨∇_β log ρ(θ|β), v⟩ under μ_β."""
+    if family.transform.factors is None:  # no parts would mean a score of 0
+        raise NotApplicable(
+            f"{family.transform!r} declares no factors, so its scores have no closed form; "
+            "glsmooth.bounds.autograd_gl estimates the same forms from samples"
+        )
     variance = 0.0
     parts: list[Scores] = []
 
@@ -208,26 +217,26 @@ def _scores(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str, f
             return
         if a:
             _refuse_shift(name, law)
-        if b and not isinstance(law, Normal):
+        if b:
             _refuse_scale(name, law)
-            if a:
-                raise NotApplicable(f"GL has no closed form for a shift and a rescaling of {law!r} ({name}) at once")
-        if isinstance(law, Normal) and b == 0:
-            variance += (a / law.values["scale"]) ** 2
-        elif isinstance(law, LogNormal) and a == 0:
-            variance += (b / law.values["scale"]) ** 2
+        if b == 0 and law.gaussian_scale is not None:
+            variance += (a / law.gaussian_scale) ** 2
+        elif a == 0 and law.gaussian_scale_of_log is not None:
+            variance += (b / law.gaussian_scale_of_log) ** 2
         else:
-            parts.append(_cells(law, a, b))
+            _refuse_unknown(name, law, a, b)
+            parts.append(score_cells(law, a, b))
 
     def observed(outer: str, speed: float, inner: str, step: float, inner_scales: bool) -> None:
         if step == 0:
             return shift(outer, 0.0, speed)
         _refuse_scale(outer, family.laws[outer])
         (_refuse_scale if inner_scales else _refuse_shift)(inner, family.laws[inner])
+        _refuse_unknown(inner, family.laws[inner], float(not inner_scales), float(inner_scales))
         parts.append(_conditional(family.laws[outer], speed, family.laws[inner], step, inner_scales))
         return None
 
-    for factor in family.transform.factors or ():
+    for factor in family.transform.factors:
         if isinstance(factor, Shift):
             shift(factor.name, v[factor.name])
         elif isinstance(factor, Scale):
@@ -344,7 +353,8 @@ def _expected_excess_of_atoms(s: np.ndarray, p: np.ndarray) -> tuple[np.ndarray,
 def _smeared_excess(x: np.ndarray, sd: np.ndarray | float) -> np.ndarray:
     """E(x + sd·N)₊."""
     z = x / sd
-    return sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / _SQRT_2PI)
+    expected: np.ndarray = sd * (z * ndtr(z) + np.exp(-0.5 * z * z) / _SQRT_2PI)
+    return expected
 
 
 def _expected_excess_on_grid(s: np.ndarray, p: np.ndarray, sd: float, span: float) -> tuple[np.ndarray, np.ndarray]:
@@ -397,13 +407,8 @@ class Leg:
         return {name: (self.end[name] - a) / self.duration for name, a in self.start.items()}
 
 
-def straight(family: SmoothedFamily, beta: Mapping[str, float]) -> Curve:
-    """The straight path from the identity to β in the raw parameters, t ↦ (β(t), β′(t))."""
-    leg = straight_leg(family, beta)
-    return lambda t: (leg.at(t), leg.velocity)
-
-
 def straight_leg(family: SmoothedFamily, beta: Mapping[str, float]) -> Leg:
+    """The straight path from the identity to β in the raw parameters."""
     start = family.identity
     return Leg(start, {**start, **beta})
 
@@ -546,14 +551,14 @@ def rates_of(
     return [[rate(leg.at(j / steps), leg.velocity) for j in range(steps + 1)] for leg in legs]
 
 
-def _rates(family: SmoothedFamily, legs: Sequence[Leg], steps: int) -> list[list[Rate]]:
-    return rates_of(legs, steps, lambda beta, v: rate_of(_scores(family, beta, v)))
+def path_rates(family: SmoothedFamily, legs: Sequence[Leg], steps: int) -> list[list[Rate]]:
+    return rates_of(legs, steps, lambda beta, v: rate_of(score_law(family, beta, v)))
 
 
 @lru_cache(maxsize=128)
-def _straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> tuple[Rate, ...]:
+def straight_rates(family: SmoothedFamily, beta: tuple[tuple[str, float], ...], steps: int) -> tuple[Rate, ...]:
     family.transform.check(dict(beta))
-    (rates,) = _rates(family, [straight_leg(family, dict(beta))], steps)
+    (rates,) = path_rates(family, [straight_leg(family, dict(beta))], steps)
     return tuple(rates)
 
 
@@ -650,12 +655,12 @@ def product_form(family: SmoothedFamily, curve: Curve) -> ProductForm:
     claimed, since w is evaluated at finitely many points of a leg.
 
     Raises:
-        NotApplicable: a law whose score misses mass, a factor without closed-form scores, or a transformation that is
+        NotApplicable: a law whose score misses mass, no factors with closed-form scores, or a transformation that is
             only approximately resolvable.
         ValueError: as :func:`polygon`.
     """
     legs = polygon(family, curve)
-    return product_of_rates(_rates(family, legs, LEG_STEPS), legs, least_value(family, legs))
+    return product_of_rates(path_rates(family, legs, LEG_STEPS), legs, least_value(family, legs))
 
 
 def _ode(rates: Sequence[Sequence[Rate]], legs: Sequence[Leg], substeps: int = 4) -> float:
@@ -697,7 +702,7 @@ def ode_form(family: SmoothedFamily, curve: Curve) -> float:
     Along the same polygon as :func:`product_form`, with the same claim: the end and the vertices, and no more.
     """
     legs = polygon(family, curve)
-    return max(least_value(family, legs), ode_of_rates(_rates(family, legs, LEG_STEPS), legs))
+    return max(least_value(family, legs), ode_of_rates(path_rates(family, legs, LEG_STEPS), legs))
 
 
 def ode_of_rates(rates: Sequence[Sequence[Rate]], legs: Sequence[Leg] = (Leg({}, {}),)) -> float:
@@ -714,12 +719,12 @@ def _key(beta: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 def product_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the product form along the straight path."""
-    return product_of_rates([_straight_rates(family, _key(beta), steps)]).required_probability
+    return product_of_rates([straight_rates(family, _key(beta), steps)]).required_probability
 
 
 def ode_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the ode form along the straight path."""
-    return ode_of_rates([_straight_rates(family, _key(beta), steps)])
+    return ode_of_rates([straight_rates(family, _key(beta), steps)])
 
 
 def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
@@ -728,5 +733,5 @@ def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEP
     They multiply g by ‖β_j - β₀‖ and integrate it over t, although dh/dt carries that factor already, so the
     integral has an extra factor t and comes out about half of what it must be. For comparison only.
     """
-    form = product_of_rates([_straight_rates(family, _key(beta), steps)])
+    form = product_of_rates([straight_rates(family, _key(beta), steps)])
     return form.required_after(float(np.trapezoid(form.times[0] * form.g[0], form.times[0])))

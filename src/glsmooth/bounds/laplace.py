@@ -15,6 +15,7 @@ never certifies: certificates leave pixel noise out, which is post-processing.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def _expansion(family: SmoothedFamily, x_hat: Tensor, alpha: Tensor, y: Tensor) 
         theta = family.quantile(torch.special.ndtr(a)[None])
         return family.transform.apply(x_hat[None], theta).flatten()
 
-    jacobian = torch.autograd.functional.jacobian(image, alpha, create_graph=x_hat.requires_grad)
+    differentiate: Any = torch.autograd.functional.jacobian  # torch gives it no types
+    jacobian: Tensor = differentiate(image, alpha, create_graph=x_hat.requires_grad)
     return y.flatten() - image(alpha) + jacobian @ alpha, jacobian
 
 
@@ -58,7 +60,8 @@ def gauss_newton_step(
     sigma = _sigma(family, sigma)
     mu, jacobian = _expansion(family, x_hat, alpha, y)
     m = jacobian.T @ jacobian + sigma**2 * torch.eye(jacobian.shape[1], dtype=torch.float64)
-    return torch.linalg.solve(m, jacobian.T @ mu)
+    step: Tensor = torch.linalg.solve(m, jacobian.T @ mu)
+    return step
 
 
 def laplace_log_density(
@@ -89,4 +92,5 @@ def laplace_log_density(
     alpha_0 = torch.linalg.solve(m, jacobian.T @ mu)
     log_c = -n / 2 * math.log(2 * math.pi * sigma**2) + d * math.log(sigma)
     quadratic = (alpha_0 @ m @ alpha_0 - mu @ mu) / (2 * sigma**2)
-    return log_c + quadratic - 0.5 * torch.linalg.slogdet(m).logabsdet
+    log_density: Tensor = log_c + quadratic - 0.5 * torch.linalg.slogdet(m).logabsdet
+    return log_density

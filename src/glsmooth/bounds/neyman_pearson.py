@@ -18,19 +18,11 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.loss import (
-    Atoms,
-    Gaussian,
-    Monotone,
-    Moved,
-    Observed,
-    Tradeoff,
-    combine,
-    cyclic_pair,
-    scalar_pair,
-)
+from glsmooth.bounds.cells import Moved, Observed, cyclic_pair, scalar_pair
+from glsmooth.bounds.sums import combine
+from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Monotone, Tradeoff
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import LAWS, Law, LogNormal, Normal
+from glsmooth.laws import LAWS, Law
 from glsmooth.transforms.factors import (
     Factor,
     PowerThenScale,
@@ -57,7 +49,7 @@ def cyclic_masses(law: Law, size: int) -> np.ndarray:
     edges = torch.arange(first, last + 1, dtype=torch.float64) - 0.5
     below, above = law.cdf(edges), law.survival(edges)
     mass = torch.where(below[1:] < 0.5, below[1:] - below[:-1], above[:-1] - above[1:])
-    wrapped = mass.numpy().reshape(-1, size).sum(axis=0)
+    wrapped: np.ndarray = mass.numpy().reshape(-1, size).sum(axis=0)
     wrapped = wrapped / wrapped.sum()
     wrapped.flags.writeable = False  # kept for other callers
     return wrapped
@@ -67,14 +59,10 @@ def cyclic_error(law: Law, size: int) -> float:
     """How far the probability of any set of shifts can be from its sum of :func:`cyclic_masses`."""
     if law.cyclic:
         return 2.0**-50
-    # The masses are differences of a distribution function at half-integers. Each of its values is good to 2^-50
-    # (the argument is rounded a few times, and no |x| density(x) of these laws is large), enters two masses, and
-    # enters the sum that they are divided by.
+    # The masses are differences of a distribution function at half-integers. Each of its values enters two masses,
+    # and enters the sum that they are divided by.
     low, high = _reach(law)
-    error = (high - low + 4 * size) * 2.0**-48
-    if isinstance(law, LogNormal):  # here it is log(x) - loc that is rounded before the scale magnifies it
-        error *= 1 + (abs(law.values["loc"]) + 20) / law.values["scale"]
-    return error
+    return (high - low + 4 * size) * 4 * law.cdf_error
 
 
 def _reach(law: Law) -> tuple[float, float]:
@@ -97,13 +85,13 @@ class _Parts:
         """α ~ law against shift + scale·α."""
         if shift == 0 and scale == 1:
             return
-        if isinstance(law, Normal) and scale == 1:
-            self.delta_squared += (shift / law.values["scale"]) ** 2
-        elif isinstance(law, LogNormal) and shift == 0:
-            self.delta_squared += (math.log(scale) / law.values["scale"]) ** 2
+        if scale == 1 and law.gaussian_scale is not None:
+            self.delta_squared += (shift / law.gaussian_scale) ** 2
+        elif shift == 0 and law.gaussian_scale_of_log is not None:
+            self.delta_squared += (math.log(scale) / law.gaussian_scale_of_log) ** 2
         elif (scale == 1 and law.log_concave) or (shift == 0 and law.log_concave_in_log):
             self.monotone.append(Monotone(law, shift, scale))
-        elif isinstance(law, LogNormal) and scale == 1:
+        elif scale == 1 and law.shifts is not None:
             self.conditional.append(Moved(law, shift))
         else:
             self.plain.append(self._cells(law, shift, scale))

@@ -47,9 +47,12 @@ from glsmooth.transforms.factors import Shift
 __all__ = [
     "FAILURE_PROBABILITY",
     "as_applied",
+    "cached_certify",
     "certify",
+    "check_solutions",
     "log_ratio",
     "median_rank",
+    "order_in_cells",
     "required_probability_at",
     "solve",
     "solved_log_ratio",
@@ -151,7 +154,7 @@ def _not_one_to_one(family: SmoothedFamily, beta: Tensor, seen: str) -> NotAppli
     )
 
 
-def _check_solutions(family: SmoothedFamily, beta: Tensor, alpha: Tensor, ratio: Tensor) -> None:
+def check_solutions(family: SmoothedFamily, beta: Tensor, alpha: Tensor, ratio: Tensor) -> None:
     """Refuse a γ(·, β) for which solving for a draw's α gives another one, or an L that rounding decides."""
     again, again_ratio, _ = solved_log_ratio(family, family.transform.resolve(alpha, beta.expand_as(alpha)), beta)
     known = again_ratio.isfinite()
@@ -167,7 +170,7 @@ def _check_solutions(family: SmoothedFamily, beta: Tensor, alpha: Tensor, ratio:
         )
 
 
-def _order(ratio: Tensor, centre: float, generator: torch.Generator) -> Tensor:
+def order_in_cells(ratio: Tensor, centre: float, generator: torch.Generator) -> Tensor:
     """Cells of L, ``centre`` amid one of them, with an independent uniform order inside each."""
     u = torch.rand(len(ratio), dtype=torch.float64, generator=generator)
     return torch.floor((ratio - centre) / CELL + 0.5) + u
@@ -226,7 +229,7 @@ def required_probability_at(
         return 1.0
     pilot = family.sample(min(n, PILOT), generator)
     ratio, sign, _ = log_ratio(family, pilot, transform.resolve(pilot, point.expand_as(pilot)), point)
-    _check_solutions(family, point, pilot, ratio)
+    check_solutions(family, point, pilot, ratio)
     median = float(ratio.nanmedian())
     centre = median if math.isfinite(median) else 0.0
 
@@ -234,11 +237,11 @@ def required_probability_at(
     for alpha in _samples(family, n, generator):
         theta = transform.resolve(alpha, point.expand_as(alpha))
         ratio, sign, _ = log_ratio(family, alpha, theta, point)
-        moved.append(_order(ratio, centre, generator))
+        moved.append(order_in_cells(ratio, centre, generator))
         signs.append(sign)
     for theta in _samples(family, n, generator):
         _, ratio, sign = solved_log_ratio(family, theta, point)
-        still.append(_order(ratio - 2 * ERROR, centre, generator))
+        still.append(order_in_cells(ratio - 2 * ERROR, centre, generator))
         signs.append(sign)
     seen = torch.cat(signs)
     if bool((seen > 0).any()) and bool((seen < 0).any()):
@@ -357,11 +360,11 @@ def certify(
             is known, or γ(·, β) that takes a value twice.
         ValueError: the region does not fit the transformation.
     """
-    return replace(_certify(family, region, n, failure_probability, seed))  # a copy of what is cached
+    return replace(cached_certify(family, region, n, failure_probability, seed))  # a copy of what is cached
 
 
 @lru_cache(maxsize=64)
-def _certify(family: SmoothedFamily, region: Region, n: int, failure_probability: float, seed: int) -> Outcome:
+def cached_certify(family: SmoothedFamily, region: Region, n: int, failure_probability: float, seed: int) -> Outcome:
     if not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     family.check_region(region)

@@ -22,7 +22,7 @@ __all__ = ["required_probability_at"]
 def _normal_scale(name: str, law: Law) -> float:
     if not isinstance(law, Normal):
         raise NotApplicable(f"TSS needs a normal law for {name}, here it is {law!r}")
-    return law.values["scale"]
+    return law.scale
 
 
 def required_probability_at(family: SmoothedFamily, beta: Mapping[str, float]) -> float:
@@ -41,18 +41,18 @@ def required_probability_at(family: SmoothedFamily, beta: Mapping[str, float]) -
             law = family.laws[factor.name]
             if not isinstance(law, Exponential):
                 raise NotApplicable(f"TSS needs an exponential law for {factor.name}, here it is {law!r}")
-            blur += law.values["rate"] * beta[factor.name]
+            blur += law.rate * beta[factor.name]
         elif isinstance(factor, Shift):
             delta_squared += (beta[factor.name] / _normal_scale(factor.name, family.laws[factor.name])) ** 2
         elif isinstance(factor, ShiftThenScale):
             law = family.laws[factor.scale]
-            if not isinstance(law, LogNormal) or law.values["loc"] != 0:
+            if not isinstance(law, LogNormal) or law.loc != 0:
                 raise NotApplicable(f"TSS needs LogNormal(0, s) for {factor.scale}, here it is {law!r}")
             t = _normal_scale(factor.shift, family.laws[factor.shift])
-            if family.laws[factor.shift].values["loc"] != 0:
+            if family.laws[factor.shift].loc != 0:
                 raise NotApplicable(f"TSS needs a centred law for {factor.shift}")
             k = math.log(beta[factor.scale])
-            delta_squared += (k / law.values["scale"]) ** 2 + (beta[factor.shift] * math.exp(k) / t) ** 2
+            delta_squared += (k / law.scale) ** 2 + (beta[factor.shift] * math.exp(k) / t) ** 2
         else:
             names = " and ".join(factor.parameters)
             raise NotApplicable(

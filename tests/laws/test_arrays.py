@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import ndtr
 
-from glsmooth.bounds.arrays import normal_cdf, on_array, on_number
+from glsmooth.laws.arrays import normal_cdf, on_array, on_number
 
 
 @pytest.fixture

@@ -17,28 +17,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 
 import glsmooth as gs
-from glsmooth.bounds.loss import (
-    Atoms,
-    Gaussian,
-    Moved,
-    Observed,
-    Sum,
-    _by_slopes,
-    _convolve,
-    _on_grid,
-    _product,
-    _pruned,
-    _shares,
-    _smears,
-    _spread,
-    _tabulated,
-    _turning_points,
-    combine,
-    line_inverse,
-    line_value,
-    scalar_pair,
-)
-from glsmooth.bounds.moves import move_of
+from glsmooth.bounds.cells import Moved, Observed, by_slopes, move_of, scalar_pair, shares, spread_out
+from glsmooth.bounds.sums import combine, exact_sum, grid_sum, on_grid, pruned, smeared_sum, tabulated
+from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Sum, line_inverse, line_value
 
 KS = np.exp(np.linspace(-4, 4, 81))
 #: Rounding of sums of some thousand masses.
@@ -102,7 +83,7 @@ def test_cells_keep_their_masses_and_only_spread(seed):
     # A range that reaches further than exp can tell counts as unbounded.
     low[25:27] -= 40
     high[27:29] += 40
-    atoms, cell = _spread(low, high, p_0.sum(axis=1), p_b.sum(axis=1))
+    atoms, cell = spread_out(low, high, p_0.sum(axis=1), p_b.sum(axis=1))
 
     assert totals(atoms) == pytest.approx((p_0.sum(), p_b.sum()), abs=TINY)
     check_consistent(atoms)
@@ -125,13 +106,13 @@ def test_cells_keep_their_masses_and_only_spread(seed):
 
 def test_a_cell_with_one_infinite_end_in_numbers():
     """P_0 = 0.5, P_b = 0.2 and L <= 0 (so 0.2 of either at 0, the rest at -inf); and mirrored."""
-    atoms, _ = _spread(np.array([-np.inf]), np.array([0.0]), np.array([0.5]), np.array([0.2]))
+    atoms, _ = spread_out(np.array([-np.inf]), np.array([0.0]), np.array([0.5]), np.array([0.2]))
     assert (atoms.ell, atoms.p_0, atoms.p_b) == pytest.approx((0.0, 0.2, 0.2))
     assert (atoms.only_0, atoms.only_b) == pytest.approx((0.3, 0.0))
-    atoms, _ = _spread(np.array([0.0]), np.array([np.inf]), np.array([0.2]), np.array([0.5]))
+    atoms, _ = spread_out(np.array([0.0]), np.array([np.inf]), np.array([0.2]), np.array([0.5]))
     assert (atoms.ell, atoms.p_0, atoms.p_b) == pytest.approx((0.0, 0.2, 0.2))
     assert (atoms.only_0, atoms.only_b) == pytest.approx((0.0, 0.3))
-    atoms, _ = _spread(np.array([-np.inf]), np.array([np.inf]), np.array([0.2]), np.array([0.5]))
+    atoms, _ = spread_out(np.array([-np.inf]), np.array([np.inf]), np.array([0.2]), np.array([0.5]))
     assert len(atoms.ell) == 0
     assert (atoms.only_0, atoms.only_b) == (0.2, 0.5)
 
@@ -142,7 +123,7 @@ def test_a_grid_keeps_masses_and_only_spreads(ends):
     step = 0.05
     atoms = some_atoms(rng, 200, only_0=0.1, only_b=0.2, slip_0=1e-3, slip_b=2e-3)
     low, high = ends
-    grid = _on_grid(atoms, low, step, round((high - low) / step) + 1)
+    grid = on_grid(atoms, low, step, round((high - low) / step) + 1)
     assert grid.ell == pytest.approx(np.arange(low, high + step / 2, step))
     assert totals(grid) == pytest.approx((1, 1), abs=TINY)
     assert (grid.slip_0, grid.slip_b) == (1e-3, 2e-3)
@@ -165,7 +146,7 @@ def test_a_grid_keeps_masses_and_only_spreads(ends):
 def test_atoms_on_the_grid_stay():
     atoms = some_atoms(np.random.default_rng(0), 5, only_0=0.1)
     for ell in atoms.ell:
-        grid = _on_grid(atoms, float(ell), 0.25, 3)
+        grid = on_grid(atoms, float(ell), 0.25, 3)
         nearest = int(np.flatnonzero(atoms.ell == ell)[0])
         assert grid.p_0[0] >= atoms.p_0[nearest] - TINY
 
@@ -175,7 +156,7 @@ def test_shares_of_cells_are_linear_weights(law):
     """Mass of each cell and its integral of a weight that rises from 0 to 1 in it, in both tails."""
     edges = law.icdf(torch.tensor([1e-6, 1e-5, 0.1, 0.3, 0.49, 0.52, 0.8, 1 - 1e-4, 1 - 1e-5], dtype=torch.float64))
     edges = edges.numpy()
-    mass, share, rounding = _shares(law, edges)
+    mass, share, rounding = shares(law, edges)
 
     def density(x):
         return math.exp(float(law.log_prob(torch.tensor(x, dtype=torch.float64))))
@@ -202,7 +183,7 @@ def three_parts(count=12):
 
 def test_products_are_multiplied_out():
     parts = three_parts()
-    total = _product(_product(*parts[:2]), parts[2])
+    total = exact_sum(exact_sum(*parts[:2]), parts[2])
     exact = multiplied_out(parts)
     assert totals(total) == pytest.approx((1, 1), abs=TINY)
     assert (total.slip_0, total.slip_b) == pytest.approx((8e-4, 6e-4))
@@ -214,7 +195,7 @@ def test_products_are_multiplied_out():
 @pytest.mark.parametrize("step", [0.05, 0.013])
 def test_convolutions_lie_above_the_product_by_the_square_of_the_step(step):
     parts = three_parts()
-    total = _convolve(parts, step)
+    total = grid_sum(parts, step)
     exact = multiplied_out(parts)
     assert totals(total) == pytest.approx((1, 1), abs=1e-9)  # of each part 1e-10 may be cut off
     assert 0 < total.slip_0 - 8e-4 < 1e-10  # the rounding of fast convolutions is booked
@@ -233,7 +214,7 @@ def test_a_sum_beyond_the_range_that_matters_keeps_its_masses():
         np.array([0.4 * math.exp(-40), 0.3, 0.3]), np.zeros(3), only_0=0.3, only_b=0.4,
     )  # fmt: skip
     near = some_atoms(np.random.default_rng(0), 5, 0.3, only_0=0.1, only_b=0.1)
-    total = _convolve([far, near], 0.02)
+    total = grid_sum([far, near], 0.02)
     exact = multiplied_out([far, near])
     assert totals(total) == pytest.approx((1, 1), abs=1e-9)
     for k in KS:
@@ -243,13 +224,13 @@ def test_a_sum_beyond_the_range_that_matters_keeps_its_masses():
 def test_pruned_masses_go_to_the_infinite_ends():
     atoms = some_atoms(np.random.default_rng(0), 50, only_0=0.1, only_b=0.2, slip_0=1e-3, slip_b=2e-3)
     least = 50 * float(np.median(np.maximum(atoms.p_0, atoms.p_b)))
-    pruned = _pruned(atoms, least)
-    assert 0 < len(pruned.ell) < 50
-    assert totals(pruned) == pytest.approx((1, 1), abs=TINY)
-    assert (pruned.slip_0, pruned.slip_b) == (1e-3, 2e-3)
-    check_consistent(pruned)
-    assert all(told(pruned, k) >= told(atoms, k) - TINY for k in KS)
-    assert len(_pruned(atoms).ell) == 50
+    kept = pruned(atoms, least)
+    assert 0 < len(kept.ell) < 50
+    assert totals(kept) == pytest.approx((1, 1), abs=TINY)
+    assert (kept.slip_0, kept.slip_b) == (1e-3, 2e-3)
+    check_consistent(kept)
+    assert all(told(kept, k) >= told(atoms, k) - TINY for k in KS)
+    assert len(pruned(atoms).ell) == 50
 
 
 # ------------------------------------------------------------------------------------------------- curves and slips
@@ -482,7 +463,7 @@ def test_tables_of_observed_parts_lie_just_above_a_fine_sum(part, fine, coarse):
         theta = (edges[1:] + edges[:-1]) / 2
         weight_0, weight_b = (d * np.diff(edges) for d in densities(part.outer, 0.0, part.scale, theta))
         size = theta / part.scale * abs(part.step) * unit
-    found = (_tabulated(part, False), fine), (_tabulated(part, True), coarse)
+    found = (tabulated(part, False), fine), (tabulated(part, True), coarse)
     for atoms, _ in found:
         check_consistent(atoms)
         assert totals(atoms) == pytest.approx((1, 1), abs=1e-9)
@@ -499,7 +480,7 @@ def test_smears_add_their_squares():
     """Two observed normal parts and a normal shift: ℓ adds, sizes by Pythagoras, masses multiply."""
     rng = np.random.default_rng(5)
     one, two = smeared_atoms(rng, 4, only_0=0.1), smeared_atoms(rng, 3, only_b=0.2)
-    total = _smears([one, two], 0.3)
+    total = smeared_sum([one, two], 0.3)
     for i in range(4):
         for j in range(3):
             at = 3 * i + j
@@ -517,7 +498,7 @@ def test_combined_parts_lie_just_above_the_product(count, coarse, delta):
     """Few atoms are multiplied out, many go to a grid; beside them a normal shift."""
     parts = [replace(part, slip_0=0.0, slip_b=0.0) for part in three_parts(count)]
     curve = combine(delta, parts, [], coarse=coarse)
-    total = _product(_product(*parts[:2]), parts[2])
+    total = exact_sum(exact_sum(*parts[:2]), parts[2])
     exact = total.smeared(delta) if delta else total
     for q in (0.1, 0.3, 0.5):
         assert -1e-8 <= curve.inverse(q) - exact.inverse(q) <= (2e-3 if coarse else 2e-6)
@@ -532,7 +513,7 @@ def loss_on(law, shift, scale, x):
 @pytest.mark.parametrize(("law", "shift", "scale"), PAIRS[:7], ids=repr)
 def test_ratios_turn_where_it_is_said(law, shift, scale):
     """Every change of direction of L inside both supports is among the turning points: cells end there."""
-    turns = _turning_points(law, shift, scale)
+    turns = law.ratio_turns(shift, scale)
     low = max(law.interval[0], shift + scale * law.interval[0], -9.0)
     x = np.linspace(low, 9, 200_002)[1:]
     slope = np.diff(loss_on(law, shift, scale, x))
@@ -556,7 +537,7 @@ def test_slopes_enclose_the_ratio_in_every_cell(s, shift, scale):
         edges = np.unique(np.concatenate(edges))
         edges = edges[edges > start + 1e-6]
         inf = np.full(len(edges) - 1, np.inf)
-        low, high = _by_slopes(law, shift, scale, edges, -inf, inf)
+        low, high = by_slopes(law, shift, scale, edges, -inf, inf)
         inside = edges[:-1, None] + np.diff(edges)[:, None] * np.linspace(0, 1, 201)
         ratio = loss_on(law, shift, scale, inside)
         assert (low <= ratio.min(axis=1) + TINY).all()

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["normal_cdf", "on_array", "on_number"]
+__all__ = ["normal_cdf", "on_array", "on_number", "one_thread"]
 
 _ROOT_HALF = math.sqrt(0.5)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """torch with one thread, while it works here."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -30,13 +31,13 @@ def _one_thread() -> Iterator[None]:
 
 def on_array(function: Callable[[Tensor], Tensor], x: np.ndarray) -> np.ndarray:
     """``function`` of float64 numbers of any shape."""
-    with _one_thread():
+    with one_thread():
         return function(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))).numpy()
 
 
 def on_number(function: Callable[[Tensor], Tensor], x: float) -> float:
     """``function`` of one number."""
-    with _one_thread():
+    with one_thread():
         return float(function(torch.tensor(x, dtype=torch.float64)))
 
 
