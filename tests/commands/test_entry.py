@@ -18,17 +18,7 @@ from glsmooth.configuration.plain import conf_dir, plain
 from glsmooth.laws import Normal
 
 TRANSFORMS = list(glsmooth.transforms.BUILTIN)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Run in an empty directory, and give back the loggers that Hydra configures."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield tmp_path
-    root.handlers[:], root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture

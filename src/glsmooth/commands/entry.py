@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -20,6 +23,7 @@ from hydra.errors import (
     OverrideParseException,
     SearchPathException,
 )
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -80,7 +84,7 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
         start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task)
         try:
-            with _hydra_raises():
+            with _hydra_raises(), _site_first():
                 start()
         except UserError as error:
             _stop(str(error))
@@ -124,6 +128,28 @@ def user_errors() -> Iterator[None]:
             raise
         log.debug("", exc_info=True)
         raise UserError(str(error)) from error
+
+
+class _Site(SearchPathPlugin):
+    """Puts the folder of ``--config-dir`` before the packaged one; Hydra itself looks there last."""
+
+    folder: str | None = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.folder is not None:
+            search_path.prepend("site", f"file://{self.folder}", anchor="main")
+
+
+@contextmanager
+def _site_first() -> Iterator[None]:
+    """Have files of the site's replace packaged files of the same name."""
+    Plugins.instance().register(_Site)
+    folder = get_args_parser().parse_known_args()[0].config_dir
+    _Site.folder = None if folder is None else os.path.abspath(folder)
+    try:
+        yield
+    finally:
+        _Site.folder = None
 
 
 @contextmanager
@@ -179,7 +205,10 @@ def _what_to_type(error: HydraException, command: str) -> str:
         key = unknown.group(1).partition("@")[0]
         hint = near_field(key, _known_keys(command))
         typed = next((a for a in sys.argv[1:] if a.lstrip("+~").startswith(key)), key)
-        return f"{typed} is not a field of {command}{hint} (glsmooth {command} --help)"
+        own = ""
+        if command in ("certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
+            own = f", or +{typed} for a transformation of your own"  # what the checkpoint holds is not known yet
+        return f"{typed} is not a field of {command}{hint}{own} (glsmooth {command} --help)"
     if isinstance(error, SearchPathException):
         return "--config-dir is not a directory; name one that exists"
     return f"type glsmooth {command} --help for what the command takes"
@@ -189,7 +218,7 @@ def _known_keys(command: str) -> list[str]:
     """Groups and fields of the command, under the groups' choices that are typed as far as they compose."""
     chosen = [argument for argument in sys.argv[1:] if (conf_dir() / argument.partition("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _site_first(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             cfg = hydra.compose(command, chosen)
         except HydraException:
