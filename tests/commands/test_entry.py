@@ -124,6 +124,11 @@ def test_help_is_one_page_that_explains_every_group(call, capsys, command):
         assert all(name in page for name in TRANSFORMS)
     assert "Examples" in page
     assert f"glsmooth {command}" in page
+    # Of the paragraphs that the pages share.
+    assert f"by default outputs/{command}/<id>" in page
+    assert "\nRunning\n  --multirun" in page
+    assert ("transform=custom transform._target_=" in page) == (command != "report")
+    assert "${" not in page
     assert max(map(len, page.splitlines())) <= 120
     assert len(page.splitlines()) <= 66
 
@@ -138,6 +143,13 @@ def test_the_examples_of_the_help_page_are_valid(call, capsys, command, elsewher
     (elsewhere / "best.ckpt").write_bytes(b"weights")
     for example in examples:
         assert call(command, *(a.replace("outputs/train/<id>/", "") for a in example))
+
+
+def test_pages_repeat_no_paragraph():
+    """What several help pages say stands in conf/hydra/help/."""
+    files = [conf_dir() / f"{command}.yaml" for command in ("train", "certify", "bounds", "report")]
+    lines = [{line.strip() for line in path.read_text().splitlines() if len(line) > 80} for path in files]
+    assert sum(map(len, lines)) == len(set.union(*lines)) > 20
 
 
 def test_cfg_job_prints_the_configuration(call, capsys):
