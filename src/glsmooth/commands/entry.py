@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -82,7 +83,7 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             sys.path.insert(0, os.getcwd())
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
-        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task)
+        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(_elsewhere(task))
         try:
             with _hydra_raises(), _site_first():
                 start()
@@ -97,8 +98,42 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             if mistake is None:
                 raise
             _stop(str(mistake))
+        except Exception as error:
+            message = _told_by_job(error)
+            if message is None:
+                raise
+            _stop(message)
 
     return main
+
+
+def _elsewhere(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """The task, whose exceptions carry their traceback as a note from the job of a cluster to this process."""
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except UserError:
+            raise
+        except Exception as error:
+            if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+                error.add_note(f"In the job:\n{traceback.format_exc()}")
+            raise
+
+    return job
+
+
+def _told_by_job(error: Exception) -> str | None:
+    """The user's mistake for which a job of a cluster ended before its task: Hydra asks for the run directory first.
+
+    Submitit brings the traceback of such a job as text.
+    """
+    if type(error).__name__ != "FailedJobError":
+        return None
+    told = re.search(
+        r"^\S*: UserError raised while resolving interpolation: (.*?)\n    full_key: ", str(error), re.M | re.S
+    )
+    return told.group(1) if told else None
 
 
 def _behind(error: BaseException | None) -> UserError | None:
