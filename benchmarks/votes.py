@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from glsmooth import bounds, laws, transforms
 from glsmooth.bounds.confidence import clopper_pearson_lower
 from glsmooth.configuration.build import build_family, build_region
-from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.configuration.groups import member
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import columns, record
 from glsmooth.learning.models import build_model
@@ -111,14 +111,9 @@ def throughput(cfg: DictConfig, device: torch.device) -> None:
                 )
 
 
-def settings(group: str, name: str) -> dict[str, Any]:
-    """A packaged configuration file as plain values."""
-    return plain(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-
-
 def default_family(transform: str, size: int) -> SmoothedFamily:
     """The family of a transformation's default laws."""
-    return build_family(settings("transform", transform), settings("smoothing", transform), (size, size))
+    return build_family(member("transform", transform), member("smoothing", transform), (size, size))
 
 
 @torch.inference_mode()

@@ -23,17 +23,7 @@ from glsmooth.transforms import Brightness, Translation
 
 TRANSFORMS = list(gs.transforms.BUILTIN)
 SHIFTS = gs.SmoothedFamily(Translation(), dict.fromkeys(("tx", "ty"), gs.Normal(0, 3)), (32, 32))
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Run in an empty directory, and give back the loggers that Hydra configures."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield tmp_path
-    root.handlers[:], root.level = handlers, level
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture
@@ -139,6 +129,11 @@ def test_help_is_one_page_that_explains_every_group(call, capsys, command):
         assert all(name in page for name in TRANSFORMS)
     assert "Examples" in page
     assert f"glsmooth {command}" in page
+    # Of the paragraphs that the pages share.
+    assert f"by default outputs/{command}/<id>" in page
+    assert "\nRunning\n  --multirun" in page
+    assert ("transform=custom transform._target_=" in page) == (command != "report")
+    assert "${" not in page
     assert max(map(len, page.splitlines())) <= 120
     assert len(page.splitlines()) <= 66
 
@@ -153,6 +148,13 @@ def test_the_examples_of_the_help_page_are_valid(call, capsys, command, elsewher
     (elsewhere / "best.ckpt").write_bytes(b"weights")
     for example in examples:
         assert call(command, *(a.replace("outputs/train/<id>/", "") for a in example))
+
+
+def test_pages_repeat_no_paragraph():
+    """What several help pages say stands in conf/hydra/help/."""
+    files = [conf_dir() / f"{command}.yaml" for command in ("train", "certify", "bounds", "report")]
+    lines = [{line.strip() for line in path.read_text().splitlines() if len(line) > 80} for path in files]
+    assert sum(map(len, lines)) == len(set.union(*lines)) > 20
 
 
 def test_cfg_job_prints_the_configuration(call, capsys):

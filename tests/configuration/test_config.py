@@ -73,11 +73,12 @@ def test_every_experiment_names_a_command():
     assert {name for _, name in EXPERIMENTS} == set(members("experiment"))
 
 
-def test_slurm_launcher_composes():
+@pytest.mark.parametrize("command", COMMANDS)
+def test_slurm_launcher_composes(command):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("train", ["hydra/launcher=slurm"], return_hydra_config=True)
+        cfg = hydra.compose(command, ["hydra/launcher=slurm"], return_hydra_config=True)
     assert cfg.hydra.launcher._target_.endswith("SlurmLauncher")
 
 

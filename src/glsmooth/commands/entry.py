@@ -6,13 +6,17 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -20,6 +24,7 @@ from hydra.errors import (
     OverrideParseException,
     SearchPathException,
 )
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,9 +82,9 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             sys.path.insert(0, os.getcwd())
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
-        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task)
+        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(_elsewhere(task))
         try:
-            with _hydra_raises():
+            with _hydra_raises(), _site_first():
                 start()
         except UserError as error:
             log.debug("", exc_info=True)  # its traceback, with hydra.verbose=true
@@ -93,8 +98,42 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             if mistake is None:
                 raise
             _stop(str(mistake))
+        except Exception as error:
+            message = _told_by_job(error)
+            if message is None:
+                raise
+            _stop(message)
 
     return main
+
+
+def _elsewhere(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    """The task, whose exceptions carry their traceback as a note from the job of a cluster to this process."""
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except UserError:
+            raise
+        except Exception as error:
+            if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
+                error.add_note(f"In the job:\n{traceback.format_exc()}")
+            raise
+
+    return job
+
+
+def _told_by_job(error: Exception) -> str | None:
+    """The user's mistake for which a job of a cluster ended before its task: Hydra asks for the run directory first.
+
+    Submitit brings the traceback of such a job as text.
+    """
+    if type(error).__name__ != "FailedJobError":
+        return None
+    told = re.search(
+        r"^\S*: UserError raised while resolving interpolation: (.*?)\n    full_key: ", str(error), re.M | re.S
+    )
+    return told.group(1) if told else None
 
 
 def _behind(error: BaseException | None) -> UserError | None:
@@ -102,6 +141,28 @@ def _behind(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error
+
+
+class _Site(SearchPathPlugin):
+    """Puts the folder of ``--config-dir`` before the packaged one; Hydra itself looks there last."""
+
+    folder: str | None = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.folder is not None:
+            search_path.prepend("site", f"file://{self.folder}", anchor="main")
+
+
+@contextmanager
+def _site_first() -> Iterator[None]:
+    """Have files of the site's replace packaged files of the same name."""
+    Plugins.instance().register(_Site)
+    folder = get_args_parser().parse_known_args()[0].config_dir
+    _Site.folder = None if folder is None else os.path.abspath(folder)
+    try:
+        yield
+    finally:
+        _Site.folder = None
 
 
 @contextmanager
@@ -157,7 +218,10 @@ def _what_to_type(error: HydraException, command: str) -> str:
         key = unknown.group(1).partition("@")[0]
         hint = near_field(key, _known_keys(command))
         typed = next((a for a in sys.argv[1:] if a.lstrip("+~").startswith(key)), key)
-        return f"{typed} is not a field of {command}{hint} (glsmooth {command} --help)"
+        own = ""
+        if command in ("certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
+            own = f", or +{typed} for a transformation of your own"  # what the checkpoint holds is not known yet
+        return f"{typed} is not a field of {command}{hint}{own} (glsmooth {command} --help)"
     if isinstance(error, SearchPathException):
         return "--config-dir is not a directory; name one that exists"
     return f"type glsmooth {command} --help for what the command takes"
@@ -167,7 +231,7 @@ def _known_keys(command: str) -> list[str]:
     """Groups and fields of the command, under the groups' choices that are typed as far as they compose."""
     chosen = [argument for argument in sys.argv[1:] if (conf_dir() / argument.partition("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _site_first(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             cfg = hydra.compose(command, chosen)
         except HydraException:

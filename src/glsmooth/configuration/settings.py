@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from glsmooth import transforms
+from glsmooth.configuration import groups
 from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.fields import check_fields
-from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, keyed
 
 __all__ = ["merge_checkpoint", "validate"]
@@ -82,9 +81,7 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
                 log.warning("transform.%s=%s, but the checkpoint was trained with %s", key, typed[key], kept[key])
         config["transform"] = {**kept, **typed}
     else:
-        cls = type(build_transform(typed))
-        name = next((name for name, builtin in transforms.BUILTIN.items() if builtin is cls), None)
-        smoothing, region = _defaults("smoothing", name), _defaults("region", name)
+        smoothing, region = _defaults("smoothing", typed), _defaults("region", typed)
         log.warning(
             "the checkpoint was trained for %s; %s takes its own default laws and region",
             kept["_target_"],
@@ -110,9 +107,14 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value is not None}
 
 
-def _defaults(group: str, name: str | None) -> dict[str, Any]:
-    """The packaged defaults of a built-in transformation; none for a user's own."""
-    return plain(OmegaConf.load(conf_dir() / group / f"{name}.yaml")) if name else {}
+def _defaults(group: str, transform: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``train`` would take for a transformation: the member of ``group`` that is named as its own file, a file
+    of the site or of the package. One that is named by its class alone takes those of the built-in name."""
+    name = groups.chosen("transform")
+    if name in (None, "from_checkpoint"):
+        cls = type(build_transform(transform))
+        name = next((name for name, builtin in transforms.BUILTIN.items() if builtin is cls), None)
+    return groups.member(group, name) if name else {}
 
 
 def _merge_laws(base: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Sweeps whose jobs are processes of their own, as on a cluster: submitit's local launcher sends them."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from glsmooth.learning.checkpoint import digest
+
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+LOCAL = "hydra/launcher=submitit_local"
+BROKEN = """
+import torch
+import glsmooth as gs
+
+class Broken(gs.ResolvableTransform):
+    name = "broken"
+    parameters = ("b",)
+    identity = torch.zeros(1, dtype=torch.float64)
+
+    def apply(self, images, theta):
+        return images
+
+    def resolve(self, alpha, beta):
+        return {}["lost"]
+"""
+
+
+def start(module, *arguments):
+    command = [sys.executable, "-m", *module.split(), "--multirun", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def test_train(elsewhere):
+    small = ("optimizer.epochs=1", "optimizer.batch_size=8", "trainer.limit_train_batches=2")
+    status, _, err = finish(start("glsmooth.train", LOCAL, "seed=0,1", *small, "trainer.limit_val_batches=1"))
+    assert status == 0, err
+    summaries = [json.loads(path.read_text()) for path in elsewhere.glob("outputs/train/*/summary.json")]
+    assert sorted(summary["seed"] for summary in summaries) == [0, 1]
+    assert len(list(elsewhere.glob("outputs/train/*/best.ckpt"))) == 2
+
+
+def test_certify(elsewhere, untrained):
+    """Two checkpoints, under laws and by a launcher that files of the site name."""
+    for name, text in {
+        "smoothing/brightness": "brightness: {law: Normal, loc: 0.0, scale: 0.5}",
+        "cluster/mysite": "# @package _global_\ndefaults:\n  - override /hydra/launcher: submitit_local\n"
+        "trainer:\n  accelerator: cpu",
+    }.items():
+        path = elsewhere / "site" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text + "\n")
+    site = ("--config-dir", "site", "cluster=mysite", "transform=brightness")
+    votes = ("dataset.subset=4", "monte_carlo.n0=8", "monte_carlo.n=16")
+    paths = ",".join(map(str, untrained))
+    status, _, err = finish(start("glsmooth.certify", *site, f"ckpt={paths}", *votes))
+    assert status == 0, err
+    runs = list(elsewhere.glob("outputs/certify/*/summary.json"))
+    summaries = [json.loads(path.read_text()) for path in runs]
+    assert {summary["checkpoint"]["sha256"] for summary in summaries} == set(map(digest, untrained))
+    for path, summary in zip(runs, summaries, strict=True):
+        assert summary["smoothing"]["brightness"]["scale"] == 0.5
+        with (path.parent / "records.csv").open() as file:
+            assert [int(row["n"]) for row in csv.DictReader(file)] == [16] * 4
+        assert (path.parent / "report.html").is_file()
+
+
+def test_mistakes_and_bugs(elsewhere):
+    """As in one process: a mistake has no traceback and status 2, and a bug has that of the place where it is."""
+    (elsewhere / "my_broken_module.py").write_text(BROKEN)
+    own = ("transform=custom", "transform._target_=my_broken_module.Broken", "+smoothing.b={law:Normal,scale:1}")
+    mistake = start("glsmooth bounds", LOCAL, "alpha=0.1,2")  # noticed when the run directory is named
+    bug = start("glsmooth bounds", LOCAL, *own, "+region.b=[0,1]", "bound.methods=[gl]")
+    status, _, err = finish(mistake)
+    assert status == 2
+    assert "Traceback" not in err
+    assert "alpha=2 must be a number between 0 and 1" in err.splitlines()[-1]
+    status, _, err = finish(bug)
+    assert status == 1
+    assert 'my_broken_module.py", line' in err
+    assert "KeyError: 'lost'" in err
