@@ -23,7 +23,7 @@ def number(where: str, value: Any) -> float:
         value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"{where}={value} is not finite; give a finite number")
-    return value + 0.0
+    return float(value) + 0.0
 
 
 class Region(Immutable):
