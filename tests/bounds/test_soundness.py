@@ -21,6 +21,7 @@ import glsmooth as gs
 from glsmooth.bounds import METHODS
 from glsmooth.bounds.neyman_pearson import cyclic_masses
 
+from ..densities import log_ratio
 from .families import OTHERS, ROWS, TORUS
 
 CASES = {**{row.name: (row.family, row.region) for row in ROWS}, **OTHERS, **TORUS}
@@ -140,7 +141,7 @@ RISK = 1e-7
 def score(family, theta, beta):
     """Any function of θ may serve; the likelihood ratio at β makes the worst classifier."""
     if not family.torus:
-        return family.log_ratio(theta, beta)
+        return log_ratio(family, theta, beta)
     total = torch.zeros(len(theta), dtype=torch.float64)
     for i, name in enumerate(family.parameters):
         size = family.torus[name]
