@@ -1,20 +1,544 @@
-"""The code that documentation shows does run, each page as one program, and says what the page says."""
+"""Documentation says what the program says: each page runs as one program, and values and outputs are compared.
 
+* **Python.** A comment that begins with a literal (``# 0.7640``, ``# [1.0, 2.0]``, ``# True``; words may follow after
+  ``:``, ``;`` or ``,``) states the value of its line: of what is assigned, of an expression, or what ``print`` wrote.
+  A number with d digits after the point is compared with the value rounded to the nearest d digits. Any other number
+  in a comment must be a number of the code in its block, so that nothing computed stands there unseen.
+* **Commands.** ``glsmooth`` commands compose and are valid, in examples, in the text and in the Makefile. ``bounds``
+  needs no data: where a page shows what it prints, it is run and compared line by line, as the program rounds it
+  (upwards). Outputs that take minutes are named in ``OUTPUTS``, with the function that checks what can be checked.
+* **Tables** of required probabilities are computed again from their laws and regions.
+* Names of modules, paths and links lead somewhere, and the examples in docstrings run.
+"""
+
+import doctest
+import importlib
+import importlib.util
+import math
+import os
+import pkgutil
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
+import hydra
+import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from scipy.stats import binom
+
+import glsmooth as gs
+from glsmooth.bounds import METHODS
+from glsmooth.configuration.build import build_family, build_region
+from glsmooth.configuration.plain import conf_dir
+from glsmooth.configuration.settings import validate
+from glsmooth.errors import UserError
+
+from . import pages
+from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [page for page in DOCUMENTS if "```python" in page.read_text()]
+COMMANDS = ("train", "certify", "bounds", "report")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run(page):
-    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
-    exec(compile(code, str(page), "exec"), {"__name__": "page"})
+def each(find, *, files=DOCUMENTS):
+    """Parameters (page, what was found in it), for every finding once."""
+    found = [(page, item) for page in files for item in dict.fromkeys(find(page.read_text()))]
+    return pytest.mark.parametrize(("page", "item"), found, ids=[f"{page.name}: {item}"[:90] for page, item in found])
 
 
-def test_there_are_pages_to_run():
-    assert {"README.md", "certificates.md"} <= {page.name for page in PAGES}
+# Python
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_python_runs_and_has_the_values_that_comments_state(page):
+    pages.run_python(page.read_text(), page.name)
+
+
+def test_there_is_python_to_run():
+    assert {"README.md", "certificates.md"} <= {p.name for p in DOCUMENTS if pages.blocks(p.read_text(), "python")}
+
+
+TRUE = """
+Text.
+```python
+a = 2 / 3  # 0.667
+b = [a, 1, {"x": True}]  # [0.67, 1, {"x": True}]: both
+print(a > 0.5)  # True; more than 0.5
+print(a)  # 0.6667
+f = lambda x: x + a  # adds a
+f(
+    1
+)  # 1.67
+```
+"""
+
+
+def test_a_page_that_is_true_passes():
+    pages.run_python(TRUE)
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        ("# 0.667", "# 0.668"),
+        ("# 0.667", "# 0.666"),  # cut off, not rounded
+        ("# 0.667", "# about 0.667"),
+        ("2 / 3", "2 / 3.01"),
+        ("# [0.67, 1", "# [0.67, 2"),
+        ("True}]: both", "False}]: both"),
+        ("# True", "# False"),
+        ("than 0.5", "than 0.6"),
+        ("# 0.6667", "# 0.6668"),
+        ("# adds a", "# adds 0.7"),
+        ("# 1.67", "# 1.66"),
+        ("    1\n", "    1  # 1.67\n"),
+        ("Text.", "```python\nassert 1 + 1 == 2  # 2\n```"),
+        ("Text.", "```python\nif True:\n    c = 5  # 5\n```"),
+        ("Text.", "```python\n# 0.4 is next\nc = 0.3\n```"),
+    ],
+)
+def test_a_page_that_is_false_fails(said, instead):
+    assert TRUE.count(said) == 1
+    with pytest.raises(Stale):
+        pages.run_python(TRUE.replace(said, instead))
+
+
+def modules():
+    found = (module.name for module in pkgutil.walk_packages(gs.__path__, "glsmooth."))
+    return ["glsmooth", *(name for name in found if not name.endswith("__main__"))]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_examples_in_docstrings(name):
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+def test_there_are_examples_in_docstrings():
+    assert doctest.testmod(gs).attempted > 0
+
+
+# Commands
+
+
+def command_parts(command):
+    """(name, arguments) of ``glsmooth NAME …`` and ``python -m glsmooth.NAME …``; None for other programs."""
+    words = pages.words_of(command)
+    if words[0] == "glsmooth":
+        return words[1], words[2:]
+    if words[:2] == ["python", "-m"] and words[2].startswith("glsmooth"):
+        name = words[2].partition(".")[2]
+        return (name, words[3:]) if name else (words[3], words[4:])
+    return None
+
+
+def compose(name, arguments):
+    """Compose and validate a command; files and folders that it names are made in the current directory."""
+    runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
+    options = {a for a in arguments if a.startswith("-")}
+    assert name in COMMANDS, f"glsmooth {name} is not a command"
+    assert options <= {"--multirun"}, f"{options} are not looked at here"
+    assert name == "report" or not runs, f"{name} takes no argument without '=': {runs}"
+    overrides = [a for a in arguments if "=" in a]
+    if "--multirun" in options:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        overrides = [
+            f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else o.input_line
+            for o in parsed
+        ]
+    for run in runs:
+        Path(run).mkdir(parents=True, exist_ok=True)
+    for key, _, value in (o.partition("=") for o in overrides):
+        if key in ("ckpt", "votes", "model.weights"):
+            Path(value).parent.mkdir(parents=True, exist_ok=True)
+            Path(value).touch()
+    if runs:
+        overrides.append(f"runs=[{','.join(runs)}]")
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        # The run directory is known to a running job alone.
+        cfg = hydra.compose(name, ["run_dir=somewhere", *overrides])
+    return validate(cfg, name)
+
+
+def benchmark(path):
+    """A benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_command(command):
+    """Whatever program a page tells its reader to start: it takes these arguments."""
+    words = pages.words_of(command)
+    parts = command_parts(command)
+    if parts is not None:
+        compose(*parts)
+    elif words[0] == "python":
+        keys = {word.partition("=")[0] for word in words[2:]}
+        defaults = getattr(benchmark(ROOT / words[1]), "DEFAULTS", {}) if keys else {}
+        assert (ROOT / words[1]).is_file()
+        assert keys <= set(defaults)
+    elif words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        assert set(words[1:]) <= set(targets)
+    else:
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert words[:2] == ["pip", "install"]
+        assert set(re.findall(r"\[(\w+)\]", command)) <= set(extras)
+
+
+def examples(text):
+    """Commands in the help texts and the Makefile."""
+    told = re.findall(r"^ {6,}(glsmooth (?:train|certify|bounds|report) .*)", text, flags=re.MULTILINE)
+    made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
+    return [*told, *(f"python {command}" for command in made)]
+
+
+@each(lambda text: [command for command, _ in pages.commands(text)])
+def test_a_command_takes_the_arguments_that_it_is_shown_with(page, item, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_command(item)
+
+
+@each(examples, files=[ROOT / "Makefile", *sorted((ROOT / "conf").rglob("*.yaml"))])
+def test_an_example_takes_the_arguments_that_it_is_shown_with(page, item, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_command(item)
+
+
+def settings_in(text):
+    """Inline code that sets something, ``monte_carlo=sequential``, or is a whole command."""
+    setting = r"'?[a-z][\w./]*=[^\s=]+'?"
+    program = r"glsmooth \w+|python benchmarks/\S+|python -m glsmooth\S*|" + "|".join(COMMANDS)
+    one = re.compile(rf"(?:(?:{program}) )?{setting}(?: {setting})*|make \w+")
+    return [span for span in pages.inline_code(text) if one.fullmatch(span)]
+
+
+@each(settings_in)
+def test_a_setting_in_the_text_exists(page, item, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if item.startswith("hydra/launcher=slurm"):
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    words = pages.words_of(item)
+    if words[0] in ("glsmooth", "python", "make"):
+        check_command(item)
+        return
+    names = [words.pop(0)] if words[0] in COMMANDS else COMMANDS
+    reasons = {}
+    for name in names:
+        needed = {"certify": ["ckpt=best.ckpt"], "report": ["run"]}.get(name, [])
+        try:
+            compose(name, [*needed, *words])
+            return
+        except (hydra.errors.HydraException, UserError) as reason:
+            reasons[name] = str(reason)
+    keys = {word.partition("=")[0] for word in words}
+    if not keys <= set(benchmark(ROOT / "benchmarks" / "votes.py").DEFAULTS):
+        raise Stale(f"no command takes {item}: {reasons}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "glsmooth certify ckpt=best.ckpt dataset.subst=500",
+        "glsmooth train dataset=cifar11",
+        "glsmooth train transform=contrast_brightness smoothing.gamma.scale=0.4",
+        "glsmooth report run 'region.contrast=[1.2,0.8]'",
+        "glsmooth certify ckpt=best.ckpt fast",
+        "glsmooth certifi ckpt=best.ckpt",
+        "python benchmarks/votes.py part=[replay]",
+        "make dmo",
+        "pip install 'glsmooth[slrm]'",
+    ],
+)
+def test_a_stale_command_fails(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((AssertionError, hydra.errors.HydraException, UserError)):
+        check_command(command)
+
+
+# Outputs
+
+
+def printed_by(name, arguments, folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "glsmooth", name, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@each(lambda text: [pair for pair in pages.commands(text) if pair[1] is not None])
+def test_a_command_prints_what_is_shown(page, item, tmp_path):
+    command, shown = item
+    name, arguments = command_parts(command)
+    assert name == "bounds", "only bounds is quick enough; show what other commands print in a block of its own"
+    pages.compare_output(shown, printed_by(name, arguments, tmp_path))
+
+
+def table_rows(text):
+    """Cells of the rows of Markdown tables."""
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def up(value):
+    """A required probability as the program prints it: five digits, rounded up."""
+    return f"{math.ceil(value * 1e5 - 1e-6) / 1e5:.5f}"
+
+
+def check_demo(shown):
+    """The end of what ``make demo`` prints: required probabilities, shares and sums; counts need the training."""
+    config = compose("train", ["experiment=demo"])
+    family = build_family(config["transform"], config["smoothing"], None)
+    region = build_region(config["region"], family.transform)
+    total, correct = map(int, re.search(r"Of (\d+) test images, (\d+) ", shown).groups())
+    shares = {count: f"{math.floor(1000 * count / total) / 10:.1f} %" for count in range(total + 1)}
+    by_title = {method.title: name for name, method in METHODS.items()}
+    methods = {}
+    for row in table_rows(shown):
+        if row[0] in by_title:
+            methods[by_title[row[0]]] = row[1:]
+        elif len(row) == 3 and row[1].isdigit():
+            assert row[2] == shares[int(row[1])], row
+    assert list(methods) == config_methods("certify")
+    for method, (h_min, certified, right, share) in methods.items():
+        try:
+            expected = up(gs.required_probability(family, region, method))
+        except gs.NotApplicable:
+            assert {h_min, certified, right, share} == {"n/a"}
+            continue
+        assert h_min == expected, (method, h_min, expected)
+        assert share == shares[int(right)]
+        assert int(right) <= int(certified) <= total
+    assert max(int(row[2]) for row in methods.values() if row[2].isdigit()) == correct
+    assert f"({shares[correct]})" in shown
+    named = {
+        name: tuple(map(float, ends)) for name, *ends in re.findall(r"(\w+) in \[(\S+), (\S+?)\]", ascii_minus(shown))
+    }
+    assert named == dict(region.intervals)
+
+
+def config_methods(command):
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return list(OmegaConf.to_container(hydra.compose(command).bound.methods))
+
+
+def ascii_minus(text):
+    return text.replace("−", "-")
+
+
+def check_benchmark(shown, capsys):
+    """The table of ``benchmarks/bounds.py``, but for the machine and the seconds."""
+    GlobalHydra.instance().clear()
+    benchmark(ROOT / "benchmarks" / "bounds.py").main()
+    printed = capsys.readouterr().out
+
+    def values(table):
+        return [line[:-18] for line in table.splitlines()[2:-1]]
+
+    assert shown.splitlines()[1] == printed.splitlines()[1]
+    assert values(shown) == values(printed)
+
+
+#: Beginning of an output without its command -> what checks it.
+OUTPUTS = {
+    "# Certified robust accuracy: contrast_brightness on digits": lambda shown, capsys: check_demo(shown),
+    "x86_64, 2 cores": check_benchmark,
+}
+
+
+@each(pages.outputs)
+def test_an_output_that_takes_long_is_checked_in_part(page, item, capsys):
+    known = [check for begin, check in OUTPUTS.items() if item.startswith(begin)]
+    assert known, f"nothing compares the numbers of\n{item}"
+    known[0](item, capsys)
+
+
+@pytest.mark.parametrize(("said", "instead"), [("0.76401", "0.76404"), ("96.1 %", "96.2 %"), ("0.7, 1.4", "0.7, 1.5")])
+def test_a_stale_output_fails(said, instead):
+    shown = next(output for output in pages.outputs((ROOT / "README.md").read_text()) if said in output)
+    with pytest.raises((AssertionError, Stale)):
+        check_demo(shown.replace(said, instead, 1))
+
+
+SHOWN = "a\n  b  0.1\n…\nc 2\n"
+PRINTED = "a\n  b  0.1  \nx\ny\nc 2\n"
+
+
+def test_lines_are_compared_around_what_is_left_out():
+    pages.compare_output(SHOWN, PRINTED)
+    pages.compare_output("a\n…", PRINTED)
+    pages.compare_output("…\nx\n…", PRINTED)
+    pages.compare_output(PRINTED, PRINTED)
+
+
+@pytest.mark.parametrize(
+    "shown",
+    ["a\n  b  0.2\n…\nc 2\n", "a\n  b  0.1\nc 2", "a\n b  0.1\n…", "a\n…\nc 3", "…\nx", "a\n  b  0.1", "…\nc 2\n…\na"],
+)
+def test_a_line_that_differs_is_found(shown):
+    with pytest.raises(Stale):
+        pages.compare_output(shown, PRINTED)
+
+
+# Tables
+
+PARAMETERS = {"b": "brightness", "c": "contrast", "γ": "gamma", "tx": "tx", "ty": "ty"}
+
+
+def published_rows():
+    """Rows of the table of published votes: its cells by their heading."""
+    rows = table_rows(ascii_minus((ROOT / "docs" / "results.md").read_text()))
+    heading = next(row for row in rows if row[0] == "run")
+    return [dict(zip(heading, row, strict=True)) for row in rows if len(row) == len(heading) and row[0][:2] == "20"]
+
+
+def as_published(row, torus):
+    """Family and region of a row, from its text."""
+    kind, _, box = row["transformation and region"].partition(": ")
+    transform = gs.transforms.BUILTIN[kind.replace(" ", "_")]()
+    laws = {
+        PARAMETERS[name]: getattr(gs, law)(*map(float, numbers.split(",")))
+        for name, law, numbers in re.findall(r"(\w+) (\w+)\(([^)]*)\)", row["smoothing"])
+    }
+    region = {PARAMETERS[n]: (float(a), float(b)) for n, a, b in re.findall(r"(\w+) \[(\S+), (\S+?)\]", box)}
+    size = {"imagenet": (224, 224)}.get(row["dataset"], (32, 32)) if torus else None
+    return gs.SmoothedFamily(transform, laws, size), gs.Box(**region)
+
+
+#: Column -> method and where translations live.
+COLUMNS = {
+    "NP": ("neyman_pearson", False),
+    "GL": ("gl", False),
+    "TSS": ("tss", False),
+    "MP": ("mp", False),
+    "NP on the torus": ("neyman_pearson", True),
+}
+#: Rows that say the same of the same setting, once.
+SETTINGS = {
+    (
+        row["dataset"] == "imagenet",  # image size
+        *(re.sub(r"\S+ \((?=0)", "(", row[key]) for key in ("transformation and region", "smoothing", *COLUMNS)),
+    ): row
+    for row in published_rows()
+}
+
+
+@pytest.mark.parametrize("row", SETTINGS.values(), ids=lambda row: row["transformation and region"])
+def test_required_probabilities_of_published_runs(row):
+    for column, (method, torus) in COLUMNS.items():
+        family, region = as_published(row, torus)
+        if torus and not family.torus:
+            assert row[column] == "–"
+            continue
+        try:
+            assert f"({up(gs.required_probability(family, region, method))})" in row[column], column
+        except gs.NotApplicable:
+            assert row[column].startswith("n/a"), column
+
+
+def replayed_rows():
+    """Rows of the table of replayed votes: of the same runs, in the same order."""
+    rows = table_rows((ROOT / "docs" / "performance.md").read_text())
+    return [row for row in rows if len(row) == 9 and row[0] in ("cifar10", "cifar100", "imagenet")]
+
+
+def test_replayed_votes_met_the_required_probabilities_of_published_runs():
+    assert len(replayed_rows()) == len(published_rows()) == 29
+    for replayed, published in zip(replayed_rows(), published_rows(), strict=True):
+        kind = published["transformation and region"].partition(":")[0].replace(" ", "_")
+        assert replayed[:2] == [published["dataset"], kind]
+        h_min = float(re.search(r"\((.*)\)", published["NP"]).group(1))
+        assert abs(float(replayed[3]) - h_min) <= 0.5e-4 + 1e-5  # four digits of what is shown with five
+
+
+def randomised_rows():
+    rows = table_rows((ROOT / "docs" / "certificates.md").read_text())
+    return [row for row in rows if len(row) == 5 and row[3].endswith("%") and row[0].isdigit()]
+
+
+@pytest.mark.parametrize("row", randomised_rows(), ids=lambda row: " ".join(row[:3]))
+def test_what_the_exact_level_gains(row):
+    """Of images with class probability p: p_A > h_min where P_h(X > x) + U P_h(X = x) < α; U = 1 is the plain bound.
+
+    Shares are rounded down, as in reports.
+    """
+    n, h, p, alpha = int(row[0]), float(row[1]), float(row[2]), 1e-3
+    x = np.arange(n + 1)
+    above, at = binom.sf(x, n, h), np.maximum(binom.pmf(x, n, h), 1e-300)
+    coin = np.clip((alpha - above) / at, 0, 1)  # the share of coins that certify x votes
+    of_votes = binom.pmf(x, n, p)
+    shares = (of_votes[coin == 1].sum(), (of_votes * coin).sum())
+    assert row[3:] == [f"{math.floor(1000 * share) / 10:.1f} %" for share in shares]
+
+
+def known_required_probabilities():
+    """Of the settings that the text speaks of outside of its programs, commands and tables."""
+    affine = gs.SmoothedFamily(
+        gs.transforms.ContrastBrightness(), {"contrast": gs.LogNormal(0.0, 0.6), "brightness": gs.Normal(0.0, 0.6)}
+    )
+    demo = gs.Box(contrast=(0.7, 1.4), brightness=(-0.2, 0.2))
+    table_1 = gs.Box(contrast=(0.5, 2.0), brightness=(-0.4, 0.4))
+    yield from (
+        gs.required_probability(affine, box, method) for box in (demo, table_1) for method in ("neyman_pearson", "gl")
+    )
+    yield gs.required_probability(affine, table_1, "gl_printed")
+    for scale, most, size in ((1.5, 1, 8), (2.0, 2, 8), (3.0, 3, 32)):
+        laws = {"tx": gs.Normal(0.0, scale), "ty": gs.Normal(0.0, scale)}
+        shifts = gs.SmoothedFamily(gs.transforms.Translation(), laws, image_size=(size, size))
+        yield gs.required_probability(shifts, gs.Box(tx=(-most, most), ty=(-most, most)))
+
+
+def test_required_probabilities_in_the_text():
+    """Whatever stands outside of what the tests above compare, and has four or five digits, is one of these."""
+    compared = [*replayed_rows(), *randomised_rows()]
+    known = {text for h in known_required_probabilities() for text in (f"{h:.4f}", up(h))}
+    found = set()
+    for page in DOCUMENTS:
+        for line in pages.FENCE.sub("", page.read_text()).splitlines():
+            if line.startswith("| 2024_") or (line[:1] == "|" and table_rows(line)[0] in compared):
+                continue
+            numbers = set(re.findall(r"(?<![\d.])0\.[5-9]\d{3,4}(?!\d)", line))
+            assert numbers <= known, f"{page.name}: {numbers - known} in {line}"
+            found |= numbers
+    assert len(found) >= 7
+
+
+# Names, paths, links
+
+
+@each(pages.names)
+def test_a_name_of_the_package_is_there(page, item):
+    pages.resolve(item)
+
+
+@each(pages.paths)
+def test_a_path_of_the_repository_is_there(page, item):
+    assert (ROOT / item).exists()
+
+
+@each(pages.links)
+def test_a_link_leads_somewhere(page, item):
+    path, _, anchor = item.partition("#")
+    target = page.parent / path if path else page
+    assert target.is_file()
+    assert not anchor or anchor in pages.anchors(target.read_text())
+
+
+@pytest.mark.parametrize("name", ["glsmooth.votes", "glsmooth.voting.engin", "glsmooth.bounds.gl.product"])
+def test_a_name_that_moved_fails(name):
+    with pytest.raises(Stale):
+        pages.resolve(name)

@@ -29,6 +29,14 @@ def test_every_configuration_file_ships(installed):
     assert shipped == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
 
 
+def test_every_module_ships_and_says_that_it_is_typed(installed):
+    def files(root):
+        return {p.relative_to(root) for p in root.rglob("*") if p.suffix in (".py", ".typed")}
+
+    assert files(installed / "glsmooth") == files(ROOT / "src" / "glsmooth")
+    assert (installed / "glsmooth" / "py.typed").is_file()
+
+
 def test_a_command_composes_from_another_directory(installed, tmp_path):
     program = (
         "import glsmooth.commands.entry, glsmooth.configuration.plain\n"

@@ -65,7 +65,7 @@ def test_copies_stay_with_their_labels():
     module = make(family)
     images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 1, 4, 4)
     module.model.linear = nn.Identity()
-    logits = module._transformed_logits(images, copies=3)
+    logits = module.transformed_logits(images, copies=3)
     assert logits.shape == (3, 10, 1)
     torch.testing.assert_close(logits[..., 0], torch.arange(10.0).expand(3, 10), atol=0.01, rtol=0)
 
@@ -111,9 +111,9 @@ def test_half_precision_leaves_the_transformation_alone():
     module = make(family)
     seen = []
     for enabled in (False, True):
-        module._restart_draws(0, 0)
+        module.restart_draws(0, 0)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            logits = module._transformed_logits(images, copies=2)
+            logits = module.transformed_logits(images, copies=2)
         seen.append(module.model.seen)
     assert torch.equal(*seen)
     assert logits.dtype == torch.bfloat16
@@ -162,7 +162,7 @@ def test_epochs_are_compared_on_the_same_validation_draws():
     module, seen = make(), []
     for _ in range(2):
         module.on_validation_epoch_start()
-        module._transformed_logits(batch()[0], VALIDATION_COPIES)
+        module.transformed_logits(batch()[0], VALIDATION_COPIES)
         seen.append(module.model.seen)
     assert torch.equal(*seen)
 
@@ -180,8 +180,8 @@ def test_every_epoch_draws_anew_and_repeats_itself():
     module = make()
     draws = {}
     for purpose, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        module._restart_draws(purpose, epoch)
-        draws.setdefault((purpose, epoch), []).append(module.family.sample(4, generator=module._draws))
+        module.restart_draws(purpose, epoch)
+        draws.setdefault((purpose, epoch), []).append(module.family.sample(4, generator=module.draws))
     assert torch.equal(*draws[0, 0])
     for other in ((0, 1), (1, 0)):
         assert not torch.equal(draws[0, 0][0], draws[other][0])

@@ -249,21 +249,21 @@ def test_any_changed_bit_is_seen():
     model.register_buffer("scalar", torch.tensor(7))
     model.register_buffer("none", torch.empty(0))
     classifier = BaseClassifier(model, 2)
-    before = classifier._fingerprints()
-    assert classifier._fingerprints() == before
+    before = classifier.fingerprints()
+    assert classifier.fingerprints() == before
     for name, buffer in model.named_buffers():
         if buffer.numel():
             old = buffer.clone()
             flat = buffer.view(-1)
             flat[-1] = 0
-            changed = [key for key, value in classifier._fingerprints().items() if value != before[key]]
+            changed = [key for key, value in classifier.fingerprints().items() if value != before[key]]
             assert changed == [name]
             buffer.copy_(old)
     model.b1[0], model.b1[1] = model.b1[0].clone() * 2, model.b1[1]
     swapped = model.b1.flip(0).clone()
-    with_two = classifier._fingerprints()["b1"]
+    with_two = classifier.fingerprints()["b1"]
     model.b1.copy_(swapped)
-    assert classifier._fingerprints()["b1"] != with_two
+    assert classifier.fingerprints()["b1"] != with_two
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -453,7 +453,8 @@ class _Trial:
     def alphas(self, n: int, quantile: Callable[[Tensor], Tensor] | None, generator: torch.Generator) -> Tensor:
         """n draws of α: a third as they come, a third with one parameter in a tail, a third with all of them."""
         if quantile is None:
-            return self.call("random_parameters", self.transform.random_parameters, n, generator)
+            moderate: Tensor = self.call("random_parameters", self.transform.random_parameters, n, generator)
+            return moderate
         d = len(self.parameters)
         u = torch.rand(n, d, dtype=torch.float64, generator=generator).clamp(1e-15, 1 - 1e-15)
         tails = torch.tensor([*_TAILS, *(1 - t for t in _TAILS)], dtype=torch.float64)
@@ -575,7 +576,8 @@ def _scale(images: Tensor, one: Tensor, other: Tensor | None = None, middle: Ten
     """What the residual of each image is relative to: see :class:`TransformCheck`."""
 
     def norm(tensor: Tensor) -> Tensor:
-        return tensor.flatten(1).norm(dim=1)
+        length: Tensor = tensor.flatten(1).norm(dim=1)
+        return length
 
     scale = torch.maximum(norm(images), norm(one)).clamp(min=math.sqrt(images[0].numel()) / 255)
     if other is not None:

@@ -157,22 +157,6 @@ class SmoothedFamily:
         u = torch.rand(n, len(self.parameters), dtype=torch.float64, generator=generator, device=device)
         return self.quantile(open_uniform(u))
 
-    def log_density(self, theta: Tensor, beta: Tensor) -> Tensor:
-        """log of the density of μ_β at θ, on the plane: (…, d), (…, d) -> (…)."""
-        if self.transform.factors is None:
-            raise ValueError(f"{self.transform!r} declares no factors, so its densities have no closed form")
-        theta, beta = torch.broadcast_tensors(theta, beta)
-        total, start = torch.zeros(theta.shape[:-1], dtype=theta.dtype), 0
-        for factor in self.transform.factors:
-            part = slice(start, start + len(factor.parameters))
-            total = total + factor.log_density(self.laws, theta[..., part], beta[..., part])
-            start = part.stop
-        return total
-
-    def log_ratio(self, theta: Tensor, beta: Tensor) -> Tensor:
-        """L(θ) = log dμ_β/dμ_β₀ (θ), the privacy-loss variable, on the plane; ±inf where one density vanishes."""
-        return self.log_density(theta, beta) - self.log_density(theta, self.transform.identity)
-
     def check_region(self, region: Region) -> None:
         """Raise a UserError unless every β of ``region`` is one that the transformation can apply."""
         if not isinstance(region, (Box, Ball, Points)):

@@ -67,39 +67,39 @@ class TrainingModule(LightningModule):
             raise UserError(f"schedule={optimizer['schedule']}: use {' or '.join(SCHEDULES)}")
         self.model, self.family, self.data = model, family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
-        self._draws = torch.Generator()
+        self.draws = torch.Generator()
         self._first_epoch = 0
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
         return logits
 
-    def _restart_draws(self, purpose: int, epoch: int) -> None:
+    def restart_draws(self, purpose: int, epoch: int) -> None:
         """Restart the random draws from seed and epoch: a resumed run repeats them exactly."""
         seed = 0
         for number in (self.seed, self.global_rank, purpose, epoch):
             seed = (seed * 1_000_003 + number) % 2**63
-        self._draws = torch.Generator(self.device).manual_seed(seed)
+        self.draws = torch.Generator(self.device).manual_seed(seed)
 
-    def _transformed_logits(self, images: Tensor, copies: int) -> Tensor:
+    def transformed_logits(self, images: Tensor, copies: int) -> Tensor:
         """Logits `copies x N x K` of independently transformed copies of ``images``."""
         images = images.repeat(copies, 1, 1, 1)
         # Half precision is for the network: the transformation is what is certified, and stays exact.
         with torch.autocast(images.device.type, enabled=False):
-            theta = self.family.sample(len(images), generator=self._draws, device=images.device)
+            theta = self.family.sample(len(images), generator=self.draws, device=images.device)
             images = self.family.transform.apply(images, theta)
             if self.family.pixel_noise > 0:
-                noise = torch.randn(images.shape, generator=self._draws, device=images.device)
+                noise = torch.randn(images.shape, generator=self.draws, device=images.device)
                 images = images + self.family.pixel_noise * noise
         logits: Tensor = self(images).unflatten(0, (copies, -1))
         return logits
 
     def on_train_epoch_start(self) -> None:
-        self._restart_draws(0, self.current_epoch)
+        self.restart_draws(0, self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         images, labels, _ = batch
-        logits = self._transformed_logits(self.data.augment(images, self._draws), self.loss["copies"])
+        logits = self.transformed_logits(self.data.augment(images, self.draws), self.loss["copies"])
         terms = training_loss(logits, labels, self.loss["consistency"], self.loss["entropy"])
         if not torch.isfinite(terms.total):
             raise UserError(
@@ -120,11 +120,11 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # The same draws after every epoch, so that epochs are compared on the same transformed images.
-        self._restart_draws(1, 0)
+        self.restart_draws(1, 0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
         images, labels, _ = batch
-        logits = self._transformed_logits(images, VALIDATION_COPIES)
+        logits = self.transformed_logits(images, VALIDATION_COPIES)
         for name, correct in (
             (CLEAN, self(images).argmax(-1) == labels),
             (UNDER_LAW, logits.argmax(-1) == labels),

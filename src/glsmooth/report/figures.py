@@ -452,9 +452,9 @@ def gallery(
     theme: Theme,
     certified: Sequence[tuple[NDArray[np.floating], str]],
     others: Sequence[tuple[NDArray[np.floating], str]],
-    columns: int = 6,
 ) -> Figure:
-    """Two blocks of (image (C, H, W), caption): certified and correct, and the rest."""
+    """Two blocks of (image (C, H, W), caption), six in a row: certified and correct, and the rest."""
+    columns = 6
     blocks = [
         ("certified in their true class", certified, theme.yes),
         ("not certified, or certified in a wrong class", others, theme.no),

@@ -128,14 +128,14 @@ class Plane:
     values: NDArray[np.float64]
 
 
-def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41, reach: float = 2.0) -> tuple[Axis, Axis] | None:
+def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41) -> tuple[Axis, Axis] | None:
     """The axes of the plane of a two-parameter region; None for other regions.
 
-    An axis covers the region and the identity, ``reach`` times as far from the identity as the region's ends,
+    An axis covers the region and the identity, twice as far from the identity as the region's ends,
     with at most ``nodes`` values; on a torus these are whole pixels.
     """
     transform = family.transform
-    wide = scaled_box(transform, region, reach)
+    wide = scaled_box(transform, region, 2.0)
     axes = []
     for name, interval in wide.intervals.items():
         identity = float(transform.identity[transform.parameters.index(name)])

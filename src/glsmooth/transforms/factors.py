@@ -1,9 +1,8 @@
 """Resolving functions: the groups of which the built-in transformations are products.
 
 A factor owns some of a transformation's parameters and says how two applications merge: θ = γ(α, β), β acting
-first. With smoothing laws for its parameters it gives the density of θ = γ(α, β), α ~ P, whose ratio to P's own
-density is all that a certificate needs. Bounds dispatch on these five classes, so a transformation that is built
-from them, a user's too, has exact certificates.
+first. Bounds know the law of γ(α, β), α ~ P, for these five classes, so a transformation that is built from them, a
+user's too, has exact certificates.
 
 Parameters come along the last axis of tensors, in the order of ``parameters``.
 """
@@ -12,14 +11,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from glsmooth.errors import UserError
-from glsmooth.laws import Law
 
 
 @dataclass(frozen=True)
@@ -27,11 +24,10 @@ class Domain:
     """Interval of values that a parameter may take."""
 
     low: float = -math.inf
-    high: float = math.inf
     low_included: bool = False
 
     def contains(self, value: float) -> bool:
-        return (self.low < value or (self.low_included and value == self.low)) and value < self.high
+        return (self.low < value or (self.low_included and value == self.low)) and value < math.inf
 
     def __str__(self) -> str:
         if self.low == -math.inf:
@@ -57,10 +53,6 @@ class Factor(ABC):
     @abstractmethod
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         """γ(α, β), β acting first: shapes (…, d), (…, d) -> (…, d)."""
-
-    @abstractmethod
-    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
-        """Log-density at ``theta`` (…, d) of γ(α, ``beta``) with α ~ ``laws``: shape (…)."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +81,6 @@ class Shift(Factor):
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         return alpha + beta
 
-    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
-        return laws[self.name].log_prob((theta - beta)[..., 0])
-
 
 @dataclass(frozen=True)
 class Scale(Factor):
@@ -112,9 +101,6 @@ class Scale(Factor):
 
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         return alpha * beta
-
-    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
-        return laws[self.name].log_prob((theta / beta)[..., 0]) - torch.log(beta[..., 0])
 
 
 @dataclass(frozen=True)
@@ -145,13 +131,6 @@ class ScaleThenShift(_ScaleAndShift):
         b_c, b_b = beta.unbind(-1)
         return torch.stack((a_c * b_c, a_c * b_b + a_b), dim=-1)
 
-    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
-        t_c, t_b = theta.unbind(-1)
-        b_c, b_b = beta.unbind(-1)
-        alpha_c = t_c / b_c
-        outer = laws[self.scale].log_prob(alpha_c) - torch.log(b_c)
-        return outer + laws[self.shift].log_prob(t_b - alpha_c * b_b)
-
 
 @dataclass(frozen=True)
 class PowerThenScale(Factor):
@@ -176,14 +155,6 @@ class PowerThenScale(Factor):
         b_g, b_c = beta.unbind(-1)
         return torch.stack((a_g * b_g, a_c * b_c**a_g), dim=-1)
 
-    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
-        t_g, t_c = theta.unbind(-1)
-        b_g, b_c = beta.unbind(-1)
-        alpha_g = t_g / b_g
-        log_scale = alpha_g * torch.log(b_c)
-        outer = laws[self.power].log_prob(alpha_g) - torch.log(b_g)
-        return outer + laws[self.scale].log_prob(t_c * torch.exp(-log_scale)) - log_scale
-
 
 @dataclass(frozen=True)
 class ShiftThenScale(_ScaleAndShift):
@@ -193,12 +164,6 @@ class ShiftThenScale(_ScaleAndShift):
         a_c, a_b = alpha.unbind(-1)
         b_c, b_b = beta.unbind(-1)
         return torch.stack((a_c * b_c, b_b + a_b / b_c), dim=-1)
-
-    def log_density(self, laws: Mapping[str, Law], theta: Tensor, beta: Tensor) -> Tensor:
-        t_c, t_b = theta.unbind(-1)
-        b_c, b_b = beta.unbind(-1)
-        # The Jacobians 1/β_c of the scale and β_c of the shift cancel.
-        return laws[self.scale].log_prob(t_c / b_c) + laws[self.shift].log_prob((t_b - b_b) * b_c)
 
 
 #: The groups that bounds know. They are taken as they are, so nothing may inherit from them.

@@ -106,7 +106,7 @@ class BaseClassifier:
         try:
             if self._module is not None:
                 self._module.eval()
-            self._state = self._fingerprints()
+            self._state = self.fingerprints()
             key = (*self._state.values(), tuple(image.shape))
             if key not in self._tried:
                 self._tried[key] = self._try(image)
@@ -129,7 +129,7 @@ class BaseClassifier:
         """Raise a UserError if the network has changed since it was made ready: its votes are of several networks."""
         if self._state is None:
             raise RuntimeError("check_unchanged needs a classifier that is ready")
-        now = self._fingerprints()
+        now = self.fingerprints()
         changed = [name for name, fingerprint in self._state.items() if now.get(name) != fingerprint]
         if changed:
             raise UserError(
@@ -138,7 +138,7 @@ class BaseClassifier:
                 "updates its statistics? adaptation at test time?)"
             )
 
-    def _fingerprints(self) -> dict[str, int]:
+    def fingerprints(self) -> dict[str, int]:
         """A number for each parameter and buffer that changes with any of its bits."""
         if self._module is None:
             return {}

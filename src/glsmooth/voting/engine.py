@@ -152,6 +152,9 @@ class VoteEngine:
         self.seed = seed
         self.batch_size = batch_size
         self.clean = clean
+        #: Images on the device at once, at most: enough to fill the batches under way even when each asks for a few
+        #: draws at a time.
+        self.capacity = max(4, batch_size // 4)
         #: Network evaluations so far, padding included.
         self.evaluations = 0
         dtype = classifier.autocast or torch.float32
@@ -197,10 +200,8 @@ class VoteEngine:
     def add(self, index: int, image: Tensor) -> None:
         """Take an image (C, H, W) in; :attr:`wants_image` must hold."""
         if self._slots is None:
-            # Enough images to fill the batches under way even when each asks for a few draws at a time.
-            capacity = max(4, self.batch_size // 4)
-            self._slots = torch.empty((capacity, *image.shape), device=self.classifier.device)
-            self._free = list(range(capacity))
+            self._slots = torch.empty((self.capacity, *image.shape), device=self.classifier.device)
+            self._free = list(range(self.capacity))
         if image.shape != self._slots.shape[1:]:
             raise UserError(
                 f"image {index} has shape {tuple(image.shape)}, those before it "

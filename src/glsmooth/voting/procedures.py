@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -23,7 +23,17 @@ from glsmooth.errors import UserError
 from glsmooth.voting.draws import Stream
 from glsmooth.voting.finite import FiniteLaw
 
-__all__ = ["ABSTAIN", "PROCEDURES", "Exhaustive", "FixedSample", "Procedure", "Sequential", "Tally", "given_up"]
+__all__ = [
+    "ABSTAIN",
+    "PROCEDURES",
+    "Exhaustive",
+    "FixedSample",
+    "Procedure",
+    "Sequential",
+    "Tally",
+    "fewest_visits",
+    "given_up",
+]
 
 #: Stands for "no class".
 ABSTAIN = -1
@@ -264,6 +274,26 @@ class Sequential:
         }
 
 
+def fewest_visits(law: FiniteLaw, masses: Iterable[int], leader: int, n: int) -> int:
+    """Shifts without which it cannot be decided which of ``masses`` a class reaches.
+
+    Args:
+        law: the shifts.
+        masses: in units of the law's weights.
+        leader: the largest mass of a class after ``n`` shifts.
+    """
+    cumulative = law.cumulative
+    seen, total = int(cumulative[n]), int(cumulative[-1])
+    visits = 0
+    for target in masses:
+        # All votes for the leader, until it has the target's mass; or none, until it cannot get there. Neither is
+        # beyond n where the target is decided.
+        certified = np.searchsorted(cumulative, seen + target - leader, side="left")
+        given_up = np.searchsorted(cumulative, leader + total - target, side="right")
+        visits = max(visits, int(min(certified, given_up)) - n)
+    return visits
+
+
 _FIRST_LOOK = 16  # shifts visited where no target is within reach, so that the image has a prediction
 
 
@@ -304,17 +334,7 @@ class Exhaustive:
         return self.law.lower(int(tally.mass.max()))
 
     def _visits(self, leader: int, n: int) -> int:
-        """Shifts without which the targets cannot all be decided, ``leader`` being the largest mass after ``n``."""
-        cumulative = self.law.cumulative
-        seen, total = int(cumulative[n]), int(cumulative[-1])
-        visits = 0
-        for target in self._masses:  # type: ignore[attr-defined]
-            # All votes for the leader, until it has the target's mass; or none, until it cannot get there. Neither is
-            # beyond n where the target is decided.
-            certified = np.searchsorted(cumulative, seen + target - leader, side="left")
-            given_up = np.searchsorted(cumulative, leader + total - target, side="right")
-            visits = max(visits, int(min(certified, given_up)) - n)
-        return visits
+        return fewest_visits(self.law, self._masses, leader, n)  # type: ignore[attr-defined]
 
     def draws_needed(self, h_min: float) -> int | None:
         needed = self.law.needed(h_min)
