@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from glsmooth.learning.checkpoint import digest
+from glsmooth.configuration.identity import file_digest
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 pytestmark = pytest.mark.usefixtures("elsewhere")
