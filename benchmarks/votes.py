@@ -38,12 +38,12 @@ from glsmooth.bounds.confidence import clopper_pearson_lower
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.groups import member
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import columns, record
 from glsmooth.learning.models import build_model
-from glsmooth.runs.records import RecordWriter
+from glsmooth.runs.records import RecordWriter, columns, row
+from glsmooth.smoothing import Verdict
 from glsmooth.transforms import Brightness
 from glsmooth.voting.engine import BaseClassifier, VoteEngine, keep_freed_memory
-from glsmooth.voting.procedures import FixedSample, Sequential
+from glsmooth.voting.procedures import FixedSample, Sequential, Tally
 
 DEFAULTS = {
     "parts": ["throughput", "replay", "checkpoints"],
@@ -132,12 +132,16 @@ def measure(
         for _ in range(batches):
             classifier(batch)
 
+    def decided(tally: Tally) -> Verdict:
+        p_lower = engine.procedure.lower_bound(tally)
+        return Verdict(tally, tally.prediction, p_lower, {"neyman_pearson": p_lower > 0.9})
+
     def certified(batches: int) -> None:
         goal = engine.evaluations + batches * batch_size
         while engine.evaluations < goal:
             while engine.wants_image:
                 engine.add(next(indices), image)
-            writer.append(record(tally, 0, {"neyman_pearson": 0.9}) for tally in engine.step())
+            writer.append(row(decided(tally), label=0) for tally in engine.step())
 
     def timed(work: Callable[[int], None]) -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.process_time()

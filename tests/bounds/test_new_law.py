@@ -13,6 +13,7 @@ import glsmooth as gs
 from glsmooth.laws import LAWS
 from glsmooth.laws.moves import Move, slip_of
 from tests.bounds import test_moves
+from tests.densities import log_ratio
 from tests.laws import test_laws
 
 
@@ -114,10 +115,9 @@ def simulated(family, beta, n=1_000_000):
     generator = torch.Generator().manual_seed(0)
     vector = family.transform.vector(beta)
     alpha = family.sample(n, generator)
-    under_0 = family.log_ratio(alpha, vector)
-    t = family.log_ratio(
-        family.transform.resolve(family.sample(n, generator), vector.expand_as(alpha)), vector
-    ).median()
+    under_0 = log_ratio(family, alpha, vector)
+    moved = family.transform.resolve(family.sample(n, generator), vector.expand_as(alpha))
+    t = log_ratio(family, moved, vector).median()
     # The threshold's own error, a share √(1/4n) of μ_β, is one of e^-t times as much under μ_β₀.
     h = float((under_0 <= t).double().mean())
     return h, 5 * math.sqrt((h * (1 - h) + 0.25 * math.exp(-2 * float(t))) / n)
