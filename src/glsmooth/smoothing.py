@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from glsmooth.bounds import Outcome, certifies_runner_up, certify_region
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
+from glsmooth.errors import UserError
 from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
@@ -112,18 +113,18 @@ class Certificate:
 def check_image(image: Tensor, name: str) -> None:
     """Raise a ValueError unless ``image`` is a finite floating (C, H, W) tensor with values in [0, 1]."""
     if not isinstance(image, Tensor):
-        raise ValueError(f"{name} is a {type(image).__name__}; give a torch.Tensor of shape (C, H, W)")
+        raise UserError(f"{name} is a {type(image).__name__}; give a torch.Tensor of shape (C, H, W)")
     if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(
+        raise UserError(
             f"{name} has shape {tuple(image.shape)}; give one image of shape (C, H, W), or use certify_many for a batch"
         )
     if not image.is_floating_point():
-        raise ValueError(f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)")
+        raise UserError(f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)")
     if not bool(torch.isfinite(image).all()):
-        raise ValueError(f"{name} has non-finite pixels; replace NaN and infinity before certifying")
+        raise UserError(f"{name} has non-finite pixels; replace NaN and infinity before certifying")
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 1:
-        raise ValueError(
+        raise UserError(
             f"{name} has values in [{low:g}, {high:g}]; give pixels in [0, 1] and keep normalisation inside the model"
         )
 
@@ -264,21 +265,21 @@ class SmoothedClassifier:
         images = list(images)
         indices = range(len(images)) if indices is None else [int(i) for i in indices]
         if len(indices) != len(images) or len(set(indices)) != len(images):
-            raise ValueError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
+            raise UserError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
         for i, image in enumerate(images):
             check_image(image, "x" if len(images) == 1 else f"images[{i}]")
         if exhaustive and (sequential or runner_up):
-            raise ValueError(
+            raise UserError(
                 f"exhaustive=True goes with sequential=False and runner_up=False, not with sequential={sequential} "
                 f"and runner_up={runner_up}"
             )
         if runner_up and (sequential or method != "neyman_pearson"):
-            raise ValueError(
+            raise UserError(
                 f"runner_up=True goes with sequential=False and method='neyman_pearson', not with "
                 f"sequential={sequential} and method={method!r}"
             )
         if randomised and (sequential or exhaustive or runner_up):
-            raise ValueError(
+            raise UserError(
                 f"randomised=True is a bound for a fixed number of draws; not with sequential={sequential}, "
                 f"exhaustive={exhaustive}, runner_up={runner_up}"
             )

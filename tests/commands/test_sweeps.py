@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from glsmooth.configuration.identity import file_digest
-
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -66,7 +64,7 @@ def test_certify(elsewhere, untrained):
     assert status == 0, err
     runs = list(elsewhere.glob("outputs/certify/*/summary.json"))
     summaries = [json.loads(path.read_text()) for path in runs]
-    assert {summary["checkpoint"]["sha256"] for summary in summaries} == set(map(digest, untrained))
+    assert {summary["checkpoint"]["sha256"] for summary in summaries} == set(map(file_digest, untrained))
     for path, summary in zip(runs, summaries, strict=True):
         assert summary["smoothing"]["brightness"]["scale"] == 0.5
         with (path.parent / "records.csv").open() as file:

@@ -16,7 +16,7 @@ from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled,
 from glsmooth.bounds.base import NotApplicable, Outcome, exceeds
 from glsmooth.bounds.confidence import samples_needed
 from glsmooth.bounds.tradeoffs import CLOSED, Tradeoff
-from glsmooth.errors import did_you_mean
+from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS
@@ -165,7 +165,7 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
         ValueError: unknown method; a region that does not fit the transformation.
     """
     if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method={method!r} is unknown{did_you_mean(str(method), METHODS)}")
+        raise UserError(f"method={method!r} is unknown{did_you_mean(str(method), METHODS)}")
     family.check_region(region)
     if METHODS[method].sound and not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
@@ -212,7 +212,7 @@ def certifies_runner_up(family: SmoothedFamily, region: Region, p_lower: float, 
     """
     for name, p in (("p_lower", p_lower), ("p_upper", p_upper)):
         if not 0 <= p <= 1:
-            raise ValueError(f"{name}={p} is not a probability; give a number in [0, 1]")
+            raise UserError(f"{name}={p} is not a probability; give a number in [0, 1]")
     if exceeds(p_lower, cover.worst_case(family, region).value):
         return True
     p_upper = min(p_upper, 1.0 - p_lower)
@@ -227,7 +227,7 @@ def cohen_radius(p: float, sigma: float) -> float:
         sigma: standard deviation of the noise, in the units of a pixel.
     """
     if not 0 <= p <= 1:
-        raise ValueError(f"p={p} is not a probability; give a number in [0, 1]")
+        raise UserError(f"p={p} is not a probability; give a number in [0, 1]")
     if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma={sigma} must be a finite number above 0")
+        raise UserError(f"sigma={sigma} must be a finite number above 0")
     return float(sigma * ndtri(p)) if p > 0.5 else 0.0

@@ -14,6 +14,8 @@ from functools import lru_cache
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincc, betaincinv, betaln
 
+from glsmooth.errors import UserError
+
 __all__ = [
     "anytime_lower",
     "anytime_samples_needed",
@@ -32,7 +34,7 @@ _SMALLEST = 1e-9  # lower bounds below it are 0
 
 def _check_alpha(alpha: float) -> None:
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha} is not a failure probability; give a number between 0 and 1 (0.001, say)")
+        raise UserError(f"alpha={alpha} is not a failure probability; give a number between 0 and 1 (0.001, say)")
 
 
 def _check_counts(count: int, n: int) -> None:

@@ -33,6 +33,7 @@ from scipy.special import ndtr
 from glsmooth.bounds import neyman_pearson
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.sums import convolve
+from glsmooth.errors import UserError
 from glsmooth.family.regions import Box, number
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Law
@@ -428,7 +429,7 @@ class _Followed:
                 self._points[t] = self.family.transform.vector(point).numpy()
                 self.family.check_region(Box(**{name: (value, value) for name, value in point.items()}))
             except ValueError as error:
-                raise ValueError(f"the curve at t={t:g}: {error}") from None
+                raise UserError(f"the curve at t={t:g}: {error}") from None
         return self._points[t]
 
     def velocity(self, t: float) -> np.ndarray | None:
@@ -443,7 +444,7 @@ class _Followed:
         value = self.curve(t)
         parts = value if isinstance(value, tuple) else (value,)
         if len(parts) not in (1, 2) or not all(isinstance(part, Mapping) for part in parts):
-            raise ValueError(
+            raise UserError(
                 f"the curve at t={t:g} is {value!r}; return a dictionary of named parameters, such as {{'tx': 3 * t}}"
             )
         return parts
@@ -466,14 +467,14 @@ def polygon(family: SmoothedFamily, curve: Curve) -> list[Leg]:
     at = _Followed(family, curve)
     identity = family.transform.identity.numpy()
     if not (np.abs(at(0.0) - identity) <= 1e-9 * (1 + np.abs(identity))).all():
-        raise ValueError(
+        raise UserError(
             f"the curve starts at {_named(family, at(0.0))}; it must start at the identity, {_named(family, identity)}"
         )
     at._points[0.0] = identity
     for name in family.transform.integer_parameters:
         end = float(at(1.0)[family.parameters.index(name)])
         if end != round(end):
-            raise ValueError(f"the curve ends at {name}={end!r}; shifts are by whole pixels, end at {round(end)}")
+            raise UserError(f"the curve ends at {name}={end!r}; shifts are by whole pixels, end at {round(end)}")
     times = [i / LEAST_LEGS for i in range(LEAST_LEGS + 1)]
     values = np.array([at(t) for t in times])
     extent = np.ptp(values, axis=0) + 1e-9 * (1 + np.abs(values).max(axis=0))
@@ -489,12 +490,12 @@ def polygon(family: SmoothedFamily, curve: Curve) -> list[Leg]:
     while -queue[0][0] > FOLLOWED:
         _, a, b = queue[0]
         if b - a < 1e-9:
-            raise ValueError(
+            raise UserError(
                 f"the curve jumps near t={a:g}, from {_named(family, at(a))} to {_named(family, at(b))}; it must be "
                 "continuous"
             )
         if len(queue) >= MOST_LEGS:
-            raise ValueError(
+            raise UserError(
                 f"the curve turns too often, also near t={a:g}: {MOST_LEGS} straight legs do not follow it; give a "
                 "simpler one"
             )
@@ -522,7 +523,7 @@ def _check_velocity(at: _Followed, pairs: list[tuple[float, float]]) -> None:
     allowed = FOLLOWED * np.abs(moved).sum(axis=0) + 1e-9 * (1 + np.abs(moved).max(axis=0))
     for name, gap, limit in zip(at.family.parameters, gaps.tolist(), allowed.tolist(), strict=True):
         if not gap <= limit:
-            raise ValueError(
+            raise UserError(
                 f"the curve's velocity is not its derivative: integrated leg by leg it misses how far {name} moves by "
                 f"{gap:.2g} altogether; return the position alone, velocities are not needed"
             )

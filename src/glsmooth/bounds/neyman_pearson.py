@@ -21,6 +21,7 @@ from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.cells import Moved, Observed, cyclic_pair, scalar_pair
 from glsmooth.bounds.sums import combine
 from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Monotone, Tradeoff
+from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
 from glsmooth.transforms.factors import (
@@ -180,7 +181,7 @@ def tradeoff(family: SmoothedFamily, beta: Mapping[str, float], coarse: bool = F
     point = dict(zip(family.parameters, family.transform.vector(beta).tolist(), strict=True))
     for name in family.torus:
         if point[name] != round(point[name]):
-            raise ValueError(f"{name}={point[name]:g} is fractional; on the torus translations move by whole pixels")
+            raise UserError(f"{name}={point[name]:g} is fractional; on the torus translations move by whole pixels")
     parts = _Parts(coarse)
     for factor in family.transform.factors:
         _add(parts, factor, family, point)

@@ -38,6 +38,7 @@ from torch import Tensor
 from glsmooth.bounds.base import NotApplicable, Outcome
 from glsmooth.bounds.confidence import clopper_pearson_upper
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
+from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.transforms.base import ResolvableTransform
@@ -217,7 +218,7 @@ def required_probability_at(
     for name in transform.integer_parameters:
         value = float(point[transform.parameters.index(name)])
         if value != round(value):
-            raise ValueError(
+            raise UserError(
                 f"{name}={value:g} is fractional, but {transform.name} rounds it; give the whole number that it applies"
             )
     generator = generator or torch.Generator().manual_seed(0)

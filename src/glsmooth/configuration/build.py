@@ -176,10 +176,7 @@ def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
             raise UserError(f"{field}.{key} is missing: {name} takes {_listed(law.fields)}; set {field}.{key}=NUMBER")
         values[key] = value
     with keyed({key: f"{field}.{key}" for key in law.fields}):
-        try:
-            return law(**values)
-        except ValueError as error:  # its constructor does nothing but check its numbers
-            raise UserError(str(error).removeprefix(f"{name}: ")) from None
+        return law(**values)
 
 
 def _listed(fields: tuple[str, ...]) -> str:

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.distribution import Distribution
 
+from glsmooth.errors import UserError
 from glsmooth.laws.immutable import FrozenMapping, Immutable
 from glsmooth.laws.moves import Move
 
@@ -85,23 +86,22 @@ class Law(Immutable, Distribution):
         numbers: dict[str, float] = {}
         for field, value in values.items():
             if field == "values" or hasattr(type(self), field):
-                raise ValueError(f"{type(self).__name__}: {field} means something else for every law; rename the field")
+                raise UserError(f"{field} means something else for every law; rename the field")
             if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-                raise ValueError(f"{type(self).__name__}: {field}={value!r} is not a number; give a float")
+                raise UserError(f"{field}={value!r} is not a number; give a float")
             try:
                 value = float(value)
             except OverflowError:
                 value = math.inf
             except (ValueError, RuntimeError):  # a tensor of many numbers
-                raise ValueError(f"{type(self).__name__}: {field}={value!r} is not one number; give a float") from None
+                raise UserError(f"{field}={value!r} is not one number; give a float") from None
             if not math.isfinite(value):
-                raise ValueError(f"{type(self).__name__}: {field}={value} is not finite; give a finite number")
+                raise UserError(f"{field}={value} is not finite; give a finite number")
             if field in ("scale", "rate") and value <= 0:
-                raise ValueError(f"{type(self).__name__}: {field}={value:g} must be positive; give a number above 0")
+                raise UserError(f"{field}={value:g} must be positive; give a number above 0")
             if field in ("scale", "rate") and not 1e-12 <= value <= 1e12:
-                raise ValueError(
-                    f"{type(self).__name__}: {field}={value:g} is too extreme to compute with; give a number "
-                    "between 1e-12 and 1e12"
+                raise UserError(
+                    f"{field}={value:g} is too extreme to compute with; give a number between 1e-12 and 1e12"
                 )
             numbers[field] = value + 0.0  # -0.0 is 0.0
         self._fill(values=FrozenMapping(numbers), **numbers)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.laws.arrays import normal_cdf
 from glsmooth.laws.base import Law
 from glsmooth.laws.moves import Move, increasing_root, slip_of
@@ -30,14 +31,14 @@ class LogNormal(Law):
     def __init__(self, loc: float, scale: float) -> None:
         super().__init__(loc=loc, scale=scale)
         if self.scale > 10 or abs(self.loc) > 100:
-            raise ValueError(
-                f"LogNormal: loc={self.loc:g}, scale={self.scale:g} is too wide to compute with; give a scale of at "
+            raise UserError(
+                f"loc={self.loc:g}, scale={self.scale:g} is too wide to compute with; give a scale of at "
                 "most 10 and a loc between -100 and 100 (they belong to the logarithm)"
             )
         narrowest = 1e-6 * (1 + abs(self.loc))
         if self.scale < narrowest:  # the rounding of log x - loc would be magnified to what bounds do not allow for
-            raise ValueError(
-                f"LogNormal: scale={self.scale:g} is too narrow to compute with at loc={self.loc:g}; give a scale of "
+            raise UserError(
+                f"scale={self.scale:g} is too narrow to compute with at loc={self.loc:g}; give a scale of "
                 f"at least {narrowest:g}"
             )
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glsmooth.errors import UserError
 from glsmooth.laws.base import Law
 from glsmooth.laws.moves import Flat, Move
 
@@ -24,7 +25,7 @@ class Uniform(Law):
     def __init__(self, low: float, high: float) -> None:
         super().__init__(low=low, high=high)
         if not self.low < self.high:
-            raise ValueError(f"Uniform: low={low:g} must be below high={high:g}; exchange them or widen the interval")
+            raise UserError(f"low={low:g} must be below high={high:g}; exchange them or widen the interval")
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -321,7 +321,7 @@ def _refuse_unordered(name: str, law: Law, interval: Interval) -> None:
     if interval[0] != interval[1] and not law.log_concave_in_log:
         raise NotApplicable(
             f"{law!r} does not say that its logarithm has a log-concave density (log_concave_in_log), so nothing is "
-            f"known between the ends of region.{name}=[{interval[0]:g}, {interval[1]:g}]; give Points([...]), or one "
+            f"known between the ends of {name}=[{interval[0]:g}, {interval[1]:g}]; give Points([...]), or one "
             "of glsmooth's positive laws"
         )
 
