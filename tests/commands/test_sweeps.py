@@ -15,7 +15,6 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 LOCAL = "hydra/launcher=submitit_local"
 BROKEN = """
 import torch
-from glsmooth.configuration.identity import file_digest
 import glsmooth as gs
 
 class Broken(gs.ResolvableTransform):
