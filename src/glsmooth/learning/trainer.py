@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Trainer
 from torch.multiprocessing.spawn import ProcessRaisedException
 from tqdm import tqdm
 
