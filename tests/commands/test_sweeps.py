@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from glsmooth.configuration.identity import file_digest
+
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -1,9 +1,8 @@
 """Confidence bounds for the probability of a vote.
 
 *Clopper–Pearson* (1934) for a number of draws that is fixed in advance; an *anytime-valid test* (a mixture
-supermartingale: Ville 1939; Robbins 1970) for a number that depends on the votes. Every value is rounded in
-    the
-safe direction: lower bounds down, upper bounds up, evidence down.
+supermartingale: Ville 1939; Robbins 1970) for a number that depends on the votes. Every value is rounded in the safe
+direction: lower bounds down, upper bounds up, evidence down.
 """
 
 from __future__ import annotations
@@ -144,8 +143,7 @@ def anytime_lower(count: int, n: int, alpha: float) -> float:
     def excess(h: float) -> float:
         return log_evidence(count, n, h) - goal
 
-    # The evidence falls from +inf at h = 0 to at most 1 at h = count / n (to -inf just above, where it
-    # underflows).
+    # The evidence falls from +inf at h = 0 to at most 1 at h = count / n (to -inf just above, where it underflows).
     if excess(_SMALLEST) < 0:
         return 0.0
     bound = float(brentq(excess, _SMALLEST, count / n if count < n else 1 - 1e-16, xtol=1e-12, rtol=1e-12))

@@ -146,9 +146,9 @@ def score_cells(law: Law, a: float, b: float, count: int = 1500) -> Scores:
     mass = np.where(below[1:] < 0.5, np.diff(below), -np.diff(above))
     flux = (a + b * edges) * density  # integral of the score from x to the upper end of the support
     moment = -np.diff(flux)
-    # Tails: lower and upper ends; the score there lies between its value at the last edge and infinity of either
-    # sign. Raising it to the edge's value, or counting its whole positive excess, can only enlarge w.
-    # Where the density does not vanish at the end (exponential and half-normal laws, rescaled) the flux does.
+    # Tails: lower and upper ends; the score there lies between its value at the last edge and infinity of either sign.
+    # Raising it to the edge's value, or counting its whole positive excess, can only enlarge w. Where the density does
+    # not vanish at the end (exponential and half-normal laws, rescaled) the flux does.
     tails = (
         (float(below[0]), float(-flux[0]), float(s[0])),
         (float(above[-1]), float(flux[-1]), float(s[-1])),

@@ -1,7 +1,7 @@
 """Datasets: images in [0, 1], a label and a position, split into train, val and test.
 
-Small images are decoded once and kept as one tensor; a batch is then an indexing operation. Large
-folders are decoded as they are read. Both kinds take a position or a list of positions, for one loader.
+Small images are decoded once and kept as one tensor; a batch is then an indexing operation. Large folders are decoded
+as they are read. Both kinds take a position or a list of positions, for one loader.
 
 Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits; either is scaled to [0, 1].
 """
@@ -163,8 +163,8 @@ def _pixels(image: Any, mode: str) -> Any:
 class Batches(Sampler[list[int]]):
     """Lists of positions for a loader: in order, or shuffled by (seed, epoch), which a resumed run repeats.
 
-    With several processes each takes every ``world_size``-th position. When shuffled, up to
-    ``world_size`` - 1 images sit an epoch out, so that all processes make equally many steps.
+    With several processes each takes every ``world_size``-th position. When shuffled, up to ``world_size`` - 1 images
+    sit an epoch out, so that all processes make equally many steps.
     """
 
     def __init__(
@@ -203,8 +203,8 @@ def loader(dataset: Dataset[Any], batches: Batches, num_workers: int = 0) -> Dat
 class Data:
     """A dataset: what its images are, and its three splits, each loaded when first asked for.
 
-    Items are (image float32 in [0, 1] `C x H x W`, label, index); ``index`` is the position in the
-    whole split. ``mean`` and ``std`` are per channel, for the model's normalisation layer.
+    Items are (image float32 in [0, 1] `C x H x W`, label, index); ``index`` is the position in the whole split.
+    ``mean`` and ``std`` are per channel, for the model's normalisation layer.
     """
 
     name: str

@@ -90,7 +90,8 @@ def _figure(theme: Theme, height: float) -> Figure:
 
 def _stack(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
     """Subfigures below each other with these heights, in the figure's colour."""
-    parts = np.atleast_1d(np.asarray(figure.subfigures(len(heights), 1, height_ratios=heights))).tolist()
+    subfigures = figure.subfigures(len(heights), 1, height_ratios=heights)
+    parts: list[SubFigure] = np.atleast_1d(np.asarray(subfigures)).tolist()
     for part in parts:
         part.set_facecolor(figure.get_facecolor())
     return parts

@@ -151,8 +151,8 @@ def votes_table(
     Args:
         runs: from :func:`load_votes`.
         methods: names in ``bounds.METHODS``.
-        image_size: puts every translation on that torus; None is the plane, with an extra column for
-            the torus of the data set's own image size.
+        image_size: puts every translation on that torus; None is the plane, with an extra column for the torus of the
+            data set's own image size.
     """
     check_methods(methods)
     published = [name for name in ("gl", "tss", "mp") if any(run.published.get(name) is not None for run in runs)]

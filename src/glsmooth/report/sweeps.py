@@ -131,8 +131,8 @@ class Plane:
 def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41) -> tuple[Axis, Axis] | None:
     """The axes of the plane of a two-parameter region; None for other regions.
 
-    An axis covers the region and the identity, twice as far from the identity as the region's ends,
-    with at most ``nodes`` values; on a torus these are whole pixels.
+    An axis covers the region and the identity, twice as far from the identity as the region's ends, with at most
+    ``nodes`` values; on a torus these are whole pixels.
     """
     transform = family.transform
     wide = scaled_box(transform, region, 2.0)

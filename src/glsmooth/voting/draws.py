@@ -71,8 +71,7 @@ def pixel_normals(keys: Tensor, shape: tuple[int, int, int]) -> Tensor:
     z = (z ^ _shift_right(z, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ _shift_right(z, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     z = z ^ _shift_right(z, 31)
-    # 24 and 32 bits: as many as float32 resolves near 1, and enough near 0 for a tail of 6 standard
-    # deviations.
+    # 24 and 32 bits: as many as float32 resolves near 1, and enough near 0 for a tail of 6 standard deviations.
     radius = torch.sqrt(-2 * torch.log((_shift_right(z, 32).to(torch.float32) + 0.5) * 2.0**-32))
     angle = (z & 0xFFFFFF).to(torch.float32) * (2 * math.pi * 2.0**-24)
     normals = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)

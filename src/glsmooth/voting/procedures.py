@@ -41,8 +41,7 @@ ABSTAIN = -1
 #: Names of the procedures; the first two are :class:`FixedSample`.
 PROCEDURES = ("paper", "paper_literal", "sequential", "exhaustive")
 
-#: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax
-#: exceeds 1/2.
+#: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax exceeds 1/2.
 VoteRule = Literal["argmax", "majority"]
 
 
