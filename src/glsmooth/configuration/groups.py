@@ -28,12 +28,14 @@ def member(group: str, name: str) -> dict[str, Any]:
         loader = GlobalHydra.instance().config_loader()
         known = loader.get_group_options(group, overrides=overrides)
         cfg = hydra.compose(overrides=[*overrides, f"+{group}={name}"]) if name in known else {}
-        return plain(cfg.get(group, {}))
+        found: dict[str, Any] = plain(cfg.get(group, {}))
+        return found
 
 
 def chosen(group: str) -> str | None:
     """The member of ``group`` that the running command was composed of; None outside a command."""
-    return HydraConfig.get().runtime.choices.get(group) if _in_command() else None
+    name: str | None = HydraConfig.get().runtime.choices.get(group) if _in_command() else None
+    return name
 
 
 def _in_command() -> bool:
