@@ -1,12 +1,25 @@
 """Members of configuration groups, as Hydra composes them."""
 
-import hydra
+import sys
 
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+
+from glsmooth.commands import bounds
 from glsmooth.configuration.groups import chosen, member
 
 
 def test_a_packaged_member():
     assert member("region", "gamma") == {"gamma": [1.0, 2.0]}
+    assert chosen("transform") is None
+
+
+def test_what_a_command_leaves_behind_is_not_a_running_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bounds", "transform=contrast", "--help"])
+    with pytest.raises(SystemExit):
+        bounds.main()
+    assert HydraConfig.initialized()
     assert chosen("transform") is None
 
 

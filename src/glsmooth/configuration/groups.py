@@ -10,7 +10,8 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.configuration.folder import conf_dir
+from glsmooth.configuration.plain import plain
 
 __all__ = ["chosen", "member"]
 
@@ -21,18 +22,25 @@ def member(group: str, name: str) -> dict[str, Any]:
     Inside a running command the search path is the command's own, in the jobs of a sweep too. Elsewhere, as in
     Python, it is the packaged folder alone.
     """
-    searchpath = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
-    overrides = [override for override in searchpath if override.startswith("hydra.searchpath=")]
+    typed = HydraConfig.get().overrides.hydra if _in_command() else []
+    overrides = [override for override in typed if override.startswith("hydra.searchpath=")]
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         known = loader.get_group_options(group, overrides=overrides)
         cfg = hydra.compose(overrides=[*overrides, f"+{group}={name}"]) if name in known else {}
-        return plain(cfg.get(group, {}))
+        found: dict[str, Any] = plain(cfg.get(group, {}))
+        return found
 
 
 def chosen(group: str) -> str | None:
     """The member of ``group`` that the running command was composed of; None outside a command."""
-    return HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+    name: str | None = HydraConfig.get().runtime.choices.get(group) if _in_command() else None
+    return name
+
+
+def _in_command() -> bool:
+    # Hydra's configuration outlives a command that only printed its help.
+    return GlobalHydra.instance().is_initialized() and HydraConfig.initialized()
 
 
 @contextmanager
