@@ -2,16 +2,18 @@
 
     python interrupted_certification.py ranks DIRECTORY PROCEDURE
     python interrupted_certification.py kill DIRECTORY PROCEDURE KILLS
+    python interrupted_certification.py mistake DIRECTORY PROCEDURE
 
 ``ranks`` certifies 13 images on two CPU processes, then again where one image is left for the two. ``kill``
 certifies them in processes that are killed at random moments, and prints how many rows were on disk at each
-death.
+death. ``mistake`` certifies images with an impossible label on two processes, and prints the error that arrives.
 """
 
 import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from glsmooth import laws
 from glsmooth.bounds import Outcome
@@ -56,6 +59,12 @@ class Images(Dataset):
         return images, labels, torch.tensor([10 * i for i in positions])
 
 
+class Mislabelled(Images):
+    def __getitem__(self, position):
+        images, labels, indices = super().__getitem__(position)
+        return images, labels + 5, indices
+
+
 class Slow(nn.Module):
     """A linear network that takes a millisecond, so that there is time to be killed in."""
 
@@ -69,14 +78,14 @@ class Slow(nn.Module):
         return (images.flatten(1) - 0.5) @ self.weight
 
 
-def certify(directory, devices, procedure, start_method="spawn"):
+def certify(directory, devices, procedure, start_method="spawn", images=None):
     torch.set_num_threads(1)
     module = CertificationModule(
         Slow(),
         SHIFTS if procedure == "exhaustive" else COLOURS,
         PROCEDURES[procedure],
         3,
-        Images(),
+        images or Images(),
         [10 * i for i in range(IMAGES)],
         {name: Outcome(h_min, None, "neyman_pearson") for name, h_min in {"a": 0.6, "b": 0.8, "c": None}.items()},
         Speed(seed=4, batch_size=8),
@@ -109,6 +118,13 @@ def ranks(directory, procedure):
     assert not list(path.parent.glob("*rank*"))
 
 
+def mistake(directory, procedure):
+    try:
+        certify(directory, 2, procedure, images=Mislabelled())
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}")
+
+
 def kill(directory, procedure, kills):
     rng = random.Random(0)
     start = time.monotonic()
@@ -119,6 +135,9 @@ def kill(directory, procedure, kills):
     while len(deaths) < kills:
         child = os.fork()
         if child == 0:
+            tqdm.set_lock(
+                threading.RLock()
+            )  # the forked one is shared: killed with it, the child would stop its parent
             certify(directory / "killed", 1, procedure)
             os._exit(0)
         time.sleep(rng.uniform(0, longest / 2))
@@ -145,5 +164,7 @@ if __name__ == "__main__":
     mode, folder, name, *number = sys.argv[1:]
     if mode == "ranks":
         ranks(Path(folder), name)
+    elif mode == "mistake":
+        mistake(Path(folder), name)
     else:
         kill(Path(folder), name, int(number[0]))

@@ -1,6 +1,7 @@
 """Certification runs: progress on disk, real deaths, several processes."""
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,11 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path, procedure):
 
 def test_two_processes_lose_and_double_nothing(tmp_path):
     run_script("ranks", tmp_path, "sequential")
+
+
+def test_a_mistake_in_another_process_arrives_as_the_user_error_that_it_was(tmp_path):
+    (line,) = run_script("mistake", tmp_path, "paper").splitlines()
+    assert re.fullmatch(r"UserError: image \d+: its label \d is outside the model's 3 classes; certify .*", line)
 
 
 def test_a_finished_run_takes_no_more_votes(tmp_path):

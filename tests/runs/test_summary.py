@@ -1,0 +1,106 @@
+"""summary.json: what is written is what is read, whoever wrote it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from glsmooth.bounds import Outcome
+from glsmooth.errors import UserError
+from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
+
+RECORDS = {
+    "index": np.array([1, 2, 3, 4]),
+    "label": np.array([0, 1, 1, 0]),
+    "prediction": np.array([0, 1, 0, -1]),
+    "n0": np.array([10, 10, 10, 10]),
+    "n": np.array([100, 40, 100, 100]),
+    "count": np.array([99, 30, 90, 0]),
+    "p_lower": np.array([0.9, 0.45, 0.8, 0.0]),
+    "base_prediction": np.array([0, 0, 1, 0]),
+    "abstain_votes": np.array([1, 0, 0, 110]),
+    "nonfinite_votes": np.array([0, 0, 0, 110]),
+    "near_ties": np.array([2, 0, 0, 0]),
+}
+OUTCOMES = {
+    "neyman_pearson": Outcome(0.7, {"brightness": 0.4}, "neyman_pearson", argument="monotone"),
+    "gl": Outcome(0.85, None, "gl", failure_probability=1e-4),
+    "gl_printed": Outcome(0.6, None, "gl_printed", sound=False, argument="unsound"),
+    "mp": Outcome(None, None, "mp", argument="no multiplicative law"),
+}
+
+
+def summary(**changes):
+    return Summary(
+        **{
+            "transform": {"_target_": "glsmooth.transforms.Brightness"},
+            "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": 0.3}},
+            "region": {"brightness": [-0.4, 0.4]},
+            "dataset": {"name": "digits"},
+            "monte_carlo": {"name": "sequential", "n0": 10, "n": 100, "alpha": 0.001},
+            "outcomes": OUTCOMES,
+            "numbers": Numbers.of(RECORDS, most=100),
+            "robust_accuracy": {name: robust_accuracy(RECORDS, outcome) for name, outcome in OUTCOMES.items()},
+            "image_size": (8, 9),
+            "classes": ["cat", "dog"],
+            "seed": 3,
+            **changes,
+        }
+    )
+
+
+def test_numbers_are_those_counted_by_hand():
+    numbers = Numbers.of(RECORDS, most=100)
+    assert (numbers.images, numbers.base_accuracy, numbers.smoothed_accuracy) == (4, 0.75, 0.5)
+    assert (numbers.abstained, numbers.given_up) == (0.25, 0.25)  # the last; the second, after 40 of 100 draws
+    assert (numbers.votes_used, numbers.votes_per_image) == (380, 95.0)
+    assert (numbers.abstained_votes, numbers.nonfinite_votes, numbers.near_ties) == (111, 110, 2)
+    shares = {name: robust_accuracy(RECORDS, outcome) for name, outcome in OUTCOMES.items()}
+    assert shares == {"neyman_pearson": 0.25, "gl": 0.25, "gl_printed": 0.0, "mp": None}
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    written = summary(approximate=None, pixel_noise=0.25, stochastic=True)
+    written.write(tmp_path)
+    assert Summary.read(tmp_path) == written
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["command"] == "certify"
+    assert content["methods"]["gl"]["certified_robust_accuracy"] == 0.25
+    assert content["methods"]["mp"] == {
+        "sound": True,
+        "required_probability": None,
+        "reason": "no multiplicative law",
+        "certified_robust_accuracy": None,
+    }
+
+
+def test_no_file_makes_a_method_sound(tmp_path):
+    summary().write(tmp_path)
+    file = tmp_path / "summary.json"
+    content = json.loads(file.read_text())
+    content["methods"]["gl_printed"]["sound"] = True
+    file.write_text(json.dumps(content))
+    assert not Summary.read(tmp_path).outcomes["gl_printed"].sound
+    content["approximate"] = {"residual": 0.3, "identity": "x", "alpha": None, "beta": None}
+    file.write_text(json.dumps(content))
+    outcomes = Summary.read(tmp_path).outcomes
+    assert not any(outcome.certifies(1.0) for outcome in outcomes.values())
+    assert outcomes["gl"].residual == 0.3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("methods", {"gl": 3}, "methods.gl is 3, not an object"),
+        ("methods", {"gl": {"required_probability": "high"}}, "required_probability is 'high'"),
+        ("methods", {"gl": {"required_probability": 0.4}}, "required_probability is 0.4"),
+        ("monte_carlo", {"name": "paper", "alpha": 0.0}, "alpha is 0.0"),
+        ("region", [1], r"region is \[1\], not an object"),
+    ],
+)
+def test_impossible_values_are_named(tmp_path, key, value, words):
+    summary().write(tmp_path)
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=words):
+        Summary.read(tmp_path)
