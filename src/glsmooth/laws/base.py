@@ -86,7 +86,7 @@ class Law(Immutable, Distribution):
         numbers: dict[str, float] = {}
         for field, value in values.items():
             if field == "values" or hasattr(type(self), field):
-                raise UserError(f"{field} means something else for every law; rename the field")
+                raise UserError(f"{type(self).__name__}: {field} means something else for every law; rename the field")
             if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
                 raise UserError(f"{field}={value!r} is not a number; give a float")
             try:
