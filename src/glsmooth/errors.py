@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-__all__ = ["UserError", "did_you_mean", "keyed"]
+__all__ = ["UserError", "did_you_mean", "keyed", "visible"]
 
 
 class UserError(ValueError):
@@ -44,3 +44,16 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     near = [name for name in known if name.lower() == word.lower()] or near
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{hint} choose from {', '.join(known)}"
+
+
+def visible(text: str, keep: str = "") -> str:
+    """A text of unknown origin with its control characters written out: ``\\n``, ``\\x1b``, ``\\u202e``, ….
+
+    Printed raw they would break lines, turn writing round, or be commands to the terminal.
+
+    Args:
+        keep: characters that stay as they are.
+    """
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii") for char in text
+    )

@@ -544,3 +544,47 @@ def test_progress_and_gallery_are_optional(run_dir):
     """The data set of the run does not exist on this machine: the report has no gallery and no error."""
     page.write_report(run_dir)
     assert not (run_dir / "gallery.png").exists()
+
+
+# Strangers' files
+
+
+def test_a_report_writes_through_no_link(run_dir, tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    names = ("table.md", "report.html", "threshold.svg", "threshold.png", "procedure.svg", "cra_region.png")
+    for name in names:
+        (run_dir / name).symlink_to(mine)
+    write_report(run_dir)
+    assert mine.read_text() == "mine"
+    assert not any((run_dir / name).is_symlink() for name in names)
+
+
+def test_nothing_of_a_file_reaches_the_report_raw(tmp_path, capsys):
+    evil = "squares\ntouch /tmp/x\x1b]0;title\x07\u202e"
+    path = make_run(
+        tmp_path / "run",
+        dataset={"name": evil, "subset": None},
+        model={"name": evil},
+        classes=[f"cat{evil}", "dog\udcff", "<emu>"],
+        checkpoint={"path": evil, "sha256": evil},
+        hardware={evil: evil},
+        versions={"python": evil},
+    )
+    _report(tmp_path / "out", runs=[str(path)])
+    texts = [capsys.readouterr().out, (path / "table.md").read_text(), (path / "report.html").read_text()]
+    texts += [file.read_text() for file in path.glob("*.svg")]
+    assert len(texts) > 5
+    for text in texts:
+        assert not any(sign in text for sign in ("\x1b", "\x07", "\u202e", "\ntouch", "\udcff"))
+    assert r"squares\ntouch" in texts[1]
+
+
+@pytest.mark.parametrize("name", ["$x^$", "a\\b", "$", "two\nlines", "**bold** | cell"])
+def test_a_run_directory_may_be_called_anything(tmp_path, capsys, name):
+    path, other = make_run(tmp_path / name), make_run(tmp_path / "other")
+    write_report(path)
+    _report(tmp_path / "out", runs=[str(path), str(other)])
+    assert (tmp_path / "out" / "comparison.svg").is_file()
+    rows = rows_of(capsys.readouterr().out)
+    assert len({len(row) for row in rows if "other" in row[0] or "transformation" in row}) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from glsmooth.commands.entry import entry
 from glsmooth.configuration.build import build_family, build_law, build_region, law_config
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.report import wording
+from glsmooth.runs.files import write_text
 
 __all__ = ["main", "run"]
 
@@ -53,7 +54,7 @@ def _reason(outcome: Outcome) -> str | None:
 
 def _up(h: float | None) -> str:
     """A required probability with five digits, rounded up."""
-    return "—" if h is None else f"{math.ceil(h * 1e5 - 1e-6) / 1e5:.5f}"
+    return "—" if h is None else wording.ceil(h, 5)
 
 
 def table(result: Mapping[str, Any], alpha: float) -> str:
@@ -102,7 +103,7 @@ def run(cfg: DictConfig) -> None:
     region = build_region(cfg.region, family.transform)
     result = as_json(family, region, evaluate(family, region, cfg.bound.methods), cfg.alpha)
     directory = Path(cfg.run_dir)
-    (directory / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+    write_text(directory / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     if cfg.format == "json":
         print(json.dumps(result))
     else:
@@ -114,8 +115,7 @@ def run(cfg: DictConfig) -> None:
 
         required_probability_plane(family, region, directory / "plane.svg")
     if _in_sweep():
-        path = directory.parent / "table.md"
-        path.write_text(sweep_table(directory.parent))
+        write_text(directory.parent / "table.md", sweep_table(directory.parent))
 
 
 def _in_sweep() -> bool:

@@ -32,7 +32,7 @@ from glsmooth.configuration import identity  # noqa: F401 - names the run direct
 from glsmooth.configuration.fields import keys, leaves, near_field
 from glsmooth.configuration.plain import conf_dir
 from glsmooth.configuration.settings import validate
-from glsmooth.errors import UserError, did_you_mean, keyed
+from glsmooth.errors import UserError, did_you_mean, keyed, visible
 
 __all__ = ["entry"]
 
@@ -181,7 +181,7 @@ def _hydra_raises() -> Iterator[None]:
 
 def _stop(message: str) -> NoReturn:
     sys.stdout.flush()
-    print(message, file=sys.stderr)
+    print(visible(message, keep="\n"), file=sys.stderr)  # it may quote a file
     sys.exit(USAGE_ERROR)
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from glsmooth.bounds import METHODS, Outcome
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import Speed, make_engine
+from glsmooth.report import wording
 from glsmooth.voting.procedures import Exhaustive, FixedSample, Procedure
 
 __all__ = ["estimate", "preflight"]
@@ -30,7 +31,7 @@ def preflight(outcomes: Mapping[str, Outcome], procedure: Procedure) -> str:
         if outcome.h_min is None:
             line = f"does not apply: {outcome.argument}"
         else:
-            line = f"required probability {_up(outcome.h_min)}{_within_reach(outcome.h_min, procedure)}"
+            line = f"required probability {wording.ceil(outcome.h_min, 4)}{_within_reach(outcome.h_min, procedure)}"
         standing = "unsound" if outcome.residual is None else "approximate"
         lines.append(f"{title}: {line}{'' if outcome.sound else f' ({standing}: never counts as certified)'}")
     return "\n".join(lines)
@@ -49,10 +50,6 @@ def _within_reach(h_min: float, procedure: Procedure) -> str:
         chance = math.floor(procedure.chance(h_min) * 1e3) / 10
         return f", {needed} votes: n = {n} equal votes certify in {chance:.1f} % of images, by their coins; {fix}"
     return f", at least {needed} votes: n = {n} can never certify; {fix}"
-
-
-def _up(p: float) -> str:
-    return f"{math.ceil(p * 1e4) / 1e4:.4f}"
 
 
 def estimate(

@@ -16,6 +16,7 @@ from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.report import page, published
+from glsmooth.runs.files import write_text
 from glsmooth.runs.run import Run, load_run
 from glsmooth.runs.summary import check_methods
 
@@ -38,7 +39,7 @@ def run(cfg: DictConfig) -> None:
             methods or published.METHODS,
             None if size is None else (size[0], size[1]),
         )
-        (out / "votes.md").write_text(table, encoding="utf-8")
+        write_text(out / "votes.md", table)
         sys.stdout.write(table)
         return
     if settings["image_size"] is not None:

@@ -6,6 +6,7 @@ palette and never the only carrier of a meaning: line styles, marks and words re
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from glsmooth.family.regions import Box, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import sweeps, wording
 from glsmooth.report.sweeps import Axis, Plane
+from glsmooth.runs.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,6 +80,15 @@ DARK = Theme(
         "mp": "#e8d24a",
     },
 )
+
+
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The picture as the content of a file: ``png`` or ``svg``."""
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer, format=kind, dpi=200 if kind == "png" else 150, metadata={"Date": None} if kind == "svg" else {}
+    )
+    return buffer.getvalue()
 
 
 def _figure(theme: Theme, height: float) -> Figure:
@@ -234,7 +245,8 @@ def required_probability_plane(family: SmoothedFamily, region: Region, path: Pat
     plane = sweeps.required_probability_plane(family, axes, "neyman_pearson")
     title = f"{family.transform.name}: required probability at the point"
     levels = [0.6, 0.7, 0.8, 0.9, 0.99]
-    _plane(LIGHT, plane, title, "required probability", (0.5, 1.0), levels).savefig(path, dpi=200)
+    figure = _plane(LIGHT, plane, title, "required probability", (0.5, 1.0), levels)
+    write_bytes(path, rendered(figure, path.suffix.removeprefix(".")))
 
 
 def _plane(
@@ -500,7 +512,7 @@ def comparison(theme: Theme, names: Sequence[str], values: Mapping[str, Sequence
         )
     for row in rows[1:]:
         axes.axhline(row + 0.5, color=theme.rule, linewidth=0.8)
-    axes.set_yticks(rows, names)
+    axes.set_yticks(rows, names, parse_math=False)  # directories may be called anything
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(-0.5, len(names) - 0.5)
     axes.set_xlim(0, 1)

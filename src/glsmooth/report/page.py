@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import holds
 from glsmooth.report import figures, html, sweeps, tables, wording
 from glsmooth.report.tables import primary
+from glsmooth.runs.files import write_bytes, write_text
 from glsmooth.runs.run import Run, load_run
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def write_report(run_dir: str | Path) -> Path:
 def write_run_report(run: Run, out: Path, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> Path:
     """The same for any region and methods, written to ``out``; ``note`` follows the headline."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(tables.run_table(run, region, outcomes, note), encoding="utf-8")
+    write_text(out / "table.md", tables.run_table(run, region, outcomes, note))
     log.info("report: pictures of %d images under %s", run.images, out)
     sections = [_result(run, outcomes)]
     for title, build in (
@@ -69,7 +69,7 @@ def write_run_report(run: Run, out: Path, region: Box, outcomes: Mapping[str, Ou
     sections.append(html.section("This run", html.pairs(tables.provenance(run))))
     title = f"Certified robustness: {run.family.transform.name} on {run.name}"
     file = out / "report.html"
-    file.write_text(html.page(title, tables.headline(run, region, outcomes), note, sections), encoding="utf-8")
+    write_text(file, html.page(title, tables.headline(run, region, outcomes), note, sections))
     log.info("report: wrote %s", file)
     return file
 
@@ -82,8 +82,8 @@ def write_comparison(results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]], 
     table = tables.markdown(header, rows, numeric_from=4)
     if notes:
         table += "\n" + "".join(f"* {note}\n" for note in notes)
-    (out / "table.md").write_text(table, encoding="utf-8")
-    names = [f"{run.family.transform.name}\n{run.name}, {run.path.resolve().name}" for run, _, _ in results]
+    write_text(out / "table.md", table)
+    names = [f"{run.family.transform.name}\n{run.name}, {run.label}" for run, _, _ in results]
     methods = [name for name in bounds.METHODS if any(name in _sound(d) for _, _, d in results)]
     values: dict[str, list[float | None]] = {
         "smoothed accuracy": [float(np.mean(run.correct)) for run, _, _ in results]
@@ -106,7 +106,7 @@ def write_comparison(results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]], 
         html.section("In a picture", html.figure(picture)),
     ]
     page = html.page("Certified robustness: comparison", f"{len(results)} runs compared.", "", sections)
-    (out / "report.html").write_text(page, encoding="utf-8")
+    write_text(out / "report.html", page)
     log.info("report: wrote %s", out / "report.html")
     return table
 
@@ -120,7 +120,7 @@ def recertified_note(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> 
         return ""
     if not run.stops_early:
         return (
-            f"{run.path.resolve().name}: decided again from the stored votes, without a forward pass. An "
+            f"{run.label}: decided again from the stored votes, without a forward pass. An "
             "image's p_A does not depend on region or method, so its one error probability covers all "
             "regions together."
         )
@@ -128,7 +128,7 @@ def recertified_note(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> 
         f"{wording.ceil(d.h_min, 5)} ({wording.title(d)})" for d in _sound(run.outcomes).values() if d.h_min is not None
     )
     return (
-        f"{run.path.resolve().name}: the votes were stopped early, for h_min = {drawn_for} of the region "
+        f"{run.label}: the votes were stopped early, for h_min = {drawn_for} of the region "
         f"{wording.region(run.region.intervals)}. They decide another region or method only through their "
         + (
             "p_A, for which every shift that was not visited counts against the class; with all shifts it could be "
@@ -144,16 +144,10 @@ def save_picture(
 ) -> html.Picture:
     """Save NAME.svg and NAME.png under ``out`` and return the picture in both themes for the page."""
     light = draw(figures.LIGHT)
-    light.savefig(out / f"{name}.png", dpi=200)
-    images = [_svg(light), _svg(draw(figures.DARK))]
-    (out / f"{name}.svg").write_bytes(images[0])
+    write_bytes(out / f"{name}.png", figures.rendered(light, "png"))
+    images = [figures.rendered(light, "svg"), figures.rendered(draw(figures.DARK), "svg")]
+    write_bytes(out / f"{name}.svg", images[0])
     return html.Picture(images[0], images[1], words, caption)
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=150)
-    return buffer.getvalue()
 
 
 def _result(run: Run, outcomes: Mapping[str, Outcome]) -> str:

@@ -6,7 +6,6 @@ published_cra, caveat, p_lower, correct``: names and intervals as in this progra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
 from glsmooth.report.tables import count, markdown
+from glsmooth.runs.files import read_json
 from glsmooth.runs.summary import check_methods
 from glsmooth.transforms import BUILTIN
 
@@ -72,10 +72,7 @@ def load_votes(file: str | Path) -> list[PublishedRun]:
     file = Path(file)
     if not file.is_file():
         raise UserError(f"votes: no file {str(file)!r}; give a JSON file of published votes")
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"votes: {str(file)!r} is not readable as JSON ({error}); give a file of votes") from None
+    entries = read_json(file, "give a file of published votes")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"votes: {str(file)!r} must hold a list of at least one run")
     return [_parse(entry, f"votes: run {i}") for i, entry in enumerate(entries)]

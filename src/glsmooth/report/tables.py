@@ -266,7 +266,7 @@ def _votes(run: Run) -> str:
 def provenance(run: Run) -> list[tuple[str, str]]:
     """Seed, checkpoint, hardware, versions: what is needed to run it again."""
     summary = run.summary
-    rows = [("run directory", run.path.resolve().name), ("seed", str(summary.seed))]
+    rows = [("run directory", run.label), ("seed", str(summary.seed))]
     checkpoint = summary.checkpoint
     if isinstance(checkpoint, Mapping):
         rows.append(("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)"))
@@ -321,7 +321,7 @@ def comparison_rows(
     rows = []
     for run, region, outcomes in results:
         accuracies = [share for _, _, share in accuracy_rows(run)[:2]]
-        row = [run.path.resolve().name, run.name, run.family.transform.name, wording.region(region.intervals)]
+        row = [run.label, run.name, run.family.transform.name, wording.region(region.intervals)]
         row += [str(run.images), *accuracies]
         row += [_comparison_cell(run, outcomes.get(name)) for name in methods]
         rows.append(row)

@@ -34,8 +34,11 @@ def floor(value: float, digits: int) -> str:
 
 
 def ceil(value: float, digits: int) -> str:
-    """``value`` rounded up: for what a certificate needs (h_min)."""
-    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+    """``value`` rounded up: for what a certificate needs (h_min).
+
+    Bounds add an allowance of about 10⁻¹⁴ for rounding; less than 10⁻¹¹ does not make another digit of it.
+    """
+    return str((Decimal(value) - Decimal("1e-11")).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
 
 
 def caption(name: str, length: int) -> str:

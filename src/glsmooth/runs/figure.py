@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth.errors import UserError
-from glsmooth.runs.files import FIGURE
+from glsmooth.runs.files import FIGURE, write_bytes
 
 __all__ = ["Draws"]
 
@@ -37,8 +38,9 @@ class Draws:
 
     def save(self, directory: Path, class_names: Sequence[str]) -> None:
         """Write figure1.npz; ``class_names`` are for readers without the rest of the run."""
+        content = io.BytesIO()
         np.savez_compressed(
-            directory / FIGURE,
+            content,
             index=self.index,
             image=self.image,
             transformed=self.transformed,
@@ -46,6 +48,7 @@ class Draws:
             votes=self.votes,
             class_names=np.array(class_names),
         )
+        write_bytes(directory / FIGURE, content.getvalue())
 
     @classmethod
     def load(cls, directory: Path, parameters: int) -> Draws | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, visible
 
 __all__ = [
     "CONFIG",
@@ -18,11 +21,17 @@ __all__ = [
     "IDENTITY",
     "RECORDS",
     "SUMMARY",
+    "read_json",
     "sync_directory",
     "wandb_id",
+    "write_bytes",
     "write_config",
     "write_text",
 ]
+
+# Files are as readable to others as those that a plain open() makes.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 #: A row an image; the numbers of the run; what decides them; the settings, resolved; one image's draws for a picture.
 RECORDS, SUMMARY, IDENTITY, CONFIG, FIGURE = (
@@ -35,23 +44,64 @@ RECORDS, SUMMARY, IDENTITY, CONFIG, FIGURE = (
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8, whole or not at all (:func:`write_bytes`)."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is there either whole or not at all.
 
+    The content goes to a new file in the same folder, which is then renamed over the name. So a symbolic link of this
+    name is replaced; what it points to is not touched.
+
     Raises:
-        UserError: the disk is full, or fails.
+        UserError: the disk is full or fails, or the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = None
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o666 & ~_UMASK)
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         os.replace(temporary, path)
+        temporary = None
+        sync_directory(path.parent)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free space and run the same command again"
+            f"{path}: cannot be written ({error.strerror}); make room or the folder writable, and run the same command "
+            "again"
         ) from error
-    sync_directory(path.parent)
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def read_json(path: Path, fix: str) -> Any:
+    """The content of a JSON file of whatever origin, with control characters in its texts written out.
+
+    Args:
+        fix: what to do about a file that is not readable, to end the message.
+
+    Raises:
+        UserError: it cannot be read, is no JSON, or is nested deeper than anything that this program writes.
+    """
+    try:
+        return _visible(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError, too
+        raise UserError(f"{path}: not readable as JSON ({error}); {fix}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not readable as JSON (it is nested too deeply); {fix}") from None
+
+
+def _visible(value: Any) -> Any:
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(key): _visible(item) for key, item in value.items()}
+    return [_visible(item) for item in value] if isinstance(value, list) else value
 
 
 def sync_directory(path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glsmooth.bounds import Outcome, evaluate
 from glsmooth.configuration.build import build_family, build_region
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, visible
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
@@ -77,6 +77,11 @@ class Run:
     def name(self) -> str:
         """The data set's name."""
         return str(self.summary.dataset.get("name", "images"))
+
+    @property
+    def label(self) -> str:
+        """The directory's name, for tables and pictures."""
+        return visible(self.path.resolve().name)
 
     @property
     def alpha(self) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from glsmooth.bounds import METHODS, Outcome
 from glsmooth.errors import UserError, did_you_mean
-from glsmooth.runs.files import SUMMARY, write_text
+from glsmooth.runs.files import SUMMARY, read_json, write_text
 from glsmooth.runs.records import Columns
 from glsmooth.voting.procedures import given_up
 
@@ -142,10 +142,7 @@ class Summary:
             UserError: it is missing or not readable, lacks a key, or a value is impossible.
         """
         file = directory / SUMMARY
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{file}: not readable as JSON ({error}); run the same certify command again") from None
+        content = read_json(file, "run the same certify command again")
         if not isinstance(content, dict):
             raise UserError(f"{file}: holds {type(content).__name__}, not an object; run certify again")
         for key in (*_GROUPS, "images"):
