@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 import glsmooth as gs
 from glsmooth.bounds import METHODS, NotApplicable
 from glsmooth.configuration.build import build_family, build_region
-from glsmooth.configuration.plain import conf_dir
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.transforms import BUILTIN
 
 #: Rows of Table 1 that are not a built-in default.

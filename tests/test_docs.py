@@ -34,7 +34,7 @@ from scipy.stats import binom
 import glsmooth as gs
 from glsmooth.bounds import METHODS
 from glsmooth.configuration.build import build_family, build_region
-from glsmooth.configuration.plain import conf_dir
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.settings import validate
 from glsmooth.errors import UserError
 

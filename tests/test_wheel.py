@@ -39,8 +39,8 @@ def test_every_module_ships_and_says_that_it_is_typed(installed):
 
 def test_a_command_composes_from_another_directory(installed, tmp_path):
     program = (
-        "import glsmooth.commands.entry, glsmooth.configuration.plain\n"
-        "print(glsmooth.configuration.plain.conf_dir())\n"
+        "import glsmooth.commands.entry, glsmooth.configuration.folder\n"
+        "print(glsmooth.configuration.folder.conf_dir())\n"
         "glsmooth.commands.entry.entry('bounds', lambda cfg: print(cfg.region.gamma))()\n"
     )
     done = subprocess.run(

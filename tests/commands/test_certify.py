@@ -17,8 +17,8 @@ from glsmooth.bounds.confidence import clopper_pearson_lower, randomised_lower
 from glsmooth.commands import certify
 from glsmooth.commands.estimate import preflight
 from glsmooth.commands.report import decide
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import file_digest
-from glsmooth.configuration.plain import conf_dir
 from glsmooth.errors import UserError
 from glsmooth.learning import certification
 from glsmooth.learning.checkpoint import KEY, Checkpoint, load_checkpoint, make_payload

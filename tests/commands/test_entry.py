@@ -16,7 +16,8 @@ import glsmooth as gs
 from glsmooth.__main__ import main as glsmooth_main
 from glsmooth.bounds import cover
 from glsmooth.commands.entry import entry
-from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.configuration.folder import conf_dir
+from glsmooth.configuration.plain import plain
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 from glsmooth.transforms import Brightness, Translation

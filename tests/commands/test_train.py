@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from glsmooth.commands import train
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import file_digest
-from glsmooth.configuration.plain import conf_dir
 from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.training import UNDER_LAW, TrainingModule
 

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 import glsmooth as gs
 from glsmooth.configuration.build import build_family, build_laws, build_region, build_transform
 from glsmooth.configuration.fields import check_fields, keys, leaves, rule_of
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import run_id
-from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
 

@@ -9,7 +9,8 @@ from torch import nn
 
 import glsmooth as gs
 from glsmooth.configuration.build import build_laws, build_region, build_transform
-from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.configuration.folder import conf_dir
+from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError
 from glsmooth.family.resolvability import TOLERANCE, check_family, check_transform, is_users
 from glsmooth.transforms import BUILTIN, Composition, Shift

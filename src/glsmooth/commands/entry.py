@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from glsmooth.configuration import identity  # noqa: F401 - names the run directories of jobs, on other machines too
 from glsmooth.configuration.fields import keys, leaves, near_field
-from glsmooth.configuration.plain import conf_dir
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.settings import validate
 from glsmooth.errors import UserError, did_you_mean, keyed, visible
 

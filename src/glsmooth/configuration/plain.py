@@ -1,4 +1,4 @@
-"""Configurations as plain dictionaries, and the folder that they come from."""
+"""Configurations as plain dictionaries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from glsmooth.configuration.fields import rule_of
-from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError
 
-__all__ = ["conf_dir", "plain"]
+__all__ = ["plain"]
 
 
 def plain(cfg: Any) -> Any:
