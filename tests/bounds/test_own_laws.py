@@ -124,3 +124,56 @@ def test_an_observed_law_without_an_order_is_refused():
     family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
     with pytest.raises(gs.NotApplicable, match="log_concave_in_log"):
         gs.required_probability(family, gs.Points([{"contrast": 1.5, "brightness": 0.1}]))
+
+
+class Comb(gs.laws.Law):
+    """Density 1 + cos(2π teeth x) / 1.01 on [0, 1]: as many modes as teeth, and no claim at all."""
+
+    fields = ("teeth",)
+    interval = (0.0, 1.0)
+
+    def __init__(self, teeth):
+        super().__init__(teeth=teeth)
+
+    @property
+    def mode_point(self):
+        return round(self.teeth / 2) / self.teeth
+
+    def _log_density(self, x):
+        return torch.log1p(torch.cos(2 * math.pi * self.teeth * x) / 1.01)
+
+    def cdf(self, value):
+        w, x = 2 * math.pi * self.teeth, value.clamp(0.0, 1.0)
+        return x + torch.sin(w * x) / (1.01 * w)
+
+    def survival(self, value):
+        return 1 - self.cdf(value)
+
+    def icdf(self, value):
+        low, high = torch.zeros_like(value), torch.ones_like(value)
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (
+                torch.where(self.cdf(middle) < value, middle, low),
+                torch.where(self.cdf(middle) < value, high, middle),
+            )
+        return low
+
+
+@pytest.mark.parametrize("teeth", [2.0, 3.0, 1000.0, 3000.0])
+@pytest.mark.parametrize("transform", [gs.transforms.Brightness, gs.transforms.Contrast])
+def test_a_law_with_several_modes_is_refused(teeth, transform):
+    """A shift of 3000 teeth by half of one needs .968; cells that see no teeth would say .912."""
+    family = gs.SmoothedFamily(transform(), {transform.name: Comb(teeth)})
+    beta = {transform.name: 1 + 0.5 / teeth if transform is gs.transforms.Contrast else 0.5 / teeth}
+    with pytest.raises(gs.NotApplicable, match="one mode only"):
+        gs.required_probability(family, gs.Points([beta]))
+
+
+def test_a_box_needs_one_mode_where_a_law_says_how_it_moves():
+    class Told(Comb):
+        shifts = gs.Exponential(1.0).shifts
+
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Told(3.0)})
+    with pytest.raises(gs.NotApplicable, match="one mode only"):
+        gs.required_probability(family, gs.Box(brightness=(0.0, 0.1)))

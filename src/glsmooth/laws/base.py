@@ -5,6 +5,9 @@ A new law is one class in one file: a subclass of :class:`Law`. It must define i
 * ``fields`` and a constructor that hands every number to ``Law.__init__``; they are attributes from then on,
 * ``interval``, ``mode_point``, ``mean``, ``_log_density``, ``cdf``, ``survival`` and ``icdf``,
 
+the density rising up to ``mode_point`` and falling from there (bounds refuse a law whose density is seen to do
+otherwise),
+
 and it says what else it knows of itself. Every fact has a default that means "not known": bounds that need it then
 refuse the law by name. What each fact is for:
 
@@ -119,7 +122,7 @@ class Law(Immutable, Distribution):
 
     @property
     def mode_point(self) -> float:
-        """A point where the (unimodal) density is largest."""
+        """A point up to which the density rises, and from which it falls."""
         raise NotImplementedError
 
     @property
