@@ -296,7 +296,9 @@ class Smoothness:
 @lru_cache(maxsize=64)
 def smoothness(law: Law, log: bool) -> Smoothness | None:
     """The integrals in closed form; None where they would be needed and are not finite (densities that jump)."""
-    smooth = math.isfinite(law.bend_of_log) if log else law.shifts_smoothly and math.isfinite(law.bend)
+    smooth = (
+        math.isfinite(law.bend_of_log + law.peak_of_log) if log else law.shifts_smoothly and math.isfinite(law.bend)
+    )
     if not smooth:
         return None
     if not log:  # densities rise to their peak and fall from it
