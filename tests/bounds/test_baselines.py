@@ -97,3 +97,30 @@ def test_a_region_is_covered_even_where_the_formula_peaks_inside():
         beta = {"contrast": float(c), "brightness": 0.3}
         assert gs.tradeoff(FIRST, beta).inverse(0.5) <= h
     assert not math.isnan(h)
+
+
+class TwoGroups(T.ResolvableTransform):
+    name = "two_groups"
+    factors = (T.ShiftThenScale("c", "b"), T.ShiftThenScale("d", "e"))
+
+    def apply(self, images, theta):
+        return images
+
+
+def test_tss_corrects_the_variance_of_one_group_only():
+    f = family(TwoGroups(), c=LN(0, 0.6), b=N(0, 0.6), d=LN(0, 0.6), e=N(0, 0.6))
+    point = gs.Points([{"c": 0.5, "b": 0.1, "d": 1.0, "e": 0.1}])
+    with pytest.raises(gs.NotApplicable, match="two contrast-brightness groups"):
+        gs.required_probability(f, point, "tss")
+
+
+@pytest.mark.parametrize(
+    ("f", "method", "name"), [(FIRST, "tss", "contrast"), (family(T.Gamma(), gamma=R(1)), "mp", "gamma")]
+)
+def test_closed_forms_at_points_are_rounded_up(f, method, name):
+    """Beside the identity a formula's own rounding may fall below 1/2, or below what it stands for."""
+    assert gs.required_probability(f, gs.Points([{name: 1.0}]), method) == 0.5
+    for steps in range(-200, 200):
+        if steps:
+            value = 1 + steps * 2.0**-52
+            assert 0.5 < gs.required_probability(f, gs.Points([{name: value}]), method) < 0.5 + 1e-12

@@ -124,3 +124,133 @@ def test_an_observed_law_without_an_order_is_refused():
     family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
     with pytest.raises(gs.NotApplicable, match="log_concave_in_log"):
         gs.required_probability(family, gs.Points([{"contrast": 1.5, "brightness": 0.1}]))
+
+
+class Comb(gs.laws.Law):
+    """Density 1 + cos(2π teeth x) / 1.01 on [0, 1]: as many modes as teeth, and no claim at all."""
+
+    fields = ("teeth",)
+    interval = (0.0, 1.0)
+
+    def __init__(self, teeth):
+        super().__init__(teeth=teeth)
+
+    @property
+    def mode_point(self):
+        return round(self.teeth / 2) / self.teeth
+
+    def _log_density(self, x):
+        return torch.log1p(torch.cos(2 * math.pi * self.teeth * x) / 1.01)
+
+    def cdf(self, value):
+        w, x = 2 * math.pi * self.teeth, value.clamp(0.0, 1.0)
+        return x + torch.sin(w * x) / (1.01 * w)
+
+    def survival(self, value):
+        return 1 - self.cdf(value)
+
+    def icdf(self, value):
+        low, high = torch.zeros_like(value), torch.ones_like(value)
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (
+                torch.where(self.cdf(middle) < value, middle, low),
+                torch.where(self.cdf(middle) < value, high, middle),
+            )
+        return low
+
+
+@pytest.mark.parametrize("teeth", [2.0, 3.0, 1000.0, 3000.0])
+@pytest.mark.parametrize("transform", [gs.transforms.Brightness, gs.transforms.Contrast])
+def test_a_law_with_several_modes_is_refused(teeth, transform):
+    """A shift of 3000 teeth by half of one needs .968; cells that see no teeth would say .912."""
+    family = gs.SmoothedFamily(transform(), {transform.name: Comb(teeth)})
+    beta = {transform.name: 1 + 0.5 / teeth if transform is gs.transforms.Contrast else 0.5 / teeth}
+    with pytest.raises(gs.NotApplicable, match="one mode only"):
+        gs.required_probability(family, gs.Points([beta]))
+
+
+def test_a_box_needs_one_mode_where_a_law_says_how_it_moves():
+    class Told(Comb):
+        shifts = gs.Exponential(1.0).shifts
+
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Told(3.0)})
+    with pytest.raises(gs.NotApplicable, match="one mode only"):
+        gs.required_probability(family, gs.Box(brightness=(0.0, 0.1)))
+
+
+class Placed(Laplace):
+    """The same about a centre far away."""
+
+    fields = ("centre", "scale")
+
+    def __init__(self, centre, scale):
+        gs.laws.Law.__init__(self, centre=centre, scale=scale)
+
+    @property
+    def mode_point(self):
+        return self.centre
+
+    symmetric_about = mode_point
+
+    def _log_density(self, x):
+        return super()._log_density(x - self.centre)
+
+    def cdf(self, value):
+        return super().cdf(value - self.centre)
+
+    def survival(self, value):
+        return super().cdf(self.centre - value)
+
+    def icdf(self, value):
+        return self.centre + super().icdf(value)
+
+
+@pytest.mark.parametrize(("centre", "scale"), [(1e6, 1e-3), (-1e9, 1e-3), (1e12, 1e-2)])
+def test_places_far_from_0_are_rounded_where_a_law_does_not_say_how_much_that_matters(centre, scale):
+    law = Placed(centre, scale)
+    assert law.scale_speed == math.inf
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": law})
+    for b in np.random.default_rng(0).uniform(-1, 1, 60) * scale:
+        known = 1 - 0.5 * math.exp(-abs(b) / scale)
+        assert gs.required_probability(family, gs.Points([{"brightness": b}])) >= known - 1e-15
+
+
+class Ramp(gs.laws.Law):
+    """Density 2x on [0, 1]. Its logarithm has the density 2 exp(2u), u < 0, whose peak it does not mention."""
+
+    log_concave = log_concave_in_log = True
+    interval, mode_point = (0.0, 1.0), 1.0
+
+    def _log_density(self, x):
+        return torch.log(2 * x)
+
+    def cdf(self, value):
+        return value.clamp(0.0, 1.0) ** 2
+
+    def survival(self, value):
+        return 1 - self.cdf(value)
+
+    def icdf(self, value):
+        return torch.sqrt(value)
+
+
+def test_a_peak_that_is_not_known_is_not_asked_for():
+    for transform, name, value, kept in (
+        (gs.transforms.Contrast(), "contrast", 0.8, 0.5 * 0.8**2),  # of the mass below .8, all of the moved law's
+        (gs.transforms.Brightness(), "brightness", -0.1, None),
+    ):
+        family = gs.SmoothedFamily(transform, {name: Ramp()})
+        h = gs.required_probability(family, gs.Box(**{name: (value, 1.0 if kept else 0.0)}))
+        known = 1 - kept if kept else 1 - (math.sqrt(0.5) - 0.1) ** 2
+        assert known - 1e-15 <= h < known + 1e-12
+
+
+def test_what_a_law_must_define_is_named():
+    class Nothing(gs.laws.Law):
+        log_concave = True
+        interval = (-math.inf, math.inf)
+
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Nothing()})
+    with pytest.raises(NotImplementedError, match="Nothing does not define"):
+        gs.required_probability(family, gs.Points([{"brightness": 0.1}]))

@@ -69,7 +69,9 @@ def _by_points(
         if not sound:
             return Outcome(min(1.0, best), beta, name, sound=False, argument="the worst parameter tried; unsound")
         if closed and isinstance(region, Points):
-            return Outcome(_up(best), beta, name, argument="closed form at the worst of the listed points")
+            # Where nothing moves the formula is exact; anywhere else it is rounded, below 1/2 as well.
+            h = best if beta == plane.identity else min(1.0, max(0.5, best) + CLOSED)
+            return Outcome(h, beta, name, argument="closed form at the worst of the listed points")
         # The formula is at or above the exact value everywhere, and the exact value is bounded over the whole
         # region: whatever lies at or above that bound certifies, even if the formula's own maximum was missed.
         exact = cover.worst_case(plane, region)
@@ -81,11 +83,6 @@ def _by_points(
         )
 
     return certify
-
-
-def _up(h: float) -> float:
-    """A closed form rounded up; 1/2, where nothing moves, is exact."""
-    return h if h <= 0.5 else min(1.0, h + CLOSED)
 
 
 def _on_plane(method: str, family: SmoothedFamily) -> SmoothedFamily:

@@ -22,7 +22,17 @@ from glsmooth.laws.arrays import on_array, on_number, one_thread
 from glsmooth.laws.moves import Flat, Move
 from glsmooth.laws.normal import STANDARD
 
-__all__ = ["Moved", "Observed", "by_slopes", "cyclic_pair", "move_of", "scalar_pair", "shares", "spread_out"]
+__all__ = [
+    "Moved",
+    "Observed",
+    "by_slopes",
+    "cyclic_pair",
+    "move_of",
+    "refuse_modes",
+    "scalar_pair",
+    "shares",
+    "spread_out",
+]
 
 
 def _masses(law: Law, edges: np.ndarray) -> np.ndarray:
@@ -114,6 +124,7 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
             unknown = np.isnan(ratio[:-1]) | np.isnan(ratio[1:])
             low, high = np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
         else:
+            refuse_modes(law)
             low = _least(log_b) - _most(log_0, edges, law.mode_point, law)
             high = _most(log_b, edges, shift + scale * law.mode_point, law, scale) - _least(log_0)
             low, high = by_slopes(law, shift, scale, edges, low, high)
@@ -140,6 +151,28 @@ def by_slopes(
         reach = np.maximum(np.abs(most_b - least_0), np.abs(least_b - most_0)) * np.diff(edges) / 2
     known = np.isfinite(ratio) & np.isfinite(reach)
     return np.where(known, np.fmax(low, ratio - reach), low), np.where(known, np.fmin(high, ratio + reach), high)
+
+
+@lru_cache(maxsize=64)
+def refuse_modes(law: Law) -> None:
+    """Refuse a density that is seen to rise behind its mode, or to fall before it: extremes in cells, and what a shift
+    costs at most, are those of a density with one mode.
+
+    Raises:
+        NotApplicable: a law with several modes.
+    """
+    if law.log_concave or law.log_concave_in_log:
+        return
+    x = _edges(law, 0.0, 1.0, 5000)[1:-1]
+    log = on_array(law.log_prob, x)
+    with np.errstate(invalid="ignore"):
+        rises, rounding = np.diff(log), 1e-9 * (1 + np.abs(log[1:]))
+    wrong = ((x[:-1] >= law.mode_point) & (rises > rounding)) | ((x[1:] <= law.mode_point) & (rises < -rounding))
+    if wrong.any():
+        raise NotApplicable(
+            f"the density of {law!r} does not rise up to its mode_point ({law.mode_point:g}) and fall from there, as "
+            f"is seen near {x[1:][wrong][0]:g}; bounds know laws with one mode only"
+        )
 
 
 def _least(log_density: np.ndarray) -> np.ndarray:
@@ -220,6 +253,7 @@ class Observed:
             whole = np.maximum(p_0, p_b) * np.abs(np.diff(told)) < lost_0 + lost_b
         else:
             # Taking either of the two moves costs what moving one law onto the other does.
+            refuse_modes(self.inner)
             instead = p_b * np.minimum(np.diff(size) * self.inner.peak, 1.0)
             whole = instead < lost_b
         far_0, far_b = np.where(whole, p_0, far_0), np.where(whole, p_b, far_b)

@@ -104,7 +104,11 @@ class Gaussian:
 def conditioning(law: Law) -> float:
     """At least sup |x| τ(x) and 1: a place that is rounded by a share e of itself moves no more than this times e of
     the mass. Large for narrow laws far from 0."""
-    return 1.0 + (law.scale_speed if math.isfinite(law.scale_speed) else 0.0)
+    speed = law.scale_speed
+    if not math.isfinite(speed):
+        # With one mode m, |x - m| τ(x) is no more than the mass between the two.
+        speed = 1.0 + (abs(law.mode_point) * law.peak if law.mode_point else 0.0)
+    return 1.0 + speed
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,12 @@ def required_probability_at(family: SmoothedFamily, beta: Mapping[str, float]) -
         NotApplicable: a factor or a law that no theorem of TSS covers.
     """
     delta_squared, k, blur = 0.0, 0.0, 0.0
-    for factor in family.transform.factors or ():
+    factors = family.transform.factors or ()
+    if sum(isinstance(factor, ShiftThenScale) for factor in factors) > 1:  # the correction below is that of one
+        raise NotApplicable(
+            f"TSS has no theorem for two contrast-brightness groups at once, as in {family.transform!r}"
+        )
+    for factor in factors:
         if isinstance(factor, Shift) and factor.non_negative:
             law = family.laws[factor.name]
             if not isinstance(law, Exponential):
@@ -59,7 +64,7 @@ def required_probability_at(family: SmoothedFamily, beta: Mapping[str, float]) -
                 f"TSS has no theorem for {names} in this form; its contrast-brightness is c·(x + b) "
                 "(order=brightness_first), normal shifts and exponential blur"
             )
-    if not family.transform.factors:
+    if not factors:
         raise NotApplicable(f"TSS has no theorem for {family.transform.name}")
     p = float(ndtr(math.sqrt(delta_squared)))
     # Variance correction (TSS, contrast-brightness): the law of b is rescaled by 1/β_c, which costs this map.

@@ -5,6 +5,9 @@ A new law is one class in one file: a subclass of :class:`Law`. It must define i
 * ``fields`` and a constructor that hands every number to ``Law.__init__``; they are attributes from then on,
 * ``interval``, ``mode_point``, ``mean``, ``_log_density``, ``cdf``, ``survival`` and ``icdf``,
 
+the density rising up to ``mode_point`` and falling from there (bounds refuse a law whose density is seen to do
+otherwise),
+
 and it says what else it knows of itself. Every fact has a default that means "not known": bounds that need it then
 refuse the law by name. What each fact is for:
 
@@ -106,6 +109,11 @@ class Law(Immutable, Distribution):
             numbers[field] = value + 0.0  # -0.0 is 0.0
         self._fill(values=FrozenMapping(numbers), **numbers)
 
+    def _undefined(self, name: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} does not define {name}; glsmooth.laws.base says what needs it"
+        )
+
     @property
     def support(self) -> constraints.Constraint:
         interval: Any = constraints.interval  # torch gives it no types
@@ -115,12 +123,12 @@ class Law(Immutable, Distribution):
     @property
     def interval(self) -> tuple[float, float]:
         """Ends ``(low, high)`` of the support; infinite ends allowed."""
-        raise NotImplementedError
+        raise self._undefined("interval")
 
     @property
     def mode_point(self) -> float:
-        """A point where the (unimodal) density is largest."""
-        raise NotImplementedError
+        """A point up to which the density rises, and from which it falls."""
+        raise self._undefined("mode_point")
 
     @property
     def symmetric_about(self) -> float | None:
@@ -149,13 +157,13 @@ class Law(Immutable, Distribution):
 
     @property
     def peak_of_log(self) -> float:
-        """Largest value of the density of log X, for a positive law."""
-        raise NotImplementedError
+        """Largest value of the density of log X, for a positive law; inf where it is not known."""
+        return math.inf
 
     @property
     def mode_of_log(self) -> float:
         """The value of X at which the density of log X is largest."""
-        raise NotImplementedError
+        raise self._undefined("mode_of_log")
 
     @property
     def bend(self) -> float:
@@ -201,7 +209,7 @@ class Law(Immutable, Distribution):
 
     def slope(self, x: Tensor) -> Tensor:
         """(log τ)′ inside the support, for a density τ that shifts or rescales smoothly."""
-        raise NotImplementedError(f"{type(self).__name__} does not define slope, which its shape facts promise")
+        raise self._undefined("slope")
 
     def score_turns(self, a: float, b: float) -> list[float] | None:
         """Where the score a·(-(log τ)′) + b·(-1 - x (log τ)′) of a shift at speed a and a rescaling at speed b turns.
@@ -226,18 +234,18 @@ class Law(Immutable, Distribution):
     @property
     def second_moment(self) -> float:
         """E X²."""
-        raise NotImplementedError
+        raise self._undefined("second_moment")
 
     def lower_mean(self, value: Tensor) -> Tensor:
         """E[X; X <= value] of a positive law, precise relative to itself in the lower tail."""
-        raise NotImplementedError
+        raise self._undefined("lower_mean")
 
     def upper_mean(self, value: Tensor) -> Tensor:
         """E[X; X > value] of a positive law, precise relative to itself in the upper tail."""
-        raise NotImplementedError
+        raise self._undefined("upper_mean")
 
     def _log_density(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise self._undefined("_log_density")
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density at ``value`` (any shape); ``-inf`` outside the support."""
@@ -249,15 +257,15 @@ class Law(Immutable, Distribution):
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(X <= value), precise relative to itself in the lower tail."""
-        raise NotImplementedError
+        raise self._undefined("cdf")
 
     def survival(self, value: Tensor) -> Tensor:
         """P(X > value), precise relative to itself in the upper tail."""
-        raise NotImplementedError
+        raise self._undefined("survival")
 
     def icdf(self, value: Tensor) -> Tensor:
         """Quantile function on (0, 1)."""
-        raise NotImplementedError
+        raise self._undefined("icdf")
 
     def rsample(self, sample_shape: Any = (), generator: torch.Generator | None = None) -> Tensor:
         """Draws of shape ``sample_shape`` in float64, by inversion: exact up to rounding."""

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.cells import cyclic_pair
+from glsmooth.bounds.cells import cyclic_pair, refuse_modes
 from glsmooth.bounds.neyman_pearson import cyclic_masses
 from glsmooth.bounds.tradeoffs import Monotone
 from glsmooth.family.regions import Box
@@ -129,6 +129,7 @@ def _shift_axes(factor: Shift, family: SmoothedFamily, interval: Interval) -> Ax
         return Axes([{factor.name: v} for v in _ends(interval, 0.0, law.symmetric_about is not None)], {})
     if interval[0] == interval[1]:
         return Axes([{factor.name: interval[0]}], {})
+    refuse_modes(law)  # or the cost of a step would be that of each mode
 
     def step(point: dict[str, float], cell: dict[str, Interval]) -> Step:
         return Step(((None, (1.0, 1.0), _grow(cell[factor.name], point[factor.name]) * law.peak),))
@@ -295,7 +296,9 @@ class Smoothness:
 @lru_cache(maxsize=64)
 def smoothness(law: Law, log: bool) -> Smoothness | None:
     """The integrals in closed form; None where they would be needed and are not finite (densities that jump)."""
-    smooth = math.isfinite(law.bend_of_log) if log else law.shifts_smoothly and math.isfinite(law.bend)
+    smooth = (
+        math.isfinite(law.bend_of_log + law.peak_of_log) if log else law.shifts_smoothly and math.isfinite(law.bend)
+    )
     if not smooth:
         return None
     if not log:  # densities rise to their peak and fall from it
