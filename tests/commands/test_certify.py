@@ -147,6 +147,23 @@ def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
         run(checkpoint, tmp_path, "monte_carlo.n=200")
     with pytest.raises(UserError, match=r"region\.brightness=\[-0\.1, 0\.1\], this run has"):
         run(checkpoint, tmp_path, "region.brightness=[-0.2,0.2]")
+    # A folder of images whose content changed has other indices under the same settings.
+    with (tmp_path / "records.csv").open("a") as file:
+        file.write(content.decode().splitlines()[-1].replace(f"{read(tmp_path)[0][-1]['index']},", "5000,", 1) + "\n")
+    with pytest.raises(UserError, match="its records hold image 5000, which is not one of this run's"):
+        run(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.accelerator=abacus", "trainer.accelerator=abacus, trainer.devices=1: .*abacus"),
+        ("+trainer.strategy=guess", "trainer.strategy=guess: .*guess"),
+    ],
+)
+def test_what_lightning_does_not_know_is_a_mistake(checkpoint, tmp_path, override, words):
+    with pytest.raises(UserError, match=f"{words}.*; set trainer.accelerator=cpu"):
+        run(checkpoint, tmp_path, override)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -441,7 +458,7 @@ def test_an_approximation_says_so_everywhere_and_never_counts(checkpoint, tmp_pa
     assert words in table
 
     # The records are those of an approximation: mended code does not take them over.
-    with pytest.raises(UserError, match=r"approximate=True, this run has approximate=None"):
+    with pytest.raises(UserError, match=r"approximate=True, this run has no approximate stated"):
         run(checkpoint, tmp_path / "run", *clamping, "+transform.low=-9", "+transform.high=9", "approximate=true")
 
 

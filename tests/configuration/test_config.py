@@ -1,5 +1,6 @@
 """The configuration tree, its checks, and the objects that it describes."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,8 +16,8 @@ import glsmooth as gs
 from glsmooth.configuration.build import build_family, build_laws, build_region, build_transform
 from glsmooth.configuration.fields import check_fields, keys, leaves, rule_of
 from glsmooth.configuration.folder import conf_dir
-from glsmooth.configuration.identity import run_id
-from glsmooth.configuration.plain import plain
+from glsmooth.configuration.identity import difference, file_digest, run_id
+from glsmooth.configuration.plain import conf_dir, plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
 
@@ -174,7 +175,12 @@ MISTAKES = [
     ("bounds", ["format=xml"], ["format='xml'", "json, table"]),
     ("bounds", ["plot=2"], ["plot=2", "true or false"]),
     ("bounds", ["image_size=[32,0]"], ["image_size=[32, 0]", "[height,width]", "'image_size=[32,32]'"]),
+    ("bounds", ["image_size={}"], ["image_size={}", "'image_size=[32,32]'"]),
     ("bounds", ["bound.methods=[gll]"], ["bound.methods=['gll']", "gl_ode"]),
+    ("bounds", ["bound.methods=[]"], ["bound.methods=[] must be a list of methods", "'bound.methods=[neyman_pearson"]),
+    ("bounds", ["bound.methods=null"], ["bound.methods=null must be a list of methods"]),
+    ("certify", ["ckpt=x", "bound.methods=null"], ["bound.methods=null must be a list of methods"]),
+    ("train", ["dataset.name=null"], ["dataset.name=None is not a choice", "digits"]),
     ("bounds", ["smoothing.contrast.scale=0"], ["smoothing.contrast.scale=0 ", "above 0"]),
     ("bounds", ["smoothing.contrast.scale=nan"], ["smoothing.contrast.scale=nan", "finite"]),
     ("bounds", ["smoothing.contrast.scale=1e-20"], ["smoothing.contrast.scale=1e-20 is too extreme"]),
@@ -527,6 +533,42 @@ def test_a_checkpoint_counts_by_its_bytes(tmp_path, ckpt):
     assert identity("certify", f"ckpt={copy}") == before
     path.write_bytes(b"other weights")
     assert identity("certify", ckpt) != before
+
+
+def test_weights_count_by_their_bytes(tmp_path, ckpt):
+    weights = tmp_path / "start.pt"
+    names = []
+    for content in (b"some", b"else"):
+        weights.write_bytes(content)
+        names.append(identity("train", ckpt, f"model.weights={weights}"))
+    assert names[0] != names[1]
+    copy = shutil.copy(weights, tmp_path / "copy.pt")
+    assert identity("train", ckpt, f"model.weights={copy}") == names[1]
+
+
+def test_a_file_with_its_time_set_back_is_another(tmp_path):
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(b"some")
+    before, status = file_digest(path), path.stat()
+    path.write_bytes(b"else")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert file_digest(path) != before
+
+
+def test_a_field_that_was_not_stated_is_called_so():
+    assert difference({"seed": 0}, {"seed": 0, "precision": None}) is None
+    assert difference({"seed": 0}, {"seed": 0, "n": 5}) == "no n stated, this run has n=5"
+    assert difference({"seed": 0, "n": 5}, {"seed": 0}) == "n=5, this run has no n stated"
+
+
+def test_a_folder_is_the_same_seen_from_wherever(tmp_path, monkeypatch, ckpt):
+    (tmp_path / "images").mkdir()
+    whole = identity("train", ckpt, "dataset=image_folder", f"dataset.root={tmp_path / 'images'}")
+    monkeypatch.chdir(tmp_path)
+    assert identity("train", ckpt, "dataset=image_folder", "dataset.root=images") == whole
+    monkeypatch.chdir(tmp_path / "images")
+    assert identity("train", ckpt, "dataset=image_folder", "dataset.root=images") != whole
 
 
 def test_a_root_counts_only_for_folders_of_the_users_own(ckpt):

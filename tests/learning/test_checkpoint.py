@@ -71,6 +71,18 @@ def test_digest_is_sha256_of_the_bytes(path):
 
 
 class TestMistakes:
+    def test_replaced_while_it_is_read(self, path, monkeypatch):
+        load = torch.load
+
+        def slow(*args, **options):
+            content = load(*args, **options)
+            path.write_bytes(b"the next epoch")
+            return content
+
+        monkeypatch.setattr(torch, "load", slow)
+        with pytest.raises(UserError, match=r"ckpt=.*best.ckpt: was replaced while it was read"):
+            load_checkpoint(path)
+
     def test_missing(self, tmp_path):
         with pytest.raises(UserError, match=r"ckpt=.*nowhere.ckpt: no such file"):
             load_checkpoint(tmp_path / "nowhere.ckpt")

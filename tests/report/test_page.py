@@ -424,7 +424,14 @@ def _edit(path, name, old, new):
         ),
         (lambda p: (p / "figure1.npz").write_bytes(b"torn"), r"figure1\.npz: not readable"),
         (
-            lambda p: np.savez(p / "figure1.npz", index=4, image=[0], transformed=[[0]], theta=[[0]], votes=[0]),
+            lambda p: np.savez(
+                p / "figure1.npz",
+                index=4,
+                image=np.zeros((1, 8, 8)),
+                transformed=np.zeros((1, 1, 8, 8)),
+                theta=[[0.0]],
+                votes=[0],
+            ),
             r"index 4 is not",
         ),
     ],

@@ -103,7 +103,7 @@ def test_another_configuration_does_not_mix(tmp_path):
     Records(tmp_path, IDENTITY, COLUMNS).close()
     with pytest.raises(UserError, match=r"monte_carlo\.n=1000, this run has monte_carlo\.n=500; .*run\.dir"):
         Records(tmp_path, {**IDENTITY, "monte_carlo.n": 500}, COLUMNS)
-    with pytest.raises(UserError, match=r"precision=None, this run has precision=32"):
+    with pytest.raises(UserError, match=r"no precision stated, this run has precision=32"):
         Records(tmp_path, {**IDENTITY, "precision": "32"}, COLUMNS)
 
 

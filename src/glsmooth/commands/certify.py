@@ -100,7 +100,7 @@ def run(cfg: DictConfig) -> None:
         job.speed,
         directory,
     )
-    identity = decisive(settings, "certify")
+    identity = decisive(settings, "certify") | {"ckpt": job.checkpoint.sha256}  # the one that was read
     if job.approximate is not None:
         identity["approximate"] = True  # rows that never count: mended code shall not take them over
     invocation = take_votes(trainer, module, identity)
@@ -187,7 +187,12 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
         return {}
     records = Records(module.directory, identity, module.columns)
     try:
-        remaining = set(module.indices) - records.finished
+        remaining, strange = set(module.indices) - records.finished, records.finished - set(module.indices)
+        if strange:
+            raise UserError(
+                f"{module.directory}: its records hold image {min(strange)}, which is not one of this run's: the data "
+                "set has changed; choose another hydra.run.dir, or remove that directory"
+            )
         start = time.monotonic()
         if remaining:
             if records.finished:

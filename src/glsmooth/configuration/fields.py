@@ -66,9 +66,14 @@ def _choice(*choices: str) -> Rule:
     return Rule(lambda v: v in choices, f"one of {', '.join(choices)}", choices[0], choices)
 
 
-def _list_of(rule: Rule, wanted: str, example: str, length: int | None = None) -> Rule:
+def _list_of(rule: Rule, wanted: str, example: str, length: int | None = None, least: int = 0) -> Rule:
     return Rule(
-        lambda v: isinstance(v, list) and (length is None or len(v) == length) and all(map(rule.accepts, v)),
+        lambda v: (
+            isinstance(v, list)
+            and len(v) >= least
+            and (length is None or len(v) == length)
+            and all(map(rule.accepts, v))
+        ),
         wanted,
         example,
     )
@@ -118,10 +123,12 @@ RULES: dict[str, Rule] = {
     "smoothing.*.high": _REAL.or_null(),
     "smoothing.*.scale": _POSITIVE.or_null(),
     "smoothing.*.rate": _POSITIVE.or_null(),
-    "smoothing.*": Rule(lambda v: v is None, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"),
+    "smoothing.*": Rule(
+        lambda v: v is None or v == {}, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
+    ),
     "region.*": _INTERVAL.or_null(),
     "bound.methods": _list_of(
-        _choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]"
+        _choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]", least=1
     ).or_null(),
     "monte_carlo.name": _choice(*PROCEDURES),
     "monte_carlo.n0": _whole(1, 200),
@@ -181,12 +188,16 @@ def rule_of(key: str) -> Rule | None:
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every field with its dotted name. Lists are values; what ``transform`` holds is up to its class."""
+    """Every field with its dotted name. Lists are values; what ``transform`` holds is up to its class.
+
+    So is an empty dictionary where a field is meant: no field takes it, and its rule says so.
+    """
     for key, value in config.items():
-        if isinstance(value, Mapping) and prefix != "transform.":
-            yield from leaves(value, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and prefix != "transform." and (value or rule_of(name) is None):
+            yield from leaves(value, f"{name}.")
         else:
-            yield f"{prefix}{key}", value
+            yield name, value
 
 
 def keys(config: Mapping[str, Any]) -> dict[str, str]:

@@ -45,8 +45,8 @@ _NEVER_DECISIVE = ("run_dir", "logger.*", "dataset.download", "dataset.num_worke
 def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     """The fields that decide the result of ``command``, by dotted name, in plain values.
 
-    A checkpoint counts by its bytes, wherever it lies. A data set that has a name counts by that name, a folder of the
-    user's own by its path.
+    A checkpoint counts by its bytes, wherever it lies, and so do weights from which training starts. A data set that
+    has a name counts by that name, a folder of the user's own by its path, seen from wherever.
     """
     ignored = [*_NEVER_DECISIVE, *_UNDECISIVE[command]]
     if settings.get("dataset", {}).get("name") not in (None, "image_folder"):
@@ -56,8 +56,13 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         for key, value in leaves(settings)
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in ignored)
     }
+    if fields.get("dataset.root") is not None:
+        fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
     if "ckpt" in settings:
         fields["ckpt"] = file_digest(settings["ckpt"])
+    weights = fields.get("model.weights") if command == "train" else None
+    if weights is not None and Path(weights).expanduser().is_file():
+        fields["model.weights"] = file_digest(weights)
     return fields
 
 
@@ -65,8 +70,12 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """The first field in which two results of :func:`decisive` differ, in words; None where they agree."""
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            return f"{name}={before.get(name)}, this run has {name}={now.get(name)}"
+            return f"{_stated(name, before)}, this run has {_stated(name, now)}"
     return None
+
+
+def _stated(name: str, fields: Mapping[str, Any]) -> str:
+    return f"{name}={fields[name]}" if name in fields else f"no {name} stated"  # by an older version, for example
 
 
 def run_id(cfg: Any, command: str) -> str:
@@ -83,11 +92,12 @@ def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal; computed once while the file stays as it is."""
     path = Path(path).expanduser().resolve()
     status = path.stat()
-    return _file_digest(path, status.st_size, status.st_mtime_ns)
+    # Whoever writes a file can set back the time of its content, but not that of the change.
+    return _file_digest(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 @lru_cache(maxsize=8)
-def _file_digest(path: Path, size: int, modified: int) -> str:
+def _file_digest(path: Path, state: tuple[int, ...]) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

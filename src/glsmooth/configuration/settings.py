@@ -10,7 +10,7 @@ from typing import Any
 from glsmooth import transforms
 from glsmooth.configuration import groups
 from glsmooth.configuration.build import build_family, build_region, build_transform
-from glsmooth.configuration.fields import check_fields
+from glsmooth.configuration.fields import RULES, check_fields
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, keyed
 
@@ -35,6 +35,11 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     check_fields(config)
     if command == "train" and config["model"]["name"] is None:
         raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
+    # Null means "as stored", and these are stored nowhere.
+    if command == "train" and config["dataset"]["name"] is None:
+        raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
+    if command in ("certify", "bounds") and config["bound"]["methods"] is None:
+        raise UserError(RULES["bound.methods"].refusal("bound.methods", None))
     if command in ("train", "bounds"):
         size = config["dataset"]["image_size"] if command == "train" else config["image_size"]
         family = build_family(config["transform"], config["smoothing"], size)

@@ -95,11 +95,14 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     path = Path(ckpt).expanduser()
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file; train writes best.ckpt into outputs/train/<id>/")
+    digest = file_digest(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Damaged and foreign files fail in many ways: zip, pickle, truncation, refused classes.
         raise UserError(f"ckpt={path}: not a readable checkpoint; give a best.ckpt that train wrote") from error
+    if file_digest(path) != digest:
+        raise UserError(f"ckpt={path}: was replaced while it was read; run again when its training has ended")
     payload = content.get(KEY) if isinstance(content, dict) else None
     names = {field.name for field in fields(Checkpoint)} - {"state_dict", "sha256"}
     payload = {"identity": {}, **payload} if isinstance(payload, dict) else None
@@ -108,4 +111,4 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
             f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with weights={path}"
         )
     state = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
-    return Checkpoint(**{name: payload[name] for name in names}, sha256=file_digest(path), state_dict=state)
+    return Checkpoint(**{name: payload[name] for name in names}, sha256=digest, state_dict=state)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 from torch.multiprocessing.spawn import ProcessRaisedException
@@ -33,17 +34,29 @@ def accelerator(settings: Mapping[str, Any]) -> str:
 
 
 def make_trainer(settings: Mapping[str, Any], **options: Any) -> Trainer:
-    """A Trainer on the settings' devices, without Lightning's own bar, summary and sampler."""
+    """A Trainer on the settings' devices, without Lightning's own bar, summary and sampler.
+
+    Raises:
+        UserError: this machine has no such devices, or Lightning no such accelerator or strategy.
+    """
     chosen = settings["trainer"]
-    return Trainer(
-        accelerator=accelerator(settings),
-        devices=chosen["devices"],
-        num_nodes=chosen.get("num_nodes", 1),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,  # glsmooth.learning.data.Batches shares the images out
-        **options,
-    )
+    try:
+        return Trainer(
+            accelerator=accelerator(settings),
+            devices=chosen["devices"],
+            num_nodes=chosen.get("num_nodes", 1),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # glsmooth.learning.data.Batches shares the images out
+            **options,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        # Which devices and strategies there are Lightning alone knows; nothing else that it checks can be set.
+        given = ", ".join(
+            f"trainer.{key}={chosen[key]}" for key in ("accelerator", "devices", "strategy") if key in chosen
+        )
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{given}: {reason}; set trainer.accelerator=cpu trainer.devices=1, or others") from error
 
 
 def quieten_lightning() -> None:

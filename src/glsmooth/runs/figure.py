@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from glsmooth.errors import UserError
 from glsmooth.runs.files import FIGURE, write_bytes
 
 __all__ = ["Draws"]
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,22 @@ class Draws:
             with np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in ("index", "image", "transformed", "theta", "votes")}
             index = int(arrays["index"])
-        except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, *_DAMAGED) as error:
             raise UserError(f"{file}: not readable ({error}); delete it, or run certify again") from None
         copies = len(arrays["votes"]) if arrays["votes"].ndim else 0
-        wanted = {"transformed": (copies, *arrays["image"].shape), "theta": (copies, parameters)}
+        image = arrays["image"].shape
+        wanted = {
+            "image": image if len(image) == 3 else ("C", "H", "W"),
+            "transformed": (copies, *image),
+            "theta": (copies, parameters),
+            "votes": (copies,),
+        }
         for name, shape in wanted.items():
             if arrays[name].shape != shape:
                 raise UserError(
                     f"{file}: {name} has shape {arrays[name].shape}, not {shape}; it is of another run, delete it"
                 )
+            kind = np.integer if name == "votes" else np.floating
+            if not np.issubdtype(arrays[name].dtype, kind):
+                raise UserError(f"{file}: {name} holds {arrays[name].dtype}; it was not written by certify, delete it")
         return cls(index, arrays["image"], arrays["transformed"], arrays["theta"], arrays["votes"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glsmooth.bounds import METHODS, Outcome
+from glsmooth.configuration.fields import check_fields, is_number
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.runs.files import SUMMARY, read_json, write_text
 from glsmooth.runs.records import Columns
@@ -156,6 +157,7 @@ class Summary:
             wanted = "0" if certain else "in (0, 1)"
             raise UserError(f"{file}: monte_carlo.alpha is {alpha!r}, not {wanted}; run certify again")
         check_methods(content["methods"], f"{file}: methods")
+        _check_values(content, file)
         given = {name: content[name] for name in _PLAIN if content.get(name) is not None}
         if "image_size" in given:
             given["image_size"] = tuple(int(length) for length in given["image_size"])
@@ -195,6 +197,33 @@ _PLAIN = (
 _GROUPS = ("transform", "smoothing", "region", "dataset", "monte_carlo", "methods")
 
 
+#: Keys of summary.json that are fields of a configuration, too, of which the same rules hold.
+_FIELDS = ("transform", "smoothing", "region", "image_size", "pixel_noise", "stochastic", "seed", "precision")
+
+
+def _check_values(content: Mapping[str, Any], file: Path) -> None:
+    """Refuse values of another kind than certify writes."""
+    given = {key: value for key, value in content.items() if value is not None}
+    settings = {key: given[key] for key in _FIELDS if key in given}
+    draws = {key: given["monte_carlo"][key] for key in ("name", "n") if key in given["monte_carlo"]}
+    try:
+        check_fields({**settings, "monte_carlo": draws})
+    except UserError as error:
+        raise UserError(f"{file}: {error}; or run certify again") from None
+    numbers = (*Numbers.__dataclass_fields__, "seconds_per_image")
+    objects = ("approximate", "model", "checkpoint", "invocation", "hardware", "versions")
+    wrong = [(key, "a number") for key in numbers if key in given and not is_number(given[key])]
+    wrong += [(key, "an object") for key in objects if key in given and not isinstance(given[key], dict)]
+    if "classes" in given and not isinstance(given["classes"], list):
+        wrong.append(("classes", "a list"))
+    for key, wanted in wrong:
+        raise UserError(f"{file}: {key} is {given[key]!r}, not {wanted}; run certify again")
+    if "approximate" in given and not is_number(given["approximate"].get("residual")):
+        raise UserError(
+            f"{file}: approximate.residual is {given['approximate'].get('residual')!r}, not a number; run certify again"
+        )
+
+
 def _entry(outcome: Outcome) -> dict[str, Any]:
     """What summary.json says of a method."""
     if outcome.h_min is None:
@@ -215,14 +244,19 @@ def _outcome(method: str, entry: Any, approximate: Mapping[str, Any] | None, fil
     h_min = entry.get("required_probability")
     if not (h_min is None or (isinstance(h_min, (int, float)) and 0.5 <= h_min <= 1.0)):
         raise UserError(f"{file}: methods.{method}: required_probability is {h_min!r}, not in [1/2, 1]; certify again")
+    failure, worst = entry.get("failure_probability") or 0.0, entry.get("worst_parameter")
+    if not (is_number(failure) and 0 <= failure <= 1):
+        raise UserError(f"{file}: methods.{method}: failure_probability is {failure!r}, not in [0, 1]; certify again")
+    if not (worst is None or (isinstance(worst, dict) and all(map(is_number, worst.values())))):
+        raise UserError(f"{file}: methods.{method}: worst_parameter is {worst!r}, not a point; run certify again")
     residual = None if approximate is None else float(approximate["residual"])
     return Outcome(
         None if h_min is None else float(h_min),
-        entry.get("worst_parameter"),
+        worst,
         method,
         # A summary cannot make an unsound method sound.
         sound=bool(entry.get("sound", True)) and METHODS[method].sound and residual is None,
-        failure_probability=float(entry.get("failure_probability") or 0.0),
+        failure_probability=float(failure),
         argument=entry.get("reason") or entry.get("argument") or "",
         residual=residual,
     )
