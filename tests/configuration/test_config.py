@@ -17,7 +17,7 @@ from glsmooth.configuration.build import build_family, build_laws, build_region,
 from glsmooth.configuration.fields import check_fields, keys, leaves, rule_of
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import difference, file_digest, run_id
-from glsmooth.configuration.plain import conf_dir, plain
+from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
 
