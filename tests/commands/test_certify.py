@@ -102,9 +102,18 @@ def read(directory):
     return rows, json.loads((directory / "summary.json").read_text())
 
 
+def check_stored(directory):
+    """A run's own records pass every check of a stranger's, and are decided by the numbers that they hold."""
+    stored, (rows, summary) = load_run(directory), read(directory)
+    assert stored.p_lower.tolist() == [float(row["p_lower"]) for row in rows]
+    for name, entry in summary["methods"].items():
+        assert stored.outcomes[name].h_min == entry["required_probability"]
+
+
 def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
     run(checkpoint, tmp_path)
     rows, summary = read(tmp_path)
+    check_stored(tmp_path)
     out, err = capsys.readouterr()
     assert str(tmp_path / "report.html") in out
     assert "required probability 0.69" in err
@@ -183,6 +192,7 @@ def test_sequential(checkpoint, tmp_path):
     cra = [s["methods"]["neyman_pearson"]["certified_robust_accuracy"] for s in (fixed, summary)]
     assert cra[1] >= cra[0] - 1 / 12  # a hundred votes leave some undecided, two thousand do not
     assert all(int(row["n"]) <= 2000 for row in rows)
+    check_stored(tmp_path / "sequential")
 
 
 SHIFTS = ("transform=translation", "smoothing.tx.scale=2", "region.tx=[-1,1]", "bound.methods=[neyman_pearson]")
@@ -192,6 +202,7 @@ def test_exhaustive(checkpoint, tmp_path, capsys):
     """From the command to the report, and again for other regions: no probability of error is named anywhere."""
     run(checkpoint, tmp_path / "shifts", *SHIFTS, "monte_carlo=exhaustive")
     rows, summary = read(tmp_path / "shifts")
+    check_stored(tmp_path / "shifts")
     shown = capsys.readouterr()
     law = FiniteLaw.of(load_run(tmp_path / "shifts").family)
     h_min = summary["methods"]["neyman_pearson"]["required_probability"]
@@ -215,6 +226,16 @@ def test_exhaustive(checkpoint, tmp_path, capsys):
     # A smaller region, from the same visits.
     note = recertified_note(*decide(load_run(tmp_path / "shifts"), {"tx": [0, 1]}, None))
     assert "every shift that was not visited counts against the class" in note
+    # More than the likeliest shifts weigh is no sum of theirs.
+    genuine = (tmp_path / "shifts" / "records.csv").read_bytes()
+    row = max(rows, key=lambda row: float(row["p_lower"]))
+    forged = genuine.replace(
+        row["p_lower"].encode(), repr(law.lower(law.cumulative[int(row["count"])]) + 1e-6).encode()
+    )
+    (tmp_path / "shifts" / "records.csv").write_bytes(forged)
+    with pytest.raises(UserError, match=rf"index \d+: p_lower=.*, but count={row['count']} of n={row['n']} at alpha=0"):
+        load_run(tmp_path / "shifts")
+    (tmp_path / "shifts" / "records.csv").write_bytes(genuine)
     # The bytes do not depend on the batch.
     content = (tmp_path / "shifts" / "records.csv").read_bytes()
     (tmp_path / "shifts" / "records.csv").write_bytes(content[: content[:-1].rfind(b"\n") + 1])
@@ -257,6 +278,7 @@ def test_randomised(checkpoint, tmp_path):
         assert float(row["coin"]) == coin(0, int(row["index"]))
         expected = randomised_lower(int(row["count"]), 100, 1e-3, float(row["coin"]))
         assert float(before["p_lower"]) <= float(row["p_lower"]) == expected
+    check_stored(tmp_path / "coins")
     stored = load_run(tmp_path / "coins")
     assert stored.columns["coin"].tolist() == [float(row["coin"]) for row in rows]
     words = dict(tables.settings(stored, stored.region, stored.outcomes))["Monte Carlo"]
@@ -281,6 +303,7 @@ def test_randomised(checkpoint, tmp_path):
 def test_paper_literal(checkpoint, tmp_path):
     run(checkpoint, tmp_path, "monte_carlo=paper_literal")
     rows, summary = read(tmp_path)
+    check_stored(tmp_path)
     assert summary["monte_carlo"]["vote"] == "majority"
     for row in rows:
         assert float(row["p_lower"]) == clopper_pearson_lower(int(row["count"]), 100, 5e-4)

@@ -7,7 +7,7 @@ nor network. So any region and any method can be decided from the records withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import RECORDS, SUMMARY
 from glsmooth.runs.records import Columns, read_records
+from glsmooth.runs.recount import recount, recount_h_min
 from glsmooth.runs.summary import Summary
 from glsmooth.voting.draws import coin
 from glsmooth.voting.procedures import given_up
@@ -160,7 +161,9 @@ class Run:
 
 
 def load_run(path: str | Path, field: str = "runs") -> Run:
-    """Read a run directory and check that its files belong together.
+    """Read a run directory, check that its files belong together, and compute p_A and h_min again.
+
+    Where stored and computed numbers differ by rounding, the smaller p_A and the larger h_min decide.
 
     Raises:
         UserError: a directory, file, column or value is missing, unreadable or contradicts another one.
@@ -176,7 +179,10 @@ def load_run(path: str | Path, field: str = "runs") -> Run:
             )
     run = Run(path, Summary.read(path), read_records(path))
     _check_together(run)
-    return run
+    sound = [name for name, outcome in run.outcomes.items() if outcome.sound and outcome.h_min is not None]
+    outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, sound))
+    p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
+    return replace(run, summary=replace(run.summary, outcomes=outcomes), columns={**run.columns, "p_lower": p_lower})
 
 
 def _check_together(run: Run) -> None:
