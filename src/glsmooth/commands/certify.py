@@ -110,7 +110,7 @@ def run(cfg: DictConfig) -> None:
     write_config(directory, settings)
     _save_draws(job, records)
     summary.write(directory)
-    report = write_report(directory)
+    report = write_report(directory, transform_target=settings["transform"]["_target_"])
     with wandb_run(settings, directory) as logged:
         if logged is not None:
             logged.log({name: value for name, value in summary.to_json().items() if isinstance(value, (int, float))})
