@@ -75,7 +75,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def no_report(monkeypatch):
     """Pictures take seconds and have tests of their own."""
-    monkeypatch.setattr(certify, "write_report", lambda directory: (directory / "table.md").write_text(""))
+    monkeypatch.setattr(certify, "write_report", lambda directory, **_: (directory / "table.md").write_text(""))
 
 
 def run(checkpoint, directory, *overrides):
@@ -102,9 +102,18 @@ def read(directory):
     return rows, json.loads((directory / "summary.json").read_text())
 
 
+def check_stored(directory):
+    """A run's own records pass every check of a stranger's, and are decided by the numbers that they hold."""
+    stored, (rows, summary) = load_run(directory), read(directory)
+    assert stored.p_lower.tolist() == [float(row["p_lower"]) for row in rows]
+    for name, entry in summary["methods"].items():
+        assert stored.outcomes[name].h_min == entry["required_probability"]
+
+
 def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
     run(checkpoint, tmp_path)
     rows, summary = read(tmp_path)
+    check_stored(tmp_path)
     out, err = capsys.readouterr()
     assert str(tmp_path / "report.html") in out
     assert "required probability 0.69" in err
@@ -200,6 +209,7 @@ def test_sequential(checkpoint, tmp_path):
     cra = [s["methods"]["neyman_pearson"]["certified_robust_accuracy"] for s in (fixed, summary)]
     assert cra[1] >= cra[0] - 1 / 12  # a hundred votes leave some undecided, two thousand do not
     assert all(int(row["n"]) <= 2000 for row in rows)
+    check_stored(tmp_path / "sequential")
 
 
 SHIFTS = ("transform=translation", "smoothing.tx.scale=2", "region.tx=[-1,1]", "bound.methods=[neyman_pearson]")
@@ -209,6 +219,7 @@ def test_exhaustive(checkpoint, tmp_path, capsys):
     """From the command to the report, and again for other regions: no probability of error is named anywhere."""
     run(checkpoint, tmp_path / "shifts", *SHIFTS, "monte_carlo=exhaustive")
     rows, summary = read(tmp_path / "shifts")
+    check_stored(tmp_path / "shifts")
     shown = capsys.readouterr()
     law = FiniteLaw.of(load_run(tmp_path / "shifts").family)
     h_min = summary["methods"]["neyman_pearson"]["required_probability"]
@@ -232,6 +243,16 @@ def test_exhaustive(checkpoint, tmp_path, capsys):
     # A smaller region, from the same visits.
     note = recertified_note(*decide(load_run(tmp_path / "shifts"), {"tx": [0, 1]}, None))
     assert "every shift that was not visited counts against the class" in note
+    # More than the likeliest shifts weigh is no sum of theirs.
+    genuine = (tmp_path / "shifts" / "records.csv").read_bytes()
+    row = max(rows, key=lambda row: float(row["p_lower"]))
+    forged = genuine.replace(
+        row["p_lower"].encode(), repr(law.lower(law.cumulative[int(row["count"])]) + 1e-6).encode()
+    )
+    (tmp_path / "shifts" / "records.csv").write_bytes(forged)
+    with pytest.raises(UserError, match=rf"index \d+: p_lower=.*, but count={row['count']} of n={row['n']} at alpha=0"):
+        load_run(tmp_path / "shifts")
+    (tmp_path / "shifts" / "records.csv").write_bytes(genuine)
     # The bytes do not depend on the batch.
     content = (tmp_path / "shifts" / "records.csv").read_bytes()
     (tmp_path / "shifts" / "records.csv").write_bytes(content[: content[:-1].rfind(b"\n") + 1])
@@ -274,6 +295,7 @@ def test_randomised(checkpoint, tmp_path):
         assert float(row["coin"]) == coin(0, int(row["index"]))
         expected = randomised_lower(int(row["count"]), 100, 1e-3, float(row["coin"]))
         assert float(before["p_lower"]) <= float(row["p_lower"]) == expected
+    check_stored(tmp_path / "coins")
     stored = load_run(tmp_path / "coins")
     assert stored.columns["coin"].tolist() == [float(row["coin"]) for row in rows]
     words = dict(tables.settings(stored, stored.region, stored.outcomes))["Monte Carlo"]
@@ -298,6 +320,7 @@ def test_randomised(checkpoint, tmp_path):
 def test_paper_literal(checkpoint, tmp_path):
     run(checkpoint, tmp_path, "monte_carlo=paper_literal")
     rows, summary = read(tmp_path)
+    check_stored(tmp_path)
     assert summary["monte_carlo"]["vote"] == "majority"
     for row in rows:
         assert float(row["p_lower"]) == clopper_pearson_lower(int(row["count"]), 100, 5e-4)
@@ -389,6 +412,7 @@ def test_what_was_given_up_does_not_abstain():
     assert Numbers.of(as_columns(rows[:1]), most=2000).given_up == 0
 
 
+CLAMPING_TARGET = "my_clamping_module.Clamping"
 CLAMPING = """
 import torch
 import glsmooth as gs
@@ -412,7 +436,7 @@ def clamping(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     yield [
         "transform=custom",
-        "transform._target_=my_clamping_module.Clamping",
+        f"transform._target_={CLAMPING_TARGET}",
         "+smoothing.b={law:Normal,scale:0.2}",
         "+region.b=[-0.1,0.1]",
         "bound.methods=[neyman_pearson,gl]",
@@ -450,12 +474,29 @@ def test_an_approximation_says_so_everywhere_and_never_counts(checkpoint, tmp_pa
     assert "Approximate: the transformation is not resolvable" in out
 
     # Decided again for another region, and compared with a sound run.
-    stored = load_run(tmp_path / "run")
+    stored = load_run(tmp_path / "run", transform_target=CLAMPING_TARGET)
     other = stored.evaluate(gs.Box(b=(-0.01, 0.01)), ["neyman_pearson"])["neyman_pearson"]
     found = (other.sound, other.certifies(stored.p_lower).any(), wording.standing(other))
     assert found == (False, False, words)
     table = write_comparison([(stored, stored.region, stored.outcomes)] * 2, tmp_path / "both")
     assert words in table
+
+    # A summary that keeps quiet about it: the class is tried again.
+    if monte_carlo == "paper":
+        forged = {**summary, "approximate": None}
+        forged["methods"] = {name: {**entry, "sound": True} for name, entry in summary["methods"].items()}
+        genuine = (tmp_path / "run" / "records.csv").read_text()
+        h_min = forged["methods"]["neyman_pearson"]["required_probability"]
+        table = [
+            list(rows[0]),
+            *([*list(row.values())[:-2], *2 * [str(int(float(row["p_lower"]) > h_min))]] for row in rows),
+        ]
+        (tmp_path / "run" / "records.csv").write_text("".join(",".join(cells) + "\n" for cells in table))
+        (tmp_path / "run" / "summary.json").write_text(json.dumps(forged))
+        stored = load_run(tmp_path / "run", transform_target=CLAMPING_TARGET)
+        assert not any(outcome.certifies(1.0) for outcome in stored.outcomes.values())
+        assert wording.standing(stored.outcomes["neyman_pearson"]).startswith("approximate, residual")
+        (tmp_path / "run" / "records.csv").write_text(genuine)
 
     # The records are those of an approximation: mended code does not take them over.
     with pytest.raises(UserError, match=r"approximate=True, this run has no approximate stated"):
@@ -468,7 +509,7 @@ def test_a_users_transformation_is_tried_again_on_another_region(checkpoint, tmp
     rows, summary = read(tmp_path / "run")
     assert summary["approximate"] is None
     assert "1" in {row["certified_neyman_pearson"] for row in rows}
-    stored = load_run(tmp_path / "run")
+    stored = load_run(tmp_path / "run", transform_target=CLAMPING_TARGET)
     assert len(stored.example) == 1
     small, large = (stored.evaluate(gs.Box(b=(-b, b)), ["neyman_pearson"])["neyman_pearson"] for b in (0.05, 1.6))
     assert small.sound

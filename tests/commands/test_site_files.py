@@ -146,13 +146,14 @@ def test_train_bounds_and_report_take_them_too(call):
 
 
 def test_what_the_site_trained_is_certified_and_reported(call, elsewhere):
-    """From transform=mine to a report for another region, without naming the transformation again."""
+    """From transform=mine to a report for another region. The files do not name a class of the user's: he does."""
     small = ("transform=mine", "optimizer.epochs=1", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
     call("train", *small, "cluster=mysite", "hydra.run.dir=trained")
     votes = ("monte_carlo.n0=8", "monte_carlo.n=16", "dataset.subset=4")
-    call("certify", "ckpt=trained/best.ckpt", *votes, "cluster=mysite", "hydra.run.dir=certified")
+    own = ("transform=mine", "cluster=mysite")
+    call("certify", "ckpt=trained/best.ckpt", *votes, *own, "hydra.run.dir=certified")
     with (elsewhere / "certified" / "records.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4
     assert json.loads((elsewhere / "certified" / "summary.json").read_text())["region"] == {"tint": [-0.1, 0.1]}
-    call("report", "certified", "+region.tint=[-0.05,0.05]", "hydra.run.dir=again")
+    call("report", "certified", "transform=mine", "+region.tint=[-0.05,0.05]", "hydra.run.dir=again")
     assert "tint in [−0.05, 0.05]" in (Path("again") / "table.md").read_text()

@@ -15,12 +15,15 @@ from scipy.stats import norm
 
 import glsmooth.commands.report as command
 from glsmooth import bounds
+from glsmooth.bounds.confidence import anytime_lower, clopper_pearson_lower
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Normal
 from glsmooth.report import figures, page, sweeps, tables, wording, write_report
-from glsmooth.runs.run import load_run
+from glsmooth.runs.records import read_records
+from glsmooth.runs.run import Run, load_run
+from glsmooth.runs.summary import Summary
 from glsmooth.transforms import Translation
 
 COLUMNS = [
@@ -36,32 +39,39 @@ COLUMNS = [
     "nonfinite_votes",
     "near_ties",
 ]
-# Brightness with N(0, 0.3²), |b| ≤ 0.4: Neyman-Pearson needs Φ(4/3) = 0.90879, the printed procedure 0.7475.
-H_MIN = float(norm.cdf(4 / 3)) - 1e-6  # so that equality with it can be told from the other methods' values
+ALPHA = 0.001
+# What 936 of 1000 votes prove, 0.90856, is made the h_min of the run, so that equality is among the images. Under
+# N(0, σ²) and |b| ≤ 0.4 Neyman-Pearson needs Φ(0.4 / σ): as much, but for what tells it from a stored H_MIN.
+H_MIN = clopper_pearson_lower(936, 1000, ALPHA)
+SIGMA = 0.4 / float(norm.ppf(H_MIN - 1e-5))  # 0.3003
 PRINTED = 0.7475
 NP = bounds.METHODS["neyman_pearson"].title
-# index, label, selected class, base classifier's class, p_lower
+# index, label, selected class, base classifier's class, votes of 1000 for the selected class
 IMAGES = [
-    (3, 0, 0, 0, 0.95),  # certified and correct
-    (5, 1, 1, 1, 0.99),  # certified and correct
-    (7, 2, 2, 0, 0.91),  # certified and correct, though the base classifier is wrong
-    (8, 1, 1, 1, 0.90),  # only the printed procedure would claim it
-    (11, 0, 0, 0, 0.80),  # only the printed procedure would claim it
-    (12, 2, 1, 2, 0.97),  # certified in a wrong class
-    (14, 1, 1, 1, 0.60),
-    (20, 0, 0, 0, 0.50),  # abstains
-    (21, 2, 0, 0, 0.30),  # abstains, wrong
-    (30, 1, 1, 1, H_MIN),  # equality does not certify
+    (3, 0, 0, 0, 971),  # p_lower 0.95: certified and correct
+    (5, 1, 1, 1, 999),  # 0.99: certified and correct
+    (7, 2, 2, 0, 938),  # 0.91: certified and correct, though the base classifier is wrong
+    (8, 1, 1, 1, 929),  # 0.90: only the printed procedure would claim it
+    (11, 0, 0, 0, 839),  # 0.80: only the printed procedure would claim it
+    (12, 2, 1, 2, 986),  # 0.97: certified in a wrong class
+    (14, 1, 1, 1, 649),  # 0.60
+    (20, 0, 0, 0, 549),  # 0.4997: abstains
+    (21, 2, 0, 0, 346),  # 0.30: abstains, wrong
+    (30, 1, 1, 1, 936),  # equality does not certify
 ]
 
 
-def make_run(path, images=IMAGES, **changes):
+def p_lower_of(count, n=1000, sequential=False):
+    return (anytime_lower if sequential else clopper_pearson_lower)(count, n, ALPHA)
+
+
+def make_run(path, images=IMAGES, n=1000, **changes):
     """A certify run directory by hand; ``changes`` replace keys of its summary."""
     path.mkdir(parents=True, exist_ok=True)
     summary = {
         "command": "certify",
         "transform": {"_target_": "glsmooth.transforms.Brightness"},
-        "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": 0.3}},
+        "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": SIGMA}},
         "region": {"brightness": [-0.4, 0.4]},
         "image_size": [8, 8],
         "pixel_noise": 0.0,
@@ -69,7 +79,7 @@ def make_run(path, images=IMAGES, **changes):
         "model": {"name": "small_cnn"},
         "classes": ["cat", "dog", "<emu>"],
         "checkpoint": {"path": "best.ckpt", "sha256": "0" * 64},
-        "monte_carlo": {"name": "paper", "n0": 200, "n": 1000, "alpha": 0.001},
+        "monte_carlo": {"name": "paper", "n0": 200, "n": 1000, "alpha": ALPHA},
         "seed": 0,
         "images": len(images),
         "methods": {
@@ -88,8 +98,9 @@ def make_run(path, images=IMAGES, **changes):
     with (path / "records.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow([*COLUMNS, *(f"certified_{name}" for name in summary["methods"])])
-        for index, label, prediction, base, p_lower in images:
-            row = [index, label, prediction, 200, 1000, int(1000 * p_lower), repr(p_lower), base, 1, 0, 0]
+        for index, label, prediction, base, count in images:
+            p_lower = p_lower_of(count, n, summary["monte_carlo"]["name"] == "sequential")
+            row = [index, label, prediction, 200, n, count, repr(p_lower), base, 1, 0, 0]
             certified = []
             for entry in summary["methods"].values():
                 threshold = entry["required_probability"] if entry["sound"] else None
@@ -237,8 +248,8 @@ def test_decide_equals_the_direct_comparison(run_dir):
     region = Box(brightness=(-0.3, 0.2))
     outcome = stored.evaluate(region, ["neyman_pearson"])["neyman_pearson"]
     h_min = bounds.required_probability(stored.family, region, method="neyman_pearson")
-    assert h_min == pytest.approx(norm.cdf(1.0), abs=1e-6)
-    expected = [p > h_min for *_, p in IMAGES]
+    assert h_min == pytest.approx(norm.cdf(0.3 / SIGMA), abs=1e-6)
+    expected = [p_lower_of(count) > h_min for *_, count in IMAGES]
     assert sum(expected) == 6  # the smaller region certifies two more images
     assert outcome.certifies(stored.p_lower).tolist() == expected
 
@@ -371,7 +382,7 @@ def test_diagram_tells_the_row_of_its_image(run_dir, monkeypatch):
     )
     write_report(run_dir)
     what = seen[0]
-    assert (what.count, what.n, what.p_lower, what.h_min) == (910, 1000, 0.91, H_MIN)
+    assert (what.count, what.n, what.p_lower, what.h_min) == (938, 1000, p_lower_of(938), H_MIN)
     assert (what.selected, what.label) == ("<emu>", "<emu>")
     assert list(what.votes) == ["<emu>", "<emu>", "dog", "abstains", "<emu>", "<emu>"]
     assert list(what.agree) == [True, True, False, False, True, True]
@@ -384,6 +395,9 @@ def _edit(path, name, old, new):
     text = (path / name).read_text()
     assert old in text
     (path / name).write_text(text.replace(old, new, 1))
+
+
+FIRST = repr(p_lower_of(971))
 
 
 @pytest.mark.parametrize(
@@ -406,12 +420,12 @@ def _edit(path, name, old, new):
         ),
         (lambda p: _edit(p, "summary.json", '"images": 10', '"images": 12'), r"10 images, but .* images=12"),
         (lambda p: _edit(p, "records.csv", "p_lower", "p"), r"no column 'p_lower'"),
-        (lambda p: _edit(p, "records.csv", "0.95", "1.95"), r"line 2: p_lower is 1\.95, not in \[0, 1\]"),
-        (lambda p: _edit(p, "records.csv", "0.95", "nan"), r"line 2: p_lower is nan"),
-        (lambda p: _edit(p, "records.csv", "0.95", "much"), r"line 2: p_lower is 'much', not a number"),
+        (lambda p: _edit(p, "records.csv", FIRST, "1.95"), r"line 2: p_lower is 1\.95, not in \[0, 1\]"),
+        (lambda p: _edit(p, "records.csv", FIRST, "nan"), r"line 2: p_lower is nan"),
+        (lambda p: _edit(p, "records.csv", FIRST, "much"), r"line 2: p_lower is 'much', not a number"),
         (lambda p: _edit(p, "records.csv", "\n5,", "\n3,"), r"index 3 occurs 2 times"),
         (
-            lambda p: _edit(p, "records.csv", "0.95", "0.85"),
+            lambda p: _edit(p, "records.csv", FIRST, "0.85"),
             r"index 3: certified_neyman_pearson=1, but p_lower=0\.85",
         ),
         (
@@ -440,6 +454,102 @@ def test_damaged_runs_are_refused(run_dir, damage, words):
     damage(run_dir)
     with pytest.raises(UserError, match=words):
         write_report(run_dir)
+
+
+def _cells(path, index, **cells):
+    """Change cells of one image's row."""
+    with (path / "records.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    next(row for row in rows if row["index"] == str(index)).update({name: str(cell) for name, cell in cells.items()})
+    with (path / "records.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _summary(path, change):
+    content = json.loads((path / "summary.json").read_text())
+    change(content)
+    (path / "summary.json").write_text(json.dumps(content))
+
+
+def _claim(required):
+    return lambda content: [entry.update(required_probability=required) for entry in content["methods"].values()]
+
+
+@pytest.mark.parametrize(
+    ("forge", "words"),
+    [
+        (
+            lambda p: _cells(p, 3, count=0, p_lower=1.0),
+            r"index 3: p_lower=1, but count=0 of n=1000 at alpha=0\.001 gives 0;",
+        ),
+        (
+            lambda p: _cells(p, 12, p_lower=p_lower_of(986) * (1 + 1e-8)),
+            r"index 12: p_lower=0\.970385, but count=986 of n=1000 at alpha=0\.001 gives 0\.970385;",
+        ),
+        (lambda p: _cells(p, 12, p_lower=0.97), r"index 12: p_lower=0\.97, but count=986"),  # smaller is no better
+        (lambda p: _cells(p, 3, count=1001), r"index 3: count=1001 of n=1000;"),
+        (lambda p: _cells(p, 3, count=-1), r"index 3: count=-1 of n=1000;"),
+        (lambda p: _cells(p, 3, n=2000), r"index 3: n=2000, but summary\.json has monte_carlo\.n=1000;"),
+        (lambda p: _cells(p, 3, n0=100), r"index 3: n0=100, but summary\.json has monte_carlo\.n0=200;"),
+        (lambda p: _cells(p, 3, prediction=-1), r"index 3: count=971, but no draw voted"),
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(alpha=1e-9)),
+            r"index 3: .* at alpha=1e-09 gives 0\.9",
+        ),
+        (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="paper_literal")), r"index 3: p_lower=0\.95"),
+        (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="sequential")), r"index 3: p_lower=0\.95"),
+        (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="none")), r"monte_carlo\.name='none' is not"),
+        (lambda p: _summary(p, lambda s: s["monte_carlo"].pop("name")), r"monte_carlo\.name=None is not"),
+        (lambda p: _summary(p, lambda s: s["monte_carlo"].update(n="many")), r"monte_carlo\.n is 'many', not a number"),
+        (lambda p: _summary(p, lambda s: s["monte_carlo"].update(n0=0)), r"n0=0, n=1000: both must be at least 1"),
+        (
+            lambda p: _summary(p, _claim(0.5)),
+            r"methods\.neyman_pearson: required_probability=0\.5, but its transformation, laws and region give 0\.90",
+        ),
+        (lambda p: _summary(p, lambda s: s["methods"]["gl"].update(required_probability=0.9085)), r"methods\.gl: req"),
+        (lambda p: _summary(p, lambda s: s["region"].update(brightness=[-0.4, 0.41])), r"and region give 0\.91"),
+        (lambda p: _summary(p, lambda s: s["smoothing"]["brightness"].update(scale=0.29)), r"and region give 0\.91"),
+        (
+            lambda p: _summary(p, lambda s: s["methods"]["mp"].update(required_probability=0.5)),
+            r"methods\.mp: required_probability=0\.5, but its transformation, laws and region give nothing",
+        ),
+        # What the files claim was certified contradicts them.
+        (lambda p: _cells(p, 8, certified_neyman_pearson=1), r"index 8: certified_neyman_pearson=1, but p_lower=0\.90"),
+    ],
+)
+def test_forged_numbers_are_refused(run_dir, forge, words):
+    # A forger fills in the columns of what is certified as they follow from the lie.
+    forge(run_dir)
+    with (run_dir / "records.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    needed = json.loads((run_dir / "summary.json").read_text())["methods"]
+    if "certified_neyman_pearson=1" not in words:
+        for row in rows:
+            for name in ("neyman_pearson", "gl", "mp"):
+                h_min = needed[name]["required_probability"]
+                _cells(run_dir, row["index"], **{f"certified_{name}": int(float(row["p_lower"]) > (h_min or 2))})
+    with pytest.raises(UserError, match=words):
+        write_report(run_dir)
+    assert not (run_dir / "table.md").exists()
+
+
+def test_a_run_is_decided_on_the_side_of_safety(run_dir):
+    """Where stored and computed numbers differ by rounding, the smaller p_A and the larger h_min decide."""
+    exact = load_run(run_dir)
+    assert exact.p_lower.tolist() == [p_lower_of(count) for *_, count in IMAGES]
+    assert exact.outcomes["neyman_pearson"].h_min == H_MIN  # the file's: ours is smaller
+    assert not exact.outcomes["neyman_pearson"].certifies(exact.p_lower)[-1]
+    # A release that rounds p_A up by 5e-10 and h_min down by 5e-7.
+    computed = exact.evaluate(exact.region, ["neyman_pearson"])["neyman_pearson"].h_min
+    for index, *_, count in IMAGES:
+        _cells(run_dir, index, p_lower=repr(p_lower_of(count) * (1 + 5e-10)))
+    _summary(run_dir, lambda s: s["methods"]["neyman_pearson"].update(required_probability=computed - 5e-7))
+    _cells(run_dir, 30, certified_neyman_pearson=1, certified_gl=1)  # as its own numbers say
+    rounded = load_run(run_dir)
+    assert rounded.p_lower.tolist() == exact.p_lower.tolist()
+    assert rounded.outcomes["neyman_pearson"].h_min == computed
 
 
 def test_missing_directory_is_named(tmp_path):
@@ -476,7 +586,8 @@ def test_command_recertifies_without_touching_the_run(run_dir, tmp_path, capsys)
 def test_command_uses_other_methods(run_dir, tmp_path, capsys):
     _report(tmp_path / "out", runs=[str(run_dir)], bound={"methods": ["tss"]})
     rows = rows_of(capsys.readouterr().out)
-    assert any(row[0].startswith("TSS") and row[2:] == ["4", "3", "30.0 %"] for row in rows)
+    # One more than by the stored h_min: TSS's own is a little smaller, and passes the image that was equal to that.
+    assert any(row[0].startswith("TSS") and row[2:] == ["5", "4", "40.0 %"] for row in rows)
     with pytest.raises(UserError, match=r"bound.methods: unknown method 'tsss'; did you mean 'tss'"):
         _report(tmp_path / "out", runs=[str(run_dir)], bound={"methods": ["tsss"]})
 
@@ -494,7 +605,9 @@ def test_what_sequential_votes_gave_up_does_not_abstain(tmp_path):
     """An image that stopped early is undecided; one that took all its votes in vain abstains, as with a fixed n."""
     monte_carlo = {"name": "sequential", "n0": 200, "n": 2000, "alpha": 0.001}
     path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
-    _edit(path, "records.csv", "20,0,0,200,1000,", "20,0,0,200,2000,")
+    before, after = p_lower_of(549, 1000, sequential=True), p_lower_of(1049, 2000, sequential=True)
+    assert max(before, after) < 0.5
+    _edit(path, "records.csv", f"20,0,0,200,1000,549,{before!r}", f"20,0,0,200,2000,1049,{after!r}")
     run = load_run(path)
     assert run.columns["index"][run.given_up].tolist() == [21]
     rows = rows_of(tables.run_table(run, run.region, run.outcomes))
@@ -511,7 +624,9 @@ def test_what_sequential_votes_gave_up_does_not_abstain(tmp_path):
 def test_exhaustive_votes_have_no_error_but_that_of_the_bound(tmp_path):
     monte_carlo = {"name": "exhaustive", "n0": 0, "n": 1000, "alpha": 0.0}
     path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
-    run = load_run(path)
+    with pytest.raises(UserError, match=r"monte_carlo=exhaustive: brightness of brightness has a continuous law"):
+        load_run(path)
+    run = Run(path, Summary.read(path), read_records(path))  # its words are as for shifts, which can be visited
     outcomes = run.outcomes
     assert "without any probability of error in the votes." in tables.headline(run, run.region, outcomes)
     assert tables.assumptions(run, outcomes)[0].startswith("No vote was sampled")

@@ -219,6 +219,8 @@ def test_decides_as_a_full_visit_does_and_no_shift_later(family, targets):
         assert (tally.n0, tally.n, tally.mass.tolist()) == (0, n, mass)
         p_lower = procedure.lower_bound(tally)
         assert p_lower == law.lower(max(mass))
+        least, most = procedure.bound_range(tally.count, tally.n)
+        assert least <= p_lower <= most
         # Never above the truth, in fifty digits.
         truth = [probability(table, family, c) for c in range(3)]
         assert p_lower <= (0 if tally.prediction == ABSTAIN else truth[tally.prediction])

@@ -247,3 +247,45 @@ def test_impossible_arguments(procedure):
         procedure(10, 0, 0.1)
     with pytest.raises(ValueError, match=r"alpha=1\.5"):
         procedure(10, 10, 1.5)
+
+
+# What a record says of p_A
+
+
+def test_a_fixed_number_of_draws_leaves_no_choice():
+    for procedure in (
+        FixedSample(20, 100, 0.01),
+        FixedSample(20, 100, 0.01, two_sided=True),
+        FixedSample(20, 100, 0.01, randomised=True),
+    ):
+        tally = simulate(procedure, [0.1, 0.9], np.random.default_rng(0))
+        tally.coin = 0.3
+        bound = procedure.lower_bound(tally)
+        assert procedure.bound_range(tally.count, tally.n, tally.coin) == (bound, bound)
+
+
+def test_sequential_bounds_are_within_what_their_counts_can_have_given():
+    """Most end with the bound of their counts; what an earlier look had shown is kept, and is not above a target."""
+    procedure = Sequential({"a": 0.6, "b": 0.8, "c": 0.95, "never": 0.9999999}, n0=50, n=1000, alpha=0.01)
+    rng, kept = np.random.default_rng(0), 0
+    for p in np.tile(np.linspace(0.3, 1.0, 40), 10):
+        tally = simulate(procedure, [p, 1 - p], rng)
+        least, most = procedure.bound_range(tally.count, tally.n)
+        assert least <= tally.p_lower <= most
+        assert most == least or most <= 0.95
+        kept += tally.p_lower > least
+    assert kept > 10
+
+
+def test_sequential_bounds_beyond_the_targets_are_those_of_the_counts():
+    procedure = Sequential({"a": 0.6, "b": 0.8}, n=1000, alpha=0.01)
+    unbroken = anytime_lower(90, 90, 0.01)
+    assert unbroken > 0.8
+    # 90 votes in a row would have passed both targets, and ended the votes: no vote against can have followed.
+    assert procedure.bound_range(90, 90) == (unbroken, unbroken)
+    assert procedure.bound_range(90, 100) == (anytime_lower(90, 100, 0.01), 0.8)
+    assert procedure.bound_range(7, 40) == (anytime_lower(7, 40, 0.01), anytime_lower(7, 7, 0.01))
+    assert procedure.bound_range(0, 40) == procedure.bound_range(0, 0) == (0.0, 0.0)
+    # Without a target within reach there is one look, at the end.
+    bound = anytime_lower(7, 40, 0.01)
+    assert Sequential({"a": 0.9999}, n=1000, alpha=0.01).bound_range(7, 40) == (bound, bound)

@@ -43,10 +43,9 @@ from glsmooth.runs.files import write_config
 from glsmooth.runs.records import Columns, Records, read_records
 from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
 from glsmooth.voting.engine import check_random
-from glsmooth.voting.finite import FiniteLaw
-from glsmooth.voting.procedures import Exhaustive, FixedSample, Procedure, Sequential
+from glsmooth.voting.procedures import Procedure, build_procedure
 
-__all__ = ["build_procedure", "main", "run", "take_votes"]
+__all__ = ["main", "run", "take_votes"]
 
 #: Transformed copies in the picture of what was done to one image.
 _FIGURE_COPIES = 8
@@ -111,7 +110,7 @@ def run(cfg: DictConfig) -> None:
     write_config(directory, settings)
     _save_draws(job, records)
     summary.write(directory)
-    report = write_report(directory)
+    report = write_report(directory, transform_target=settings["transform"]["_target_"])
     with wandb_run(settings, directory) as logged:
         if logged is not None:
             logged.log({name: value for name, value in summary.to_json().items() if isinstance(value, (int, float))})
@@ -210,26 +209,6 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
         raise
     finally:
         records.close()
-
-
-def build_procedure(spec: Mapping[str, Any], outcomes: Mapping[str, Outcome], family: SmoothedFamily) -> Procedure:
-    """The Monte Carlo procedure of a configuration's ``monte_carlo``.
-
-    Raises:
-        UserError: ``exhaustive`` for a family whose law is not finite.
-    """
-    targets = {m: o.h_min for m, o in outcomes.items() if o.sound and o.h_min is not None and o.h_min < 1}
-    name = spec["name"]
-    if name == "exhaustive":
-        return Exhaustive(FiniteLaw.of(family), targets)
-    n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
-    if name == "sequential":
-        return Sequential(targets, n0, n, alpha)
-    if name == "paper":
-        return FixedSample(n0, n, alpha, randomised=spec["randomised"])
-    if name == "paper_literal":
-        return FixedSample(n0, n, alpha, rule="majority", two_sided=True, randomised=spec["randomised"])
-    raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal, sequential or exhaustive")
 
 
 def _check_transformation(

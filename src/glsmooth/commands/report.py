@@ -30,7 +30,10 @@ def run(cfg: DictConfig) -> None:
     methods = settings["bound"]["methods"]
     if methods is not None:
         check_methods(methods)
+    typed = {key: value for key, value in settings.get("transform", {}).items() if value is not None}
     if votes:
+        if typed:
+            raise UserError("transform: votes=FILE names built-in transformations itself; leave transform out")
         if any(interval is not None for interval in settings["region"].values()):
             raise UserError("region: votes=FILE brings each run's own region; leave region.* out")
         size = settings["image_size"]
@@ -45,11 +48,13 @@ def run(cfg: DictConfig) -> None:
     if settings["image_size"] is not None:
         raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
-    if len(paths) == 1 and not overrides and methods is None:
-        page.write_report(paths[0])
+    runs = [load_run(path, transform_target=typed.get("_target_")) for path in paths]
+    _check_transform(typed, runs)
+    if len(runs) == 1 and not overrides and methods is None:
+        page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes)
         sys.stdout.write((Path(paths[0]) / "table.md").read_text(encoding="utf-8"))
         return
-    results = [decide(load_run(path), overrides, methods) for path in paths]
+    results = [decide(run, overrides, methods) for run in runs]
     if len(results) == 1:
         stored, region, outcomes = results[0]
         note = page.recertified_note(stored, region, outcomes)
@@ -67,6 +72,17 @@ def decide(
         return stored, stored.region, stored.outcomes
     region = build_region({**stored.summary.region, **overrides}, stored.family.transform)
     return stored, region, stored.evaluate(region, methods or list(stored.outcomes))
+
+
+def _check_transform(typed: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    """Refuse fields of a transformation that no run was certified with: typed, they permit and change nothing."""
+    for key, value in typed.items():
+        found = [run.summary.transform.get(key) for run in runs]
+        if value not in found:
+            raise UserError(
+                f"transform.{key}={value}: {runs[0].path} was certified with {found[0]}; "
+                "a run keeps its own, leave it out"
+            )
 
 
 main = entry("report", run, positional="runs")

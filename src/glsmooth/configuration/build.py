@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,37 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
 from glsmooth.transforms import BUILTIN, ResolvableTransform
 
-__all__ = ["build_family", "build_law", "build_laws", "build_region", "build_transform", "law_config"]
+__all__ = ["build_family", "build_law", "build_laws", "build_region", "build_transform", "check_target", "law_config"]
+
+#: By these names files may ask for a class of ours; no other is imported because a file says so.
+_BUILTIN_TARGETS = frozenset(
+    f"{module}.{cls.__name__}" for cls in BUILTIN.values() for module in ("glsmooth.transforms", cls.__module__)
+)
+
+
+def check_target(transform: Mapping[str, Any], source: str, typed: str | None = None) -> None:
+    """Refuse a class that a file names, unless it is built in or the user named it, too. Imports nothing.
+
+    To import a module is to run it, and a file may come from anybody.
+
+    Args:
+        transform: ``{"_target_": "package.Class", argument: value, …}`` as the file has it.
+        source: the file, in words.
+        typed: the target that the user typed on the command line, or gave in Python.
+
+    Raises:
+        UserError: neither.
+    """
+    target = transform.get("_target_")
+    if not target or target in (*_BUILTIN_TARGETS, typed):
+        return
+    name = str(target)
+    if not re.fullmatch(r"\w+(\.\w+)+", name):
+        raise UserError(f"transform._target_={name!r} comes from {source} and names no class; use another file")
+    raise UserError(
+        f"transform._target_={name} comes from {source}; files may name built-in transformations only. If you trust "
+        f"it, type transform._target_={name}"
+    )
 
 
 def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:

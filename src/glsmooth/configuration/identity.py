@@ -37,7 +37,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     ),
     "certify": ("batch_size", "compile", "channels_last", "dry_run", "approximate", "stochastic", "trainer.*"),
     "bounds": ("format", "plot"),
-    "report": (),
+    "report": ("transform.*",),  # that of the runs: typed, it only permits to import it
 }
 _NEVER_DECISIVE = ("run_dir", "logger.*", "dataset.download", "dataset.num_workers")
 

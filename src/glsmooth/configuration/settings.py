@@ -9,7 +9,7 @@ from typing import Any
 
 from glsmooth import transforms
 from glsmooth.configuration import groups
-from glsmooth.configuration.build import build_family, build_region, build_transform
+from glsmooth.configuration.build import build_family, build_region, build_transform, check_target
 from glsmooth.configuration.fields import RULES, check_fields
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, keyed
@@ -74,12 +74,13 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
         The whole configuration as plain dictionaries.
 
     Raises:
-        UserError: another model than the checkpoint's.
+        UserError: another model than the checkpoint's; a transformation of a user's own that ``cfg`` does not name.
     """
     config: dict[str, Any] = plain(cfg)
     typed = _said(config.get("transform", {}))
     kept = _said(stored["transform"])
     if typed.get("_target_", kept["_target_"]) == kept["_target_"]:
+        check_target(kept, f"ckpt={config.get('ckpt')}", typed.get("_target_"))
         smoothing, region = stored["smoothing"], stored["region"]
         for key in typed.keys() & kept.keys():
             if typed[key] != kept[key]:

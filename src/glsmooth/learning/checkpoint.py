@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glsmooth.configuration.build import build_family
+from glsmooth.configuration.build import build_family, check_target
 from glsmooth.configuration.identity import decisive, file_digest
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
@@ -80,8 +80,17 @@ class Checkpoint:
             ) from error
         return model.eval()
 
-    def build_family(self) -> SmoothedFamily:
-        """The smoothed family that the classifier was trained for, on the torus of its images' size."""
+    def build_family(self, transform_target: str | None = None) -> SmoothedFamily:
+        """The smoothed family that the classifier was trained for, on the torus of its images' size.
+
+        Args:
+            transform_target: ``"package.Class"`` where that is a transformation of your own: the file alone is not
+                trusted with an import.
+
+        Raises:
+            UserError: the checkpoint names another class that is not built in.
+        """
+        check_target(self.transform, "the checkpoint", transform_target)
         height, width = self.image_size
         return build_family(self.transform, self.smoothing, (height, width), self.loss["pixel_noise"])
 

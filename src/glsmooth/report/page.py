@@ -32,18 +32,22 @@ LISTED_IMAGES = 500  # rows of the list of images in report.html; records.csv al
 GALLERY = 12  # images in each half of the gallery
 
 
-def write_report(run_dir: str | Path) -> Path:
+def write_report(run_dir: str | Path, transform_target: str | None = None) -> Path:
     """Write table.md, report.html and the pictures of a finished certify run into its directory.
 
     Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
+
+    Args:
+        transform_target: ``"package.Class"`` where the run is of a transformation of your own.
 
     Returns:
         The path of report.html.
 
     Raises:
-        UserError: the directory, a file or a value in it is missing, unreadable or of another run.
+        UserError: the directory, a file or a value in it is missing, unreadable or of another run; a transformation
+            that is neither built in nor ``transform_target``.
     """
-    run = load_run(run_dir)
+    run = load_run(run_dir, transform_target=transform_target)
     return write_run_report(run, run.path, run.region, run.outcomes)
 
 

@@ -7,7 +7,7 @@ nor network. So any region and any method can be decided from the records withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glsmooth.bounds import Outcome, evaluate
-from glsmooth.configuration.build import build_family, build_region
+from glsmooth.configuration.build import build_family, build_region, check_target
 from glsmooth.errors import UserError, visible
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.resolvability import check_family, why_approximate
@@ -25,6 +25,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import RECORDS, SUMMARY
 from glsmooth.runs.records import Columns, read_records
+from glsmooth.runs.recount import recount, recount_h_min
 from glsmooth.runs.summary import Summary
 from glsmooth.voting.draws import coin
 from glsmooth.voting.procedures import given_up
@@ -40,11 +41,13 @@ class Run:
         path: the directory.
         summary: summary.json.
         columns: records.csv, column name -> (images,) array.
+        transform_target: ``"package.Class"`` of a user's own transformation, which may be imported.
     """
 
     path: Path
     summary: Summary
     columns: Columns
+    transform_target: str | None = None
 
     @property
     def images(self) -> int:
@@ -62,6 +65,7 @@ class Run:
     @cached_property
     def family(self) -> SmoothedFamily:
         summary = self.summary
+        check_target(summary.transform, str(self.path / SUMMARY), self.transform_target)
         return build_family(summary.transform, summary.smoothing, summary.image_size, summary.pixel_noise)
 
     @cached_property
@@ -164,11 +168,18 @@ class Run:
             return []
 
 
-def load_run(path: str | Path, field: str = "runs") -> Run:
-    """Read a run directory and check that its files belong together.
+def load_run(path: str | Path, field: str = "runs", transform_target: str | None = None) -> Run:
+    """Read a run directory, check that its files belong together, and compute p_A and h_min again.
+
+    Where stored and computed numbers differ by rounding, the smaller p_A and the larger h_min decide.
+
+    Args:
+        field: how the caller calls the path; it opens the messages about it.
+        transform_target: ``"package.Class"`` where the run is of a transformation of your own.
 
     Raises:
-        UserError: a directory, file, column or value is missing, unreadable or contradicts another one.
+        UserError: a directory, file, column or value is missing, unreadable or contradicts another one; a
+            transformation that is neither built in nor ``transform_target``.
     """
     path = Path(path)
     if not path.is_dir():
@@ -179,9 +190,12 @@ def load_run(path: str | Path, field: str = "runs") -> Run:
                 f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
                 "same certify command again resumes an unfinished one)"
             )
-    run = Run(path, Summary.read(path), read_records(path))
+    run = Run(path, Summary.read(path), read_records(path), transform_target)
     _check_together(run)
-    return run
+    sound = [name for name, outcome in run.outcomes.items() if outcome.sound and outcome.h_min is not None]
+    outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, sound))
+    p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
+    return replace(run, summary=replace(run.summary, outcomes=outcomes), columns={**run.columns, "p_lower": p_lower})
 
 
 def _check_together(run: Run) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from scipy.special import betaincc
 
+from glsmooth.bounds import Outcome
 from glsmooth.bounds.confidence import (
     anytime_lower,
     anytime_samples_needed,
@@ -20,6 +21,7 @@ from glsmooth.bounds.confidence import (
     samples_needed,
 )
 from glsmooth.errors import UserError
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.draws import Stream
 from glsmooth.voting.finite import FiniteLaw
 
@@ -31,6 +33,7 @@ __all__ = [
     "Procedure",
     "Sequential",
     "Tally",
+    "build_procedure",
     "fewest_visits",
     "given_up",
 ]
@@ -107,6 +110,13 @@ class Procedure(Protocol):
         """p_A: the lower confidence bound of the selected class's probability that a finished image's votes give."""
         ...
 
+    def bound_range(self, count: int, n: int, coin: float = 1.0) -> tuple[float, float]:
+        """The least and the most that p_A can be of a finished image with ``count`` of ``n`` counting votes.
+
+        One number where they alone decide it. Records keep no more of the votes than these.
+        """
+        ...
+
     def draws_needed(self, h_min: float) -> int | None:
         """Fewest counting draws that can show p_A > h_min, all votes agreeing; None if no number can."""
         ...
@@ -148,9 +158,16 @@ class FixedSample:
         return {}
 
     def lower_bound(self, tally: Tally) -> float:
+        return self._bound(tally.count, tally.n, tally.coin)
+
+    def bound_range(self, count: int, n: int, coin: float = 1.0) -> tuple[float, float]:
+        bound = self._bound(count, n, coin)
+        return bound, bound
+
+    def _bound(self, count: int, n: int, coin: float) -> float:
         if self.randomised:
-            return randomised_lower(tally.count, tally.n, self._tail, tally.coin)
-        return clopper_pearson_lower(tally.count, tally.n, self._tail)
+            return randomised_lower(count, n, self._tail, coin)
+        return clopper_pearson_lower(count, n, self._tail)
 
     def draws_needed(self, h_min: float) -> int | None:
         # Whatever the coin says; with a lucky one fewer do.
@@ -223,6 +240,18 @@ class Sequential:
     def lower_bound(self, tally: Tally) -> float:
         # Whatever the bound has been at any time still holds.
         return max(tally.p_seen, anytime_lower(tally.count, tally.n, self.alpha)) if tally.n else tally.p_seen
+
+    def bound_range(self, count: int, n: int, coin: float = 1.0) -> tuple[float, float]:
+        del coin
+        if n == 0:
+            return 0.0, 0.0
+        least = anytime_lower(count, n, self.alpha)
+        # An earlier look counts, too. It had at most ``count`` successes, and the evidence falls with every failure:
+        # it cannot have reached more than all successes and no failure do. And votes went on after it only for a
+        # target that it had not passed.
+        rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
+        earlier = min(anytime_lower(count, count, self.alpha), max(rates)) if count and rates else 0.0
+        return least, max(least, earlier)
 
     def _open(self, tally: Tally) -> list[float]:
         """Targets that are neither certified nor hopeless, ascending; certified ones raise ``tally.p_seen``."""
@@ -319,6 +348,8 @@ class Exhaustive:
                 raise ValueError(f"targets: {name}={h} is not a required probability; give a number in [1/2, 1)")
         needed = (self.law.needed(h) for h in self.targets.values())
         object.__setattr__(self, "_masses", sorted(mass for mass in needed if mass is not None))
+        heaviest = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.sort(self.law.weights)[::-1])])
+        object.__setattr__(self, "_heaviest", heaviest)
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
         leader = int(tally.mass.max())
@@ -331,6 +362,14 @@ class Exhaustive:
 
     def lower_bound(self, tally: Tally) -> float:
         return self.law.lower(int(tally.mass.max()))
+
+    def bound_range(self, count: int, n: int, coin: float = 1.0) -> tuple[float, float]:
+        del coin
+        # The first n shifts are the most probable ones (but for ties): ``count`` of them weigh at most as much as the
+        # heaviest that there are, and at least what the heaviest n - count leave over.
+        heaviest = self._heaviest  # type: ignore[attr-defined]
+        least = int(self.law.cumulative[n]) - int(heaviest[n - count])
+        return self.law.lower(max(0, least)), self.law.lower(int(heaviest[count]))
 
     def _visits(self, leader: int, n: int) -> int:
         return fewest_visits(self.law, self._masses, leader, n)  # type: ignore[attr-defined]
@@ -351,6 +390,31 @@ class Exhaustive:
             "vote": self.rule,
             "stopped_for": dict(self.targets),
         }
+
+
+def build_procedure(spec: Mapping[str, Any], outcomes: Mapping[str, Outcome], family: SmoothedFamily) -> Procedure:
+    """The procedure of a configuration's ``monte_carlo``, or of the description of a run.
+
+    Args:
+        spec: name, n0, n, alpha and, for a fixed number of draws, randomised.
+        outcomes: those that may stop the votes of an image.
+
+    Raises:
+        UserError: an unknown name, an impossible number, or ``exhaustive`` for a family whose law is not finite.
+    """
+    targets = {m: o.h_min for m, o in outcomes.items() if o.sound and o.h_min is not None and o.h_min < 1}
+    name = spec["name"]
+    if name == "exhaustive":
+        return Exhaustive(FiniteLaw.of(family), targets)
+    n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
+    if name == "sequential":
+        return Sequential(targets, n0, n, alpha)
+    randomised = bool(spec.get("randomised", False))
+    if name == "paper":
+        return FixedSample(n0, n, alpha, randomised=randomised)
+    if name == "paper_literal":
+        return FixedSample(n0, n, alpha, rule="majority", two_sided=True, randomised=randomised)
+    raise UserError(f"monte_carlo.name={name!r} is not a procedure; use paper, paper_literal, sequential or exhaustive")
 
 
 def _check(n0: int, n: int, alpha: float) -> None:

@@ -1,0 +1,137 @@
+"""The numbers of a run, computed again: p_A from its counts, h_min from its family and region.
+
+What a file claims is compared with what follows from the rest of it, and a contradiction is refused. Where a value may
+differ (another release of scipy rounds otherwise), images are decided by the one on the side of safety. The counts
+themselves, labels and predictions are taken as they are: no file can show that votes were really taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glsmooth.bounds import METHODS, Outcome
+from glsmooth.errors import UserError
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.runs.files import RECORDS, SUMMARY
+from glsmooth.runs.records import Columns
+from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, build_procedure
+
+__all__ = ["recount", "recount_h_min"]
+
+#: Relative difference of a lower bound that releases of scipy may make.
+_P_LOWER = 1e-9
+#: How much smaller than ours a stored h_min may be.
+_H_MIN = 1e-6
+#: The same where it was estimated from draws, which another release of torch may make differently: 6 standard
+#: deviations of sampled.DRAWS draws under either law, whose threshold moves the value at most twice as fast.
+_SAMPLED = 0.01
+
+_FIX = "a file was changed after certify wrote it; run certify again into an empty directory"
+
+
+def recount(
+    directory: Path,
+    columns: Columns,
+    monte_carlo: Mapping[str, Any],
+    outcomes: Mapping[str, Outcome],
+    family: SmoothedFamily,
+) -> NDArray[np.float64]:
+    """The lower bounds p_A by which the images of a run are decided, (images,): at most what their counts prove.
+
+    Args:
+        monte_carlo, outcomes: as the run's summary has them.
+
+    Raises:
+        UserError: numbers of draws that the procedure does not take, or a p_lower that the votes cannot have given;
+            it names the row.
+    """
+    procedure = _procedure(directory / SUMMARY, monte_carlo, outcomes, family)
+    stored = columns["p_lower"]
+    decisive = stored.copy()
+    known: dict[tuple[int, int, float], tuple[float, float]] = {}
+    coins = columns["coin"] if isinstance(procedure, FixedSample) and procedure.randomised else np.ones(len(stored))
+    for row in range(len(stored)):
+        prediction, n0, n, count = (int(columns[name][row]) for name in ("prediction", "n0", "n", "count"))
+        where = f"{directory / RECORDS}: index {columns['index'][row]}"
+        _check_draws(where, procedure, n0, n, count)
+        if prediction == ABSTAIN and count:
+            raise UserError(f"{where}: count={count}, but no draw voted (prediction={ABSTAIN}); {_FIX}")
+        votes = (count, n, float(coins[row]))
+        if votes not in known:
+            known[votes] = procedure.bound_range(*votes)
+        least, most = known[votes]
+        if not least * (1 - _P_LOWER) <= stored[row] <= most * (1 + _P_LOWER):
+            gives = f"{most:.6g}" if least == most else f"{least:.6g} to {most:.6g}"
+            raise UserError(
+                f"{where}: p_lower={stored[row]:.6g}, but count={count} of n={n} at alpha={monte_carlo['alpha']:g} "
+                f"gives {gives}; {_FIX}"
+            )
+        decisive[row] = min(stored[row], most)
+    return decisive
+
+
+def recount_h_min(directory: Path, stored: Mapping[str, Outcome], again: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    """What each method says, by the larger of the stored h_min and the one that was computed again.
+
+    Args:
+        again: the outcomes that family and region give now, for each method that may certify.
+
+    Raises:
+        UserError: a stored h_min that is too small; it names the method.
+    """
+    decisive = dict(stored)
+    for name, outcome in again.items():
+        before = stored[name]
+        assert before.h_min is not None
+        slack = _SAMPLED if outcome.failure_probability else _H_MIN
+        if outcome.h_min is None or before.h_min < outcome.h_min - slack:
+            gives = "nothing" if outcome.h_min is None else f"{outcome.h_min:.6g}"
+            raise UserError(
+                f"{directory / SUMMARY}: methods.{name}: required_probability={before.h_min:.6g}, but its "
+                f"transformation, laws and region give {gives}; {_FIX}"
+            )
+        decisive[name] = replace(
+            outcome,
+            h_min=max(before.h_min, outcome.h_min),
+            failure_probability=max(before.failure_probability, outcome.failure_probability),
+        )
+    return decisive
+
+
+def _procedure(
+    file: Path, monte_carlo: Mapping[str, Any], outcomes: Mapping[str, Outcome], family: SmoothedFamily
+) -> Procedure:
+    for name in ("n0", "n"):
+        number = monte_carlo.get(name)
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise UserError(f"{file}: monte_carlo.{name} is {number!r}, not a number of draws; run certify again")
+    # An approximate run's votes stop where they would for a certificate.
+    targets = {name: replace(outcome, sound=METHODS[name].sound) for name, outcome in outcomes.items()}
+    try:
+        procedure = build_procedure({"name": None, **monte_carlo}, targets, family)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    if isinstance(procedure, Exhaustive) and monte_carlo["n"] != len(procedure.law.weights):
+        raise UserError(
+            f"{file}: monte_carlo.n={monte_carlo['n']}, but the law has {len(procedure.law.weights)} shifts; {_FIX}"
+        )
+    return procedure
+
+
+def _check_draws(where: str, procedure: Procedure, n0: int, n: int, count: int) -> None:
+    said = procedure.describe()
+    fixed = isinstance(procedure, FixedSample)
+    for name, number in (("n0", n0), ("n", n)):
+        if not (number == said[name] if fixed else 0 <= number <= said[name]):
+            raise UserError(
+                f"{where}: {name}={number}, but summary.json has monte_carlo.{name}={said[name]}"
+                f"{'' if fixed else ' at most'}; {_FIX}"
+            )
+    if not 0 <= count <= n:
+        raise UserError(f"{where}: count={count} of n={n}; {_FIX}")

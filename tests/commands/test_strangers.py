@@ -1,0 +1,204 @@
+"""Files from strangers: a checkpoint, a run or a folder runs no code that the user did not name."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from glsmooth.commands import certify, report, train
+from glsmooth.configuration.build import check_target
+from glsmooth.errors import UserError
+from glsmooth.learning.checkpoint import KEY, load_checkpoint
+from glsmooth.report import write_report
+from glsmooth.runs.run import load_run
+
+MAIN = {"certify": certify.main, "report": report.main, "train": train.main}
+TARGET = "a_strangers_module.Tint"
+TINT = """
+from pathlib import Path
+
+import glsmooth as gs
+
+Path("imported").touch()
+
+
+class Tint(gs.ResolvableTransform):
+    name = "tint"
+    factors = (gs.transforms.Shift("tint"),)
+
+    def apply(self, images, theta):
+        return images + theta[:, 0].to(images)[:, None, None, None]
+"""
+LAWS = {"tint": {"law": "Normal", "loc": 0.0, "scale": 0.25}}
+REGION = {"tint": [-0.1, 0.1]}
+
+
+@pytest.fixture(autouse=True)
+def folder(elsewhere):
+    """An empty working directory but for a stranger's module, which leaves a trace when it is imported."""
+    (elsewhere / "a_strangers_module.py").write_text(TINT)
+    yield elsewhere
+    sys.modules.pop("a_strangers_module", None)
+
+
+def imported():
+    return Path("imported").exists() or "a_strangers_module" in sys.modules
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """``call(command, arguments…)`` runs a command; returns its exit status and its streams."""
+
+    def call_(command, *arguments):
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        status = 0
+        try:
+            MAIN[command]()
+        except SystemExit as ended:
+            status = ended.code
+        return status, capsys.readouterr()
+
+    return call_
+
+
+@pytest.fixture
+def checkpoint(folder, untrained):
+    """A checkpoint that loads safely and names the stranger's class."""
+    content = torch.load(untrained[0], weights_only=True)
+    content[KEY] |= {"transform": {"_target_": TARGET}, "smoothing": LAWS, "region": REGION}
+    torch.save(content, folder / "best.ckpt")
+    return folder / "best.ckpt"
+
+
+SHORT = ("dataset.subset=4", "batch_size=8", "trainer.accelerator=cpu", "monte_carlo.n0=8", "monte_carlo.n=16")
+TYPED = f"transform._target_={TARGET}"
+
+
+def refused(said, source):
+    """Is this the refusal that names the class, the file and what to type?"""
+    status, captured = said
+    line = captured.err.rstrip().splitlines()[-1]
+    assert status == 2
+    assert "Traceback" not in captured.err
+    assert re.fullmatch(
+        rf"transform\._target_={re.escape(TARGET)} comes from \S*{re.escape(source)}; files may name built-in "
+        rf"transformations only\. If you trust it, type {re.escape(TYPED)}",
+        line,
+    ), line
+    assert not imported()
+    return True
+
+
+def test_a_checkpoint_imports_nothing(call, checkpoint):
+    assert refused(call("certify", f"ckpt={checkpoint}", *SHORT), "best.ckpt")
+    assert refused(call("certify", f"ckpt={checkpoint}", *SHORT, "dry_run=true"), "best.ckpt")
+    with pytest.raises(UserError, match=r"comes from the checkpoint; files may name built-in"):
+        load_checkpoint(checkpoint).build_family()
+    # Another transformation that is typed has nothing to do with it.
+    assert call("certify", f"ckpt={checkpoint}", *SHORT, "dry_run=true", "transform=contrast")[0] == 0
+    assert not imported()
+
+
+def test_a_class_that_is_typed_again_is_certified_and_reported(call, checkpoint, folder):
+    status, captured = call("certify", f"ckpt={checkpoint}", *SHORT, "dry_run=true", TYPED)
+    assert (status, imported()) == (0, True), captured.err
+    assert load_checkpoint(checkpoint).build_family(transform_target=TARGET).parameters == ("tint",)
+    status, captured = call("certify", f"ckpt={checkpoint}", *SHORT, TYPED, "hydra.run.dir=run")
+    assert status == 0, captured.err
+    assert (folder / "run" / "report.html").is_file()
+
+    def forget():
+        sys.modules.pop("a_strangers_module")
+        (folder / "imported").unlink()
+
+    # The run is a file again, for whoever gets it.
+    forget()
+    for more in ([], ["+region.tint=[-0.05,0.05]"], ["bound.methods=[gl]"], ["run"]):
+        assert refused(call("report", "run", *more), "run/summary.json")
+    with pytest.raises(UserError, match="files may name built-in"):
+        write_report("run")
+    with pytest.raises(UserError, match="files may name built-in"):
+        load_run("run", transform_target="another_module.Tint")
+    assert not imported()
+    assert call("report", "run", TYPED)[0] == 0
+    assert imported()
+    forget()
+    assert call("report", "run", "+region.tint=[-0.05,0.05]", TYPED, "hydra.run.dir=again")[0] == 0
+    assert "tint in [−0.05, 0.05]" in (folder / "again" / "table.md").read_text()
+    assert load_run("run", transform_target=TARGET).family.parameters == ("tint",)
+
+
+def test_what_is_typed_for_a_report_permits_and_changes_nothing(call, checkpoint, folder):
+    assert call("certify", f"ckpt={checkpoint}", *SHORT, TYPED, "hydra.run.dir=run")[0] == 0
+    status, captured = call("report", "run", TYPED, "transform.order=contrast_first")
+    assert status == 2
+    assert "transform.order=contrast_first: run was certified with None" in captured.err.splitlines()[-1]
+    status, captured = call("report", "run", "transform._target_=glsmooth.transforms.Brightness")
+    assert status == 2
+    assert f"_target_={TARGET} comes from" in captured.err.splitlines()[-1]
+    (folder / "votes.json").write_text("[]")
+    status, captured = call("report", "votes=votes.json", TYPED)
+    assert status == 2
+    assert "leave transform out" in captured.err.splitlines()[-1]
+
+
+def test_training_goes_on_without_an_import(call, folder):
+    """The class of last.ckpt is not that of the settings; nothing is built from the file."""
+    small = ("trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "optimizer.batch_size=8")
+    arguments = ("optimizer.epochs=1", *small, "trainer.accelerator=cpu", "hydra.run.dir=trained")
+    assert call("train", *arguments)[0] == 0
+    content = torch.load(folder / "trained" / "last.ckpt", weights_only=True)
+    content[KEY] |= {"transform": {"_target_": TARGET}, "smoothing": LAWS, "region": REGION}
+    torch.save(content, folder / "trained" / "last.ckpt")
+    (folder / "trained" / "summary.json").unlink()
+    status, captured = call("train", *arguments)
+    assert (status, imported()) == (0, False), captured.err
+    assert "Resuming from" in captured.err
+    content[KEY]["identity"]["transform._target_"] = TARGET
+    torch.save(content, folder / "trained" / "last.ckpt")
+    (folder / "trained" / "summary.json").unlink()
+    status, captured = call("train", *arguments)
+    assert (status, imported()) == (2, False), captured.err
+    assert f"holds a run with transform._target_={TARGET}" in captured.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "target", ["glsmooth.transforms.Gamma", "glsmooth.transforms.intensity.Gamma", "glsmooth.transforms.Translation"]
+)
+def test_files_may_name_what_is_built_in(target):
+    check_target({"_target_": target}, "file")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "glsmooth.commands.train.main",
+        "glsmooth.transforms.Composition",
+        "glsmooth.transforms.nothing.Gamma",
+        "glsmooth.transforms.Gamma.apply",
+        "Gamma",
+        "evil.X\nrm -rf /",
+        "evil.X\x1b]0;title\x07",
+        ["evil.X"],
+        {"a": 1},
+        7,
+    ],
+)
+def test_files_may_name_nothing_else(target):
+    for typed in (None, "evil.Y"):
+        with pytest.raises(UserError) as refusal:
+            check_target({"_target_": target}, "file", typed)
+        assert str(refusal.value).isprintable()
+    check_target({"_target_": target}, "file", target)
+
+
+def test_a_summary_that_was_changed_imports_nothing(call, untrained, folder):
+    assert call("certify", f"ckpt={untrained[0]}", *SHORT, "hydra.run.dir=run")[0] == 0
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    summary["transform"]["_target_"] = TARGET
+    (folder / "run" / "summary.json").write_text(json.dumps(summary))
+    assert refused(call("report", "run"), "run/summary.json")

@@ -1,0 +1,40 @@
+"""Numbers of a run that are computed again; runs of files and of the command are in tests/report and tests/commands."""
+
+from dataclasses import replace
+
+import pytest
+
+from glsmooth.bounds import Outcome
+from glsmooth.errors import UserError
+from glsmooth.runs.recount import recount_h_min
+
+OURS = Outcome(0.8, {"b": 1.0}, "neyman_pearson", argument="ours")
+SAMPLED = replace(OURS, failure_probability=1e-4)
+
+
+def decisive(tmp_path, stored, again):
+    return recount_h_min(tmp_path, {"neyman_pearson": stored}, {"neyman_pearson": again})["neyman_pearson"]
+
+
+def test_the_larger_h_min_decides_and_the_rest_is_ours(tmp_path):
+    theirs = Outcome(0.85, {"b": 7.0}, "neyman_pearson", failure_probability=0.01, argument="theirs")
+    assert decisive(tmp_path, theirs, OURS) == replace(OURS, h_min=0.85, failure_probability=0.01)
+    assert decisive(tmp_path, replace(OURS, h_min=0.8 - 9e-7), OURS) == OURS
+    # What fails its check now is approximate, whatever the file says of it.
+    assert not decisive(tmp_path, theirs, OURS.approximate(0.3, "approximate")).sound
+    assert decisive(tmp_path, theirs, SAMPLED).failure_probability == 0.01
+
+
+def test_a_smaller_h_min_is_refused_unless_draws_explain_it(tmp_path):
+    with pytest.raises(UserError, match=r"methods\.neyman_pearson: required_probability=0\.799998, .* give 0\.8;"):
+        decisive(tmp_path, replace(OURS, h_min=0.8 - 2e-6), OURS)
+    assert decisive(tmp_path, replace(SAMPLED, h_min=0.795), SAMPLED) == SAMPLED
+    with pytest.raises(UserError, match=r"required_probability=0\.789, .* give 0\.8;"):
+        decisive(tmp_path, replace(SAMPLED, h_min=0.789), SAMPLED)
+    with pytest.raises(UserError, match=r"give nothing;"):
+        decisive(tmp_path, OURS, Outcome(None, None, "neyman_pearson", argument="does not apply"))
+
+
+def test_what_is_not_computed_again_stays(tmp_path):
+    stored = {"gl_printed": Outcome(0.7, None, "gl_printed", sound=False), "neyman_pearson": OURS}
+    assert recount_h_min(tmp_path, stored, {"neyman_pearson": OURS}) == stored
