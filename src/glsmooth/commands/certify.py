@@ -36,6 +36,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Speed, make_engine, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, certification_images, load_dataset
+from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import accelerator, make_trainer, quieten_lightning, spawned, wandb_run
 from glsmooth.report import write_report
 from glsmooth.runs.figure import Draws
@@ -200,8 +201,9 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
             "seconds": time.monotonic() - start,
             "evaluations": read_evaluations(module.directory),
         }
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        print("Stopped; the same command goes on from here", file=sys.stderr)
+    except Stopped as stop:
+        records.merge()  # what several processes had written
+        stop.progress = f"after {len(records.finished)} of {len(module.indices)} images"
         raise
     finally:
         records.close()
