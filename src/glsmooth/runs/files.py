@@ -16,6 +16,7 @@ __all__ = [
     "CONFIG",
     "FIGURE",
     "IDENTITY",
+    "IMAGES",
     "RECORDS",
     "SUMMARY",
     "sync_directory",
@@ -24,11 +25,13 @@ __all__ = [
     "write_text",
 ]
 
-#: A row an image; the numbers of the run; what decides them; the settings, resolved; one image's draws for a picture.
-RECORDS, SUMMARY, IDENTITY, CONFIG, FIGURE = (
+#: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
+#: one image's draws for a picture.
+RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE = (
     "records.csv",
     "summary.json",
     "identity.json",
+    "images.json",
     "config.yaml",
     "figure1.npz",
 )
