@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from glsmooth.errors import UserError, visible
-from glsmooth.runs.files import read_json, write_bytes, write_text
+from glsmooth.runs.files import read_json, remove_leftovers, replacing, write_bytes, write_text
 from tests.runs.test_records import in_another_process
 
 
@@ -24,6 +24,26 @@ def test_a_link_is_replaced_and_what_it_points_to_is_not_touched(tmp_path):
     assert not link.is_symlink()
     assert link.read_text() == "theirs"
     assert list(link.parent.iterdir()) == [link]  # no temporary file stays
+
+
+def test_what_a_kill_left_is_removed(tmp_path):
+    """A kill between the first byte and the renaming."""
+
+    def killed():
+        with replacing(tmp_path / "last.ckpt") as file:
+            file.write(b"half")
+            file.flush()
+            os._exit(1)
+
+    pid = os.fork()
+    if pid == 0:
+        killed()
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not (tmp_path / "last.ckpt").exists()
+    write_bytes(tmp_path / "last.ckpt.bak", b"another file")
+    remove_leftovers(tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt.bak"]
 
 
 def test_a_new_file_has_the_usual_permissions(tmp_path):

@@ -35,12 +35,13 @@ from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Speed, make_engine, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
-from glsmooth.learning.data import Data, certification_images, load_dataset
+from glsmooth.learning.data import Data, certification_images, digests, load_dataset
+from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import accelerator, make_trainer, quieten_lightning, spawned, wandb_run
 from glsmooth.report import write_report
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
-from glsmooth.runs.records import Columns, Records, read_records
+from glsmooth.runs.records import Columns, Images, Records, read_records
 from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
 from glsmooth.voting.engine import check_random
 from glsmooth.voting.procedures import Procedure, build_procedure
@@ -102,7 +103,7 @@ def run(cfg: DictConfig) -> None:
     identity = decisive(settings, "certify") | {"ckpt": job.checkpoint.sha256}  # the one that was read
     if job.approximate is not None:
         identity["approximate"] = True  # rows that never count: mended code shall not take them over
-    invocation = take_votes(trainer, module, identity)
+    invocation = take_votes(trainer, module, identity, Images(*digests(job.images)) if trainer.is_global_zero else None)
     if not trainer.is_global_zero:
         return
     records = read_records(directory)
@@ -170,13 +171,16 @@ def _prepare(cfg: DictConfig) -> _Job:
     )
 
 
-def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[str, Any]) -> dict[str, Any]:
+def take_votes(
+    trainer: Trainer, module: CertificationModule, identity: Mapping[str, Any], images: Images | None = None
+) -> dict[str, Any]:
     """Bring records.csv of the module's directory to the end: an interrupted run goes on.
 
     Args:
         trainer: says on which devices.
         module: says what to do.
         identity: plain values that decide the result; a directory with others is refused.
+        images: names and digests of the images; a directory with others is refused. None does not compare them.
 
     Returns:
         What this invocation did: ``images``, ``seconds``, and network ``evaluations``, padding included.
@@ -184,7 +188,7 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
     if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
         trainer.predict(module, return_predictions=False)
         return {}
-    records = Records(module.directory, identity, module.columns)
+    records = Records(module.directory, identity, module.columns, images)
     try:
         remaining, strange = set(module.indices) - records.finished, records.finished - set(module.indices)
         if strange:
@@ -204,8 +208,9 @@ def take_votes(trainer: Trainer, module: CertificationModule, identity: Mapping[
             "seconds": time.monotonic() - start,
             "evaluations": read_evaluations(module.directory),
         }
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        print("Stopped; the same command goes on from here", file=sys.stderr)
+    except Stopped as stop:
+        records.merge()  # what several processes had written
+        stop.progress = f"after {len(records.finished)} of {len(module.indices)} images"
         raise
     finally:
         records.close()

@@ -33,6 +33,7 @@ from glsmooth.configuration.fields import keys, leaves, near_field
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.settings import validate
 from glsmooth.errors import UserError, did_you_mean, keyed, visible
+from glsmooth.learning.stopping import stoppable
 
 __all__ = ["entry"]
 
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 #: Exit status of a command that a mistake of the user's stopped, as argparse and most programs have it.
 USAGE_ERROR = 2
+#: How to go on after a signal, of commands that leave a part of their work behind.
+_GO_ON = dict.fromkeys(("train", "certify"), "; the same command goes on from here")
 #: Hydra's options that take a value.
 _OPTIONS = {
     "--config-dir",
@@ -67,7 +70,8 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
 
     Returns:
         A function without arguments that reads ``sys.argv``. A mistake of the user's ends it with status 2
-        and a message whose last line says what to type; any other exception passes through.
+        and a message whose last line says what to type; a signal ends it as :mod:`glsmooth.learning.stopping`
+        says; any other exception passes through.
     """
 
     def task(cfg: DictConfig) -> None:
@@ -84,7 +88,7 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
         start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(_elsewhere(task))
         try:
-            with _hydra_raises(), _site_first():
+            with _hydra_raises(), _site_first(), stoppable(_GO_ON.get(command, "")):
                 start()
         except UserError as error:
             log.debug("", exc_info=True)  # its traceback, with hydra.verbose=true

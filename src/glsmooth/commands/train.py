@@ -25,9 +25,10 @@ from glsmooth.family.resolvability import check_family
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model, resolve_model
-from glsmooth.learning.trainer import make_trainer, quieten_lightning, spawned, wandb_run
+from glsmooth.learning.stopping import Stopped
+from glsmooth.learning.trainer import WholeCheckpoints, make_trainer, quieten_lightning, spawned, wandb_run
 from glsmooth.learning.training import CLEAN, UNDER_LAW, TrainingModule, TrainingProgress
-from glsmooth.runs.files import SUMMARY, write_config, write_text
+from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
 
 __all__ = ["main", "run"]
 
@@ -67,12 +68,19 @@ def run(cfg: DictConfig) -> None:
     model = build_model(settings["model"], data.num_classes, data.channels, data.mean, data.std, data.image_size)
     module = TrainingModule(model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload)
     write_config(directory, settings)
+    for checkpoint in (last, best):
+        remove_leftovers(checkpoint)
     if last.is_file():
         print(f"Resuming from {last}", file=sys.stderr)
     start = time.monotonic()
     with wandb_run(settings, directory) as logged, spawned():
         trainer = _trainer(settings, directory, logged)
-        trainer.fit(module, ckpt_path=last if last.is_file() else None)
+        try:
+            trainer.fit(module, ckpt_path=last if last.is_file() else None)
+        except Stopped as stop:
+            epoch = load_checkpoint(last).metrics["epoch"] if last.is_file() else 0
+            stop.progress = f"after {epoch:.0f} of {settings['optimizer']['epochs']} epochs"
+            raise
     if not trainer.is_global_zero:
         return
     if settings["trainer"]["fast_dev_run"]:
@@ -139,6 +147,7 @@ def _trainer(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
             ModelCheckpoint(filename="best", monitor=UNDER_LAW, mode="max", save_weights_only=True, **saved),
             ModelCheckpoint(filename="last", **saved),
         ],
+        plugins=[WholeCheckpoints()],
         default_root_dir=directory,
         deterministic="warn",
         num_sanity_val_steps=0,

@@ -8,6 +8,7 @@ Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits;
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
@@ -47,10 +48,11 @@ class TensorImages(Dataset[Any]):
     Args:
         images: uint8, or int32 with 16 bits, `N x C x H x W`.
         labels: `N` class numbers.
+        files: the files that they were decoded from, if any.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+    def __init__(self, images: Tensor, labels: Tensor, files: FolderImages | None = None) -> None:
+        self.images, self.labels, self.files = images, labels, files
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,6 +64,18 @@ class TensorImages(Dataset[Any]):
             return images, self.labels[index], torch.tensor(index)
         return images, int(self.labels[index]), index
 
+    def names(self) -> list[str]:
+        """What a message calls each image."""
+        return self.files.names() if self.files is not None else [f"image {i}" for i in range(len(self))]
+
+    def digest(self, index: int) -> str:
+        """SHA-256 of the image's file, or where there is none of its pixels and label."""
+        if self.files is not None:
+            return self.files.digest(index)
+        image = self.images[index].contiguous().numpy()
+        what = f"{image.dtype} {image.shape} {int(self.labels[index])}\n"
+        return hashlib.sha256(what.encode() + image.tobytes()).hexdigest()
+
 
 class FolderImages(Dataset[Any]):
     """Image files, decoded when read: resized to cover ``resize``, then the centre of ``size``.
@@ -72,6 +86,7 @@ class FolderImages(Dataset[Any]):
         size: (height, width) of what is returned.
         resize: (height, width) that the resized image must cover before its centre is cut out.
         channels: 3 for colour, 1 for grey.
+        root: folder from which the images are named.
     """
 
     def __init__(
@@ -81,8 +96,10 @@ class FolderImages(Dataset[Any]):
         size: tuple[int, int],
         resize: tuple[int, int],
         channels: int = 3,
+        root: Path | None = None,
     ) -> None:
         self.paths, self.labels, self.size, self.resize, self.channels = paths, labels, size, resize, channels
+        self.root = root
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -118,6 +135,22 @@ class FolderImages(Dataset[Any]):
         pixels = torch.from_numpy(np.array(image)).view(rows, columns, -1).permute(2, 0, 1)
         return pixels.expand(self.channels, -1, -1)  # 16 bits are grey
 
+    def names(self) -> list[str]:
+        """Each file's path from the root: the same on every machine."""
+        return [(path.relative_to(self.root) if self.root is not None else path).as_posix() for path in self.paths]
+
+    def digest(self, index: int) -> str:
+        """SHA-256 of the bytes of the image's file.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            with self.paths[index].open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"root: {self.paths[index]} cannot be read ({error.strerror}); restore it") from error
+
     def in_memory(self) -> Dataset[Any]:
         """All images decoded now; as they are read, still, where 16 bits make them too large."""
         from tqdm import tqdm
@@ -130,7 +163,7 @@ class FolderImages(Dataset[Any]):
                     return self
                 images = images.to(torch.int32) * 257  # 255 becomes 65535, exactly
             images[i] = pixels if pixels.dtype == images.dtype else pixels.to(torch.int32) * 257
-        return TensorImages(images, self.labels)
+        return TensorImages(images, self.labels, self)
 
 
 def _unit(pixels: Tensor) -> Tensor:
@@ -274,6 +307,24 @@ def certification_images(data: Data, subset: int | None = None, seed: int = 0) -
         )
     chosen = np.random.default_rng(seed).choice(size, subset, replace=False)
     return Subset(data.test, sorted(chosen.tolist()))
+
+
+def digests(images: Dataset[Any]) -> tuple[list[str], dict[int, str]]:
+    """What tells these images from others, wherever they lie: of those from :func:`certification_images`.
+
+    Returns:
+        The names of all test images in their order, and of the images given index -> SHA-256 of the file, or of pixels
+        and label where the data set is not a folder of images.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    from tqdm import tqdm
+
+    whole, indices = (images.dataset, images.indices) if isinstance(images, Subset) else (images, range(len(images)))  # type: ignore[arg-type]
+    assert isinstance(whole, TensorImages | FolderImages)
+    bar = tqdm(indices, desc="Comparing images", unit="image", delay=2, leave=False)
+    return whole.names(), {index: whole.digest(index) for index in bar}
 
 
 def load_dataset(spec: Mapping[str, Any]) -> Data:
@@ -425,7 +476,7 @@ def _folders(
     resize = (256, 256) if imagenet else size
 
     def images(files: _Files, crop: tuple[int, int]) -> Dataset[Any]:
-        folder = FolderImages(files.paths, torch.as_tensor(files.labels), crop, resize, channels)
+        folder = FolderImages(files.paths, torch.as_tensor(files.labels), crop, resize, channels, root)
         fits = len(files.paths) * channels * crop[0] * crop[1] <= _MEMORY_LIMIT
         return folder.in_memory() if fits else folder
 

@@ -5,23 +5,34 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing.spawn import ProcessRaisedException
 from tqdm import tqdm
 
 from glsmooth.errors import UserError
-from glsmooth.runs.files import wandb_id
+from glsmooth.learning import stopping
+from glsmooth.runs.files import replacing, wandb_id
 
-__all__ = ["accelerator", "make_trainer", "progress_bar", "quieten_lightning", "spawned", "wandb_run"]
+__all__ = [
+    "WholeCheckpoints",
+    "accelerator",
+    "make_trainer",
+    "progress_bar",
+    "quieten_lightning",
+    "spawned",
+    "wandb_run",
+]
 
 
 def accelerator(settings: Mapping[str, Any]) -> str:
@@ -33,21 +44,24 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     return ("gpu" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen
 
 
-def make_trainer(settings: Mapping[str, Any], **options: Any) -> Trainer:
+def make_trainer(settings: Mapping[str, Any], callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
     """A Trainer on the settings' devices, without Lightning's own bar, summary and sampler.
+
+    A signal that stops the command stops its processes, too.
 
     Raises:
         UserError: this machine has no such devices, or Lightning no such accelerator or strategy.
     """
     chosen = settings["trainer"]
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=accelerator(settings),
             devices=chosen["devices"],
             num_nodes=chosen.get("num_nodes", 1),
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,  # glsmooth.learning.data.Batches shares the images out
+            callbacks=[*callbacks, _OurSignals()],
             **options,
         )
     except (ValueError, MisconfigurationException) as error:
@@ -57,6 +71,35 @@ def make_trainer(settings: Mapping[str, Any], **options: Any) -> Trainer:
         )
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{given}: {reason}; set trainer.accelerator=cpu trainer.devices=1, or others") from error
+    stopping.end_with_us(trainer.strategy.launcher)
+    return trainer
+
+
+class _OurSignals(Callback):
+    """Takes SIGTERM back from Lightning, which would answer it by ending the epoch, or wait for other processes."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stopping.handle_signals()
+
+    on_predict_start = on_train_start
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Has a checkpoint under its name either whole or not at all.
+
+    Lightning's own way passes through the folder for temporary files: where that is another disk, a copy takes time.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write beside ``path``, wait for the disk, and rename.
+
+        Raises:
+            UserError: the disk is full, or fails.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            torch.save(checkpoint, file)
 
 
 def quieten_lightning() -> None:
@@ -74,6 +117,7 @@ def quieten_lightning() -> None:
 
 def progress_bar(what: str, unit: str, total: int, done: int, show: bool) -> Any:
     """A bar with the time left, on standard error."""
+    tqdm.set_lock(threading.RLock())  # its own is shared between processes, and a killed one leaves it behind
     return tqdm(
         total=total,
         initial=done,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from omegaconf import OmegaConf
 
@@ -19,9 +20,12 @@ __all__ = [
     "CONFIG",
     "FIGURE",
     "IDENTITY",
+    "IMAGES",
     "RECORDS",
     "SUMMARY",
     "read_json",
+    "remove_leftovers",
+    "replacing",
     "sync_directory",
     "wandb_id",
     "write_bytes",
@@ -33,11 +37,13 @@ __all__ = [
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
-#: A row an image; the numbers of the run; what decides them; the settings, resolved; one image's draws for a picture.
-RECORDS, SUMMARY, IDENTITY, CONFIG, FIGURE = (
+#: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
+#: one image's draws for a picture.
+RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE = (
     "records.csv",
     "summary.json",
     "identity.json",
+    "images.json",
     "config.yaml",
     "figure1.npz",
 )
@@ -49,10 +55,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is there either whole or not at all.
+    """Write a file, whole or not at all (:func:`replacing`)."""
+    with replacing(path) as file:
+        file.write(content)
 
-    The content goes to a new file in the same folder, which is then renamed over the name. So a symbolic link of this
-    name is replaced; what it points to is not touched.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the name ``path`` at the end: it is there either whole or not at all.
+
+    It is a new file in the same folder, renamed over the name. So a symbolic link of this name is replaced; what it
+    points to is not touched.
 
     Raises:
         UserError: the disk is full or fails, or the folder cannot be written.
@@ -62,16 +75,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o666 & ~_UMASK)
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(descriptor)
         os.replace(temporary, path)
         temporary = None
         sync_directory(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); make room or the folder writable, and run the same command "
-            "again"
+            f"{path}: cannot be written ({reason}); make room or the folder writable, and run the same command again"
         ) from error
     finally:
         if temporary is not None:
@@ -102,6 +115,12 @@ def _visible(value: Any) -> Any:
     if isinstance(value, dict):
         return {visible(key): _visible(item) for key, item in value.items()}
     return [_visible(item) for item in value] if isinstance(value, list) else value
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what kills in the middle of :func:`replacing` left beside ``path``; for a file that one process writes."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        left.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

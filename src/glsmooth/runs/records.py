@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ from numpy.typing import NDArray
 
 from glsmooth.configuration.identity import difference
 from glsmooth.errors import UserError
-from glsmooth.runs.files import IDENTITY, RECORDS, sync_directory, write_text
+from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, sync_directory, write_text
 from glsmooth.smoothing import Verdict
 
-__all__ = ["COLUMNS", "Columns", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
+__all__ = ["COLUMNS", "Columns", "Images", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
 
 #: Columns of records.csv; ``coin`` where the bound is randomised, and ``certified_<method>`` for each method follow.
 COLUMNS = (
@@ -47,6 +49,41 @@ _REAL = ("p_lower", "coin")
 
 #: Column name -> (images,) array.
 Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images a run certifies.
+
+    ``names`` of all test images, in their order: one that comes or goes moves the others. ``digests``, by index, of
+    those that are certified.
+    """
+
+    names: list[str]
+    digests: Mapping[int, str]
+
+    def text(self) -> str:
+        """What images.json says; its digest stands for the images in identity.json."""
+        digests = {str(index): self.digests[index] for index in sorted(self.digests)}
+        return json.dumps({"names": self.names, "digests": digests}, indent=0) + "\n"
+
+    @classmethod
+    def of(cls, text: str) -> Images:
+        content = json.loads(text)
+        return cls(content["names"], {int(index): digest for index, digest in content["digests"].items()})
+
+    def difference(self, now: Images) -> str:
+        """The first image in which ``now`` differs, in words."""
+        present, known = set(now.names), set(self.names)
+        for index, name in enumerate(self.names):
+            if name not in present:
+                return f"{name} is no longer among the test images"
+            if now.names[index : index + 1] != [name]:
+                break
+            if self.digests.get(index) != now.digests.get(index):
+                return f"{name} has changed"
+        added = next((name for name in now.names if name not in known), None)
+        return f"{added} is new among the test images" if added else "the test images are in another order"
 
 
 def part_path(directory: Path, rank: int, ranks: int) -> Path:
@@ -180,12 +217,16 @@ class Records:
         identity: plain values that decide the result, by name (:func:`glsmooth.configuration.identity.decisive`). They
             are stored with the first use of the directory.
         columns: columns of the table.
+        images: what is certified, stored likewise; None does not compare it.
 
     Raises:
-        UserError: another process holds the directory, or its records belong to another configuration.
+        UserError: another process holds the directory, or its records belong to another configuration or to other
+            images.
     """
 
-    def __init__(self, directory: Path, identity: Mapping[str, Any], columns: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, identity: Mapping[str, Any], columns: Sequence[str], images: Images | None = None
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.columns = tuple(columns)
@@ -194,12 +235,16 @@ class Records:
         _lock(self._lock.fileno(), directory)
         #: Images that are on disk.
         self.finished: frozenset[int] = frozenset()
-        self._check_identity(identity)
+        self._check_identity(identity, images)
         self.merge()
 
-    def _check_identity(self, identity: Mapping[str, Any]) -> None:
+    def _check_identity(self, identity: Mapping[str, Any], images: Images | None) -> None:
         path = self.directory / IDENTITY
+        if images is not None:
+            identity = {**identity, "images": hashlib.sha256(images.text().encode()).hexdigest()}
         if not path.exists():
+            if images is not None:
+                write_text(self.directory / IMAGES, images.text())  # first: an identity never lacks its images
             write_text(path, json.dumps(identity, indent=2, sort_keys=True) + "\n")
             return
         try:
@@ -208,12 +253,23 @@ class Records:
             before = None
         if not isinstance(before, dict):
             raise UserError(f"{path}: damaged; remove {self.directory} to start afresh")
-        other = difference(before, json.loads(json.dumps(identity)))
+        now = json.loads(json.dumps(identity))
+        digests = before.pop("images", None), now.pop("images", None)
+        fix = "choose another hydra.run.dir, or remove that directory"
+        other = difference(before, now)
         if other is not None:
+            raise UserError(f"{self.directory}: its records were taken with {other}; {fix}")
+        if images is not None and digests[0] != digests[1]:
             raise UserError(
-                f"{self.directory}: its records were taken with {other}; choose another hydra.run.dir, or remove that "
-                "directory"
+                f"{self.directory}: its records were taken of other images: {self._changed(images)}; restore the "
+                f"images, {fix}"
             )
+
+    def _changed(self, images: Images) -> str:
+        try:
+            return Images.of((self.directory / IMAGES).read_text(encoding="utf-8")).difference(images)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return f"{IMAGES}, which would say which, is missing or damaged"
 
     def merge(self, order: Sequence[int] | None = None) -> None:
         """Bring the parts of several processes into records.csv, rows sorted by image.

@@ -1,0 +1,211 @@
+"""Signals stop a command soon, with its status and one line, and the same command ends as if none had come."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from glsmooth.learning import stopping
+from glsmooth.learning.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+#: Seconds from a signal to the end of the process. Five are promised; a machine that runs other tests may take the
+#: processor away for longer, and before this was mended the commands ran on until their work was done.
+SOON = 15.0
+VOTES = ("dataset.subset=16", "monte_carlo.n0=50", "monte_carlo.n=1000")
+STEPS = ("optimizer.epochs=6", "trainer.limit_train_batches=4", "dataset.image_size=[16,16]")
+
+
+def start(command, directory, *arguments):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            f"glsmooth.{command}",
+            f"hydra.run.dir={directory}",
+            *arguments,
+            "trainer.accelerator=cpu",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def stop(process, number, has_come_further):
+    """Signal a process once it has come further; the last line that it says. Nothing that it started is left."""
+    while not has_come_further():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=300)
+    assert time.monotonic() - begin < SOON
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    assert "Error" not in err
+    assert "leaked" not in err
+    while time.monotonic() - begin < SOON:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return err.splitlines()[-1]
+        time.sleep(0.05)
+    raise AssertionError("a process of its group is still there")
+
+
+def rows(directory):
+    return sum(path.read_bytes().count(b"\n") - 1 for path in directory.glob("records*.csv"))
+
+
+def test_certify(elsewhere, untrained):
+    """Stopped by each signal in turn, once with two processes, it ends with the same bytes."""
+    arguments = (f"ckpt={untrained[0]}", *VOTES)
+    whole, stopped = elsewhere / "whole", elsewhere / "stopped"
+    finish(start("certify", whole, *arguments))
+    for number, devices in ((signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGUSR2, 1)):
+        before = rows(stopped)
+        process = start("certify", stopped, *arguments, f"trainer.devices={devices}")
+        line = stop(process, number, lambda before=before: rows(stopped) > before)
+        done = rows(stopped)
+        name = signal.Signals(number).name
+        assert line == f"Stopped by {name} after {done} of 16 images; the same command goes on from here"
+        assert before < done < 16
+    finish(start("certify", stopped, *arguments))
+    assert (stopped / "records.csv").read_bytes() == (whole / "records.csv").read_bytes()
+
+
+def epoch(directory):
+    path = directory / "last.ckpt"
+    return int(load_checkpoint(path).metrics["epoch"]) if path.exists() else 0
+
+
+def weights(path):
+    return torch.cat([value.double().flatten() for value in load_checkpoint(path).state_dict.values()])
+
+
+def test_train(elsewhere):
+    """Stopped by each signal in turn, it ends with the same networks; no unfinished one passes for finished."""
+    whole, stopped = elsewhere / "whole", elsewhere / "stopped"
+    finish(start("train", whole, *STEPS))
+    for number in stopping.SIGNALS:
+        before = epoch(stopped)
+        line = stop(start("train", stopped, *STEPS), number, lambda before=before: epoch(stopped) > before)
+        name = signal.Signals(number).name
+        assert line == f"Stopped by {name} after {epoch(stopped)} of 6 epochs; the same command goes on from here"
+        assert before < epoch(stopped) < 6
+        assert not (stopped / "summary.json").exists()
+    assert "Best checkpoint" in finish(start("train", stopped, *STEPS))
+    for name in ("last.ckpt", "best.ckpt"):
+        assert torch.equal(weights(stopped / name), weights(whole / name))
+
+
+def test_train_on_two_devices(elsewhere):
+    process = start("train", elsewhere / "run", *STEPS, "trainer.devices=2")
+    line = stop(process, signal.SIGTERM, lambda: epoch(elsewhere / "run") > 0)
+    assert re.fullmatch(r"Stopped by SIGTERM after \d of 6 epochs; the same command goes on from here", line)
+
+
+def script(body):
+    """A process that runs ``body`` and has said that it is ready."""
+    lines = (
+        "import hashlib, os, signal, sys, time",
+        "from glsmooth.learning.stopping import stoppable",
+        "def ready(): print('ready', flush=True)",
+        *body.strip().splitlines(),
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+SWALLOWS = """
+with stoppable('!'):
+    try:
+        ready()
+        time.sleep(60)
+    except BaseException:
+        time.sleep(60)
+"""
+IN_C = """
+with stoppable('!'):
+    ready()
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+"""
+FAILS_THEN = """
+with stoppable('!'):
+    try:
+        ready()
+        time.sleep(60)
+    finally:
+        raise RuntimeError('connection closed')
+"""
+
+
+@pytest.mark.parametrize("body", [SWALLOWS, IN_C, FAILS_THEN], ids=["swallows", "in C", "fails then"])
+def test_whatever_the_program_does(body):
+    """A hook that swallows the exception, a call that takes minutes, and what fails because of the stop."""
+    process = script(body)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == "Stopped by SIGTERM!\n"
+    assert process.returncode == 143
+    assert time.monotonic() - begin < SOON
+
+
+def test_a_second_signal_stops_at_once():
+    process = script(SWALLOWS)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "Stopped by SIGINT!\n"
+    assert process.returncode == 130
+    assert time.monotonic() - begin < stopping.GRACE
+
+
+def test_handlers_of_others_stay():
+    """submitit's SIGUSR2, which queues the job again, and a SIGINT that is ignored in the background."""
+    process = script(
+        "signal.signal(signal.SIGUSR2, lambda *_: print('theirs', flush=True))\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "with stoppable('!'):\n    ready()\n    time.sleep(60)"
+    )
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGUSR2)
+    assert process.stdout.readline() == "theirs\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[1] == "Stopped by SIGTERM!\n"
+
+
+def test_a_forked_process_is_on_its_own():
+    """As data loading processes are: what ends them is no signal to the command."""
+    process = script(
+        "with stoppable('!'):\n    child = os.fork()\n    if child == 0:\n        ready()\n        time.sleep(60)\n"
+        f"    time.sleep(1)\n    os.kill(child, signal.SIGTERM)\n    print(os.waitpid(child, 0)[1])\n"
+        f"    time.sleep({stopping.GRACE + 1})"
+    )
+    out, err = process.communicate(timeout=60)
+    assert (out, err, process.returncode) == (f"{int(signal.SIGTERM)}\n", "", 0)
+
+
+def test_afterwards_signals_do_what_they_did():
+    before = [signal.getsignal(number) for number in stopping.SIGNALS]
+    with stopping.stoppable("!"):
+        assert all(signal.getsignal(number) not in before for number in stopping.SIGNALS)
+    assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
