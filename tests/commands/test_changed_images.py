@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from glsmooth.commands import certify
-from glsmooth.configuration.plain import conf_dir
+from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError
 from glsmooth.learning import data
 from glsmooth.learning.checkpoint import KEY, make_payload
