@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from lightning.pytorch import Trainer
 from torch.multiprocessing.spawn import ProcessRaisedException
 from tqdm import tqdm
 
+from glsmooth.configuration.build import with_folder
 from glsmooth.errors import UserError
+from glsmooth.family.resolvability import is_users
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.files import wandb_id
 
 __all__ = ["accelerator", "make_trainer", "progress_bar", "quieten_lightning", "spawned", "wandb_run"]
@@ -72,10 +75,14 @@ def progress_bar(what: str, unit: str, total: int, done: int, show: bool) -> Any
 
 
 @contextmanager
-def spawned() -> Iterator[None]:
-    """Let a mistake that a process of Lightning's reports be the UserError that it was there."""
+def spawned(family: SmoothedFamily) -> Iterator[None]:
+    """Let a mistake that a process of Lightning's reports be the UserError that it was there.
+
+    Such a process is sent ``family``, and imports a user's transformation where this process did.
+    """
     try:
-        yield
+        with with_folder() if is_users(family.transform) else nullcontext():
+            yield
     except ProcessRaisedException as error:
         # It arrives as the text of a traceback, whose last part is the message.
         name = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")
