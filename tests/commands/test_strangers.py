@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from glsmooth.commands import certify, report, train
-from glsmooth.configuration.build import check_target
+from glsmooth.configuration.build import build_transform, check_target
 from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import KEY, load_checkpoint
 from glsmooth.report import write_report
@@ -202,3 +203,115 @@ def test_a_summary_that_was_changed_imports_nothing(call, untrained, folder):
     summary["transform"]["_target_"] = TARGET
     (folder / "run" / "summary.json").write_text(json.dumps(summary))
     assert refused(call("report", "run"), "run/summary.json")
+
+
+# Folders
+
+TRAP = """
+from pathlib import Path
+
+with Path({place!r}).open("a") as file:
+    file.write(__name__ + "\\n")
+"""
+#: Names under which our own and other packages' modules are imported: at once, lazily, or where they are installed.
+TRAPS = (
+    *("numpy", "torch", "scipy", "omegaconf", "hydra", "lightning", "matplotlib", "tqdm", "PIL", "torchvision"),
+    *("wandb", "colorlog", "submitit", "rich", "pandas", "IPython", "yaml", "antlr4", "cloudpickle", "conf"),
+)
+
+
+@pytest.fixture
+def trapped(folder):
+    """The folder full of modules that leave a trace when they run."""
+    plugins = ("hydra_plugins/evil.py", "hydra_plugins/worse/__init__.py", "hydra_plugins/worse/plugin.py")
+    for path in (*(f"{name}.py" for name in TRAPS), *plugins):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(TRAP.format(place=str(folder / "sprung")))
+    return folder
+
+
+def sprung(folder):
+    file = folder / "sprung"
+    return file.read_text().split() if file.exists() else []
+
+
+PYTHON = [sys.executable, "-m"]
+SCRIPT = Path(sys.executable).with_name("glsmooth")
+FACES = {
+    "python -m glsmooth.bounds": [*PYTHON, "glsmooth.bounds"],
+    "python -mglsmooth.bounds": [sys.executable, "-mglsmooth.bounds"],
+    "python -m glsmooth bounds": [*PYTHON, "glsmooth", "bounds"],
+    "python -P -m glsmooth.bounds": [sys.executable, "-P", "-m", "glsmooth.bounds"],
+    "glsmooth bounds": [str(SCRIPT), "bounds"],
+}
+
+
+def start(command, *arguments):
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_folder_runs_none_of_its_modules(trapped, face):
+    if face == "glsmooth bounds" and not SCRIPT.is_file():
+        pytest.skip("the console script is not installed")
+    status, err = start(FACES[face], "plot=true", "hydra.run.dir=out")
+    assert (status, sprung(trapped)) == (0, []), err
+    assert (trapped / "out" / "plane.svg").is_file()
+
+
+def test_the_traps_are_sound(trapped):
+    """In a program that is not ours, Python itself walks into them."""
+    code = "import matplotlib, hydra_plugins.evil, hydra_plugins.worse.plugin"
+    assert start([sys.executable, "-c", code])[0] == 0
+    assert sprung(trapped) == ["matplotlib", "hydra_plugins.evil", "hydra_plugins.worse", "hydra_plugins.worse.plugin"]
+
+
+def test_a_class_of_the_folder_brings_its_own_module_alone(trapped):
+    arguments = ("transform=custom", TYPED, "+smoothing.tint={law:Normal,scale:0.25}", "+region.tint=[-0.1,0.1]")
+    for face in ("python -m glsmooth.bounds", "python -m glsmooth bounds"):
+        status, err = start(FACES[face], *arguments)
+        assert (status, sprung(trapped)) == (0, []), err
+        assert (trapped / "imported").exists()
+        (trapped / "imported").unlink()
+
+
+def test_the_folder_is_on_the_path_for_the_import_alone(folder):
+    (folder / "a_strangers_module.py").write_text(f"import sys\nPATH = list(sys.path)\n{TINT}")
+    before = list(sys.path)
+    build_transform({"_target_": TARGET})
+    assert sys.path == before
+    assert [*before, str(folder)] == sys.modules["a_strangers_module"].PATH
+    (folder / "a_strangers_module.py").write_text("raise RuntimeError")
+    sys.modules.pop("a_strangers_module")
+    with pytest.raises(RuntimeError):
+        build_transform({"_target_": TARGET})
+    assert sys.path == before
+
+
+def test_other_programs_keep_their_path(folder):
+    """Python users, who import the package, find their own modules as ever."""
+    (folder / "mine").mkdir()
+    (folder / "mine" / "__init__.py").write_text("import glsmooth, a_module_beside\n")
+    (folder / "mine" / "__main__.py").write_text("")
+    (folder / "a_module_beside.py").write_text("")
+    for command in ([*PYTHON, "mine"], [sys.executable, "-c", "import glsmooth, a_module_beside"]):
+        status, err = start(command)
+        assert status == 0, err
+
+
+def test_processes_of_a_certification_find_a_users_class(trapped, checkpoint):
+    """Two of Lightning's processes, which are sent the family, and import its class from the folder."""
+    arguments = (f"ckpt={checkpoint}", *SHORT, TYPED, "trainer.devices=2", "hydra.run.dir=run")
+    status, err = start([*PYTHON, "glsmooth.certify"], *arguments)
+    assert (status, sprung(trapped)) == (0, []), err
+    assert len((trapped / "run" / "records.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_jobs_of_a_sweep_find_a_users_class(trapped):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    arguments = ("transform=custom", TYPED, "+smoothing.tint={law:Normal,scale:0.25}", "+region.tint=[-0.1,0.1]")
+    sweep = ("--multirun", "hydra/launcher=submitit_local", "alpha=0.01,0.02")
+    status, err = start(FACES["python -m glsmooth.bounds"], *sweep, *arguments)
+    assert (status, sprung(trapped)) == (0, []), err
+    assert len(list(trapped.glob("outputs/bounds/*/bounds.json"))) == 2

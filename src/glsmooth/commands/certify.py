@@ -200,7 +200,7 @@ def take_votes(
         if remaining:
             if records.finished:
                 print(f"Resuming: {len(records.finished)} images are recorded already", file=sys.stderr)
-            with spawned():
+            with spawned(module.family):
                 trainer.predict(module, return_predictions=False)
             records.merge(module.indices)
         return {

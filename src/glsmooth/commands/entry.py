@@ -81,14 +81,11 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             run(cfg)
 
     def main() -> None:
-        # For modules of the user's own: python -m looks in the current directory, a console script does not.
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
         start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(_elsewhere(task))
         try:
-            with _hydra_raises(), _site_first(), stoppable(_GO_ON.get(command, "")):
+            with _environment(), _site_first(), stoppable(_GO_ON.get(command, "")):
                 start()
         except UserError as error:
             log.debug("", exc_info=True)  # its traceback, with hydra.verbose=true
@@ -169,18 +166,23 @@ def _site_first() -> Iterator[None]:
         _Site.folder = None
 
 
+#: Hydra shall raise its errors instead of printing them and exiting with status 1. Processes that the command starts,
+#: jobs of a cluster among them, shall not look for modules in the working directory.
+_ENVIRONMENT = {"HYDRA_FULL_ERROR": "1", "PYTHONSAFEPATH": "1"}
+
+
 @contextmanager
-def _hydra_raises() -> Iterator[None]:
-    """Have Hydra raise its errors instead of printing them and exiting with status 1."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def _environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    os.environ.update(_ENVIRONMENT)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _stop(message: str) -> NoReturn:

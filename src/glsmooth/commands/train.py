@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> None:
     if last.is_file():
         print(f"Resuming from {last}", file=sys.stderr)
     start = time.monotonic()
-    with wandb_run(settings, directory) as logged, spawned():
+    with wandb_run(settings, directory) as logged, spawned(family):
         trainer = _trainer(settings, directory, logged)
         try:
             trainer.fit(module, ckpt_path=last if last.is_file() else None)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from glsmooth.configuration.plain import plain
@@ -15,7 +18,16 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
 from glsmooth.transforms import BUILTIN, ResolvableTransform
 
-__all__ = ["build_family", "build_law", "build_laws", "build_region", "build_transform", "check_target", "law_config"]
+__all__ = [
+    "build_family",
+    "build_law",
+    "build_laws",
+    "build_region",
+    "build_transform",
+    "check_target",
+    "law_config",
+    "with_folder",
+]
 
 #: By these names files may ask for a class of ours; no other is imported because a file says so.
 _BUILTIN_TARGETS = frozenset(
@@ -86,7 +98,8 @@ def _import(target: str) -> Any:
     if not module_name:
         raise UserError(f"transform._target_={target!r} names no module; set transform._target_=my_module.{target}")
     try:
-        module = importlib.import_module(module_name)
+        with with_folder():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the user's module was found; something that it imports was not
@@ -96,8 +109,27 @@ def _import(target: str) -> Any:
         ) from None
     if not hasattr(module, name):
         names = [n for n, member in vars(module).items() if inspect.isclass(member) and not n.startswith("_")]
-        raise UserError(f"transform._target_={target!r}: no {name!r} in {module_name}{did_you_mean(name, names)}")
+        where = f"{module_name} ({module.__file__})" if getattr(module, "__file__", None) else module_name
+        raise UserError(f"transform._target_={target!r}: no {name!r} in {where}{did_you_mean(name, names)}")
     return getattr(module, name)
+
+
+@contextmanager
+def with_folder() -> Iterator[None]:
+    """Have modules of the user's own found in the working directory, after all others and for so long only.
+
+    Last, so that no file in it takes the place of an installed module.
+    """
+    folder = os.getcwd()
+    if folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
 
 
 def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[str, Law]:

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.multiprocessing.spawn import ProcessRaisedException
 from tqdm import tqdm
 
+from glsmooth.configuration.build import with_folder
 from glsmooth.errors import UserError
+from glsmooth.family.resolvability import is_users
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import stopping
 from glsmooth.runs.files import replacing, wandb_id
 
@@ -129,10 +132,14 @@ def progress_bar(what: str, unit: str, total: int, done: int, show: bool) -> Any
 
 
 @contextmanager
-def spawned() -> Iterator[None]:
-    """Let a mistake that a process of Lightning's reports be the UserError that it was there."""
+def spawned(family: SmoothedFamily) -> Iterator[None]:
+    """Let a mistake that a process of Lightning's reports be the UserError that it was there.
+
+    Such a process is sent ``family``, and imports a user's transformation where this process did.
+    """
     try:
-        yield
+        with with_folder() if is_users(family.transform) else nullcontext():
+            yield
     except ProcessRaisedException as error:
         # It arrives as the text of a traceback, whose last part is the message.
         name = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")
