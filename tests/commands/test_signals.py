@@ -45,13 +45,13 @@ def finish(process):
     return out
 
 
-def stop(process, number, has_come_further):
-    """Signal a process once it has come further; the last line that it says. Nothing that it started is left."""
+def stop(process, number, has_come_further, group=False):
+    """Signal a process, or its group, once it has come further; the last line that it says. Nothing of it is left."""
     while not has_come_further():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     begin = time.monotonic()
-    process.send_signal(number)
+    (os.killpg if group else os.kill)(process.pid, number)
     _, err = process.communicate(timeout=300)
     assert time.monotonic() - begin < SOON
     assert process.returncode == 128 + number
@@ -72,14 +72,18 @@ def rows(directory):
 
 
 def test_certify(elsewhere, untrained):
-    """Stopped by each signal in turn, once with two processes, it ends with the same bytes."""
+    """Stopped by each signal in turn, alone and with its processes, it ends with the same bytes."""
     arguments = (f"ckpt={untrained[0]}", *VOTES)
     whole, stopped = elsewhere / "whole", elsewhere / "stopped"
     finish(start("certify", whole, *arguments))
-    for number, devices in ((signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGUSR2, 1)):
+    for number, group, option in (
+        (signal.SIGTERM, True, "dataset.num_workers=2"),  # as schedulers send it
+        (signal.SIGINT, True, "trainer.devices=2"),  # as a terminal does
+        (signal.SIGUSR2, False, "batch_size=128"),
+    ):
         before = rows(stopped)
-        process = start("certify", stopped, *arguments, f"trainer.devices={devices}")
-        line = stop(process, number, lambda before=before: rows(stopped) > before)
+        process = start("certify", stopped, *arguments, option)
+        line = stop(process, number, lambda before=before: rows(stopped) > before, group)
         done = rows(stopped)
         name = signal.Signals(number).name
         assert line == f"Stopped by {name} after {done} of 16 images; the same command goes on from here"

@@ -1,7 +1,9 @@
 """The train command on the digits, a few steps at a time."""
 
 import csv
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import torch
 from glsmooth.commands import train
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import file_digest
+from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import load_checkpoint
+from glsmooth.learning.trainer import WholeCheckpoints
 from glsmooth.learning.training import UNDER_LAW, TrainingModule
 
 SHORT = [
@@ -259,3 +263,23 @@ def test_weights_for_other_classes_need_a_new_head(tmp_path):
     checkpoint = load_checkpoint(tmp_path / "run" / "best.ckpt")
     assert checkpoint.model["new_head"] is True
     assert checkpoint.build_model()(torch.rand(1, 3, 16, 16)).shape == (1, 10)
+
+
+def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A disk that fills in the middle leaves the last epoch's; renaming stays within the folder."""
+    replaced = []
+    monkeypatch.setattr(os, "replace", lambda *paths, replace=os.replace: (replaced.append(paths), replace(*paths)))
+    run(tmp_path / "run", "optimizer.epochs=1")
+    last = tmp_path / "run" / "last.ckpt"
+    assert (last.with_name("last.ckpt.tmp"), last) in replaced
+    before = last.read_bytes()
+
+    def full(_, file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot be written \(.*No space left.*; free space"):
+        WholeCheckpoints().save_checkpoint({}, last)
+    assert last.read_bytes() == before
+    assert not list(last.parent.glob("*.tmp"))

@@ -74,6 +74,8 @@ class _Stop:
     def _handle(self, signum: int, _: Any) -> None:
         if self.signum is None:
             self.signum = signum
+            # torch raises an error where a data loading process has died; they may have had the signal, too.
+            signal.signal(signal.SIGCHLD, lambda *_: None)
             self._end_processes()
             raise Stopped(signum)
 
