@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glsmooth.bounds import exceeds
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.smoothed import SmoothedFamily
@@ -421,7 +422,7 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
 
 def _number_line(axes: Axes, theme: Theme, what: Procedure) -> None:
     """p_A and h_min on the line from 1/2 to 1 (from lower, where p_A is)."""
-    certified = what.p_lower > what.h_min
+    certified = exceeds(what.p_lower, what.h_min)
     colour = theme.yes if certified else theme.no
     left = min(0.5, np.floor(what.p_lower * 10) / 10)
     axes.set_facecolor(theme.paper)
