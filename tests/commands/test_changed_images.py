@@ -45,7 +45,7 @@ def swap(one, other):
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    monkeypatch.setattr(certify, "write_report", lambda directory: (directory / "table.md").write_text(""))
+    monkeypatch.setattr(certify, "write_report", lambda directory, **_: (directory / "table.md").write_text(""))
 
 
 @pytest.fixture
