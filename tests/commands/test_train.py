@@ -271,7 +271,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths, replace=os.replace: (replaced.append(paths), replace(*paths)))
     run(tmp_path / "run", "optimizer.epochs=1")
     last = tmp_path / "run" / "last.ckpt"
-    assert (last.with_name("last.ckpt.tmp"), last) in replaced
+    assert any(Path(new).parent == last.parent for new, old in replaced if old == last)
     before = last.read_bytes()
 
     def full(_, file):
@@ -279,7 +279,7 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"last\.ckpt: cannot be written \(.*No space left.*; free space"):
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot be written \(.*No space left"):
         WholeCheckpoints().save_checkpoint({}, last)
     assert last.read_bytes() == before
-    assert not list(last.parent.glob("*.tmp"))
+    assert not list(last.parent.glob(".last.ckpt.*"))

@@ -502,7 +502,10 @@ def _claim(required):
         (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="sequential")), r"index 3: p_lower=0\.95"),
         (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="none")), r"monte_carlo\.name='none' is not"),
         (lambda p: _summary(p, lambda s: s["monte_carlo"].pop("name")), r"monte_carlo\.name=None is not"),
-        (lambda p: _summary(p, lambda s: s["monte_carlo"].update(n="many")), r"monte_carlo\.n is 'many', not a number"),
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(n="many")),
+            r"monte_carlo\.n='many' must be a whole number",
+        ),
         (lambda p: _summary(p, lambda s: s["monte_carlo"].update(n0=0)), r"n0=0, n=1000: both must be at least 1"),
         (
             lambda p: _summary(p, _claim(0.5)),
