@@ -10,7 +10,8 @@ from scipy.optimize import differential_evolution
 from scipy.stats import norm
 
 import glsmooth as gs
-from glsmooth.bounds import cover
+from glsmooth.bounds import cover, neyman_pearson
+from glsmooth.bounds.cells import cyclic_pair
 from glsmooth.bounds.cover import covers_torus, search
 from glsmooth.bounds.cover.axes import Step, axes_of, cyclic_candidates, full_box, smoothness, width_of
 from glsmooth.bounds.tradeoffs import line_inverse, line_value
@@ -410,3 +411,17 @@ def test_steps_undo_their_inverses_in_the_opposite_order():
         assert step.inverse(q) == needed < 1
         assert step(needed) == pytest.approx(q, abs=1e-9)
     assert Step().inverse(0.3) == Step()(0.3) == 0.3
+
+
+@pytest.mark.parametrize("law", [gs.Rayleigh(2.0), gs.LogNormal(1.0, 0.7), gs.Normal(0.3, 3.0), gs.Uniform(-3.2, 4.1)])
+def test_shifts_on_a_cycle_that_are_left_out_are_nowhere_the_worse_ones(law):
+    masses = neyman_pearson.cyclic_masses(law, 16)
+
+    def curve(shift):
+        atoms = cyclic_pair(masses, round(shift) % 16)
+        return lambda p: np.interp(p, *atoms.corners(), left=0.0)
+
+    kept = [curve(shift) for shift in cyclic_candidates(law, 16, (-8, 7))]
+    p = np.linspace(0, 1, 2001)
+    for shift in range(-8, 8):
+        assert any((other(p) <= curve(shift)(p) + 1e-12).all() for other in kept) or shift == 0
