@@ -602,3 +602,13 @@ def test_places_of_a_narrow_law_that_moves_are_rounded(law):
 def test_the_offset_of_a_law_far_from_0_is_rounded():
     """1e8 is a multiple of 1.5e-8, and so is how far a rescaling moves it: that share of a density of at most 0.4."""
     assert scalar_pair(gs.Normal(1e8, 1.0), 0.3, 0.8, 100).slip_b > 0.4 * 1.5e-8
+
+
+@pytest.mark.parametrize("step", [0.2, -0.2])
+def test_tables_keep_the_slips_of_what_they_tabulate(step):
+    part = Observed(gs.LogNormal(0.0, 0.5), 0.8, gs.HalfNormal(0.5), step, rescaled=False)
+    # Finer cells than the table's have smaller slips.
+    table, fine = tabulated(part, coarse=True), part.atoms(300)
+    i = 0 if step > 0 else 1  # which of the two laws the chord rule changes
+    known, kept = (fine.slip_0, fine.slip_b)[i], (table.slip_0, table.slip_b)[i]
+    assert 1e-7 < known < kept
