@@ -10,7 +10,8 @@ from scipy.optimize import differential_evolution
 from scipy.stats import norm
 
 import glsmooth as gs
-from glsmooth.bounds import cover
+from glsmooth.bounds import cover, neyman_pearson
+from glsmooth.bounds.cells import cyclic_pair
 from glsmooth.bounds.cover import covers_torus, search
 from glsmooth.bounds.cover.axes import Step, axes_of, cyclic_candidates, full_box, smoothness, width_of
 from glsmooth.bounds.tradeoffs import line_inverse, line_value
@@ -410,3 +411,41 @@ def test_steps_undo_their_inverses_in_the_opposite_order():
         assert step.inverse(q) == needed < 1
         assert step(needed) == pytest.approx(q, abs=1e-9)
     assert Step().inverse(0.3) == Step()(0.3) == 0.3
+
+
+@pytest.mark.parametrize("law", [gs.Rayleigh(2.0), gs.LogNormal(1.0, 0.7), gs.Normal(0.3, 3.0), gs.Uniform(-3.2, 4.1)])
+def test_shifts_on_a_cycle_that_are_left_out_are_nowhere_the_worse_ones(law):
+    masses = neyman_pearson.cyclic_masses(law, 16)
+
+    def curve(shift):
+        atoms = cyclic_pair(masses, round(shift) % 16)
+        return lambda p: np.interp(p, *atoms.corners(), left=0.0)
+
+    kept = [curve(shift) for shift in cyclic_candidates(law, 16, (-8, 7))]
+    p = np.linspace(0, 1, 2001)
+    for shift in range(-8, 8):
+        assert any((other(p) <= curve(shift)(p) + 1e-12).all() for other in kept) or shift == 0
+
+
+@pytest.mark.parametrize("contrast", [(0.7, 1.4), (0.6, 0.8), (0.7, 0.7)])
+def test_a_brightness_before_contrast_that_is_not_centred_has_two_ends(contrast):
+    """With the law's centre at 1/2 the nearer end, .19, is the worse one."""
+    f = family(T.ContrastBrightness(order="brightness_first"), contrast=gs.LogNormal(0, 0.5), brightness=N(0.5, 0.3))
+    h = gs.required_probability(f, gs.Box(contrast=contrast, brightness=(-0.2, 0.19)))
+    near, far = (gs.tradeoff(f, {"contrast": contrast[0], "brightness": b}).inverse(0.5) for b in (0.19, -0.2))
+    assert far + 0.01 < near <= h + 1e-9
+
+
+def test_a_ball_beside_the_identity_reaches_beyond_its_radius():
+    f = family(T.Brightness(), brightness=N(0, 1))
+    assert gs.required_probability(f, gs.Ball(1.0, brightness=2.0)) >= norm.cdf(3)
+
+
+def test_cells_that_the_budget_leaves_open_count_by_their_bound(monkeypatch):
+    """Nothing but the first cell is tried: its bound is far above any value attained."""
+    monkeypatch.setattr(search, "BUDGET", 0)
+    monkeypatch.setattr(search, "ROUGH_BUDGET", 0)
+    f = family(T.ContrastBrightness(), contrast=gs.LogNormal(0, 0.6), brightness=gs.LogNormal(0, 0.6))
+    for region in (gs.Box(contrast=(0.7, 1.4), brightness=(-0.2, 0.3)), gs.Ball(0.3, contrast=1.0, brightness=0.0)):
+        worst = cover.worst_case.__wrapped__(f, region)
+        assert worst.value > neyman_pearson.tradeoff(f, worst.beta, coarse=True).inverse(0.5) + 1e-3

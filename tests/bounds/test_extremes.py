@@ -152,6 +152,16 @@ def test_a_shift_on_the_boundary_of_a_ball_is_in_a_slab() -> None:
     assert any(slab.contains({"tx": 1, "ty": 0}) for slab in slabs(ball, ["tx", "ty"]))
 
 
+def test_slabs_lose_no_shift_of_a_ball_to_rounding() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        centre, shift = rng.normal(0, 3, 2), rng.integers(-6, 7, 2)
+        # The shift lies on the boundary.
+        ball = gs.Ball(math.hypot(*(shift - centre)), tx=centre[0], ty=centre[1])
+        point = {"tx": float(shift[0]), "ty": float(shift[1])}
+        assert any(slab.contains(point) for slab in slabs(ball, ["tx", "ty"]))
+
+
 @pytest.mark.parametrize(("low", "shift"), [(1e6, 0.1), (1e9, 0.1), (1e15, 0.05)])
 def test_a_uniform_law_far_from_0_is_not_underestimated(low: float, shift: float) -> None:
     family = gs.SmoothedFamily(T.Brightness(), {"brightness": gs.Uniform(low, low + 1)})

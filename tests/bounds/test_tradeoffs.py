@@ -17,9 +17,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtr
 
 import glsmooth as gs
-from glsmooth.bounds.cells import Moved, Observed, by_slopes, move_of, scalar_pair, shares, spread_out
+from glsmooth.bounds.cells import Moved, Observed, by_slopes, cyclic_pair, move_of, scalar_pair, shares, spread_out
 from glsmooth.bounds.sums import combine, exact_sum, grid_sum, on_grid, pruned, smeared_sum, tabulated
-from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Sum, line_inverse, line_value
+from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Monotone, Sum, line_inverse, line_value
 
 KS = np.exp(np.linspace(-4, 4, 81))
 #: Rounding of sums of some thousand masses.
@@ -545,3 +545,70 @@ def test_slopes_enclose_the_ratio_in_every_cell(s, shift, scale):
         if cells == 300:  # and in narrow cells they are no wider than a few times the ratio's own range
             width, own = high - low, np.ptp(ratio, axis=1)
             assert np.median(width / own) < 2
+
+
+@pytest.mark.parametrize("shift", [0.3, -0.3])
+def test_a_half_line_is_rounded_to_the_safe_side_far_from_0(shift):
+    """At 1e8 a place is rounded to 1e-8 of the law's width, which moves as much of its mass."""
+    curve = Monotone(gs.Uniform(1e8, 1e8 + 1), shift, 1.0)
+    levels = np.random.default_rng(0).uniform(0.31, 0.69, 200).tolist()
+    for p in levels:
+        assert curve(p) <= p - 0.3 < curve(p) + 1e-5
+        assert curve.inverse(p) - 1e-5 < p + 0.3 <= curve.inverse(p)
+
+
+def test_shifts_on_a_cycle_count_what_only_one_law_reaches():
+    pair = cyclic_pair(np.array([0.5, 0.3, 0.2, 0.0, 0.0]), 2)
+    assert (pair.only_0, pair.only_b) == pytest.approx((0.8, 0.5))
+    assert pair.inverse(0.1) == pytest.approx(0.8 + 0.2 * 0.1 / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("law", "shift", "scale"), [pair for pair in PAIRS if type(pair[0]) in (gs.Normal, gs.LogNormal)], ids=repr
+)
+def test_cells_see_where_a_ratio_turns(law, shift, scale):
+    """Beside the extreme of L no cell may end short of it: there the two ends of a cell say too little."""
+    x = law.icdf(torch.linspace(1e-4, 1 - 1e-4, 400_001, dtype=torch.float64)).numpy()
+    x = np.unique(np.concatenate((x, shift + scale * x)))
+    middle, width = (x[1:] + x[:-1]) / 2, np.diff(x)
+    p_0, p_b = (density * width for density in densities(law, shift, scale, middle))
+    seen = (p_0 > 0) & (p_b > 0)
+    loss = np.log(p_b[seen]) - np.log(p_0[seen])
+    turns = loss[1:-1][np.diff(loss[:-1]) * np.diff(loss[1:]) < 0]
+    assert len(turns)
+    for count in (21, 22, 40, 41):
+        atoms = scalar_pair(law, shift, scale, count)
+        for at in {float(turns.min()), float(turns.max())}:
+            for k in np.exp(-at + np.linspace(-0.05, 0.05, 41)):
+                # All of either law: what lies outside of the grid is given to the bound.
+                exact = float(np.maximum(p_0 - k * p_b, 0).sum())
+                assert told(atoms, k) >= exact - 2e-9
+                # The same with the two laws exchanged.
+                assert told(atoms, k) - (1 - k) >= float(np.maximum(k * p_b - p_0, 0).sum()) - 2e-9
+
+
+@pytest.mark.parametrize("law", [gs.LogNormal(-50.0, 1e-4), gs.LogNormal(3.0, 1e-5)])
+def test_places_of_a_narrow_law_that_moves_are_rounded(law):
+    """A relative error of an epsilon in y moves 1/(scale √2π) of it in mass; inner and outer places have several."""
+    mean = math.exp(law.loc)
+    moved = Moved(law, law.scale * mean).atoms(1)
+    assert min(moved.slip_0, moved.slip_b) > 10 * 2.0**-53 * law.peak_of_log
+    part = Observed(gs.LogNormal(0.0, 0.5), 0.8, law, law.scale * mean, rescaled=False).atoms(100)
+    assert min(part.slip_0, part.slip_b) > 10 * 2.0**-53 * law.peak_of_log
+    pair = scalar_pair(law, law.scale * mean, 0.8, 100)
+    assert min(pair.slip_0, pair.slip_b) > 10 * 2.0**-53 * law.peak_of_log
+
+
+def test_the_offset_of_a_law_far_from_0_is_rounded():
+    """1e8 is a multiple of 1.5e-8, and so is how far a rescaling moves it: that share of a density of at most 0.4."""
+    assert scalar_pair(gs.Normal(1e8, 1.0), 0.3, 0.8, 100).slip_b > 0.4 * 1.5e-8
+
+
+@pytest.mark.parametrize("step", [0.2, -0.2])
+def test_tables_keep_the_slips_of_what_they_tabulate(step):
+    part = Observed(gs.LogNormal(0.0, 0.5), 0.8, gs.HalfNormal(0.5), step, rescaled=False)
+    # Finer cells than the table's have smaller slips.
+    table, fine = tabulated(part, coarse=True), part.atoms(300)
+    i = 0 if step > 0 else 1  # which of the two laws the chord rule changes
+    known, kept = (fine.slip_0, fine.slip_b)[i], (table.slip_0, table.slip_b)[i]
+    assert 1e-7 < known < kept

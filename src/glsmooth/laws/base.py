@@ -131,6 +131,10 @@ class Law(Immutable, Distribution):
         raise self._undefined("mode_point")
 
     @property
+    def mean(self) -> Tensor:
+        raise self._undefined("mean")
+
+    @property
     def symmetric_about(self) -> float | None:
         """Centre of symmetry, or None."""
         return None
