@@ -111,7 +111,7 @@ def run(cfg: DictConfig) -> None:
     write_config(directory, settings)
     _save_draws(job, records)
     summary.write(directory)
-    report = write_report(directory, transform_target=settings["transform"]["_target_"])
+    report = write_report(directory, family=job.family)
     with wandb_run(settings, directory) as logged:
         if logged is not None:
             logged.log({name: value for name, value in summary.to_json().items() if isinstance(value, (int, float))})

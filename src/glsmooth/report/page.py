@@ -15,6 +15,7 @@ from glsmooth import bounds
 from glsmooth.bounds import Outcome
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import holds
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import figures, html, sweeps, tables, wording
 from glsmooth.report.tables import primary
 from glsmooth.runs.files import write_bytes, write_text
@@ -32,13 +33,15 @@ LISTED_IMAGES = 500  # rows of the list of images in report.html; records.csv al
 GALLERY = 12  # images in each half of the gallery
 
 
-def write_report(run_dir: str | Path, transform_target: str | None = None) -> Path:
+def write_report(
+    run_dir: str | Path, transform_target: str | None = None, family: SmoothedFamily | None = None
+) -> Path:
     """Write table.md, report.html and the pictures of a finished certify run into its directory.
 
     Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
 
     Args:
-        transform_target: ``"package.Class"`` where the run is of a transformation of your own.
+        transform_target, family: as :func:`glsmooth.runs.run.load_run` has them.
 
     Returns:
         The path of report.html.
@@ -47,7 +50,7 @@ def write_report(run_dir: str | Path, transform_target: str | None = None) -> Pa
         UserError: the directory, a file or a value in it is missing, unreadable or of another run; a transformation
             that is neither built in nor ``transform_target``.
     """
-    run = load_run(run_dir, transform_target=transform_target)
+    run = load_run(run_dir, transform_target=transform_target, family=family)
     return write_run_report(run, run.path, run.region, run.outcomes)
 
 

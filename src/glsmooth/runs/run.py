@@ -42,12 +42,14 @@ class Run:
         summary: summary.json.
         columns: records.csv, column name -> (images,) array.
         transform_target: ``"package.Class"`` of a user's own transformation, which may be imported.
+        known_family: the run's family where it was built before. Bounds are cached by it.
     """
 
     path: Path
     summary: Summary
     columns: Columns
     transform_target: str | None = None
+    known_family: SmoothedFamily | None = None
 
     @property
     def images(self) -> int:
@@ -64,6 +66,8 @@ class Run:
 
     @cached_property
     def family(self) -> SmoothedFamily:
+        if self.known_family is not None:
+            return self.known_family
         summary = self.summary
         check_target(summary.transform, str(self.path / SUMMARY), self.transform_target)
         return build_family(summary.transform, summary.smoothing, summary.image_size, summary.pixel_noise)
@@ -168,7 +172,9 @@ class Run:
             return []
 
 
-def load_run(path: str | Path, field: str = "runs", transform_target: str | None = None) -> Run:
+def load_run(
+    path: str | Path, field: str = "runs", transform_target: str | None = None, family: SmoothedFamily | None = None
+) -> Run:
     """Read a run directory, check that its files belong together, and compute p_A and h_min again.
 
     Where stored and computed numbers differ by rounding, the smaller p_A and the larger h_min decide.
@@ -176,6 +182,7 @@ def load_run(path: str | Path, field: str = "runs", transform_target: str | None
     Args:
         field: how the caller calls the path; it opens the messages about it.
         transform_target: ``"package.Class"`` where the run is of a transformation of your own.
+        family: the run's family, where the caller has just certified it: its bounds are known then.
 
     Raises:
         UserError: a directory, file, column or value is missing, unreadable or contradicts another one; a
@@ -190,12 +197,17 @@ def load_run(path: str | Path, field: str = "runs", transform_target: str | None
                 f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
                 "same certify command again resumes an unfinished one)"
             )
-    run = Run(path, Summary.read(path), read_records(path), transform_target)
+    run = Run(path, Summary.read(path), read_records(path), transform_target, family)
     _check_together(run)
     sound = [name for name, outcome in run.outcomes.items() if outcome.sound and outcome.h_min is not None]
     outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, sound))
     p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
-    return replace(run, summary=replace(run.summary, outcomes=outcomes), columns={**run.columns, "p_lower": p_lower})
+    return replace(
+        run,
+        summary=replace(run.summary, outcomes=outcomes),
+        columns={**run.columns, "p_lower": p_lower},
+        known_family=run.family,
+    )
 
 
 def _check_together(run: Run) -> None:
