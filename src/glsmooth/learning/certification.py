@@ -123,9 +123,9 @@ class CertificationModule(LightningModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return DataLoader(cast("Dataset[int]", [0]), batch_size=None)  # one step: images share batches of votes
 
-    def _share(self) -> DataLoader[Any]:
-        """This process's part of the images that records.csv does not hold yet."""
-        finished = set(read_records(self.directory)["index"].tolist())
+    def _share(self, records: Columns) -> DataLoader[Any]:
+        """This process's part of the images that ``records`` do not hold yet."""
+        finished = set(records["index"].tolist())
         remaining = [position for position, index in enumerate(self.indices) if index not in finished]
         share = Batches(len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size)
         return loader(Subset(self.images, remaining), share, self.speed.num_workers)
@@ -138,8 +138,9 @@ class CertificationModule(LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
         engine = make_engine(self.model, self.num_classes, self.family, self.procedure, self.speed, self.device)
+        records = read_records(self.directory)
         writer = RecordWriter(part_path(self.directory, self.global_rank, self.trainer.world_size), self.columns)
-        bar = _Progress(self)
+        bar = _Progress(self, records)
         labels: dict[int, int] = {}  # of images not yet written, in their order
         finished: dict[int, Verdict] = {}  # that are not yet written
 
@@ -154,7 +155,7 @@ class CertificationModule(LightningModule):
 
         written = time.monotonic()
         try:
-            for verdict in certify(engine, self._stream(labels), self.outcomes):
+            for verdict in certify(engine, self._stream(self._share(records), labels), self.outcomes):
                 finished[verdict.tally.index] = verdict
                 if time.monotonic() - written >= SECONDS_A_WRITE:
                     engine.classifier.check_unchanged()  # what is on disk counts, whatever happens next
@@ -166,9 +167,9 @@ class CertificationModule(LightningModule):
             bar.close()
         _write_evaluations(self.directory, self.global_rank, engine.evaluations)
 
-    def _stream(self, labels: dict[int, int]) -> Iterator[tuple[int, Tensor]]:
+    def _stream(self, share: DataLoader[Any], labels: dict[int, int]) -> Iterator[tuple[int, Tensor]]:
         """(index, image) pairs of the share, checked; their labels go into ``labels``."""
-        for images, classes, indices in self._share():
+        for images, classes, indices in share:
             for image, label, index in zip(images, classes.tolist(), indices.tolist(), strict=True):
                 check_image(image, f"image {index}")
                 if not 0 <= label < self.num_classes:
@@ -200,9 +201,8 @@ def read_evaluations(directory: Path) -> int:
 class _Progress:
     """A bar with images a second, time left and the running CRA, shown by the first process for its share."""
 
-    def __init__(self, module: CertificationModule) -> None:
+    def __init__(self, module: CertificationModule, records: Columns) -> None:
         ranks = module.trainer.world_size
-        records = read_records(module.directory)
         self.method = next((m for m, outcome in module.outcomes.items() if outcome.h_min is not None), None)
         self.seen, self.robust = len(records["index"]), self._robust_before(records)
         remaining = len(module.indices) - self.seen
