@@ -21,7 +21,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
 from torch import nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from glsmooth.bounds import Outcome, evaluate
 from glsmooth.commands.entry import entry
@@ -35,7 +35,7 @@ from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Speed, make_engine, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
-from glsmooth.learning.data import Data, certification_images, digests, load_dataset
+from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import accelerator, make_trainer, quieten_lightning, spawned, wandb_run
 from glsmooth.report import write_report
@@ -134,7 +134,6 @@ def _prepare(cfg: DictConfig) -> _Job:
     data = load_dataset(settings["dataset"])
     _check_dataset(data, checkpoint)
     images = certification_images(data, settings["dataset"]["subset"], settings["dataset"]["subset_seed"])
-    indices = images.indices if isinstance(images, Subset) else range(len(images))  # type: ignore[arg-type]
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
     region = build_region(settings["region"], family.transform)
     family.check_region(region)
@@ -162,7 +161,7 @@ def _prepare(cfg: DictConfig) -> _Job:
         checkpoint,
         checkpoint.build_model(),
         images,
-        list(indices),
+        positions(images),
         family,
         outcomes,
         approximate,

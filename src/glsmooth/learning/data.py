@@ -309,6 +309,11 @@ def certification_images(data: Data, subset: int | None = None, seed: int = 0) -
     return Subset(data.test, sorted(chosen.tolist()))
 
 
+def positions(images: Dataset[Any]) -> list[int]:
+    """The position in the test split of each image from :func:`certification_images`, in their order."""
+    return list(images.indices) if isinstance(images, Subset) else list(range(len(images)))  # type: ignore[arg-type]
+
+
 def digests(images: Dataset[Any]) -> tuple[list[str], dict[int, str]]:
     """What tells these images from others, wherever they lie: of those from :func:`certification_images`.
 
@@ -321,9 +326,9 @@ def digests(images: Dataset[Any]) -> tuple[list[str], dict[int, str]]:
     """
     from tqdm import tqdm
 
-    whole, indices = (images.dataset, images.indices) if isinstance(images, Subset) else (images, range(len(images)))  # type: ignore[arg-type]
+    whole = images.dataset if isinstance(images, Subset) else images
     assert isinstance(whole, TensorImages | FolderImages)
-    bar = tqdm(indices, desc="Comparing images", unit="image", delay=2, leave=False)
+    bar = tqdm(positions(images), desc="Comparing images", unit="image", delay=2, leave=False)
     return whole.names(), {index: whole.digest(index) for index in bar}
 
 
