@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -173,25 +173,11 @@ class Summary:
         )
 
 
-#: Keys of summary.json that are attributes of the same name.
-_PLAIN = (
-    "transform",
-    "smoothing",
-    "region",
-    "image_size",
-    "pixel_noise",
-    "approximate",
-    "stochastic",
-    "dataset",
-    "model",
-    "classes",
-    "checkpoint",
-    "monte_carlo",
-    "seed",
-    "precision",
-    "invocation",
-    "hardware",
-    "versions",
+#: Keys of summary.json that are attributes of the same name; the others stand elsewhere in the file.
+_PLAIN = tuple(
+    attribute.name
+    for attribute in fields(Summary)
+    if attribute.name not in ("outcomes", "robust_accuracy", "numbers", "seconds_per_image")
 )
 #: Keys that hold objects, without which there is no run.
 _GROUPS = ("transform", "smoothing", "region", "dataset", "monte_carlo", "methods")
