@@ -300,17 +300,12 @@ class SmoothedClassifier:
             procedure = Sequential(targets, n0, n, alpha)
         engine = self._engine(procedure, seed)
         verdicts = {v.tally.index: v for v in certify(engine, zip(indices, images, strict=True), {method: outcome})}
-        certificates = [_certificate(verdicts[index], outcome, alpha) for index in indices]
-        if randomised:
-            certificates = [
-                replace(certificate, coin=verdicts[index].tally.coin)
-                for index, certificate in zip(indices, certificates, strict=True)
-            ]
-        if runner_up:
-            certificates = [
-                self._against_runner_up(certificate, verdicts[index].tally, outcome, region, alpha)
-                for index, certificate in zip(indices, certificates, strict=True)
-            ]
+        certificates = []
+        for verdict in (verdicts[index] for index in indices):
+            certificate = _certificate(verdict, outcome, alpha, coin=verdict.tally.coin if randomised else None)
+            if runner_up:
+                certificate = self._against_runner_up(certificate, verdict.tally, outcome, region, alpha)
+            certificates.append(certificate)
         return certificates
 
     def _against_runner_up(
@@ -330,7 +325,7 @@ class SmoothedClassifier:
         return VoteEngine(self.classifier, self.family, procedure, seed=seed, batch_size=self.batch_size)
 
 
-def _certificate(verdict: Verdict, outcome: Outcome, alpha: float) -> Certificate:
+def _certificate(verdict: Verdict, outcome: Outcome, alpha: float, coin: float | None) -> Certificate:
     tally = verdict.tally
     assert outcome.h_min is not None
     return Certificate(
@@ -347,4 +342,5 @@ def _certificate(verdict: Verdict, outcome: Outcome, alpha: float) -> Certificat
         abstained=tally.abstained,
         near_ties=tally.near_ties,
         residual=outcome.residual,
+        coin=coin,
     )
