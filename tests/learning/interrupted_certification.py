@@ -13,7 +13,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from glsmooth import laws
 from glsmooth.bounds import Outcome
@@ -135,9 +133,6 @@ def kill(directory, procedure, kills):
     while len(deaths) < kills:
         child = os.fork()
         if child == 0:
-            tqdm.set_lock(
-                threading.RLock()
-            )  # the forked one is shared: killed with it, the child would stop its parent
             certify(directory / "killed", 1, procedure)
             os._exit(0)
         time.sleep(rng.uniform(0, longest / 2))
