@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from glsmooth.configuration.fields import leaves
 from glsmooth.configuration.settings import validate
+from glsmooth.untrusted import open_file
 
 __all__ = ["decisive", "difference", "file_digest", "run_id"]
 
@@ -98,7 +99,7 @@ def file_digest(path: str | Path) -> str:
 
 @lru_cache(maxsize=8)
 def _file_digest(path: Path, state: tuple[int, ...]) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

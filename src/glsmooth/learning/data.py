@@ -9,7 +9,10 @@ Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits;
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -22,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from glsmooth.errors import UserError, did_you_mean
+from glsmooth.untrusted import limits, open_file
 
 # Fixed sizes (free_size: of the user's choice), and mean and standard deviation of each channel.
 _GREY_DIGITS = ((0.3053,), (0.3236,))
@@ -36,7 +40,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 NAMES = tuple(_DEFAULTS)
 
+#: Pixels of one image, height times width, that a network can be asked to take.
+LARGEST_IMAGE = 2048**2
+_LARGEST_DIGIT = 512**2  # of all 1,797 in memory
+
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+# What is decoded, whatever a file's name says: others may run a program (EPS), or are read as they please.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _MEMORY_LIMIT = 2**30  # bytes of decoded pixels up to which a folder is kept in memory
 
 Split = Callable[[], Dataset[Any]]
@@ -87,6 +97,8 @@ class FolderImages(Dataset[Any]):
         resize: (height, width) that the resized image must cover before its centre is cut out.
         channels: 3 for colour, 1 for grey.
         root: folder from which the images are named.
+
+    Files are refused beyond the limits (:class:`glsmooth.untrusted.Limits`) that hold when this is made.
     """
 
     def __init__(
@@ -100,6 +112,7 @@ class FolderImages(Dataset[Any]):
     ) -> None:
         self.paths, self.labels, self.size, self.resize, self.channels = paths, labels, size, resize, channels
         self.root = root
+        self.pixels = limits().pixels  # in processes that load images, too
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -115,25 +128,46 @@ class FolderImages(Dataset[Any]):
         """One image, `C x H x W`: uint8, or int32 in 0 … 65535 where its file has 16 bits.
 
         Raises:
-            UserError: a file that is no image, or whose pixels have no certain meaning.
+            UserError: a file that is no image, one that is too large, or whose pixels have no certain meaning.
         """
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
         path = self.paths[index]
         try:
-            with Image.open(path) as file:
+            with open_file(path) as stream, _no_limit_of_pil(), Image.open(stream, formats=_FORMATS) as file:
+                shape = self._resized(path, file.width, file.height)
                 image = _pixels(file, "RGB" if self.channels == 3 else "L")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"root: {path} is not a readable image ({error}); repair or remove it") from error
-        (height, width), (rows, columns) = self.resize, self.size
-        scale = max(height / image.height, width / image.width)
-        if scale != 1:
-            shape = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+        except UserError:
+            raise
+        except (OSError, ValueError, SyntaxError, *_DAMAGED) as error:
+            unknown = isinstance(error, UnidentifiedImageError)
+            reason = f"none of {', '.join(_FORMATS)}" if unknown else getattr(error, "strerror", None) or error
+            raise UserError(f"root: {path} is not a readable image ({reason}); repair or remove it") from error
+        if shape != (image.width, image.height):
             image = image.resize(shape, Image.Resampling.BILINEAR)
+        rows, columns = self.size
         left, top = (image.width - columns) // 2, (image.height - rows) // 2
         image = image.crop((left, top, left + columns, top + rows))
         pixels = torch.from_numpy(np.array(image)).view(rows, columns, -1).permute(2, 0, 1)
         return pixels.expand(self.channels, -1, -1)  # 16 bits are grey
+
+    def _resized(self, path: Path, width: int, height: int) -> tuple[int, int]:
+        """(width, height) to which an image of this size is resized, so that it covers ``resize``.
+
+        Raises:
+            UserError: before or after it has more pixels than the limit.
+        """
+        scale = max(self.resize[0] / height, self.resize[1] / width)
+        shape = width, height
+        if scale != 1:
+            shape = max(self.resize[1], round(width * scale)), max(self.resize[0], round(height * scale))
+        for (columns, rows), what in (((width, height), "has"), (shape, "resized would have")):
+            if columns * rows > self.pixels:
+                raise UserError(
+                    f"root: {path} {what} {columns}x{rows} pixels, more than limits.pixels={self.pixels}; raise that if "
+                    "you trust it, or remove it"
+                )
+        return shape
 
     def names(self) -> list[str]:
         """Each file's path from the root: the same on every machine."""
@@ -146,7 +180,7 @@ class FolderImages(Dataset[Any]):
             UserError: it cannot be read.
         """
         try:
-            with self.paths[index].open("rb") as file:
+            with open_file(self.paths[index]) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"root: {self.paths[index]} cannot be read ({error.strerror}); restore it") from error
@@ -164,6 +198,22 @@ class FolderImages(Dataset[Any]):
                 images = images.to(torch.int32) * 257  # 255 becomes 65535, exactly
             images[i] = pixels if pixels.dtype == images.dtype else pixels.to(torch.int32) * 257
         return TensorImages(images, self.labels, self)
+
+
+@contextmanager
+def _no_limit_of_pil() -> Iterator[None]:
+    """Have PIL accept any size: ours is checked, and it can be raised."""
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+# Errors of PIL's decoders for damaged files that are neither OSError nor ValueError nor SyntaxError.
+_DAMAGED = (EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error, ZeroDivisionError)
 
 
 def _unit(pixels: Tensor) -> Tensor:
@@ -379,6 +429,9 @@ def _image_size(name: str, given: Sequence[int] | None) -> tuple[int, int]:
     size = tuple(given)
     if len(size) != 2 or min(size) < 1:
         raise UserError(f"image_size={list(size)}: use [height, width], both at least 1")
+    most = _LARGEST_DIGIT if name == "digits" else LARGEST_IMAGE
+    if size[0] * size[1] > most:
+        raise UserError(f"image_size={list(size)}: images of {name} may have {most} pixels at most; use a smaller size")
     if size != default and not _DEFAULTS[name].get("free_size"):
         raise UserError(f"image_size={list(size)}: images of {name} are {list(default)}; leave it out")
     return size[0], size[1]
@@ -414,7 +467,8 @@ def _digits(spec: Mapping[str, Any], size: tuple[int, int]) -> tuple[tuple[str, 
 
     digits = load_digits()
     small = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-    images = (F.interpolate(small, size=size, mode="bilinear") * 255).round().to(torch.uint8)
+    # A few at a time: the float ones would take four times the memory.
+    images = torch.cat([(F.interpolate(few, size=size, mode="bilinear") * 255).round().byte() for few in small.split(64)])
     rest, test = _held_out(digits.target, "test_fraction", spec, 0.2)
     kept, held = _held_out(digits.target[rest], "val_fraction", spec, 0.1)
 
@@ -429,8 +483,12 @@ def _torchvision(spec: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], 
     """MNIST or CIFAR from torchvision's files."""
     from torchvision import datasets
 
+    class MNIST(datasets.MNIST):  # type: ignore[misc]  # its folder has this name
+        def _check_legacy_exist(self) -> bool:
+            return False  # files of torch.save, made by torchvision before 2021: not read
+
     name = spec["name"]
-    source = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    source = {"mnist": MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
 
     @cache
     def read(train: bool) -> tuple[Tensor, np.ndarray, list[str]]:
@@ -441,9 +499,19 @@ def _torchvision(spec: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], 
                 f"root={root}: {name} is not there, neither torchvision's files nor folders train/ "
                 f"and test/ of classes ({error}); give its folder, or fetch it with download=true"
             ) from error
-        pixels = torch.as_tensor(part.data)
+        except Exception as error:
+            # Neither reader checks what it reads: damaged files fail in many ways.
+            raise UserError(f"root={root}: the files of {name} are damaged ({error!r}); fetch them again") from error
+        pixels, labels = torch.as_tensor(part.data), np.asarray(part.targets)
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
-        return pixels, np.asarray(part.targets), part.classes
+        (mean, _), shape = _DEFAULTS[name]["stats"], _DEFAULTS[name]["image_size"]
+        right = pixels.dtype == torch.uint8 and pixels.shape == (len(labels), len(mean), *shape) and labels.ndim == 1
+        if not (right and len(labels) and labels.min() >= 0 and labels.max() < len(part.classes)):
+            raise UserError(
+                f"root={root}: the files of {name} are damaged: {tuple(pixels.shape)} pixels, {labels.shape} labels of "
+                f"{len(part.classes)} classes; fetch them again"
+            )
+        return pixels, labels, part.classes
 
     def split(train: bool, part: int | None = None) -> Split:
         def images() -> Dataset[Any]:

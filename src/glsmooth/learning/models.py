@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glsmooth.errors import UserError
+from glsmooth.learning.tensors import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -154,12 +155,7 @@ def build_model(
         UserError: an unknown name, weights that cannot be had or do not fit, images the model does not take.
     """
     name, weights = spec["name"], spec.get("weights")
-    if name in BUILTIN:
-        if spec.get("pretrained"):
-            raise UserError(f"pretrained=true: {name} has no pretrained weights; use pretrained=false")
-        network = BUILTIN[name](channels, num_classes)
-    else:
-        network = _timm_model(name, bool(spec.get("pretrained")) and not weights, num_classes, channels, image_size)
+    network = _network(spec, num_classes, channels, image_size)
     model = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
     if weights:
         _load_weights(network, Path(weights).expanduser(), num_classes, bool(spec.get("new_head")))
@@ -167,6 +163,29 @@ def build_model(
         _new_head_of_pretrained(network, name, num_classes, bool(spec.get("new_head")))
     _check_takes(model, name, channels, image_size)
     return model
+
+
+def _network(spec: Mapping[str, Any], num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
+    name, pretrained = spec["name"], bool(spec.get("pretrained"))
+    if name in BUILTIN:
+        if pretrained:
+            raise UserError(f"pretrained=true: {name} has no pretrained weights; use pretrained=false")
+        return BUILTIN[name](channels, num_classes)
+    return _timm_model(name, pretrained and not spec.get("weights"), num_classes, channels, image_size)
+
+
+def tensor_shapes(
+    spec: Mapping[str, Any], num_classes: int, channels: int, image_size: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of what the state_dict of :func:`build_model` would hold; no memory is taken for them.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    with torch.device("meta"):
+        network = _network(spec, num_classes, channels, image_size)
+        model = nn.Sequential(OrderedDict(normalize=Normalize([0.0] * channels, [1.0] * channels), network=network))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _timm_model(name: str, pretrained: bool, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
@@ -219,7 +238,7 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
     All tensors must fit; with ``new_head`` those of the last layer are left out and start at random.
     """
     try:
-        content = _read_tensors(path)
+        content = read_tensors(path)
         content = content.get("state_dict", content)
         state = {_bare_name(key): value for key, value in content.items() if isinstance(value, Tensor)}
     except Exception as error:
@@ -255,15 +274,6 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
                 "use a file of the same architecture, or another model"
             )
     network.load_state_dict(state, strict=False)
-
-
-def _read_tensors(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return content
 
 
 def _brief(error: Exception) -> str:

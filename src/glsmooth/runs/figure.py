@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from glsmooth.errors import UserError
 from glsmooth.runs.files import FIGURE, write_bytes
+from glsmooth.untrusted import check_unpacked, open_file
 
 __all__ = ["Draws"]
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error)
+_DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)  # also of ways to pack, or encrypted
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,12 @@ class Draws:
         if not file.is_file():
             return None
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in ("index", "image", "transformed", "theta", "votes")}
+            with open_file(file) as stream, zipfile.ZipFile(stream) as archive:
+                check_unpacked(file, archive)
+                arrays = {name: _array(archive, name) for name in ("index", "image", "transformed", "theta", "votes")}
             index = int(arrays["index"])
+        except UserError:
+            raise
         except (OSError, EOFError, ValueError, TypeError, KeyError, OverflowError, *_DAMAGED) as error:
             raise UserError(f"{file}: not readable ({error}); delete it, or run certify again") from None
         copies = len(arrays["votes"]) if arrays["votes"].ndim else 0
@@ -86,3 +91,17 @@ class Draws:
             if not np.issubdtype(arrays[name].dtype, kind):
                 raise UserError(f"{file}: {name} holds {arrays[name].dtype}; it was not written by certify, delete it")
         return cls(index, arrays["image"], arrays["transformed"], arrays["theta"], arrays["votes"])
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """One array of numbers; its header is compared with the size of what follows before memory is taken for it."""
+    member = archive.getinfo(f"{name}.npy")
+    with archive.open(member) as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):  # what numpy writes for arrays without names
+            raise ValueError(f"{name} is of another version of numpy's format")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or size != member.file_size - stream.tell():
+            raise ValueError(f"{name} is not what its header says")
+        array = np.frombuffer(stream.read(), dtype=dtype)
+    return array.reshape(shape, order="F" if fortran else "C")

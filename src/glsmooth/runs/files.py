@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from omegaconf import OmegaConf
 
 from glsmooth.errors import UserError, visible
+from glsmooth.untrusted import read_bytes
 
 __all__ = [
     "CONFIG",
@@ -99,10 +100,13 @@ def read_json(path: Path, fix: str) -> Any:
         fix: what to do about a file that is not readable, to end the message.
 
     Raises:
-        UserError: it cannot be read, is no JSON, or is nested deeper than anything that this program writes.
+        UserError: it cannot be read, is too large, is no JSON, or is nested deeper than anything that this program
+            writes.
     """
     try:
-        return _visible(json.loads(path.read_text(encoding="utf-8")))
+        return _visible(json.loads(read_bytes(path).decode("utf-8")))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError, too
         raise UserError(f"{path}: not readable as JSON ({error}); {fix}") from None
     except RecursionError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from glsmooth.configuration.identity import difference
 from glsmooth.errors import UserError
 from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, sync_directory, write_text
 from glsmooth.smoothing import Verdict
+from glsmooth.untrusted import read_bytes
 
 __all__ = ["COLUMNS", "Columns", "Images", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
 
@@ -124,10 +126,9 @@ def read_records(directory: Path) -> Columns:
     """
     file = directory / RECORDS
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream)
-            header = next(reader, [])
-            rows = list(reader)
+        reader = csv.reader(io.StringIO(read_bytes(file).decode("utf-8"), newline=""))
+        header = next(reader, [])
+        rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: not readable as CSV ({error}); run the same certify command again") from None
     missing = [name for name in _NEEDED if name not in header]

@@ -1,0 +1,132 @@
+"""Files that may come from strangers: how large they may be, and what is taken from them.
+
+Sizes are read from headers before anything is unpacked. Only regular files are opened: a pipe of the right name would
+wait for ever, a device have no end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from glsmooth.errors import UserError, visible
+
+__all__ = ["Limits", "check_unpacked", "limits", "open_file", "plain_values", "read_bytes", "using_limits"]
+
+#: What metadata need many times over: the number of their values, their nesting, the length of a text.
+_VALUES, _DEPTH, _TEXT = 100_000, 20, 10_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large files may be.
+
+    Attributes:
+        pixels: height times width of an image, as it is stored and when it is resized.
+        megabytes: of a JSON, CSV or npz file, unpacked; in units of 10^6 bytes.
+    """
+
+    pixels: int = 64_000_000
+    megabytes: int = 256
+
+
+_limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - it is frozen
+
+
+def limits() -> Limits:
+    """The limits that hold here."""
+    return _limits.get()
+
+
+@contextmanager
+def using_limits(limits: Limits) -> Iterator[None]:
+    """Have other limits hold inside."""
+    token = _limits.set(limits)
+    try:
+        yield
+    finally:
+        _limits.reset(token)
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A regular file, opened for reading.
+
+    Raises:
+        OSError: there is none, or it is something else (a pipe, a device, a folder).
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(None, "not a regular file")
+    return file
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, if it is not larger than :attr:`Limits.megabytes`.
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: it is too large.
+    """
+    most = limits().megabytes
+    with open_file(path) as file:
+        content = file.read(most * 10**6 + 1)
+    if len(content) > most * 10**6:
+        raise UserError(f"{path}: larger than limits.megabytes={most}; raise that if you trust the file")
+    return content
+
+
+def check_unpacked(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse a zip file whose members, unpacked, are larger than :attr:`Limits.megabytes`; reads its directory only.
+
+    Raises:
+        UserError: it is too large.
+    """
+    most, size = limits().megabytes, sum(member.file_size for member in archive.infolist())
+    if size > most * 10**6:
+        raise UserError(
+            f"{path}: unpacks to {math.ceil(size / 10**6)} megabytes, limits.megabytes={most}; raise that if you trust "
+            "the file"
+        )
+
+
+def plain_values(content: Any) -> Any:
+    """A copy of what a file holds, made of dictionaries with texts as keys, lists, texts, numbers, bools and None.
+
+    Control characters in texts are written out (:func:`glsmooth.errors.visible`). Tuples become lists.
+
+    Raises:
+        ValueError: values of another kind, more or deeper nested ones than metadata have, or numbers beyond 64 bits.
+    """
+    left = _VALUES
+
+    def copy(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEPTH:  # parts that are shared many times over would unfold without end
+            raise ValueError("it holds more values, or deeper nested ones, than metadata have")
+        if isinstance(value, dict):
+            if not all(type(key) is str and len(key) <= _TEXT for key in value):
+                raise ValueError("it has keys that are no texts, or long ones")
+            return {visible(key): copy(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(item, depth + 1) for item in value]
+        if isinstance(value, str):
+            if len(value) > _TEXT:
+                raise ValueError(f"it has a text of {len(value)} characters")
+            return visible(value)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("it has a number beyond 64 bits")
+        if value is None or type(value) in (bool, int, float):
+            return value
+        raise ValueError(f"it has a value of type {type(value).__name__}")
+
+    return copy(content, 0)
