@@ -180,7 +180,7 @@ MISTAKES = [
     ("bounds", ["bound.methods=[]"], ["bound.methods=[] must be a list of methods", "'bound.methods=[neyman_pearson"]),
     ("bounds", ["bound.methods=null"], ["bound.methods=null must be a list of methods"]),
     ("certify", ["ckpt=x", "bound.methods=null"], ["bound.methods=null must be a list of methods"]),
-    ("train", ["dataset.name=null"], ["dataset.name=None is not a choice", "digits"]),
+    ("train", ["dataset.name=null"], ["dataset.name=null is not a choice", "digits"]),
     ("bounds", ["smoothing.contrast.scale=0"], ["smoothing.contrast.scale=0 ", "above 0"]),
     ("bounds", ["smoothing.contrast.scale=nan"], ["smoothing.contrast.scale=nan", "finite"]),
     ("bounds", ["smoothing.contrast.scale=1e-20"], ["smoothing.contrast.scale=1e-20 is too extreme"]),

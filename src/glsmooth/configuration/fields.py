@@ -5,18 +5,36 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from glsmooth.bounds import METHODS
 from glsmooth.configuration.folder import members
-from glsmooth.errors import UserError, did_you_mean
+from glsmooth.errors import UserError, did_you_mean, visible
 from glsmooth.laws import LAWS
 from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import PROCEDURES
 
-__all__ = ["RULES", "Rule", "check_fields", "is_number", "keys", "leaves", "near_field", "rule_of"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "check_fields",
+    "check_file",
+    "choice",
+    "is_number",
+    "keys",
+    "leaves",
+    "list_of",
+    "near_field",
+    "number",
+    "rule_of",
+    "shown",
+    "text",
+    "whole",
+]
 
 
 @dataclass(frozen=True)
@@ -34,39 +52,66 @@ class Rule:
     def refusal(self, key: str, value: Any) -> str:
         """Why the field ``key`` cannot be ``value``, and what to type."""
         if self.choices:
-            return f"{key}={value!r} is not a choice{did_you_mean(str(value), self.choices)}"
+            word = value if isinstance(value, str) else shown(value)
+            return f"{key}={shown(value)} is not a choice{did_you_mean(word, self.choices)}"
         example = self.example
         if isinstance(value, float) and value.is_integer() and self.accepts(int(value)):
             example = str(int(value))  # 1e3 is a float to YAML
         setting = f"'{key}={example}'" if example[0] in "[{" else f"{key}={example}"
-        return f"{key}={_shown(value)} must be {self.wanted}; set for example {setting}"
+        return f"{key}={shown(value)} must be {self.wanted}{_too_large(value)}; set for example {setting}"
 
 
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+#: Characters of a value that a message shows.
+_SHOWN = 80
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = _SHOWN
+_brief.maxlist = _brief.maxtuple = _brief.maxdict = 16
+
+
+def shown(value: Any) -> str:
+    """A value in a message, on one line: cut short, for a file of unknown origin may hold a megabyte."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    try:
+        words = visible(_brief.repr(value))
+    except ValueError:  # an integer of more digits than Python writes
+        words = type(value).__name__
+    return words if len(words) <= _SHOWN else f"{words[: _SHOWN - 1]}…"
+
+
+#: Integers beyond are taken neither by tensors nor by random generators.
+_LARGEST = 2**64
+
+
+def _too_large(value: Any) -> str:
+    return " below 2^64" if isinstance(value, int) and abs(value) >= _LARGEST else ""
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value of a file or of a configuration is a finite number, and one that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < _LARGEST if isinstance(value, int) else math.isfinite(value)
 
 
-def _number(wanted: str, example: str, within: Callable[[float], bool] = lambda _: True) -> Rule:
+def number(wanted: str, example: str = "0.0", within: Callable[[float], bool] = lambda _: True) -> Rule:
     return Rule(lambda v: is_number(v) and within(v), wanted, example)
 
 
-def _whole(least: int, example: int) -> Rule:
+def whole(least: int, example: int, most: int | None = None) -> Rule:
+    highest = _LARGEST - 1 if most is None else most
     return Rule(
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
-        f"a whole number, at least {least}",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= highest,
+        f"a whole number, at least {least}" if most is None else f"a whole number from {least} to {most}",
         str(example),
     )
 
 
-def _choice(*choices: str) -> Rule:
+def choice(*choices: str) -> Rule:
     return Rule(lambda v: v in choices, f"one of {', '.join(choices)}", choices[0], choices)
 
 
-def _list_of(rule: Rule, wanted: str, example: str, length: int | None = None, least: int = 0) -> Rule:
+def list_of(rule: Rule, wanted: str, example: str, length: int | None = None, least: int = 0) -> Rule:
     return Rule(
         lambda v: (
             isinstance(v, list)
@@ -79,30 +124,35 @@ def _list_of(rule: Rule, wanted: str, example: str, length: int | None = None, l
     )
 
 
+def text(wanted: str = "a text", most: int = 4096) -> Rule:
+    """A text of a file: empty or not, but not of a megabyte."""
+    return Rule(lambda v: isinstance(v, str) and len(v) <= most, f"{wanted} of at most {most} characters", "NAME")
+
+
 _FLAG = Rule(lambda v: isinstance(v, bool), "true or false", "true")
 _TEXT = Rule(lambda v: isinstance(v, str) and v != "", "a text", "NAME")
 _PATH = Rule(lambda v: isinstance(v, str) and v != "", "a path", "PATH")
-_REAL = _number("a finite number", "0.0")
-_POSITIVE = _number("a finite number above 0", "0.5", lambda v: v > 0)
-_NOT_NEGATIVE = _number("a finite number, at least 0", "0.5", lambda v: v >= 0)
-_UNIT = _number("a number between 0 and 1, both excluded", "0.1", lambda v: 0 < v < 1)
-_ALPHA = _number("a number between 0 and 1, both excluded", "0.001", lambda v: 0 < v < 1)
+_REAL = number("a finite number", "0.0")
+_POSITIVE = number("a finite number above 0", "0.5", lambda v: v > 0)
+_NOT_NEGATIVE = number("a finite number, at least 0", "0.5", lambda v: v >= 0)
+_UNIT = number("a number between 0 and 1, both excluded", "0.1", lambda v: 0 < v < 1)
+_ALPHA = number("a number between 0 and 1, both excluded", "0.001", lambda v: 0 < v < 1)
 _SHARE = Rule(
     lambda v: is_number(v) and (v >= 1 if isinstance(v, int) else 0 < v <= 1),
     "a share in (0, 1] or a whole number of batches",
     "1.0",
 )
-_INTERVAL = _list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
-_SIZE = _list_of(_whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2)
+_INTERVAL = list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
+_SIZE = list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2)
 _ANY = Rule(lambda _: True, "anything", "VALUE")
 
 #: What each field of any command may hold; ``*`` stands for one name. A field without a rule is unknown.
 RULES: dict[str, Rule] = {
-    "seed": _whole(0, 0),
+    "seed": whole(0, 0),
     "run_dir": _PATH,
     "ckpt": Rule(_PATH.accepts, "a path", "outputs/train/ID/best.ckpt"),
-    "batch_size": _whole(1, 256),
-    "precision": _choice(*PRECISIONS),
+    "batch_size": whole(1, 256),
+    "precision": choice(*PRECISIONS),
     "compile": _FLAG,
     "channels_last": _FLAG,
     "dry_run": _FLAG,
@@ -111,13 +161,13 @@ RULES: dict[str, Rule] = {
     "pixel_noise": _NOT_NEGATIVE.or_null(),
     "image_size": _SIZE.or_null(),
     "alpha": _ALPHA,
-    "format": _choice("table", "json"),
+    "format": choice("table", "json"),
     "plot": _FLAG,
-    "runs": _list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
+    "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
     "votes": _PATH.or_null(),
     "transform._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Shear").or_null(),
     "transform.*": _ANY,  # arguments of the class, which checks them itself
-    "smoothing.*.law": _choice(*LAWS).or_null(),
+    "smoothing.*.law": choice(*LAWS).or_null(),
     "smoothing.*.loc": _REAL.or_null(),
     "smoothing.*.low": _REAL.or_null(),
     "smoothing.*.high": _REAL.or_null(),
@@ -127,75 +177,81 @@ RULES: dict[str, Rule] = {
         lambda v: v is None or v == {}, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
     ),
     "region.*": _INTERVAL.or_null(),
-    "bound.methods": _list_of(
-        _choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]", least=1
+    "bound.methods": list_of(
+        choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]", least=1
     ).or_null(),
-    "monte_carlo.name": _choice(*PROCEDURES),
-    "monte_carlo.n0": _whole(1, 200),
-    "monte_carlo.n": _whole(1, 1000),
+    "monte_carlo.name": choice(*PROCEDURES),
+    "monte_carlo.n0": whole(1, 200),
+    "monte_carlo.n": whole(1, 1000),
     "monte_carlo.alpha": _ALPHA,
     "monte_carlo.randomised": _FLAG,
-    "dataset.name": _choice(*members("dataset")).or_null(),
+    "dataset.name": choice(*members("dataset")).or_null(),
     "dataset.root": _PATH.or_null(),
     "dataset.download": _FLAG.or_null(),
     "dataset.image_size": _SIZE.or_null(),
     "dataset.val_fraction": _UNIT.or_null(),
     "dataset.test_fraction": _UNIT.or_null(),
-    "dataset.split_seed": _whole(0, 0).or_null(),
-    "dataset.subset": _whole(1, 500).or_null(),
-    "dataset.subset_seed": _whole(0, 0).or_null(),
-    "dataset.crop_padding": _whole(0, 4).or_null(),
+    "dataset.split_seed": whole(0, 0).or_null(),
+    "dataset.subset": whole(1, 500).or_null(),
+    "dataset.subset_seed": whole(0, 0).or_null(),
+    "dataset.crop_padding": whole(0, 4).or_null(),
     "dataset.flip": _FLAG.or_null(),
-    "dataset.num_workers": _whole(0, 4).or_null(),
+    "dataset.num_workers": whole(0, 4).or_null(),
     "model.name": _TEXT.or_null(),
     "model.pretrained": _FLAG.or_null(),
     "model.weights": _PATH.or_null(),
     "model.new_head": _FLAG.or_null(),
-    "loss.copies": _whole(1, 2),
+    "loss.copies": whole(1, 2),
     "loss.consistency": _NOT_NEGATIVE,
     "loss.entropy": _NOT_NEGATIVE,
     "loss.pixel_noise": _NOT_NEGATIVE,
     "optimizer.lr": _POSITIVE,
-    "optimizer.momentum": _number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1),
+    "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1),
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.nesterov": _FLAG,
-    "optimizer.schedule": _choice("cosine", "constant"),
-    "optimizer.epochs": _whole(1, 20),
-    "optimizer.batch_size": _whole(1, 128),
+    "optimizer.schedule": choice("cosine", "constant"),
+    "optimizer.epochs": whole(1, 20),
+    "optimizer.batch_size": whole(1, 128),
     "trainer.accelerator": _TEXT,
     "trainer.devices": Rule(
-        lambda v: v in ("auto", -1) or _whole(1, 1).accepts(v), "a number of devices, -1 (all) or auto", "2"
+        lambda v: v in ("auto", -1) or whole(1, 1).accepts(v), "a number of devices, -1 (all) or auto", "2"
     ),
-    "trainer.num_nodes": _whole(1, 1),
+    "trainer.num_nodes": whole(1, 1),
     "trainer.strategy": _TEXT,
-    "trainer.precision": _choice(*PRECISIONS),
-    "trainer.num_threads": _whole(1, 2).or_null(),
+    "trainer.precision": choice(*PRECISIONS),
+    "trainer.num_threads": whole(1, 2).or_null(),
     "trainer.fast_dev_run": _FLAG,
     "trainer.limit_train_batches": _SHARE,
     "trainer.limit_val_batches": _SHARE,
     "trainer.progress": _FLAG,
-    "logger.name": _choice(*members("logger")),
+    "logger.name": choice(*members("logger")),
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),
 }
 
 
-def rule_of(key: str) -> Rule | None:
-    if key in RULES:
-        return RULES[key]
-    patterns = (p for p in RULES if "*" in p and p.count(".") == key.count(".") and fnmatch.fnmatchcase(key, p))
-    return RULES.get(next(patterns, ""))
+def rule_of(key: str, rules: Mapping[str, Rule] = RULES) -> Rule | None:
+    if key in rules:
+        return rules[key]
+    patterns = (p for p in rules if "*" in p and p.count(".") == key.count(".") and fnmatch.fnmatchcase(key, p))
+    return rules.get(next(patterns, ""))
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "", rules: Mapping[str, Rule] = RULES) -> Iterator[tuple[str, Any]]:
     """Every field with its dotted name. Lists are values; what ``transform`` holds is up to its class.
 
     So is an empty dictionary where a field is meant: no field takes it, and its rule says so.
+
+    Raises:
+        UserError: a name that is no text, or that has a dot: it could pass for another.
     """
     for key, value in config.items():
+        if not isinstance(key, str) or "." in key:
+            where = prefix.rstrip(".")
+            raise UserError(f"{where}{': ' if where else ''}{shown(key)} is not a name; leave it out")
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and prefix != "transform." and (value or rule_of(name) is None):
-            yield from leaves(value, f"{name}.")
+        if isinstance(value, Mapping) and prefix != "transform." and (value or rule_of(name, rules) is None):
+            yield from leaves(value, f"{name}.", rules)
         else:
             yield name, value
 
@@ -214,21 +270,60 @@ def keys(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: chosen[0] for name, chosen in found.items() if len(chosen) == 1}
 
 
-def check_fields(config: Mapping[str, Any]) -> None:
+def check_fields(config: Mapping[str, Any], rules: Mapping[str, Rule] = RULES) -> None:
     """Check every field of a plain configuration against its rule.
 
     Raises:
         UserError: an unknown field, or a value that its field does not accept.
     """
-    for key, value in leaves(config):
-        rule = rule_of(key)
+    for key, value in leaves(config, rules=rules):
+        rule = rule_of(key, rules)
         if rule is None:
-            known = [name for name in RULES if "*" not in name] + [name for name, _ in leaves(config) if rule_of(name)]
-            raise UserError(f"{key}={_shown(value)} is not a field{near_field(key, known)}; leave it out otherwise")
+            names = [name for name, _ in leaves(config, rules=rules) if rule_of(name, rules)]
+            known = [name for name in rules if "*" not in name] + names
+            raise UserError(
+                f"{_cut(key)}={shown(value)} is not a field{near_field(key, known)}; leave it out otherwise"
+            )
         if not rule.accepts(value):
-            raise UserError(rule.refusal(key, value))
+            raise UserError(rule.refusal(_cut(key), value))
         if key.startswith("region.") and value is not None and value[0] > value[1]:
-            raise UserError(f"{key}={value} is inverted; set '{key}=[{value[1]},{value[0]}]'")
+            raise UserError(f"{_cut(key)}={value} is inverted; set '{_cut(key)}=[{value[1]},{value[0]}]'")
+
+
+def check_file(content: Any, rules: Mapping[str, Rule], file: Path | str, fix: str) -> None:
+    """Check what a file holds against its rules, as :func:`check_fields` does.
+
+    What may be null may be absent, too.
+
+    Args:
+        content: plain values, as read.
+        file: opens the messages.
+        fix: what to do about it; ends them.
+
+    Raises:
+        UserError: not an object, a name that is missing or that no rule knows, or a value that its rule refuses.
+    """
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file}: holds {type(content).__name__}, not an object; {fix}")
+    try:
+        given = dict(leaves(content, rules=rules))
+    except UserError as error:
+        raise UserError(f"{file}: {error}; {fix}") from None
+    for key, value in given.items():
+        rule = rule_of(key, rules)
+        if rule is None:
+            raise UserError(f"{file}: {_cut(key)}={shown(value)} is not known here; {fix}")
+        if not rule.accepts(value):
+            raise UserError(f"{file}: {_cut(key)} is {shown(value)}, not {rule.wanted}{_too_large(value)}; {fix}")
+    for key, rule in rules.items():
+        optional = "*" in key or rule.accepts(None)
+        if not optional and key not in given and not any(name.startswith(f"{key}.") for name in given):
+            raise UserError(f"{file}: lacks {key}; {fix}")
+
+
+def _cut(key: str) -> str:
+    """The name of a field in a message: a name of a file may be as long as a value."""
+    return visible(key if len(key) <= _SHOWN else f"{key[: _SHOWN - 1]}…")
 
 
 def near_field(key: str, known: Sequence[str]) -> str:
