@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "glsmooth"
 #: From the ground up: a room imports from itself and from those before it.
 ROOMS = (
-    *("errors", "untrusted", "laws", "transforms", "family", "bounds", "voting"),
+    *("errors", "laws", "transforms", "family", "bounds", "voting"),
     *("smoothing", "configuration", "runs", "learning", "report", "commands"),
 )
 #: What ``python -m`` finds. They may look up, at the commands that they are faces of.

@@ -32,6 +32,7 @@ from glsmooth.configuration import identity  # noqa: F401 - names the run direct
 from glsmooth.configuration.fields import keys, leaves, near_field
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.settings import validate
+from glsmooth.configuration.untrusted import Limits, using_limits
 from glsmooth.errors import UserError, did_you_mean, keyed, visible
 from glsmooth.learning.stopping import stoppable
 
@@ -78,7 +79,8 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
         with keyed(keys(validate(cfg, command))):
             if cfg.run_dir != HydraConfig.get().runtime.output_dir:
                 raise UserError(f"run_dir={cfg.run_dir} does not move the run; set hydra.run.dir={cfg.run_dir}")
-            run(cfg)
+            with using_limits(Limits(**cfg.get("limits", {}))):
+                run(cfg)
 
     def main() -> None:
         if positional is not None:

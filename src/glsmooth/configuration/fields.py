@@ -13,6 +13,7 @@ from typing import Any
 
 from glsmooth.bounds import METHODS
 from glsmooth.configuration.folder import members
+from glsmooth.configuration.untrusted import Limits
 from glsmooth.errors import UserError, did_you_mean, visible
 from glsmooth.laws import LAWS
 from glsmooth.voting.classifier import PRECISIONS
@@ -224,6 +225,8 @@ RULES: dict[str, Rule] = {
     "trainer.limit_train_batches": _SHARE,
     "trainer.limit_val_batches": _SHARE,
     "trainer.progress": _FLAG,
+    "limits.pixels": whole(1, Limits.pixels),
+    "limits.megabytes": whole(1, Limits.megabytes),
     "logger.name": choice(*members("logger")),
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from glsmooth.configuration.fields import leaves
 from glsmooth.configuration.settings import validate
-from glsmooth.untrusted import open_file
+from glsmooth.configuration.untrusted import open_file
 
 __all__ = ["decisive", "difference", "file_digest", "run_id"]
 
@@ -40,7 +40,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     "bounds": ("format", "plot"),
     "report": ("transform.*",),  # that of the runs: typed, it only permits to import it
 }
-_NEVER_DECISIVE = ("run_dir", "logger.*", "dataset.download", "dataset.num_workers")
+_NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 
 def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:

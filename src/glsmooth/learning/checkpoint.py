@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from glsmooth.configuration.build import build_family, check_target
-from glsmooth.configuration.fields import is_number, leaves, rule_of
+from glsmooth.configuration.fields import RULES, check_file, choice, list_of, number, shown, text, whole
 from glsmooth.configuration.identity import decisive, file_digest
+from glsmooth.configuration.untrusted import plain_values
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import LARGEST_IMAGE, Data
+from glsmooth.learning.data import NAMES as DATASETS
 from glsmooth.learning.models import build_model, tensor_shapes
 from glsmooth.learning.tensors import read_tensors
-from glsmooth.untrusted import plain_values
 
 #: Key of the payload in the checkpoint that Lightning writes.
 KEY = "glsmooth"
@@ -113,7 +114,8 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"ckpt={path}: no such file; train writes best.ckpt into outputs/train/<id>/")
     digest = file_digest(path)
-    content, failure = None, None
+    content: Any = None
+    failure: Exception | None = None
     try:
         content = read_tensors(path)
     except Exception as error:
@@ -121,19 +123,18 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     if file_digest(path) != digest:
         raise UserError(f"ckpt={path}: was replaced while it was read; run again when its training has ended")
     if failure is not None:
-        raise UserError(
-            f"ckpt={path}: not a readable checkpoint ({_brief(failure)}); give a best.ckpt that train wrote"
-        ) from failure
+        raise UserError(f"ckpt={path}: not a readable checkpoint ({_brief(failure)}); {_FIX}") from failure
     payload = content.get(KEY) if isinstance(content, dict) else None
-    if not isinstance(payload, dict) or not _NAMES <= payload.keys():
+    if not isinstance(payload, dict) or not payload.keys() >= _NAMES:
         raise UserError(
             f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with weights={path}"
         )
     try:
-        payload = _checked(plain_values({"identity": {}, **{name: payload[name] for name in payload}}))
+        payload = plain_values({"identity": {}, **{name: payload[name] for name in payload}})
         state = _state(content.get("state_dict"))
     except ValueError as error:
-        raise UserError(f"ckpt={path}: not a checkpoint that train wrote: {error}; give a best.ckpt") from None
+        raise UserError(f"ckpt={path}: not a checkpoint that train wrote: {error}; {_FIX}") from None
+    _check_payload(payload, f"ckpt={path}")
     return Checkpoint(**{name: payload[name] for name in (*_NAMES, "identity")}, sha256=digest, state_dict=state)
 
 
@@ -144,43 +145,44 @@ def _brief(error: Exception) -> str:
 
 #: What every checkpoint says about itself; older ones lack the identity.
 _NAMES = {field.name for field in fields(Checkpoint)} - {"identity", "sha256", "state_dict"}
-_GROUPS = ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "identity", "metrics")
+_GROUPS = ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer")
+_FIX = "give a best.ckpt that train wrote"
+_NUMBERS = number("a finite number")
+#: What a checkpoint says about itself: fields of the configuration as there, and what follows from the data.
+_RULES = {
+    **{key: rule.or_null() for key, rule in RULES.items() if key.partition(".")[0] in _GROUPS},
+    "transform._target_": text("the name of a class"),
+    "dataset.name": choice(*DATASETS),
+    "model.name": text("the name of a network"),
+    "loss.pixel_noise": RULES["loss.pixel_noise"],
+    "seed": RULES["seed"],
+    "classes": list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2),
+    "image_size": list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2),
+    "mean": list_of(_NUMBERS, "a list of 1 or 3 numbers", "[0.5]", least=1),
+    "std": list_of(number("a number above 0", within=lambda v: v > 0), "a list of 1 or 3 numbers above 0", "[0.5]"),
+    "metrics.*": _NUMBERS,
+}
 
 
-def _checked(payload: dict[str, Any]) -> dict[str, Any]:
-    """A payload whose values are of the kinds that train writes.
+def _check_payload(payload: Mapping[str, Any], name: str) -> None:
+    """Refuse values of other kinds than train writes.
 
     Raises:
-        ValueError: one is not.
+        UserError: it names the file and the value.
     """
-
-    def is_texts(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-    def are_numbers(value: Any) -> bool:
-        return isinstance(value, list) and all(map(is_number, value))
-
-    for group in _GROUPS:
+    for group in (*_GROUPS, "identity", "metrics"):
         if not isinstance(payload[group], dict):
-            raise ValueError(f"{group} is no dictionary")
-    settings = {group: payload[group] for group in (*_GROUPS[:7], "image_size", "seed") if group in payload}
-    for key, value in leaves(settings):
-        rule = rule_of(key)  # fields of another version have none, and nobody asks for them
-        if rule is not None and not rule.accepts(value):
-            raise ValueError(rule.refusal(key, value))
-    size, mean, std, classes = (payload[name] for name in ("image_size", "mean", "std", "classes"))
-    if not is_texts(classes) or len(set(classes)) < max(2, len(classes)):
-        raise ValueError("classes are not two or more names, all different")
-    if not (are_numbers(mean) and are_numbers(std) and len(mean) == len(std) in (1, 3) and min(std) > 0):
-        raise ValueError("mean and std are not numbers of 1 or 3 channels, std above 0")
-    if size is None or size[0] * size[1] > LARGEST_IMAGE:
-        raise ValueError(f"image_size={size} is none of at most {LARGEST_IMAGE} pixels")
-    if not all(map(is_number, payload["metrics"].values())):
-        raise ValueError("metrics are not all numbers")
-    for group, name in (("loss", "pixel_noise"), ("model", "name"), ("dataset", "name")):
-        if payload[group].get(name) is None:
-            raise ValueError(f"{group}.{name} is missing")
-    return payload
+            raise UserError(f"{name}: {group} is {shown(payload[group])}, not an object; {_FIX}")
+    check_file({key: payload[key] for key in _NAMES}, _RULES, name, _FIX)
+    size, classes, mean = payload["image_size"], payload["classes"], payload["mean"]
+    if size[0] * size[1] > LARGEST_IMAGE:
+        raise UserError(f"{name}: image_size is {size}, more than {LARGEST_IMAGE} pixels; {_FIX}")
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{name}: classes are not all different; {_FIX}")
+    if len(mean) not in (1, 3) or len(payload["std"]) != len(mean):
+        raise UserError(
+            f"{name}: mean is {shown(mean)} and std {shown(payload['std'])}, not of 1 or 3 channels; {_FIX}"
+        )
 
 
 def _state(state: Any) -> dict[str, Tensor]:

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from glsmooth.configuration.untrusted import limits, open_file
 from glsmooth.errors import UserError, did_you_mean
-from glsmooth.untrusted import limits, open_file
 
 # Fixed sizes (free_size: of the user's choice), and mean and standard deviation of each channel.
 _GREY_DIGITS = ((0.3053,), (0.3236,))
@@ -98,7 +98,7 @@ class FolderImages(Dataset[Any]):
         channels: 3 for colour, 1 for grey.
         root: folder from which the images are named.
 
-    Files are refused beyond the limits (:class:`glsmooth.untrusted.Limits`) that hold when this is made.
+    Files are refused beyond the limits (:class:`glsmooth.configuration.untrusted.Limits`) that hold when this is made.
     """
 
     def __init__(
@@ -164,8 +164,8 @@ class FolderImages(Dataset[Any]):
         for (columns, rows), what in (((width, height), "has"), (shape, "resized would have")):
             if columns * rows > self.pixels:
                 raise UserError(
-                    f"root: {path} {what} {columns}x{rows} pixels, more than limits.pixels={self.pixels}; raise that if "
-                    "you trust it, or remove it"
+                    f"root: {path} {what} {columns}x{rows} pixels, more than limits.pixels={self.pixels}; raise that "
+                    "if you trust it, or remove it"
                 )
         return shape
 
@@ -468,7 +468,9 @@ def _digits(spec: Mapping[str, Any], size: tuple[int, int]) -> tuple[tuple[str, 
     digits = load_digits()
     small = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     # A few at a time: the float ones would take four times the memory.
-    images = torch.cat([(F.interpolate(few, size=size, mode="bilinear") * 255).round().byte() for few in small.split(64)])
+    images = torch.cat(
+        [(F.interpolate(few, size=size, mode="bilinear") * 255).round().byte() for few in small.split(64)]
+    )
     rest, test = _held_out(digits.target, "test_fraction", spec, 0.2)
     kept, held = _held_out(digits.target[rest], "val_fraction", spec, 0.1)
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from glsmooth.untrusted import open_file
+from glsmooth.configuration.untrusted import open_file
 
 __all__ = ["read_tensors"]
 

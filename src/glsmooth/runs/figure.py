@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glsmooth.configuration.untrusted import check_unpacked, open_file
 from glsmooth.errors import UserError
 from glsmooth.runs.files import FIGURE, write_bytes
-from glsmooth.untrusted import check_unpacked, open_file
 
 __all__ = ["Draws"]
 

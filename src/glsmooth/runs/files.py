@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from omegaconf import OmegaConf
 
+from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError, visible
-from glsmooth.untrusted import read_bytes
 
 __all__ = [
     "CONFIG",

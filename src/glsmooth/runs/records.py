@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth.configuration.identity import difference
+from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError
 from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, sync_directory, write_text
 from glsmooth.smoothing import Verdict
-from glsmooth.untrusted import read_bytes
 
 __all__ = ["COLUMNS", "Columns", "Images", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
 

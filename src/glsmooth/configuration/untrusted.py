@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from glsmooth.errors import UserError, visible
 
@@ -56,7 +57,7 @@ def using_limits(limits: Limits) -> Iterator[None]:
         _limits.reset(token)
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """A regular file, opened for reading.
 
     Raises:
