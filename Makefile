@@ -1,13 +1,16 @@
 # Every target sets up what it needs: a virtual environment in .venv, dependencies, an editable installation.
-# BASE_PYTHON=/path/to/python3.12 chooses the interpreter, VENV=DIR the place.
+# BASE_PYTHON=/path/to/python3.12 chooses the interpreter, VENV=DIR the place, CONSTRAINTS=FILE other versions than those
+# that the tests passed with (CONSTRAINTS= the newest).
 
 SHELL := /bin/bash
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+CONSTRAINTS ?= constraints.txt
+NEWEST := .venv-newest
 DEMO := outputs/demo
 
-.PHONY: demo test stress lint bench clean
+.PHONY: demo test newest constraints stress lint bench clean
 
 demo: $(INSTALLED)
 	$(PYTHON) -m glsmooth.train experiment=demo hydra.run.dir=$(DEMO)/train
@@ -17,6 +20,21 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest
+
+# The tests with the newest releases that pyproject.toml allows, in an environment made anew: does one of them break us?
+newest:
+	rm -rf $(NEWEST)
+	$(MAKE) test VENV=$(NEWEST) CONSTRAINTS=
+
+# constraints.txt from that environment, once its tests have passed. With the oldest Python that we support: later ones
+# install its releases, too, but it does not install all of theirs. What follows from torch's version is left out.
+constraints:
+	python3.11 --version
+	$(MAKE) newest BASE_PYTHON=python3.11
+	@set -eo pipefail; { grep '^#' constraints.txt; \
+	    $(NEWEST)/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude uv --exclude wheel \
+	    | grep -vE '^(nvidia|cuda|triton)' | sed 's/+.*//' | tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > $(NEWEST)/constraints.txt
+	cp $(NEWEST)/constraints.txt constraints.txt
 
 # Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md.
 # STRESS='--seed 1 --minutes 10' passes arguments on.
@@ -33,16 +51,16 @@ bench: $(INSTALLED)
 
 # Results in outputs/ stay.
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .ruff_cache .mypy_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv is fast and compiles the bytecode that would otherwise slow the first start; pip does as well without it.
-$(INSTALLED): pyproject.toml | $(PYTHON)
+$(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(PYTHON)
 	@echo "Installing glsmooth and its dependencies into $(VENV) (once)"
 	@set -e; uv=$$(command -v uv || true); \
 	if [ -z "$$uv" ] && $(PYTHON) -m pip install --quiet uv 2>/dev/null; then uv=$(VENV)/bin/uv; fi; \
-	if [ -n "$$uv" ] && "$$uv" pip install --quiet --compile-bytecode --python $(PYTHON) -e '.[dev]'; then :; \
-	else $(PYTHON) -m pip install --quiet -e '.[dev]'; fi
+	if [ -n "$$uv" ] && "$$uv" pip install --quiet --compile-bytecode --python $(PYTHON) $(CONSTRAINTS:%=-c %) -e '.[dev]'; \
+	then :; else $(PYTHON) -m pip install --quiet $(CONSTRAINTS:%=-c %) -e '.[dev]'; fi
 	@touch $@
 
 # A system Python may lack ensurepip (Debian's python3-venv); then uv, or the pip of the system, fills the environment.
