@@ -15,6 +15,7 @@ from glsmooth.errors import UserError
 from glsmooth.learning import data
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.models import build_model
+from glsmooth.runs.own import remember
 
 CHANGES = {
     "changed": (lambda test: picture(test / "a" / "2.png", 99), r"test/a/2\.png has changed"),
@@ -75,6 +76,7 @@ def run(tmp_path, folder, *overrides):
         state = {f"model.{key}": value for key, value in model.state_dict().items()}
         payload = make_payload({**settings, "seed": 0}, found)
         torch.save({"state_dict": state, KEY: {**payload, "metrics": {}}}, checkpoint)
+        remember([checkpoint])
     directory = tmp_path / "run"
     directory.mkdir(exist_ok=True)
     votes = ("monte_carlo.n0=8", "monte_carlo.n=16", "trainer.accelerator=cpu")

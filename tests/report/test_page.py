@@ -570,6 +570,7 @@ def _report(out, **settings):
         "region": {"brightness": None, "contrast": None},
         "bound": {"methods": None},
         "image_size": None,
+        "dataset": {"root": None},
         "run_dir": str(out),
     }
     out.mkdir(exist_ok=True)

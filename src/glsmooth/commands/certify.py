@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -41,6 +42,7 @@ from glsmooth.learning.trainer import accelerator, make_trainer, quieten_lightni
 from glsmooth.report import write_report
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
+from glsmooth.runs.own import is_own, remember, run_files
 from glsmooth.runs.records import Columns, Images, Records, read_records
 from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
 from glsmooth.voting.engine import check_random
@@ -111,7 +113,8 @@ def run(cfg: DictConfig) -> None:
     write_config(directory, settings)
     _save_draws(job, records)
     summary.write(directory)
-    report = write_report(directory, family=job.family)
+    remember(run_files(directory))
+    report = write_report(directory, family=job.family, dataset_root=settings["dataset"].get("root"))
     with wandb_run(settings, directory) as logged:
         if logged is not None:
             logged.log({name: value for name, value in summary.to_json().items() if isinstance(value, (int, float))})
@@ -128,7 +131,9 @@ def _prepare(cfg: DictConfig) -> _Job:
     """
     checkpoint = load_checkpoint(cfg.ckpt)
     stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
+    stored["dataset"] = {key: value for key, value in checkpoint.dataset.items() if key != "download"}  # if typed only
     settings = merge_checkpoint(cfg, stored)
+    _check_root(cfg, settings)
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
     data = load_dataset(settings["dataset"])
@@ -167,6 +172,17 @@ def _prepare(cfg: DictConfig) -> _Job:
         approximate,
         procedure,
         speed,
+    )
+
+
+def _check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
+    """Refuse a folder of images that is named by a checkpoint alone, unless train wrote that here."""
+    root = settings["dataset"].get("root")
+    if root is None or cfg.dataset.root is not None or is_own([Path(settings["ckpt"]).expanduser()]):
+        return
+    raise UserError(
+        f"dataset.root={root} comes from {settings['ckpt']}, which train did not write on this machine; type the "
+        f"folder of the images, dataset.root={shlex.quote(str(root))} if that is the one"
     )
 
 

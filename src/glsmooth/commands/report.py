@@ -36,6 +36,8 @@ def run(cfg: DictConfig) -> None:
             raise UserError("transform: votes=FILE names built-in transformations itself; leave transform out")
         if any(interval is not None for interval in settings["region"].values()):
             raise UserError("region: votes=FILE brings each run's own region; leave region.* out")
+        if settings["dataset"]["root"] is not None:
+            raise UserError("dataset.root: votes=FILE has no images; leave it out")
         size = settings["image_size"]
         table = published.votes_table(
             published.load_votes(votes),
@@ -47,8 +49,9 @@ def run(cfg: DictConfig) -> None:
         return
     if settings["image_size"] is not None:
         raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
+    root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
-    runs = [load_run(path, transform_target=typed.get("_target_")) for path in paths]
+    runs = [load_run(path, transform_target=typed.get("_target_"), dataset_root=root) for path in paths]
     _check_transform(typed, runs)
     if len(runs) == 1 and not overrides and methods is None:
         page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes)

@@ -29,6 +29,7 @@ from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import WholeCheckpoints, make_trainer, quieten_lightning, spawned, wandb_run
 from glsmooth.learning.training import CLEAN, UNDER_LAW, TrainingModule, TrainingProgress
 from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
+from glsmooth.runs.own import remember
 
 __all__ = ["main", "run"]
 
@@ -81,6 +82,11 @@ def run(cfg: DictConfig) -> None:
             epoch = load_checkpoint(last).metrics["epoch"] if last.is_file() else 0
             stop.progress = f"after {epoch:.0f} of {settings['optimizer']['epochs']} epochs"
             raise
+        finally:
+            if trainer.is_global_zero:
+                for checkpoint in (last, best):
+                    if checkpoint.is_file():
+                        remember([checkpoint])
     if not trainer.is_global_zero:
         return
     if settings["trainer"]["fast_dev_run"]:

@@ -38,7 +38,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     ),
     "certify": ("batch_size", "compile", "channels_last", "dry_run", "approximate", "stochastic", "trainer.*"),
     "bounds": ("format", "plot"),
-    "report": ("transform.*",),  # that of the runs: typed, it only permits to import it
+    "report": ("transform.*", "dataset.root"),  # those of the runs: typed, they only permit to import and to read
 }
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 

@@ -34,14 +34,17 @@ GALLERY = 12  # images in each half of the gallery
 
 
 def write_report(
-    run_dir: str | Path, transform_target: str | None = None, family: SmoothedFamily | None = None
+    run_dir: str | Path,
+    transform_target: str | None = None,
+    family: SmoothedFamily | None = None,
+    dataset_root: str | None = None,
 ) -> Path:
     """Write table.md, report.html and the pictures of a finished certify run into its directory.
 
     Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
 
     Args:
-        transform_target, family: as :func:`glsmooth.runs.run.load_run` has them.
+        transform_target, family, dataset_root: as :func:`glsmooth.runs.run.load_run` has them.
 
     Returns:
         The path of report.html.
@@ -50,7 +53,7 @@ def write_report(
         UserError: the directory, a file or a value in it is missing, unreadable or of another run; a transformation
             that is neither built in nor ``transform_target``.
     """
-    run = load_run(run_dir, transform_target=transform_target, family=family)
+    run = load_run(run_dir, transform_target=transform_target, family=family, dataset_root=dataset_root)
     return write_run_report(run, run.path, run.region, run.outcomes)
 
 
@@ -357,12 +360,21 @@ def _gallery(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) 
 
 
 def _test_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
-    """Test images by index, or None where the data set is not on this machine."""
+    """Test images by index, or None where the data set is not on this machine, or not for a stranger's file to name."""
     from glsmooth.learning.data import load_dataset
 
+    dataset = run.readable_dataset
+    if dataset is None:
+        log.warning(
+            "report: no gallery: this machine did not write %s, which says that its images are in %s; type "
+            "dataset.root=DIR to have them",
+            run.path,
+            run.summary.dataset["root"],
+        )
+        return None
     last = int(run.columns["index"].argmax())
     try:
-        test = load_dataset({**run.summary.dataset, "download": False}).test
+        test = load_dataset(dataset).test
         label = test[int(run.columns["index"][last])][1]
     except (ValueError, OSError, IndexError) as error:
         log.warning("report: no gallery, the images of %s cannot be read: %s", run.name, error)

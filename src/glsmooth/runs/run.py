@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import RECORDS, SUMMARY
+from glsmooth.runs.own import is_own, run_files
 from glsmooth.runs.records import Columns, read_records
 from glsmooth.runs.recount import recount, recount_h_min
 from glsmooth.runs.summary import Summary
@@ -43,6 +45,7 @@ class Run:
         columns: records.csv, column name -> (images,) array.
         transform_target: ``"package.Class"`` of a user's own transformation, which may be imported.
         known_family: the run's family where it was built before. Bounds are cached by it.
+        dataset_root: folder of the images, where the user named it.
     """
 
     path: Path
@@ -50,6 +53,7 @@ class Run:
     columns: Columns
     transform_target: str | None = None
     known_family: SmoothedFamily | None = None
+    dataset_root: str | None = None
 
     @property
     def images(self) -> int:
@@ -80,6 +84,14 @@ class Run:
     def outcomes(self) -> Mapping[str, Outcome]:
         """What each method of the run says of its region."""
         return self.summary.outcomes
+
+    @property
+    def readable_dataset(self) -> dict[str, Any] | None:
+        """The data set whose images may be read: in a folder that the user named, or that a run of our own names."""
+        dataset: dict[str, Any] = {**self.summary.dataset, "download": False}
+        if self.dataset_root is not None:
+            return {**dataset, "root": self.dataset_root}
+        return dataset if dataset.get("root") is None or is_own(run_files(self.path)) else None
 
     @property
     def name(self) -> str:
@@ -173,7 +185,11 @@ class Run:
 
 
 def load_run(
-    path: str | Path, field: str = "runs", transform_target: str | None = None, family: SmoothedFamily | None = None
+    path: str | Path,
+    field: str = "runs",
+    transform_target: str | None = None,
+    family: SmoothedFamily | None = None,
+    dataset_root: str | None = None,
 ) -> Run:
     """Read a run directory, check that its files belong together, and compute p_A and h_min again.
 
@@ -183,6 +199,7 @@ def load_run(
         field: how the caller calls the path; it opens the messages about it.
         transform_target: ``"package.Class"`` where the run is of a transformation of your own.
         family: the run's family, where the caller has just certified it: its bounds are known then.
+        dataset_root: folder of the images. Without it that of the file is read where this machine wrote the run.
 
     Raises:
         UserError: a directory, file, column or value is missing, unreadable or contradicts another one; a
@@ -197,7 +214,7 @@ def load_run(
                 f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
                 "same certify command again resumes an unfinished one)"
             )
-    run = Run(path, Summary.read(path), read_records(path), transform_target, family)
+    run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root)
     _check_together(run)
     sound = [name for name, outcome in run.outcomes.items() if outcome.sound and outcome.h_min is not None]
     outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, sound))
