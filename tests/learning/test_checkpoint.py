@@ -1,4 +1,6 @@
 import hashlib
+import os
+import resource
 
 import pytest
 import torch
@@ -109,3 +111,113 @@ class TestMistakes:
         torch.save(content, path)
         with pytest.raises(UserError, match=r"ckpt: its weights do not fit small_cnn"):
             load_checkpoint(path).build_model()
+
+
+#: Where a checkpoint says something, what it may not say there, and what the message names.
+WRONG = [
+    (key, value, key)
+    for key in (
+        *("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "identity", "metrics"),
+        *("classes", "image_size", "mean", "std", "seed"),
+    )
+    for value in (None, "x", 1.5, [None])
+    if not (key == "classes" and value == ["x"])
+] + [
+    ("transform", {"_target_": 3}, r"transform\._target_"),
+    ("transform", {}, r"transform\._target_"),
+    ("smoothing", {"contrast": 3}, r"smoothing\.contrast"),
+    ("smoothing", {"contrast": {"law": ["Normal"]}}, r"smoothing\.contrast\.law"),
+    ("smoothing", {"contrast": {"law": "Normal", "scale": 10**30}}, "64 bits"),
+    ("smoothing", {"contrast": {"law": "Normal", "scale": float("nan")}}, r"smoothing\.contrast\.scale"),
+    ("region", {"contrast": ["a", "b"]}, r"region\.contrast"),
+    ("dataset", {"name": "imagnet"}, r"dataset\.name"),
+    ("dataset", {"name": "digits", "image_size": [16, -16]}, r"dataset\.image_size"),
+    ("model", {"name": None}, r"model\.name"),
+    ("model", {"name": "small_cnn", "more": 1}, r"model\.more"),
+    ("loss", {}, r"loss\.pixel_noise"),
+    ("loss", {"pixel_noise": -1.0}, r"loss\.pixel_noise"),
+    ("metrics", {"epoch": "two"}, r"metrics\.epoch"),
+    ("classes", ["a"], "classes"),
+    ("classes", ["a", 3], "classes"),
+    ("classes", ["a", "a"], "classes"),
+    ("classes", ["a", "b" * 20_000], "20000 characters"),
+    ("classes", ["a"] * 200_000, "more values"),
+    ("image_size", [16], "image_size"),
+    ("image_size", [10**5, 10**5], "image_size"),
+    ("image_size", [True, 16], "image_size"),
+    ("mean", [], "mean"),
+    ("mean", [0.0, 0.0], "mean"),
+    ("std", [0.0], "std"),
+    ("std", [0.1, 0.1, 0.1], "std"),
+    ("seed", -1, "seed"),
+    ("seed", 2**70, "64 bits"),
+    ("model", {"name": torch.zeros(2)}, "Tensor"),
+    ("model", {3: "small_cnn"}, "no texts"),
+    ("optimizer", {"lr": b"0.1"}, "bytes"),
+]
+
+
+def nested(depth):
+    value: list = []
+    for _ in range(depth):
+        value = [value, value]  # the same twice: 2^depth lists, were they unfolded
+    return value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [pytest.param(*case, id=f"{case[0]}{i}") for i, case in enumerate(WRONG)]
+    + [pytest.param("optimizer", {"lr": nested(40)}, "deeper", id="nested"), ("optimizer", {}, None)],
+)
+def test_metadata_of_another_kind_are_refused_by_name(path, key, value, words):
+    content = torch.load(path, weights_only=True)
+    content[KEY][key] = value
+    torch.save(content, path)
+    if words is None:
+        load_checkpoint(path)
+        return
+    with pytest.raises(UserError, match=rf"^ckpt=\S*best\.ckpt: .*{words}") as refused:
+        load_checkpoint(path)
+    assert len(str(refused.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "state", [None, {}, [1], {"a": 3}, {3: torch.zeros(1)}, {"a": torch.zeros(2, 2).to_sparse()}, "x"], ids=str
+)
+def test_weights_of_another_kind_are_refused(path, state):
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "state_dict": state}, path)
+    with pytest.raises(
+        UserError, match=r"^ckpt=\S*best\.ckpt: not a (readable checkpoint|checkpoint that train wrote)"
+    ):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"name": "vit_giant_patch14_224"}},
+        {"model": {"name": "vit_giant_patch14_224"}, "image_size": [2044, 2044]},
+        {"classes": [str(i) for i in range(90_000)], "model": {"name": "resnetv2_152x4_bit"}},
+        {"model": {"name": "no_such_network"}},
+        {"model": {"name": "../../evil"}},
+        {"model": {"name": "hf-hub:evil/evil"}},
+        {"model": {"name": "small_cnn\x1b[2J"}},
+    ],
+    ids=["other", "large images", "many classes", "unknown", "path", "hub", "terminal"],
+)
+def test_a_network_is_built_for_the_weights_that_are_there_alone(path, monkeypatch, change):
+    content = torch.load(path, weights_only=True)
+    content[KEY] |= change
+    torch.save(content, path)
+    checkpoint = load_checkpoint(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"its weights do not fit|neither one of"):
+        checkpoint.build_model()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "best.ckpt")
+    with pytest.raises(UserError, match="no such file"):
+        load_checkpoint(tmp_path / "best.ckpt")

@@ -7,6 +7,7 @@ before torch reads a file, its directory and its pickles are compared with what 
 
 from __future__ import annotations
 
+import io
 import pickletools
 import zipfile
 from collections.abc import Iterator
@@ -59,8 +60,9 @@ def read_tensors(path: Path) -> Any:
 def _check(file: BinaryIO) -> None:
     if not zipfile.is_zipfile(file):
         file.seek(0)
+        content = io.BytesIO(file.read(_PICKLE))
         for _ in range(_LEGACY_PICKLES):
-            _check_pickle(file)
+            _check_pickle(content)
         return
     size = file.seek(0, 2)
     with zipfile.ZipFile(file) as archive:
@@ -75,13 +77,12 @@ def _check(file: BinaryIO) -> None:
             raise ValueError("it holds a member twice, or not one pickle")
         if pickles[0].file_size > _PICKLE:
             raise ValueError(f"its pickle is larger than {_PICKLE} bytes")
-        with archive.open(pickles[0]) as content:
-            _check_pickle(content)
+        _check_pickle(io.BytesIO(archive.read(pickles[0])))
 
 
-def _check_pickle(file: Any) -> None:
+def _check_pickle(content: io.BytesIO) -> None:
     """Read one pickle, without running it, to its end."""
-    for operation, argument, _ in pickletools.genops(file):
+    for operation, argument, _ in pickletools.genops(content):
         named = operation.name in ("GLOBAL", "STACK_GLOBAL", "INST")
         if operation.name in _SIZED or (named and argument not in _NAMES):
             raise ValueError(f"its pickle asks for {argument or operation.name}")

@@ -103,5 +103,5 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         size = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or size != member.file_size - stream.tell():
             raise ValueError(f"{name} is not what its header says")
-        array = np.frombuffer(stream.read(), dtype=dtype)
+        array = np.frombuffer(bytearray(stream.read()), dtype=dtype)
     return array.reshape(shape, order="F" if fortran else "C")
