@@ -6,9 +6,12 @@ import sys
 import pytest
 import torch
 
+from glsmooth.commands import certify, report, train
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
+
+MAIN = {"certify": certify.main, "report": report.main, "train": train.main}
 
 
 @pytest.fixture
@@ -46,3 +49,19 @@ def untrained(tmp_path_factory):
         torch.save({"state_dict": state, KEY: {**make_payload({**settings, "seed": seed}, data), "metrics": {}}}, path)
         paths.append(path)
     return paths
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """``call(command, arguments…)`` runs a command; returns its exit status and its streams."""
+
+    def call_(command, *arguments):
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        status = 0
+        try:
+            MAIN[command]()
+        except SystemExit as ended:
+            status = ended.code
+        return status, capsys.readouterr()
+
+    return call_

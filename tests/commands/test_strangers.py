@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from glsmooth.commands import certify, report, train
 from glsmooth.configuration.build import build_transform, check_target
 from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import KEY, load_checkpoint
 from glsmooth.report import write_report
 from glsmooth.runs.run import load_run
 
-MAIN = {"certify": certify.main, "report": report.main, "train": train.main}
 TARGET = "a_strangers_module.Tint"
 TINT = """
 from pathlib import Path
@@ -47,22 +45,6 @@ def folder(elsewhere):
 
 def imported():
     return Path("imported").exists() or "a_strangers_module" in sys.modules
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """``call(command, arguments…)`` runs a command; returns its exit status and its streams."""
-
-    def call_(command, *arguments):
-        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
-        status = 0
-        try:
-            MAIN[command]()
-        except SystemExit as ended:
-            status = ended.code
-        return status, capsys.readouterr()
-
-    return call_
 
 
 @pytest.fixture
