@@ -1,6 +1,9 @@
 import gzip
+import os
+import resource
 import struct
 import tarfile
+import zlib
 from itertools import chain
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glsmooth.configuration.untrusted import Limits, using_limits
 from glsmooth.errors import UserError
 from glsmooth.learning import data as data_module
 from glsmooth.learning.data import (
@@ -431,3 +435,118 @@ def test_real_cifar10_as_folders(tmp_path):
     images = found.test.images / 255
     # A sample of the test images: their channel means scatter by about 0.13 each.
     assert images.mean((0, 2, 3)).tolist() == pytest.approx(found.mean, abs=4 * 0.13 * len(wanted) ** -0.5)
+
+
+# Strangers' files
+
+
+def png(width, height, content=b""):
+    """A PNG of one grey channel that says so many pixels, and holds ``content`` for them."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content, 9)) + chunk(b"IEND", b"")
+    )
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(touched) (w) file closefile\nshowpage\n"
+HOSTILE = {
+    "a long one": (
+        png(10**6, 1, bytes(10**6 + 1)),
+        r"resized would have 224000000x224 pixels, more than limits\.pixels",
+    ),
+    "144 megapixels": (png(12_000, 12_000), r"has 12000x12000 pixels, more than limits\.pixels=64000000"),
+    "more than PIL takes": (png(2**31 - 1, 2**31 - 1), "has 2147483647x2147483647 pixels"),
+    "a PNG that is a program": (EPS, "none of JPEG, PNG"),
+    "cut short": (png(300, 300, bytes(100)), "not a readable image"),
+    "empty": (b"", "none of JPEG, PNG"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_an_image_unpacks_to_is_known_first(tmp_path, monkeypatch, content, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "z.png").write_bytes(content)
+    assert len(content) < 2000
+    images = FolderImages([tmp_path / "z.png"], torch.zeros(1), (224, 224), (224, 224))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=rf"^root: \S*z\.png .*{words}"):
+        images.decode(0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    assert [path.name for path in tmp_path.iterdir()] == ["z.png"]
+    assert Image.MAX_IMAGE_PIXELS is not None  # other programs keep PIL's limit
+
+
+def test_the_limit_can_be_raised_beyond_pils(tmp_path, monkeypatch):
+    (tmp_path / "z.png").write_bytes(png(400, 200, bytes(200 * 401)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with using_limits(Limits(pixels=79_999)):
+        images = FolderImages([tmp_path / "z.png"], torch.zeros(1), (8, 8), (8, 8))
+    with pytest.raises(UserError, match=r"400x200 pixels, more than limits\.pixels=79999; raise that"):
+        images.decode(0)  # by the limit of its making, as in processes that load images
+    with using_limits(Limits(pixels=80_000)):
+        images = FolderImages([tmp_path / "z.png"], torch.zeros(1), (8, 8), (8, 8))
+    assert images.decode(0).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_named(tmp_path, kind):
+    file = tmp_path / "z.png"
+    {"pipe": lambda: os.mkfifo(file), "folder": file.mkdir, "device": lambda: file.symlink_to("/dev/zero")}[kind]()
+    images = FolderImages([file], torch.zeros(1), (8, 8), (8, 8))
+    for read in (images.decode, images.digest):
+        with pytest.raises(UserError, match=r"^root: \S*z\.png .*(not a regular file|Is a directory)"):
+            read(0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "digits", "image_size": [513, 512]}, "262144 pixels at most"),
+        ({"name": "digits", "image_size": [10**9, 10**9]}, "262144 pixels at most"),
+        ({"name": "image_folder", "root": ".", "image_size": [10**5, 10**5]}, "4194304 pixels at most"),
+    ],
+)
+def test_sizes_that_no_network_takes_are_refused(spec, words):
+    with pytest.raises(UserError, match=rf"^image_size=.*{words}"):
+        load_dataset(spec)
+
+
+IMAGES, LABELS = struct.pack(">IIII", 0x803, 2, 28, 28) + bytes(2 * 784), struct.pack(">II", 0x801, 2) + bytes(2)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (b"", LABELS),
+        (b"\xff" * 100, LABELS),
+        (IMAGES[:-1], LABELS),
+        (struct.pack(">IIII", 0x803, 2**31, 28, 28) + bytes(784), LABELS),
+        (struct.pack(">IIII", 0x803, 2, 14, 56) + bytes(2 * 784), LABELS),
+        (struct.pack(">IIII", 0xD03, 2, 28, 28) + bytes(8 * 784), LABELS),
+        (IMAGES, LABELS[:-1]),
+        (IMAGES, struct.pack(">II", 0x801, 1) + bytes(1)),
+        (IMAGES, LABELS[:-1] + b"\x0a"),
+        (IMAGES, IMAGES),
+        (struct.pack(">IIII", 0x803, 0, 28, 28), struct.pack(">II", 0x801, 0)),
+    ],
+)
+def test_damaged_files_of_mnist_are_refused(tmp_path, images, labels):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    with pytest.raises(UserError, match=r"^root=\S*: .*damaged.*fetch"):
+        load_dataset({"name": "mnist", "root": tmp_path}).test  # noqa: B018
+
+
+def test_the_old_files_of_mnist_are_not_unpickled(tmp_path):
+    (tmp_path / "MNIST" / "processed").mkdir(parents=True)
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2)), tmp_path / "MNIST/processed" / name)
+    with pytest.raises(UserError, match="mnist is not there or"):
+        load_dataset({"name": "mnist", "root": tmp_path}).test  # noqa: B018

@@ -1,6 +1,8 @@
 """figure1.npz: what is written is what is read, and nothing else is."""
 
 import io
+import resource
+import zipfile
 
 import numpy as np
 import pytest
@@ -47,3 +49,45 @@ def test_another_file_is_refused(tmp_path, content, words):
     (tmp_path / "figure1.npz").write_bytes(content)
     with pytest.raises(UserError, match=rf"figure1\.npz: {words}"):
         Draws.load(tmp_path, parameters=1)
+
+
+def packed(**members):
+    """An archive of such members, compressed."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return content.getvalue()
+
+
+def npy(shape, data=b"", dtype="<f4", version=(1, 0)):
+    """An array file whose header says this shape, whatever follows it."""
+    content = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    (np.lib.format.write_array_header_1_0 if version == (1, 0) else np.lib.format.write_array_header_2_0)(
+        content, header
+    )
+    return content.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (packed(index=npy((), bytes(300 * 10**6))), r"unpacks to 301 megabytes, limits\.megabytes=256"),
+        (packed(index=npy((10**6, 10**6))), "index is not what its header says"),
+        (packed(index=npy((2**62, 2**62))), "index is not what its header says"),
+        (packed(index=npy((), bytes(4), version=(2, 0))), "another version"),
+        (packed(index=npy((), bytes(8), dtype="|O")), "index is not what its header says"),
+        (packed(index=b"no array"), "not readable"),
+        (packed(), "not readable"),
+        (packed(index=npy((), bytes(8), dtype="[('a', '<f8')]")), "not readable"),
+    ],
+    ids=["large", "says large", "says huge", "version", "objects", "text", "nothing", "structure"],
+)
+def test_what_it_unpacks_to_is_known_first(tmp_path, content, words):
+    (tmp_path / "figure1.npz").write_bytes(content)
+    assert len(content) < 400_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=rf"figure1\.npz: .*{words}"):
+        Draws.load(tmp_path, parameters=1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB

@@ -8,6 +8,7 @@ import stat
 
 import pytest
 
+from glsmooth.configuration.untrusted import Limits, using_limits
 from glsmooth.errors import UserError, visible
 from glsmooth.runs.files import read_json, remove_leftovers, replacing, write_bytes, write_text
 from tests.runs.test_records import in_another_process
@@ -110,3 +111,24 @@ def test_texts_of_a_file_are_visible_wherever_they_stand(tmp_path):
     file.write_text(json.dumps([{"na\nme": ["\x1b[2J", 3, None]}]))
     assert read_json(file, "") == [{r"na\nme": [r"\x1b[2J", 3, None]}]
     assert os.listdir(tmp_path) == ["votes.json"]
+
+
+def test_a_file_beyond_the_limit_is_not_read(tmp_path):
+    file = tmp_path / "summary.json"
+    with file.open("wb") as stream:
+        stream.truncate(2 * 10**6 + 1)  # of no blocks on disk
+    with (
+        using_limits(Limits(megabytes=2)),
+        pytest.raises(UserError, match=r"summary\.json: larger than limits\.megabytes=2"),
+    ):
+        read_json(file, "certify again")
+    with file.open("wb") as stream:
+        stream.truncate(10**12)
+    with pytest.raises(UserError, match=r"summary\.json: larger than limits\.megabytes=256; raise that if you trust"):
+        read_json(file, "certify again")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "summary.json")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_json(tmp_path / "summary.json", "certify again")

@@ -498,7 +498,7 @@ def _torchvision(spec: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], 
             part = source(root, train=train, download=bool(spec.get("download")))
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"root={root}: {name} is not there, neither torchvision's files nor folders train/ "
+                f"root={root}: {name} is not there or is damaged, neither torchvision's files nor folders train/ "
                 f"and test/ of classes ({error}); give its folder, or fetch it with download=true"
             ) from error
         except Exception as error:
