@@ -19,6 +19,8 @@ from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import PROCEDURES
 
 __all__ = [
+    "FLAG",
+    "OBJECT",
     "RULES",
     "Rule",
     "check_fields",
@@ -129,7 +131,9 @@ def text(wanted: str = "a text", most: int = 4096) -> Rule:
     return Rule(lambda v: isinstance(v, str) and len(v) <= most, f"{wanted} of at most {most} characters", "NAME")
 
 
-_FLAG = Rule(lambda v: isinstance(v, bool), "true or false", "true")
+FLAG = Rule(lambda v: isinstance(v, bool), "true or false", "true")
+#: What holds others: of these each has its own rule.
+OBJECT = Rule(lambda v: v == {}, "an object", "{}")
 _TEXT = Rule(lambda v: isinstance(v, str) and v != "", "a text", "NAME")
 _PATH = Rule(lambda v: isinstance(v, str) and v != "", "a path", "PATH")
 _REAL = number("a finite number", "0.0")
@@ -153,16 +157,16 @@ RULES: dict[str, Rule] = {
     "ckpt": Rule(_PATH.accepts, "a path", "outputs/train/ID/best.ckpt"),
     "batch_size": whole(1, 256),
     "precision": choice(*PRECISIONS),
-    "compile": _FLAG,
-    "channels_last": _FLAG,
-    "dry_run": _FLAG,
-    "approximate": _FLAG,
-    "stochastic": _FLAG,
+    "compile": FLAG,
+    "channels_last": FLAG,
+    "dry_run": FLAG,
+    "approximate": FLAG,
+    "stochastic": FLAG,
     "pixel_noise": _NOT_NEGATIVE.or_null(),
     "image_size": _SIZE.or_null(),
     "alpha": _ALPHA,
     "format": choice("table", "json"),
-    "plot": _FLAG,
+    "plot": FLAG,
     "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
     "votes": _PATH.or_null(),
     "transform._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Shear").or_null(),
@@ -184,10 +188,10 @@ RULES: dict[str, Rule] = {
     "monte_carlo.n0": whole(1, 200),
     "monte_carlo.n": whole(1, 1000),
     "monte_carlo.alpha": _ALPHA,
-    "monte_carlo.randomised": _FLAG,
+    "monte_carlo.randomised": FLAG,
     "dataset.name": choice(*members("dataset")).or_null(),
     "dataset.root": _PATH.or_null(),
-    "dataset.download": _FLAG.or_null(),
+    "dataset.download": FLAG.or_null(),
     "dataset.image_size": _SIZE.or_null(),
     "dataset.val_fraction": _UNIT.or_null(),
     "dataset.test_fraction": _UNIT.or_null(),
@@ -195,12 +199,12 @@ RULES: dict[str, Rule] = {
     "dataset.subset": whole(1, 500).or_null(),
     "dataset.subset_seed": whole(0, 0).or_null(),
     "dataset.crop_padding": whole(0, 4).or_null(),
-    "dataset.flip": _FLAG.or_null(),
+    "dataset.flip": FLAG.or_null(),
     "dataset.num_workers": whole(0, 4).or_null(),
     "model.name": _TEXT.or_null(),
-    "model.pretrained": _FLAG.or_null(),
+    "model.pretrained": FLAG.or_null(),
     "model.weights": _PATH.or_null(),
-    "model.new_head": _FLAG.or_null(),
+    "model.new_head": FLAG.or_null(),
     "loss.copies": whole(1, 2),
     "loss.consistency": _NOT_NEGATIVE,
     "loss.entropy": _NOT_NEGATIVE,
@@ -208,7 +212,7 @@ RULES: dict[str, Rule] = {
     "optimizer.lr": _POSITIVE,
     "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1),
     "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.nesterov": _FLAG,
+    "optimizer.nesterov": FLAG,
     "optimizer.schedule": choice("cosine", "constant"),
     "optimizer.epochs": whole(1, 20),
     "optimizer.batch_size": whole(1, 128),
@@ -220,10 +224,10 @@ RULES: dict[str, Rule] = {
     "trainer.strategy": _TEXT,
     "trainer.precision": choice(*PRECISIONS),
     "trainer.num_threads": whole(1, 2).or_null(),
-    "trainer.fast_dev_run": _FLAG,
+    "trainer.fast_dev_run": FLAG,
     "trainer.limit_train_batches": _SHARE,
     "trainer.limit_val_batches": _SHARE,
-    "trainer.progress": _FLAG,
+    "trainer.progress": FLAG,
     "logger.name": choice(*members("logger")),
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),
