@@ -403,7 +403,7 @@ FIRST = repr(p_lower_of(971))
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda p: _edit(p, "summary.json", '"alpha": 0.001', '"alpha": 2'), r"alpha is 2, not in \(0, 1\)"),
+        (lambda p: _edit(p, "summary.json", '"alpha": 0.001', '"alpha": 2'), r"alpha is 2, not a number in \[0, 1\)"),
         (lambda p: _edit(p, "summary.json", '"dataset": {', '"dataset": 1, "d": {'), r"dataset is 1, not an"),
         (lambda p: _edit(p, "summary.json", repr(H_MIN), "0.3"), r"required_probability is 0\.3"),
         (
@@ -490,7 +490,7 @@ def _claim(required):
         ),
         (lambda p: _cells(p, 12, p_lower=0.97), r"index 12: p_lower=0\.97, but count=986"),  # smaller is no better
         (lambda p: _cells(p, 3, count=1001), r"index 3: count=1001 of n=1000;"),
-        (lambda p: _cells(p, 3, count=-1), r"index 3: count=-1 of n=1000;"),
+        (lambda p: _cells(p, 3, count=-1), r"line 2: count is -1, not a whole number from 0"),
         (lambda p: _cells(p, 3, n=2000), r"index 3: n=2000, but summary\.json has monte_carlo\.n=1000;"),
         (lambda p: _cells(p, 3, n0=100), r"index 3: n0=100, but summary\.json has monte_carlo\.n0=200;"),
         (lambda p: _cells(p, 3, prediction=-1), r"index 3: count=971, but no draw voted"),

@@ -26,6 +26,7 @@ __all__ = [
     "check_fields",
     "check_file",
     "choice",
+    "cut",
     "is_number",
     "keys",
     "leaves",
@@ -285,13 +286,11 @@ def check_fields(config: Mapping[str, Any], rules: Mapping[str, Rule] = RULES) -
         if rule is None:
             names = [name for name, _ in leaves(config, rules=rules) if rule_of(name, rules)]
             known = [name for name in rules if "*" not in name] + names
-            raise UserError(
-                f"{_cut(key)}={shown(value)} is not a field{near_field(key, known)}; leave it out otherwise"
-            )
+            raise UserError(f"{cut(key)}={shown(value)} is not a field{near_field(key, known)}; leave it out otherwise")
         if not rule.accepts(value):
-            raise UserError(rule.refusal(_cut(key), value))
+            raise UserError(rule.refusal(cut(key), value))
         if key.startswith("region.") and value is not None and value[0] > value[1]:
-            raise UserError(f"{_cut(key)}={value} is inverted; set '{_cut(key)}=[{value[1]},{value[0]}]'")
+            raise UserError(f"{cut(key)}={value} is inverted; set '{cut(key)}=[{value[1]},{value[0]}]'")
 
 
 def check_file(content: Any, rules: Mapping[str, Rule], file: Path | str, fix: str) -> None:
@@ -316,18 +315,18 @@ def check_file(content: Any, rules: Mapping[str, Rule], file: Path | str, fix: s
     for key, value in given.items():
         rule = rule_of(key, rules)
         if rule is None:
-            raise UserError(f"{file}: {_cut(key)}={shown(value)} is not known here; {fix}")
+            raise UserError(f"{file}: {cut(key)}={shown(value)} is not known here; {fix}")
         if not rule.accepts(value):
-            raise UserError(f"{file}: {_cut(key)} is {shown(value)}, not {rule.wanted}{_too_large(value)}; {fix}")
+            raise UserError(f"{file}: {cut(key)} is {shown(value)}, not {rule.wanted}{_too_large(value)}; {fix}")
     for key, rule in rules.items():
         optional = "*" in key or rule.accepts(None)
         if not optional and key not in given and not any(name.startswith(f"{key}.") for name in given):
             raise UserError(f"{file}: lacks {key}; {fix}")
 
 
-def _cut(key: str) -> str:
-    """The name of a field in a message: a name of a file may be as long as a value."""
-    return visible(key if len(key) <= _SHOWN else f"{key[: _SHOWN - 1]}…")
+def cut(words: str) -> str:
+    """A name or a text in a message, as :func:`shown` but without quotes."""
+    return visible(words if len(words) <= _SHOWN else f"{words[: _SHOWN - 1]}…")
 
 
 def near_field(key: str, known: Sequence[str]) -> str:
