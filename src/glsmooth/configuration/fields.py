@@ -7,7 +7,7 @@ import fnmatch
 import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from glsmooth.voting.procedures import PROCEDURES
 
 __all__ = [
     "FLAG",
+    "INTERVAL",
     "OBJECT",
     "RULES",
     "Rule",
@@ -34,6 +35,7 @@ __all__ = [
     "near_field",
     "number",
     "rule_of",
+    "rules_under",
     "shown",
     "text",
     "whole",
@@ -42,15 +44,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field accepts: a test, its wording ("a number above 0") and an example for the message."""
+    """What a field accepts: a test, its wording ("a number above 0") and an example for the message.
+
+    ``choices`` are those of a field that has some, ``item`` is the rule of what a list holds.
+    """
 
     accepts: Callable[[Any], bool]
     wanted: str
     example: str
     choices: tuple[str, ...] = ()
+    item: Rule | None = None
 
     def or_null(self) -> Rule:
-        return Rule(lambda v: v is None or self.accepts(v), self.wanted, self.example, self.choices)
+        return replace(self, accepts=lambda v: v is None or self.accepts(v))
 
     def refusal(self, key: str, value: Any) -> str:
         """Why the field ``key`` cannot be ``value``, and what to type."""
@@ -124,6 +130,7 @@ def list_of(rule: Rule, wanted: str, example: str, length: int | None = None, le
         ),
         wanted,
         example,
+        item=rule,
     )
 
 
@@ -147,7 +154,7 @@ _SHARE = Rule(
     "a share in (0, 1] or a whole number of batches",
     "1.0",
 )
-_INTERVAL = list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
+INTERVAL = list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
 _SIZE = list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2)
 _ANY = Rule(lambda _: True, "anything", "VALUE")
 
@@ -181,7 +188,7 @@ RULES: dict[str, Rule] = {
     "smoothing.*": Rule(
         lambda v: v is None or v == {}, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
     ),
-    "region.*": _INTERVAL.or_null(),
+    "region.*": INTERVAL.or_null(),
     "bound.methods": list_of(
         choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]", least=1
     ).or_null(),
@@ -233,6 +240,11 @@ RULES: dict[str, Rule] = {
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),
 }
+
+
+def rules_under(*groups: str) -> dict[str, Rule]:
+    """The rules of the fields of these groups, for a file that holds them, too."""
+    return {key: rule for key, rule in RULES.items() if key.partition(".")[0] in groups and "." in key}
 
 
 def rule_of(key: str, rules: Mapping[str, Rule] = RULES) -> Rule | None:
@@ -317,11 +329,19 @@ def check_file(content: Any, rules: Mapping[str, Rule], file: Path | str, fix: s
         if rule is None:
             raise UserError(f"{file}: {cut(key)}={shown(value)} is not known here; {fix}")
         if not rule.accepts(value):
-            raise UserError(f"{file}: {cut(key)} is {shown(value)}, not {rule.wanted}{_too_large(value)}; {fix}")
+            raise UserError(f"{file}: {_refusal(cut(key), value, rule)}; {fix}")
     for key, rule in rules.items():
         optional = "*" in key or rule.accepts(None)
         if not optional and key not in given and not any(name.startswith(f"{key}.") for name in given):
             raise UserError(f"{file}: lacks {key}; {fix}")
+
+
+def _refusal(key: str, value: Any, rule: Rule) -> str:
+    if rule.item is not None and isinstance(value, list):
+        for i, item in enumerate(value):
+            if not rule.item.accepts(item):
+                return _refusal(f"{key}[{i}]", item, rule.item)
+    return f"{key} is {shown(value)}, not {rule.wanted}{_too_large(value)}"
 
 
 def cut(words: str) -> str:

@@ -19,6 +19,7 @@ from glsmooth.configuration.fields import (
     is_number,
     list_of,
     number,
+    rules_under,
     shown,
     text,
     whole,
@@ -193,8 +194,7 @@ _REAL = number("a finite number")
 #: What summary.json may hold; ``*`` stands for one name. What may be null may be missing.
 _RULES = {
     # As in the configuration.
-    **{key: rule for key, rule in RULES.items() if key.startswith(("transform.", "smoothing.", "region.", "model."))},
-    **{key: rule for key, rule in RULES.items() if key.startswith("dataset.")},
+    **rules_under("transform", "smoothing", "region", "dataset", "model"),
     **{key: RULES[key].or_null() for key in ("seed", "pixel_noise", "stochastic", "precision")},
     "image_size": list_of(whole(1, 32, most=2**16), "a size [height,width] in whole pixels", "[32,32]", 2).or_null(),
     "transform": OBJECT,
