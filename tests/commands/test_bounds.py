@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+import glsmooth as gs
 from glsmooth.bounds import evaluate
 from glsmooth.commands.bounds import as_json, sweep_table, table
+from glsmooth.errors import UserError
 from tests.bounds.families import ROWS, TORUS
 from tests.bounds.user_transforms import Brighten
 
@@ -66,3 +68,40 @@ def test_a_sweep_writes_one_table(tmp_path):
     assert text == sweep_table(tmp_path)
     assert len(text.splitlines()) == 4
     assert "Normal(0, 0.2)" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"smoothing": {"b": {"law": "Norml"}}}, "smoothing.b.law is 'Norml', not one of"),
+        ({"smoothing": {"b": {"law": "Normal"}}}, "smoothing.b.scale is missing"),
+        ({"smoothing": {"b": None}}, "smoothing.b is null, not an object"),
+        ({"region": {"b": None}}, "region.b is null, not an interval"),
+        ({"region": {"b": [1, 2, 3]}}, "region.b is .1, 2, 3., not an interval"),
+        ({"required_probability": {"gl": 10**400}}, "required_probability.gl is 1000.*, not in"),
+        ({"required_probability": {"g\x1b[2J": 0.9}}, "unknown method 'g"),
+        ({"required_probability": None}, "required_probability is null, not an object"),
+        ({"samples_needed": {"neyman_pearson": ["x"]}}, "samples_needed.neyman_pearson is .'x'., not a whole number"),
+        ({"transform": ["x"]}, "transform is .'x'., not a text"),
+        ({"name": "x"}, "name='x' is not known here"),
+    ],
+)
+def test_a_strange_file_in_a_sweeps_folder_is_named(tmp_path, change, words):
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 0.5)})
+    good = result_of(family, gs.Box(brightness=(-0.1, 0.1)), ["neyman_pearson", "gl"])
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "bounds.json").write_text(json.dumps(good))
+    assert "Normal(0, 0.5)" in sweep_table(tmp_path)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "bounds.json").write_text(json.dumps(good | change))
+    with pytest.raises(UserError, match=rf"1/bounds\.json: .*{words}") as refusal:
+        sweep_table(tmp_path)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("content", ["", "3", "[" * 10**5])
+def test_a_file_that_is_no_result_is_named(tmp_path, content):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "bounds.json").write_text(content)
+    with pytest.raises(UserError, match=r"0/bounds\.json: .*remove it, or choose another hydra\.sweep\.dir"):
+        sweep_table(tmp_path)

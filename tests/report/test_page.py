@@ -403,7 +403,7 @@ FIRST = repr(p_lower_of(971))
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda p: _edit(p, "summary.json", '"alpha": 0.001', '"alpha": 2'), r"alpha is 2, not in \(0, 1\)"),
+        (lambda p: _edit(p, "summary.json", '"alpha": 0.001', '"alpha": 2'), r"alpha is 2, not a number in \[0, 1\)"),
         (lambda p: _edit(p, "summary.json", '"dataset": {', '"dataset": 1, "d": {'), r"dataset is 1, not an"),
         (lambda p: _edit(p, "summary.json", repr(H_MIN), "0.3"), r"required_probability is 0\.3"),
         (
@@ -413,7 +413,7 @@ FIRST = repr(p_lower_of(971))
         (lambda p: (p / "summary.json").unlink(), r"has no summary\.json"),
         (lambda p: (p / "summary.json").write_text("{"), r"not readable as JSON"),
         (lambda p: (p / "summary.json").write_text("[]"), r"not an object"),
-        (lambda p: _edit(p, "summary.json", '"smoothing"', '"smooth"'), r"lacks 'smoothing'"),
+        (lambda p: _edit(p, "summary.json", '"smoothing"', '"smooth"'), r"lacks smoothing;"),
         (
             lambda p: _edit(p, "summary.json", '"neyman_pearson"', '"neyman_person"'),
             r"did you mean 'neyman_pearson'",
@@ -490,7 +490,7 @@ def _claim(required):
         ),
         (lambda p: _cells(p, 12, p_lower=0.97), r"index 12: p_lower=0\.97, but count=986"),  # smaller is no better
         (lambda p: _cells(p, 3, count=1001), r"index 3: count=1001 of n=1000;"),
-        (lambda p: _cells(p, 3, count=-1), r"index 3: count=-1 of n=1000;"),
+        (lambda p: _cells(p, 3, count=-1), r"line 2: count is -1, not a whole number from 0"),
         (lambda p: _cells(p, 3, n=2000), r"index 3: n=2000, but summary\.json has monte_carlo\.n=1000;"),
         (lambda p: _cells(p, 3, n0=100), r"index 3: n0=100, but summary\.json has monte_carlo\.n0=200;"),
         (lambda p: _cells(p, 3, prediction=-1), r"index 3: count=971, but no draw voted"),
@@ -500,11 +500,14 @@ def _claim(required):
         ),
         (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="paper_literal")), r"index 3: p_lower=0\.95"),
         (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="sequential")), r"index 3: p_lower=0\.95"),
-        (lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="none")), r"monte_carlo\.name='none' is not"),
-        (lambda p: _summary(p, lambda s: s["monte_carlo"].pop("name")), r"monte_carlo\.name=None is not"),
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(name="none")),
+            r"monte_carlo\.name is 'none', not one of",
+        ),
+        (lambda p: _summary(p, lambda s: s["monte_carlo"].pop("name")), r"lacks monte_carlo\.name;"),
         (
             lambda p: _summary(p, lambda s: s["monte_carlo"].update(n="many")),
-            r"monte_carlo\.n='many' must be a whole number",
+            r"monte_carlo\.n is 'many', not a whole number",
         ),
         (lambda p: _summary(p, lambda s: s["monte_carlo"].update(n0=0)), r"n0=0, n=1000: both must be at least 1"),
         (

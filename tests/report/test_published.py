@@ -122,16 +122,33 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"p_lower": None}, r"run 1: no key 'p_lower'"),
-        (
-            {"transform": "translatoin"},
-            r"run 1: transform='translatoin' is not .* did you mean 'translation'",
-        ),
-        ({"p_lower": [0.5]}, r"run 1: p_lower and correct have shapes \(1,\) and \(4,\)"),
-        ({"p_lower": [0.5, 0.5, 1.5, 0.5]}, r"run 1: p_lower of image 2 is 1\.5"),
-        ({"p_lower": [0.5, 0.5, float("nan"), 0.5]}, r"run 1: p_lower of image 2 is nan"),
-        ({"p_lower": ["a", 0.5, 0.5, 0.5]}, r"run 1: p_lower and correct must be lists of numbers"),
-        ({"correct": [1, 1, 2, 1]}, r"run 1: correct must be 0 or 1"),
+        ({"p_lower": None}, r"votes=.*votes.json: run 1: lacks p_lower; correct the file"),
+        ({"transform": "translatoin"}, r"run 1: transform is 'translatoin', not one of .*translation"),
+        ({"transform": ["gamma"]}, r"run 1: transform is \['gamma'\], not one of"),
+        ({"p_lower": [0.5]}, r"run 1: p_lower has 1 images, correct has 4"),
+        ({"p_lower": [0.5, 0.5, 1.5, 0.5]}, r"run 1: p_lower\[2\] is 1\.5, not in \[0, 1\]"),
+        ({"p_lower": [0.5, 0.5, float("nan"), 0.5]}, r"run 1: p_lower\[2\] is nan"),
+        ({"p_lower": [0.5, 0.5, 10**400, 0.5]}, r"run 1: p_lower\[2\] is 1000"),
+        ({"p_lower": ["a", 0.5, 0.5, 0.5]}, r"run 1: p_lower\[0\] is 'a', not in"),
+        ({"p_lower": [[0.5], 0.5, 0.5, 0.5]}, r"run 1: p_lower\[0\] is \[0.5\], not in"),
+        ({"p_lower": []}, r"run 1: p_lower is \[\], not a list of numbers"),
+        ({"correct": [1, 1, 2, 1]}, r"run 1: correct\[2\] is 2, not 0 or 1"),
+        ({"n": "1000"}, r"run 1: n is '1000', not a whole number"),
+        ({"n": True}, r"run 1: n is true, not a whole number"),
+        ({"n": 10**400}, r"run 1: n is 1000.*, not a whole number"),
+        ({"alpha": [0.1]}, r"run 1: alpha is \[0.1\], not a number between 0 and 1"),
+        ({"alpha": 10**400}, r"run 1: alpha is 1000"),
+        ({"published_cra": 0.5}, r"run 1: published_cra is 0.5, not an object"),
+        ({"published_cra": {"gl": "all"}}, r"run 1: published_cra.gl is 'all', not a share"),
+        ({"caveat": ["x"]}, r"run 1: caveat is \['x'\], not a text"),
+        ({"run": {"x": "y"}}, r"run 1: run.x='y' is not known here"),
+        ({"dataset": ["cifar10"]}, r"run 1: dataset is \['cifar10'\], not a text"),
+        ({"dataset": "x" * 10**6}, r"run 1: dataset is 'xx.*xx', not a text of at most 4096 characters"),
+        ({"smoothing": {"tx.law": "Normal"}}, r"run 1: smoothing: 'tx.law' is not a name"),
+        ({"smoothing": {"tx": [3], "ty": 3}}, r"run 1: smoothing.tx is \[3\], not a law"),
+        ({"region": {}}, r"run 1: region is empty"),
+        ({"region": {"tx": [4, 1e400]}}, r"run 1: region.tx\[1\] is inf"),
+        ({"region": {"tx": [-1e300, 1e300]}}, r"run 1: .*too extreme to compute with"),
         ({"smoothing": {"tx": {"law": "Normal", "scale": 3}}}, r"run 1: .*ty"),
         ({"smoothing": {"tx": {"law": "Normal", "scale": -3}}}, r"run 1: smoothing\.tx.*scale"),
         ({"region": {"tx": [4, -4]}}, r"run 1: .*inverted"),
@@ -145,13 +162,14 @@ def test_mistakes_in_the_file_name_run_and_key(tmp_path, change, words):
             del runs[1][key]
         else:
             runs[1][key] = value
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=words) as refusal:
         published.load_votes(write(tmp_path / "votes.json", runs))
+    assert len(str(refusal.value)) < 500
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "not readable as JSON"), ("[]", "list of at least one run"), ("[1]", "run 0 is int")],
+    [("{", "not readable as JSON"), ("[]", "list of at least one run"), ("[1]", "run 0: holds int, not an object")],
 )
 def test_files_that_are_not_votes_are_refused(tmp_path, text, words):
     (tmp_path / "votes.json").write_text(text)
@@ -175,3 +193,11 @@ def test_published_brightness_runs_reproduce_the_published_tss():
             assert (outcome.certifies(run.p_lower) & run.correct).mean() == pytest.approx(
                 run.published["tss"], abs=1e-9
             )
+
+
+def test_more_notes_than_letters(tmp_path):
+    runs = [{**copy.deepcopy(RUNS[0]), "caveat": f"caveat {i}"} for i in range(60)]
+    table = published.votes_table(published.load_votes(write(tmp_path / "votes.json", runs)), ["neyman_pearson"])
+    assert [row["note"] for row in rows_of(table)][25:28] == ["(z)", "(aa)", "(ab)"]
+    assert "* (bh) caveat 59:" in table
+    assert table.replace("\n", "").isprintable()

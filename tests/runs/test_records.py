@@ -1,15 +1,18 @@
 """Records: whatever happens to the process or the disk, the file is whole and the run goes on."""
 
 import csv
+import json
 import multiprocessing
 import os
 import resource
 import signal
+from contextlib import suppress
 
 import pytest
 
 from glsmooth.errors import UserError
-from glsmooth.runs.records import Records, RecordWriter, part_path
+from glsmooth.runs.records import COLUMNS as ALL
+from glsmooth.runs.records import Images, Records, RecordWriter, part_path, read_records
 
 COLUMNS = ("index", "label", "p_lower")
 HEADER = b"index,label,p_lower\n"
@@ -175,3 +178,114 @@ def test_what_is_appended_is_synced(tmp_path, monkeypatch):
     writer.append([row(0)])
     assert synced[-1] == (tmp_path / "records.csv").stat().st_size
     writer.close()
+
+
+GOOD = "7,1,1,8,16,16,0.65,1,0,0,0\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD.replace("16,16", "16,-1"), "line 2: count is -1, not a whole number from 0"),
+        (GOOD.replace("16,16", f"16,{2**63}"), "line 2: count is 9223372036854775808, not a whole number from 0"),
+        (GOOD.replace("16,16", f"16,{'9' * 5000}"), "line 2: count is '999.*99', not a number"),
+        (GOOD.replace("7,1,", "7,-1,"), "label is -1"),
+        (GOOD.replace("7,1,1", "7,1,-2"), "prediction is -2, not a whole number from -1"),
+        (GOOD.replace("0.65", "1e999"), "p_lower is inf, not in"),
+        (GOOD.replace("7,1", "x\x1b[2J" + "y" * 10**5 + ",1"), r"index is 'x\\x1b\[2Jyy.*yy', not a number"),
+        (GOOD.replace("7,1", "7" * 200_000 + ",1"), "field larger than field limit"),
+        (GOOD.replace("7,1", "\0,1"), r"NUL|index is '\\x00', not a number"),
+        (GOOD.replace("0,0\n", "0\n"), "line 2 has 10 values instead of 11"),
+    ],
+)
+def test_impossible_cells_are_named(tmp_path, content, words):
+    (tmp_path / "records.csv").write_text(",".join(ALL) + "\n" + GOOD)
+    assert {name: column.tolist() for name, column in read_records(tmp_path).items()} == {
+        name: [float(cell) if name == "p_lower" else int(cell)] for name, cell in zip(ALL, GOOD.split(","), strict=True)
+    }
+    (tmp_path / "records.csv").write_text(",".join(ALL) + "\n" + content)
+    with pytest.raises(UserError, match=words) as refusal:
+        read_records(tmp_path)
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("index,label", "no column 'prediction'"),
+        (",".join(ALL) + ",index", "column 'index' occurs 2 times"),
+        (",".join(ALL) + ",certified_nothing", "column 'certified_nothing' is not one"),
+        (",".join(ALL) + "," + "x" * 10**5, "column 'xxx"),
+        ("", "no column 'index'"),
+    ],
+)
+def test_other_columns_are_refused(tmp_path, header, words):
+    (tmp_path / "records.csv").write_text(f"{header}\n")
+    with pytest.raises(UserError, match=words):
+        read_records(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["records.csv", "run.lock", "records.rank0.csv"])
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    target = tmp_path / "elsewhere"
+    (directory / name).symlink_to(target)
+    with suppress(UserError):
+        Records(directory, IDENTITY, COLUMNS).close()  # a link to nothing may be replaced
+    assert not target.exists()
+    (directory / name).unlink(missing_ok=True)
+    target.write_text("mine")
+    (directory / name).symlink_to(target)
+    with pytest.raises(UserError, match=f"{name}: is a link"):
+        Records(directory, IDENTITY, COLUMNS)
+    assert target.read_text() == "mine"
+    (directory / name).unlink()
+    (directory / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: cannot be opened"):
+        Records(directory, IDENTITY, COLUMNS)
+
+
+@pytest.mark.parametrize("line", [b"9" * 5000 + b",0,0.5\n", b"4,\xff,0.5\n"])
+def test_lines_that_cannot_be_merged_are_refused(tmp_path, line):
+    (tmp_path / "records.csv").write_bytes(HEADER + line + b"5,0,0.5\n")
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        Records(tmp_path, IDENTITY, COLUMNS)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "[" * 10**5, "\xff", '{"a": ' * 10**5])
+def test_a_damaged_identity_is_refused(tmp_path, content):
+    (tmp_path / "identity.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"identity\.json: .*; remove its directory to start afresh"):
+        Records(tmp_path, IDENTITY, COLUMNS)
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, "\x1b]0;title\x07", [[[]]] * 10**5, {"a": {}}, 10**1000, "\ud800"])
+def test_another_identity_is_shown_short_and_printable(tmp_path, value):
+    (tmp_path / "identity.json").write_text(json.dumps({**IDENTITY, "seed": value}))
+    with pytest.raises(UserError, match=r"its records were taken with seed=.*, this run has seed=0;") as refusal:
+        Records(tmp_path, IDENTITY, COLUMNS)
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"names": [1], "digests": {}}',
+        '{"names": [], "digests": {"x": "y"}}',
+        '{"names": "a", "digests": 3}',
+    ],
+)
+def test_a_damaged_list_of_images_is_refused(tmp_path, content):
+    images = Images(["a.png", "b.png"], {0: "0" * 64})
+    Records(tmp_path, IDENTITY, COLUMNS, images).close()
+    assert Images.read(tmp_path / "images.json") == images
+    (tmp_path / "images.json").write_text(content)
+    with pytest.raises(UserError, match=r"images\.json"):
+        Images.read(tmp_path / "images.json")
+    with pytest.raises(UserError, match=r"images\.json, which would say which, is missing or damaged"):
+        Records(tmp_path, IDENTITY, COLUMNS, Images(["a.png"], {0: "1" * 64}))

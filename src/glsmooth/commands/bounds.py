@@ -13,14 +13,40 @@ from glsmooth.bounds import METHODS, Outcome, evaluate, samples_needed
 from glsmooth.bounds.cover import covers_torus
 from glsmooth.commands.entry import entry
 from glsmooth.configuration.build import build_family, build_law, build_region, law_config
+from glsmooth.configuration.fields import INTERVAL, OBJECT, RULES, check_file, number, rules_under, text, whole
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
-from glsmooth.runs.files import write_text
+from glsmooth.report.tables import markdown
+from glsmooth.runs.files import read_json, write_text
+from glsmooth.runs.summary import check_methods
 
 __all__ = ["main", "run"]
 
 RESULT_FILE = "bounds.json"
+
+
+_TEXT = text()
+#: What the file may hold; ``*`` stands for one name. What may be null may be missing.
+_RULES = {
+    **rules_under("smoothing", "region"),
+    "transform": _TEXT,
+    "smoothing": OBJECT,
+    "smoothing.*": OBJECT,
+    "region": OBJECT,
+    "region.*": INTERVAL,
+    "image_size": RULES["image_size"],
+    "required_probability": OBJECT,
+    "required_probability.*": number("in [1/2, 1]", "0.9", lambda v: 0.5 <= v <= 1).or_null(),
+    "reasons": OBJECT.or_null(),
+    "reasons.*": _TEXT.or_null(),
+    "worst_parameter": OBJECT.or_null(),
+    "worst_parameter.*": number("a finite number"),
+    "failure_probability": OBJECT.or_null(),
+    "failure_probability.*": number("in [0, 1]", "0.001", lambda v: 0 <= v <= 1),
+    "samples_needed": OBJECT,
+    "samples_needed.*": whole(0, 1000).or_null(),
+}
 
 
 def as_json(family: SmoothedFamily, region: Box, outcomes: Mapping[str, Outcome], alpha: float) -> dict[str, Any]:
@@ -82,18 +108,32 @@ def table(result: Mapping[str, Any], alpha: float) -> str:
 
 
 def sweep_table(folder: Path) -> str:
-    """One Markdown table of every result stored below ``folder``."""
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{RESULT_FILE}"))]
+    """One Markdown table of every result stored below ``folder``.
+
+    Raises:
+        UserError: one of them is not readable, or was not written by this command.
+    """
+    results = [_read(path) for path in sorted(folder.glob(f"*/{RESULT_FILE}"))]
     methods = list(dict.fromkeys(m for result in results for m in result["required_probability"]))
     header = ["transform", "smoothing", "region", *methods, "votes needed (Neyman–Pearson)"]
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    rows = []
     for result in results:
         law_text = ", ".join(f"{n} {build_law(law)!r}" for n, law in result["smoothing"].items())
         box = ", ".join(f"{name} [{low:g}, {high:g}]" for name, (low, high) in result["region"].items())
         values = [_up(result["required_probability"].get(method)) for method in methods]
         needed = result["samples_needed"].get("neyman_pearson")
-        lines.append("| " + " | ".join([result["transform"], law_text, box, *values, str(needed or "—")]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([result["transform"], law_text, box, *values, str(needed or "—")])
+    return markdown(header, rows, numeric_from=len(header))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    fix = "remove it, or choose another hydra.sweep.dir"
+    content: dict[str, Any] = read_json(file, fix)
+    check_file(content, _RULES, file, fix)
+    check_methods(content["required_probability"], f"{file}: required_probability")
+    for name, law in content["smoothing"].items():
+        build_law(law, f"{file}: smoothing.{name}")
+    return content
 
 
 def run(cfg: DictConfig) -> None:

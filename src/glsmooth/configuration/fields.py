@@ -7,7 +7,7 @@ import fnmatch
 import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import PROCEDURES
 
 __all__ = [
+    "FLAG",
+    "INTERVAL",
+    "OBJECT",
     "RULES",
     "Rule",
     "check_fields",
     "check_file",
     "choice",
+    "cut",
     "is_number",
     "keys",
     "leaves",
@@ -32,6 +36,7 @@ __all__ = [
     "near_field",
     "number",
     "rule_of",
+    "rules_under",
     "shown",
     "text",
     "whole",
@@ -40,15 +45,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field accepts: a test, its wording ("a number above 0") and an example for the message."""
+    """What a field accepts: a test, its wording ("a number above 0") and an example for the message.
+
+    ``choices`` are those of a field that has some, ``item`` is the rule of what a list holds.
+    """
 
     accepts: Callable[[Any], bool]
     wanted: str
     example: str
     choices: tuple[str, ...] = ()
+    item: Rule | None = None
 
     def or_null(self) -> Rule:
-        return Rule(lambda v: v is None or self.accepts(v), self.wanted, self.example, self.choices)
+        return replace(self, accepts=lambda v: v is None or self.accepts(v))
 
     def refusal(self, key: str, value: Any) -> str:
         """Why the field ``key`` cannot be ``value``, and what to type."""
@@ -122,6 +131,7 @@ def list_of(rule: Rule, wanted: str, example: str, length: int | None = None, le
         ),
         wanted,
         example,
+        item=rule,
     )
 
 
@@ -130,7 +140,9 @@ def text(wanted: str = "a text", most: int = 4096) -> Rule:
     return Rule(lambda v: isinstance(v, str) and len(v) <= most, f"{wanted} of at most {most} characters", "NAME")
 
 
-_FLAG = Rule(lambda v: isinstance(v, bool), "true or false", "true")
+FLAG = Rule(lambda v: isinstance(v, bool), "true or false", "true")
+#: What holds others: of these each has its own rule.
+OBJECT = Rule(lambda v: v == {}, "an object", "{}")
 _TEXT = Rule(lambda v: isinstance(v, str) and v != "", "a text", "NAME")
 _PATH = Rule(lambda v: isinstance(v, str) and v != "", "a path", "PATH")
 _REAL = number("a finite number", "0.0")
@@ -143,7 +155,7 @@ _SHARE = Rule(
     "a share in (0, 1] or a whole number of batches",
     "1.0",
 )
-_INTERVAL = list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
+INTERVAL = list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
 _SIZE = list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2)
 _ANY = Rule(lambda _: True, "anything", "VALUE")
 
@@ -154,16 +166,16 @@ RULES: dict[str, Rule] = {
     "ckpt": Rule(_PATH.accepts, "a path", "outputs/train/ID/best.ckpt"),
     "batch_size": whole(1, 256),
     "precision": choice(*PRECISIONS),
-    "compile": _FLAG,
-    "channels_last": _FLAG,
-    "dry_run": _FLAG,
-    "approximate": _FLAG,
-    "stochastic": _FLAG,
+    "compile": FLAG,
+    "channels_last": FLAG,
+    "dry_run": FLAG,
+    "approximate": FLAG,
+    "stochastic": FLAG,
     "pixel_noise": _NOT_NEGATIVE.or_null(),
     "image_size": _SIZE.or_null(),
     "alpha": _ALPHA,
     "format": choice("table", "json"),
-    "plot": _FLAG,
+    "plot": FLAG,
     "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
     "votes": _PATH.or_null(),
     "transform._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Shear").or_null(),
@@ -177,7 +189,7 @@ RULES: dict[str, Rule] = {
     "smoothing.*": Rule(
         lambda v: v is None or v == {}, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
     ),
-    "region.*": _INTERVAL.or_null(),
+    "region.*": INTERVAL.or_null(),
     "bound.methods": list_of(
         choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]", least=1
     ).or_null(),
@@ -185,10 +197,10 @@ RULES: dict[str, Rule] = {
     "monte_carlo.n0": whole(1, 200),
     "monte_carlo.n": whole(1, 1000),
     "monte_carlo.alpha": _ALPHA,
-    "monte_carlo.randomised": _FLAG,
+    "monte_carlo.randomised": FLAG,
     "dataset.name": choice(*members("dataset")).or_null(),
     "dataset.root": _PATH.or_null(),
-    "dataset.download": _FLAG.or_null(),
+    "dataset.download": FLAG.or_null(),
     "dataset.image_size": _SIZE.or_null(),
     "dataset.val_fraction": _UNIT.or_null(),
     "dataset.test_fraction": _UNIT.or_null(),
@@ -196,12 +208,12 @@ RULES: dict[str, Rule] = {
     "dataset.subset": whole(1, 500).or_null(),
     "dataset.subset_seed": whole(0, 0).or_null(),
     "dataset.crop_padding": whole(0, 4).or_null(),
-    "dataset.flip": _FLAG.or_null(),
+    "dataset.flip": FLAG.or_null(),
     "dataset.num_workers": whole(0, 4).or_null(),
     "model.name": _TEXT.or_null(),
-    "model.pretrained": _FLAG.or_null(),
+    "model.pretrained": FLAG.or_null(),
     "model.weights": _PATH.or_null(),
-    "model.new_head": _FLAG.or_null(),
+    "model.new_head": FLAG.or_null(),
     "loss.copies": whole(1, 2),
     "loss.consistency": _NOT_NEGATIVE,
     "loss.entropy": _NOT_NEGATIVE,
@@ -209,7 +221,7 @@ RULES: dict[str, Rule] = {
     "optimizer.lr": _POSITIVE,
     "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1),
     "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.nesterov": _FLAG,
+    "optimizer.nesterov": FLAG,
     "optimizer.schedule": choice("cosine", "constant"),
     "optimizer.epochs": whole(1, 20),
     "optimizer.batch_size": whole(1, 128),
@@ -221,16 +233,21 @@ RULES: dict[str, Rule] = {
     "trainer.strategy": _TEXT,
     "trainer.precision": choice(*PRECISIONS),
     "trainer.num_threads": whole(1, 2).or_null(),
-    "trainer.fast_dev_run": _FLAG,
+    "trainer.fast_dev_run": FLAG,
     "trainer.limit_train_batches": _SHARE,
     "trainer.limit_val_batches": _SHARE,
-    "trainer.progress": _FLAG,
+    "trainer.progress": FLAG,
     "limits.pixels": whole(1, Limits.pixels),
     "limits.megabytes": whole(1, Limits.megabytes),
     "logger.name": choice(*members("logger")),
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),
 }
+
+
+def rules_under(*groups: str) -> dict[str, Rule]:
+    """The rules of the fields of these groups, for a file that holds them, too."""
+    return {key: rule for key, rule in RULES.items() if key.partition(".")[0] in groups and "." in key}
 
 
 def rule_of(key: str, rules: Mapping[str, Rule] = RULES) -> Rule | None:
@@ -284,13 +301,11 @@ def check_fields(config: Mapping[str, Any], rules: Mapping[str, Rule] = RULES) -
         if rule is None:
             names = [name for name, _ in leaves(config, rules=rules) if rule_of(name, rules)]
             known = [name for name in rules if "*" not in name] + names
-            raise UserError(
-                f"{_cut(key)}={shown(value)} is not a field{near_field(key, known)}; leave it out otherwise"
-            )
+            raise UserError(f"{cut(key)}={shown(value)} is not a field{near_field(key, known)}; leave it out otherwise")
         if not rule.accepts(value):
-            raise UserError(rule.refusal(_cut(key), value))
+            raise UserError(rule.refusal(cut(key), value))
         if key.startswith("region.") and value is not None and value[0] > value[1]:
-            raise UserError(f"{_cut(key)}={value} is inverted; set '{_cut(key)}=[{value[1]},{value[0]}]'")
+            raise UserError(f"{cut(key)}={value} is inverted; set '{cut(key)}=[{value[1]},{value[0]}]'")
 
 
 def check_file(content: Any, rules: Mapping[str, Rule], file: Path | str, fix: str) -> None:
@@ -315,18 +330,26 @@ def check_file(content: Any, rules: Mapping[str, Rule], file: Path | str, fix: s
     for key, value in given.items():
         rule = rule_of(key, rules)
         if rule is None:
-            raise UserError(f"{file}: {_cut(key)}={shown(value)} is not known here; {fix}")
+            raise UserError(f"{file}: {cut(key)}={shown(value)} is not known here; {fix}")
         if not rule.accepts(value):
-            raise UserError(f"{file}: {_cut(key)} is {shown(value)}, not {rule.wanted}{_too_large(value)}; {fix}")
+            raise UserError(f"{file}: {_refusal(cut(key), value, rule)}; {fix}")
     for key, rule in rules.items():
         optional = "*" in key or rule.accepts(None)
         if not optional and key not in given and not any(name.startswith(f"{key}.") for name in given):
             raise UserError(f"{file}: lacks {key}; {fix}")
 
 
-def _cut(key: str) -> str:
-    """The name of a field in a message: a name of a file may be as long as a value."""
-    return visible(key if len(key) <= _SHOWN else f"{key[: _SHOWN - 1]}…")
+def _refusal(key: str, value: Any, rule: Rule) -> str:
+    if rule.item is not None and isinstance(value, list):
+        for i, item in enumerate(value):
+            if not rule.item.accepts(item):
+                return _refusal(f"{key}[{i}]", item, rule.item)
+    return f"{key} is {shown(value)}, not {rule.wanted}{_too_large(value)}"
+
+
+def cut(words: str) -> str:
+    """A name or a text in a message, as :func:`shown` but without quotes."""
+    return visible(words if len(words) <= _SHOWN else f"{words[: _SHOWN - 1]}…")
 
 
 def near_field(key: str, known: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from glsmooth.configuration.fields import leaves
+from glsmooth.configuration.fields import cut, leaves, shown
 from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import open_file
 
@@ -76,7 +76,10 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 
 def _stated(name: str, fields: Mapping[str, Any]) -> str:
-    return f"{name}={fields[name]}" if name in fields else f"no {name} stated"  # by an older version, for example
+    if name not in fields:
+        return f"no {cut(name)} stated"  # by an older version, for example
+    value = fields[name]
+    return f"{cut(name)}={cut(value) if isinstance(value, str) else shown(value)}"
 
 
 def run_id(cfg: Any, command: str) -> str:

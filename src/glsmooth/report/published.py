@@ -17,8 +17,20 @@ from tqdm import tqdm
 
 from glsmooth import bounds, laws
 from glsmooth.bounds import Outcome, evaluate
-from glsmooth.configuration.build import build_law
-from glsmooth.errors import UserError, did_you_mean
+from glsmooth.configuration.build import build_law, build_region
+from glsmooth.configuration.fields import (
+    OBJECT,
+    RULES,
+    Rule,
+    check_file,
+    choice,
+    list_of,
+    number,
+    rules_under,
+    text,
+    whole,
+)
+from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
@@ -27,8 +39,29 @@ from glsmooth.runs.files import read_json
 from glsmooth.runs.summary import check_methods
 from glsmooth.transforms import BUILTIN
 
+#: What each run of the file may hold; ``*`` stands for one name. What may be null may be missing.
+_RULES = {
+    **rules_under("smoothing", "region"),
+    "run": text(),
+    "dataset": text(),
+    "transform": choice(*BUILTIN),
+    "smoothing": OBJECT,
+    "region": OBJECT,
+    "n0": whole(0, 200, most=10**12).or_null(),
+    "n": whole(1, 1000, most=10**12),
+    "alpha": RULES["alpha"],
+    "published_cra": OBJECT,
+    "published_cra.*": number("a share in [0, 1]", "0.5", lambda v: 0 <= v <= 1).or_null(),
+    "caveat": text().or_null(),
+    "p_lower": list_of(
+        number("in [0, 1]", "0.9", lambda v: 0 <= v <= 1), "a list of numbers, one an image", "[0.9]", least=1
+    ),
+    "correct": list_of(
+        Rule(lambda v: v in (0, 1), "0 or 1", "1"), "a list of 0 and 1, one for each p_lower", "[1]", least=1
+    ),
+}
+_FIX = "correct the file"
 METHODS = ("neyman_pearson", "gl", "tss", "mp")
-KEYS = ("run", "dataset", "transform", "smoothing", "region", "n", "alpha", "published_cra", "caveat")
 # Image sizes that the data sets of published runs are certified at.
 IMAGE_SIZES = {"cifar10": (32, 32), "cifar100": (32, 32), "mnist": (28, 28), "imagenet": (224, 224)}
 
@@ -75,69 +108,53 @@ def load_votes(file: str | Path) -> list[PublishedRun]:
     entries = read_json(file, "give a file of published votes")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"votes: {str(file)!r} must hold a list of at least one run")
-    return [_parse(entry, f"votes: run {i}") for i, entry in enumerate(entries)]
+    return [_parse(entry, f"votes={file}: run {i}") for i, entry in enumerate(entries)]
 
 
 def _parse(entry: Any, field: str) -> PublishedRun:
-    if not isinstance(entry, dict):
-        raise UserError(f"{field} is {type(entry).__name__}, not an object with the keys {', '.join(KEYS)}")
-    for key in (*KEYS, "p_lower", "correct"):
-        if key not in entry:
-            raise UserError(f"{field}: no key {key!r}; each run needs {', '.join((*KEYS, 'p_lower', 'correct'))}")
-    if entry["transform"] not in BUILTIN:
-        raise UserError(
-            f"{field}: transform={entry['transform']!r} is not a "
-            f"transformation{did_you_mean(str(entry['transform']), BUILTIN)}"
-        )
+    if isinstance(entry, dict):  # more may stand in the file
+        entry = {key: value for key, value in entry.items() if key in _RULES}
+    check_file(entry, _RULES, field, _FIX)
+    p_lower, correct = np.array(entry["p_lower"], dtype=np.float64), np.array(entry["correct"], dtype=np.float64)
+    if p_lower.shape != correct.shape:
+        raise UserError(f"{field}: p_lower has {len(p_lower)} images, correct has {len(correct)}; {_FIX}")
     try:
-        p_lower = np.asarray(entry["p_lower"], dtype=np.float64)
-        correct = np.asarray(entry["correct"], dtype=np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"{field}: p_lower and correct must be lists of numbers, one an image") from None
-    if p_lower.ndim != 1 or p_lower.shape != correct.shape or not len(p_lower):
-        raise UserError(
-            f"{field}: p_lower and correct have shapes {p_lower.shape} and {correct.shape}; give one number an image"
-        )
-    if not np.all((p_lower >= 0) & (p_lower <= 1)):
-        image = int(np.flatnonzero(~((p_lower >= 0) & (p_lower <= 1)))[0])
-        raise UserError(f"{field}: p_lower of image {image} is {p_lower[image]}; it must lie in [0, 1]")
-    if not np.all((correct == 0) | (correct == 1)):
-        raise UserError(f"{field}: correct must be 0 or 1 for every image")
-    try:
-        family_laws = {
-            name: build_law({"loc": None, **spec}, f"{field}: smoothing.{name}")
-            for name, spec in entry["smoothing"].items()
-        }
-        region = Box(**entry["region"])
-        SmoothedFamily(BUILTIN[entry["transform"]](), family_laws).check_region(region)
-    except (ValueError, TypeError, AttributeError) as error:
+        family_laws = {name: build_law(spec or {}, f"smoothing.{name}") for name, spec in entry["smoothing"].items()}
+        transform = BUILTIN[entry["transform"]]()
+        region = build_region(entry["region"], transform)
+        SmoothedFamily(transform, family_laws).check_region(region)
+    except UserError as error:
         raise UserError(f"{field}: {error}") from None
     return PublishedRun(
-        name=str(entry["run"]),
-        dataset=str(entry["dataset"]),
-        caveat=entry["caveat"],
+        name=entry["run"],
+        dataset=entry["dataset"],
+        caveat=entry.get("caveat"),
         transform=entry["transform"],
         laws=family_laws,
         region=region,
-        n=int(entry["n"]),
+        n=entry["n"],
         alpha=float(entry["alpha"]),
-        published=dict(entry["published_cra"]),
+        published=entry["published_cra"],
         p_lower=p_lower,
         correct=correct == 1,
     )
 
 
 class _Notes:
-    """Footnotes: a letter for every distinct text, in order of first use."""
+    """Footnotes: a letter for every distinct text, in order of first use; after z comes aa."""
 
     def __init__(self) -> None:
         self.letters: dict[str, str] = {}
 
     def __getitem__(self, text: str) -> str:
-        return self.letters.setdefault(text, chr(ord("a") + len(self.letters)))
+        return self.letters.setdefault(text, _letters(len(self.letters)))
 
     def lines(self) -> str:
         return "".join(f"* ({letter}) {text}\n" for text, letter in self.letters.items())
+
+
+def _letters(i: int) -> str:
+    return (_letters(i // 26 - 1) if i >= 26 else "") + chr(ord("a") + i % 26)
 
 
 def votes_table(

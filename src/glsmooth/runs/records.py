@@ -13,19 +13,24 @@ import hashlib
 import io
 import json
 import os
+import stat
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from glsmooth.bounds import METHODS
+from glsmooth.configuration.fields import OBJECT, check_file, list_of, number, shown, text, whole
 from glsmooth.configuration.identity import difference
 from glsmooth.configuration.untrusted import read_bytes
-from glsmooth.errors import UserError
-from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, sync_directory, write_text
+from glsmooth.errors import UserError, visible
+from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, read_json, sync_directory, write_text
 from glsmooth.smoothing import Verdict
+from glsmooth.voting.procedures import ABSTAIN
 
 __all__ = ["COLUMNS", "Columns", "Images", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
 
@@ -45,6 +50,26 @@ COLUMNS = (
 )
 
 
+_COUNT = whole(0, 100, most=10**12)
+_LABEL = whole(0, 3, most=10**9)
+_CLASS = whole(ABSTAIN, 3, most=10**9)
+
+#: What a cell of records.csv may hold; ``*`` stands for the name of a method.
+_RULES = {
+    "index": whole(0, 17, most=10**12),
+    "label": _LABEL,
+    "prediction": _CLASS,
+    "n0": _COUNT,
+    "n": _COUNT,
+    "count": _COUNT,
+    "p_lower": number("in [0, 1]", "0.9", lambda v: 0 <= v <= 1),
+    "base_prediction": _CLASS,
+    "abstain_votes": _COUNT,
+    "nonfinite_votes": _COUNT,
+    "near_ties": _COUNT,
+    "coin": number("in (0, 1]", "0.5", lambda v: 0 < v <= 1),
+    **{f"certified_{method}": whole(0, 1, most=1) for method in METHODS},
+}
 #: What every file of records has, whichever version wrote it; columns of real numbers.
 _NEEDED = ("index", "label", "prediction", "n0", "n", "count", "p_lower", "base_prediction")
 _REAL = ("p_lower", "coin")
@@ -70,9 +95,19 @@ class Images:
         return json.dumps({"names": self.names, "digests": digests}, indent=0) + "\n"
 
     @classmethod
-    def of(cls, text: str) -> Images:
-        content = json.loads(text)
-        return cls(content["names"], {int(index): digest for index, digest in content["digests"].items()})
+    def read(cls, file: Path) -> Images:
+        """What images.json says.
+
+        Raises:
+            UserError: it is missing, not readable, or something else.
+        """
+        content = _read(file)
+        check_file(content, _IMAGES, file, _AFRESH)
+        try:
+            digests = {int(index): digest for index, digest in content["digests"].items()}
+        except ValueError:
+            raise UserError(f"{file}: digests are not those of indices; {_AFRESH}") from None
+        return cls(content["names"], digests)
 
     def difference(self, now: Images) -> str:
         """The first image in which ``now`` differs, in words."""
@@ -86,6 +121,21 @@ class Images:
                 return f"{name} has changed"
         added = next((name for name in now.names if name not in known), None)
         return f"{added} is new among the test images" if added else "the test images are in another order"
+
+
+#: What images.json may hold.
+_IMAGES = {
+    "names": list_of(text(), f"a list of names, each {text().wanted}", "[a.png]"),
+    "digests": OBJECT,
+    "digests.*": text("the SHA-256 of an image", most=64),
+}
+_AFRESH = "remove its directory to start afresh"
+
+
+def _read(file: Path) -> Any:
+    """The content of a JSON file, its texts as they are: they are compared with what this run would write."""
+    read_json(file, _AFRESH)  # it has the limits of what is read
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def part_path(directory: Path, rank: int, ranks: int) -> Path:
@@ -122,35 +172,48 @@ def read_records(directory: Path) -> Columns:
     """records.csv of a run: column name -> (images,) array; p_lower and coin float64, the rest int64.
 
     Raises:
-        UserError: it is missing or not readable, lacks a column, or a value is not a number.
+        UserError: it is missing or not readable, its columns are others, or a value is not one of its column's.
     """
     file = directory / RECORDS
     try:
-        reader = csv.reader(io.StringIO(read_bytes(file).decode("utf-8"), newline=""))
-        header = next(reader, [])
-        rows = list(reader)
+        with io.StringIO(read_bytes(file).decode("utf-8"), newline="") as stream:
+            reader = csv.reader(stream)
+            header = next(reader, [])
+            _check_header(file, header)
+            # Of 8 bytes a number from the start: as text, a large file would take ten times its size.
+            values: dict[str, array[Any]] = {name: array("d" if name in _REAL else "q") for name in header}
+            for line, cells in enumerate(reader, start=2):
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{file}: line {line} has {len(cells)} values instead of {len(header)}; the same certify "
+                        "command again repairs it"
+                    )
+                for name, cell in zip(header, cells, strict=True):
+                    values[name].append(_value(name, cell, f"{file}: line {line}"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file}: not readable as CSV ({error}); run the same certify command again") from None
-    missing = [name for name in _NEEDED if name not in header]
-    if missing:
-        raise UserError(f"{file}: no column {missing[0]!r}; these are not the records of a certification")
-    values: Columns = {name: np.empty(len(rows), dtype=np.float64 if name in _REAL else np.int64) for name in header}
-    for i, cells in enumerate(rows):
-        line = i + 2
-        if len(cells) != len(header):
-            raise UserError(
-                f"{file}: line {line} has {len(cells)} values instead of {len(header)}; the same certify command "
-                "again repairs it"
-            )
-        for name, cell in zip(header, cells, strict=True):
-            try:
-                values[name][i] = float(cell) if name in _REAL else int(cell)
-            except (ValueError, OverflowError):
-                raise UserError(f"{file}: line {line}: {name} is {cell!r}, not a number; run certify again") from None
-        p_lower = values["p_lower"][i]
-        if not 0.0 <= p_lower <= 1.0:  # NaN is not, either
-            raise UserError(f"{file}: line {line}: p_lower is {p_lower}, not in [0, 1]; run certify again")
-    return values
+    return {name: np.array(column) for name, column in values.items()}
+
+
+def _check_header(file: Path, header: Sequence[str]) -> None:
+    for name in _NEEDED:
+        if name not in header:
+            raise UserError(f"{file}: no column {name!r}; these are not the records of a certification")
+    for name in header:
+        if name not in _RULES:
+            raise UserError(f"{file}: column {shown(name)} is not one of a certification's; run certify again")
+        if header.count(name) > 1:
+            raise UserError(f"{file}: column {shown(name)} occurs {header.count(name)} times; run certify again")
+
+
+def _value(name: str, cell: str, where: str) -> float:
+    try:
+        value = float(cell) if name in _REAL else int(cell)
+    except ValueError:
+        raise UserError(f"{where}: {name} is {shown(cell)}, not a number; run certify again") from None
+    if not _RULES[name].accepts(value):
+        raise UserError(f"{where}: {name} is {shown(value)}, not {_RULES[name].wanted}; run certify again")
+    return value
 
 
 class RecordWriter:
@@ -167,7 +230,7 @@ class RecordWriter:
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
         self.columns = tuple(columns)
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - kept open for the life of the run
+        self._file = _open(path)
         _lock(self._file.fileno(), path)
         self._file.seek(0)
         content = self._file.read()
@@ -232,7 +295,7 @@ class Records:
         self.directory = directory
         self.columns = tuple(columns)
         self.path = directory / RECORDS
-        self._lock = open(directory / "run.lock", "a+")  # noqa: SIM115 - the lock lasts as long as the file is open
+        self._lock = _open(directory / "run.lock")  # the lock lasts as long as the file is open
         _lock(self._lock.fileno(), directory)
         #: Images that are on disk.
         self.finished: frozenset[int] = frozenset()
@@ -248,12 +311,9 @@ class Records:
                 write_text(self.directory / IMAGES, images.text())  # first: an identity never lacks its images
             write_text(path, json.dumps(identity, indent=2, sort_keys=True) + "\n")
             return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = None
+        before = _read(path)
         if not isinstance(before, dict):
-            raise UserError(f"{path}: damaged; remove {self.directory} to start afresh")
+            raise UserError(f"{path}: holds {type(before).__name__}, not an object; {_AFRESH}")
         now = json.loads(json.dumps(identity))
         digests = before.pop("images", None), now.pop("images", None)
         fix = "choose another hydra.run.dir, or remove that directory"
@@ -268,9 +328,10 @@ class Records:
 
     def _changed(self, images: Images) -> str:
         try:
-            return Images.of((self.directory / IMAGES).read_text(encoding="utf-8")).difference(images)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            before = Images.read(self.directory / IMAGES)
+        except UserError:
             return f"{IMAGES}, which would say which, is missing or damaged"
+        return visible(before.difference(images))
 
     def merge(self, order: Sequence[int] | None = None) -> None:
         """Bring the parts of several processes into records.csv, rows sorted by image.
@@ -317,13 +378,37 @@ def _whole_lines(path: Path, content: bytes, columns: Sequence[str]) -> bytes:
         return content if content == header else b""
     if lines[0] != header:
         raise UserError(f"{path}: has other columns than this run; choose another hydra.run.dir, or remove the file")
-    for number, line in enumerate(lines[1:], start=2):
-        whole = line.endswith(b"\n") and line.count(b",") == len(columns) - 1 and line.split(b",", 1)[0].isdigit()
-        if not whole and number == len(lines):
+    for i, line in enumerate(lines[1:], start=2):
+        index = line.split(b",", 1)[0]
+        cells = line.endswith(b"\n") and line.count(b",") == len(columns) - 1
+        complete = cells and line.isascii() and index.isdigit() and _RULES["index"].accepts(_integer(index))
+        if not complete and i == len(lines):
             return content[: -len(line)]
-        if not whole:
-            raise UserError(f"{path}: line {number} is damaged; remove that line and run the same command again")
+        if not complete:
+            raise UserError(f"{path}: line {i} is damaged; remove that line and run the same command again")
     return content
+
+
+def _integer(digits: bytes) -> int:
+    return int(digits) if len(digits) < 100 else -1  # Python refuses thousands of them
+
+
+def _open(path: Path) -> BinaryIO:
+    """Open a file to append to it and to read it.
+
+    Raises:
+        UserError: it is a link, so that what lies elsewhere would be changed, or no file at all.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        why = "is a link" if path.is_symlink() else f"cannot be opened ({error.strerror})"
+        raise UserError(f"{path}: {why}; remove it, or choose another hydra.run.dir") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path}: is not a file; remove it, or choose another hydra.run.dir")
+    return os.fdopen(descriptor, "a+b", buffering=0)
 
 
 def _lock(descriptor: int, path: Path) -> None:

@@ -107,14 +107,10 @@ def recount_h_min(directory: Path, stored: Mapping[str, Outcome], again: Mapping
 def _procedure(
     file: Path, monte_carlo: Mapping[str, Any], outcomes: Mapping[str, Outcome], family: SmoothedFamily
 ) -> Procedure:
-    for name in ("n0", "n"):
-        number = monte_carlo.get(name)
-        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-            raise UserError(f"{file}: monte_carlo.{name} is {number!r}, not a number of draws; run certify again")
     # An approximate run's votes stop where they would for a certificate.
     targets = {name: replace(outcome, sound=METHODS[name].sound) for name, outcome in outcomes.items()}
     try:
-        procedure = build_procedure({"name": None, **monte_carlo}, targets, family)
+        procedure = build_procedure(monte_carlo, targets, family)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     if isinstance(procedure, Exhaustive) and monte_carlo["n"] != len(procedure.law.weights):

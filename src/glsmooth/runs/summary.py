@@ -9,7 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from glsmooth.bounds import METHODS, Outcome
-from glsmooth.configuration.fields import check_fields, is_number
+from glsmooth.configuration.fields import (
+    FLAG,
+    OBJECT,
+    RULES,
+    Rule,
+    check_file,
+    choice,
+    is_number,
+    list_of,
+    number,
+    rules_under,
+    shown,
+    text,
+    whole,
+)
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.runs.files import SUMMARY, read_json, write_text
 from glsmooth.runs.records import Columns
@@ -144,28 +158,18 @@ class Summary:
         """
         file = directory / SUMMARY
         content = read_json(file, "run the same certify command again")
-        if not isinstance(content, dict):
-            raise UserError(f"{file}: holds {type(content).__name__}, not an object; run certify again")
-        for key in (*_GROUPS, "images"):
-            if key not in content:
-                raise UserError(f"{file}: lacks {key!r}; it was not written by certify, or by an older version")
-        for key in _GROUPS:
-            if not isinstance(content[key], dict):
-                raise UserError(f"{file}: {key} is {content[key]!r}, not an object; run certify again")
-        alpha, certain = content["monte_carlo"].get("alpha"), content["monte_carlo"].get("name") == "exhaustive"
-        if not (isinstance(alpha, float) and (alpha == 0.0 if certain else 0.0 < alpha < 1.0)):
-            wanted = "0" if certain else "in (0, 1)"
-            raise UserError(f"{file}: monte_carlo.alpha is {alpha!r}, not {wanted}; run certify again")
+        if isinstance(content, dict):  # what another version adds is not read
+            content = {key: value for key, value in content.items() if key in _KEYS}
+        check_file(content, _RULES, file, _FIX)
         check_methods(content["methods"], f"{file}: methods")
-        _check_values(content, file)
+        _check_together(content, file)
         given = {name: content[name] for name in _PLAIN if content.get(name) is not None}
         if "image_size" in given:
-            given["image_size"] = tuple(int(length) for length in given["image_size"])
+            given["image_size"] = tuple(given["image_size"])
         return cls(
             **given,
             outcomes={
-                name: _outcome(name, entry, content.get("approximate"), file)
-                for name, entry in content["methods"].items()
+                name: _outcome(name, entry, content.get("approximate")) for name, entry in content["methods"].items()
             },
             robust_accuracy={n: entry.get("certified_robust_accuracy") for n, entry in content["methods"].items()},
             numbers=Numbers(**{name: content[name] for name in Numbers.__dataclass_fields__ if name in content}),
@@ -179,35 +183,85 @@ _PLAIN = tuple(
     for attribute in fields(Summary)
     if attribute.name not in ("outcomes", "robust_accuracy", "numbers", "seconds_per_image")
 )
-#: Keys that hold objects, without which there is no run.
-_GROUPS = ("transform", "smoothing", "region", "dataset", "monte_carlo", "methods")
+_FIX = "run certify again"
+
+_TEXT = text()
+_COUNT = whole(0, 100, most=10**12)
+_SHARE = number("a share in [0, 1]", "0.5", lambda v: 0 <= v <= 1)
+_NOT_NEGATIVE = number("a finite number, at least 0", "0.5", lambda v: v >= 0)
+_REAL = number("a finite number")
+
+#: What summary.json may hold; ``*`` stands for one name. What may be null may be missing.
+_RULES = {
+    # As in the configuration.
+    **rules_under("transform", "smoothing", "region", "dataset", "model"),
+    **{key: RULES[key].or_null() for key in ("seed", "pixel_noise", "stochastic", "precision")},
+    "image_size": list_of(whole(1, 32, most=2**16), "a size [height,width] in whole pixels", "[32,32]", 2).or_null(),
+    "transform": OBJECT,
+    "transform._target_": text("the name of a class"),
+    "smoothing": OBJECT,
+    "region": OBJECT,
+    "model": OBJECT.or_null(),
+    "dataset": OBJECT,
+    "dataset.name": _TEXT.or_null(),
+    "monte_carlo": OBJECT,
+    "monte_carlo.name": RULES["monte_carlo.name"],
+    "monte_carlo.n0": _COUNT,
+    "monte_carlo.n": _COUNT,
+    "monte_carlo.alpha": number("a number in [0, 1)", "0.001", lambda v: 0 <= v < 1),
+    "monte_carlo.randomised": FLAG.or_null(),
+    "monte_carlo.vote": choice("argmax", "majority").or_null(),
+    "monte_carlo.interval": choice("one-sided", "two-sided").or_null(),
+    "monte_carlo.stopped_for": OBJECT.or_null(),
+    "monte_carlo.stopped_for.*": _REAL,
+    # What came out.
+    "images": _COUNT,
+    "votes_used": _COUNT.or_null(),
+    "votes_per_image": _NOT_NEGATIVE.or_null(),
+    "seconds_per_image": _NOT_NEGATIVE.or_null(),
+    **{key: _SHARE.or_null() for key in ("base_accuracy", "smoothed_accuracy", "abstained", "given_up")},
+    **{key: _COUNT.or_null() for key in ("abstained_votes", "nonfinite_votes", "near_ties")},
+    "methods": OBJECT,
+    "methods.*": OBJECT,
+    "methods.*.sound": FLAG.or_null(),
+    "methods.*.required_probability": number("in [1/2, 1]", "0.9", lambda v: 0.5 <= v <= 1).or_null(),
+    "methods.*.failure_probability": _SHARE.or_null(),
+    "methods.*.certified_robust_accuracy": _SHARE.or_null(),
+    "methods.*.residual": _NOT_NEGATIVE.or_null(),
+    "methods.*.reason": _TEXT.or_null(),
+    "methods.*.argument": _TEXT.or_null(),
+    "methods.*.worst_parameter": OBJECT.or_null(),
+    "methods.*.worst_parameter.*": _REAL,
+    "approximate": OBJECT.or_null(),
+    "approximate.residual": _NOT_NEGATIVE.or_null(),
+    "approximate.identity": _TEXT.or_null(),
+    **{f"approximate.{parameter}": OBJECT.or_null() for parameter in ("alpha", "beta")},
+    **{f"approximate.{parameter}.*": _REAL for parameter in ("alpha", "beta")},
+    # Where it came from.
+    "classes": list_of(_TEXT, f"a list of names, each {_TEXT.wanted}", "[cat,dog]").or_null(),
+    "checkpoint": OBJECT.or_null(),
+    "checkpoint.*": _TEXT.or_null(),
+    "invocation": OBJECT.or_null(),
+    "invocation.*": _NOT_NEGATIVE.or_null(),
+    "hardware": OBJECT.or_null(),
+    "hardware.*": Rule(lambda v: v is None or is_number(v) or _TEXT.accepts(v), "a text or a number", "CPU"),
+    "versions": OBJECT.or_null(),
+    "versions.*": _TEXT.or_null(),
+}
+_KEYS = frozenset(key.partition(".")[0] for key in _RULES)
 
 
-#: Keys of summary.json that are fields of a configuration, too, of which the same rules hold.
-_FIELDS = ("transform", "smoothing", "region", "image_size", "pixel_noise", "stochastic", "seed", "precision")
-
-
-def _check_values(content: Mapping[str, Any], file: Path) -> None:
-    """Refuse values of another kind than certify writes."""
-    given = {key: value for key, value in content.items() if value is not None}
-    settings = {key: given[key] for key in _FIELDS if key in given}
-    draws = {key: given["monte_carlo"][key] for key in ("name", "n") if key in given["monte_carlo"]}
-    try:
-        check_fields({**settings, "monte_carlo": draws})
-    except UserError as error:
-        raise UserError(f"{file}: {error}; or run certify again") from None
-    numbers = (*Numbers.__dataclass_fields__, "seconds_per_image")
-    objects = ("approximate", "model", "checkpoint", "invocation", "hardware", "versions")
-    wrong = [(key, "a number") for key in numbers if key in given and not is_number(given[key])]
-    wrong += [(key, "an object") for key in objects if key in given and not isinstance(given[key], dict)]
-    if "classes" in given and not isinstance(given["classes"], list):
-        wrong.append(("classes", "a list"))
-    for key, wanted in wrong:
-        raise UserError(f"{file}: {key} is {given[key]!r}, not {wanted}; run certify again")
-    if "approximate" in given and not is_number(given["approximate"].get("residual")):
-        raise UserError(
-            f"{file}: approximate.residual is {given['approximate'].get('residual')!r}, not a number; run certify again"
-        )
+def _check_together(content: Mapping[str, Any], file: Path) -> None:
+    """Refuse values that each are possible, but not beside each other."""
+    alpha, certain = content["monte_carlo"]["alpha"], content["monte_carlo"]["name"] == "exhaustive"
+    if (alpha == 0) != certain:
+        wanted = "0" if certain else "in (0, 1)"
+        raise UserError(f"{file}: monte_carlo.alpha is {shown(alpha)}, not {wanted}; {_FIX}")
+    for name, ends in content["region"].items():
+        if ends is not None and ends[0] > ends[1]:
+            raise UserError(f"{file}: region.{name} is {shown(ends)}, which is inverted; {_FIX}")
+    if content.get("approximate") is not None and content["approximate"].get("residual") is None:
+        raise UserError(f"{file}: lacks approximate.residual; {_FIX}")
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
@@ -224,25 +278,16 @@ def _entry(outcome: Outcome) -> dict[str, Any]:
     } | ({} if outcome.residual is None else {"residual": outcome.residual})
 
 
-def _outcome(method: str, entry: Any, approximate: Mapping[str, Any] | None, file: Path) -> Outcome:
-    if not isinstance(entry, dict):
-        raise UserError(f"{file}: methods.{method} is {entry!r}, not an object; run certify again")
+def _outcome(method: str, entry: Mapping[str, Any], approximate: Mapping[str, Any] | None) -> Outcome:
     h_min = entry.get("required_probability")
-    if not (h_min is None or (isinstance(h_min, (int, float)) and 0.5 <= h_min <= 1.0)):
-        raise UserError(f"{file}: methods.{method}: required_probability is {h_min!r}, not in [1/2, 1]; certify again")
-    failure, worst = entry.get("failure_probability") or 0.0, entry.get("worst_parameter")
-    if not (is_number(failure) and 0 <= failure <= 1):
-        raise UserError(f"{file}: methods.{method}: failure_probability is {failure!r}, not in [0, 1]; certify again")
-    if not (worst is None or (isinstance(worst, dict) and all(map(is_number, worst.values())))):
-        raise UserError(f"{file}: methods.{method}: worst_parameter is {worst!r}, not a point; run certify again")
     residual = None if approximate is None else float(approximate["residual"])
     return Outcome(
         None if h_min is None else float(h_min),
-        worst,
+        entry.get("worst_parameter"),
         method,
         # A summary cannot make an unsound method sound.
-        sound=bool(entry.get("sound", True)) and METHODS[method].sound and residual is None,
-        failure_probability=float(failure),
+        sound=entry.get("sound") is not False and METHODS[method].sound and residual is None,
+        failure_probability=float(entry.get("failure_probability") or 0.0),
         argument=entry.get("reason") or entry.get("argument") or "",
         residual=residual,
     )
@@ -252,4 +297,4 @@ def check_methods(methods: Any, field: str = "bound.methods") -> None:
     """Raise a UserError for a name that is not in ``bounds.METHODS``, with the nearest one."""
     for name in methods:
         if name not in METHODS:
-            raise UserError(f"{field}: unknown method {name!r}{did_you_mean(str(name), METHODS)}")
+            raise UserError(f"{field}: unknown method {shown(name)}{did_you_mean(str(name), METHODS)}")
