@@ -163,6 +163,14 @@ def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
         run(checkpoint, tmp_path)
 
 
+@pytest.mark.usefixtures("no_report")
+def test_a_batch_is_no_larger_than_its_images_fill(checkpoint, tmp_path, capsys):
+    run(checkpoint, tmp_path / "dry", "dataset.subset=2", "batch_size=1000000", "dry_run=true")
+    assert f"in batches of {2 * 121}\n" in capsys.readouterr().out
+    run(checkpoint, tmp_path / "run", "dataset.subset=2", "batch_size=1000000")
+    assert read(tmp_path / "run")[1]["invocation"]["evaluations"] == 2 * 121
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -134,6 +134,12 @@ def test_fast_dev_run_saves_nothing(tmp_path, capsys):
     assert "nothing was saved" in capsys.readouterr().out
 
 
+def test_a_batch_that_memory_cannot_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingModule, "forward", lambda self, images: torch.empty(2**47, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"optimizer.batch_size=64: too large .* set optimizer.batch_size=32"):
+        run(tmp_path / "run")
+
+
 def test_mixed_precision(tmp_path):
     run(tmp_path / "run", "trainer.precision=bf16-mixed", "optimizer.epochs=1")
     state = load_checkpoint(tmp_path / "run" / "best.ckpt").state_dict

@@ -248,14 +248,42 @@ def test_a_wrong_output_names_the_image(output):
         list(run.run([(17, torch.rand(3, 16, 16))]))
 
 
-def test_a_batch_that_is_too_large_says_so():
-    def out_of_memory(images):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+#: Half of all memory that programs can address: nobody has it.
+TOO_LARGE = 2**47
 
+
+@pytest.mark.parametrize("where", ["model", "transform", "trial", "images"])
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda *_: torch.empty(TOO_LARGE, dtype=torch.uint8),
+        lambda *_: np.empty(TOO_LARGE, dtype=np.uint8),
+        lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")),
+    ],
+)
+def test_a_batch_that_is_too_large_says_so(where, fail, monkeypatch):
     run = engine(small_network(), affine_family(), FixedSample(5, 20), batch_size=64)
-    run.classifier.model = out_of_memory
-    with pytest.raises(UserError, match=r"batch_size=64: too large .* set batch_size=32"):
+    if where == "model":
+        run.classifier.model = fail
+    elif where == "transform":
+        monkeypatch.setattr(run, "_transform", fail)
+    elif where == "trial":
+        run.classifier._plain = fail
+    else:
+        run.capacity = TOO_LARGE
+    with pytest.raises(UserError, match=r"batch_size=64: too large for the free memory of cpu; set batch_size=32"):
         list(run.run([(0, torch.rand(3, 16, 16))]))
+
+
+def test_no_batch_is_larger_than_all_draws():
+    """A million evaluations at once for three images, which need 363."""
+    run = engine(small_network(), affine_family(), FixedSample(20, 100), batch_size=10**6, images=3)
+    images = torch.rand(3, 3, 16, 16)
+    assert tallies(run, images) == tallies(engine(small_network(), affine_family(), FixedSample(20, 100)), images)
+    assert run.evaluations == 3 * 121
+    assert engine(small_network(), affine_family(), FixedSample(20, 100), batch_size=64, images=3).batch_size == 64
+    sequential = engine(small_network(), affine_family(), Sequential({"a": 0.6}, 20, 200), batch_size=10**6, images=3)
+    assert sequential.batch_size == 3 * 221
 
 
 def test_images_that_do_not_fit():

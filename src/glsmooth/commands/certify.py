@@ -274,7 +274,7 @@ def _save_draws(job: _Job, records: Columns) -> None:
     index = int(records["index"][shows.argmax()])
     image = job.images[job.indices.index(index)][0]
     speed = Speed(seed=job.speed.seed, precision=job.speed.precision, stochastic=job.speed.stochastic)
-    engine = make_engine(job.model, len(job.classes), job.family, job.procedure, speed, torch.device("cpu"))
+    engine = make_engine(job.model, len(job.classes), job.family, job.procedure, speed, torch.device("cpu"), 1)
     with engine.classifier.ready(image):
         theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
     Draws(index, image.numpy(), transformed.numpy(), theta.numpy(), votes.numpy()).save(job.directory, job.classes)

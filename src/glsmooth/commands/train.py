@@ -20,7 +20,7 @@ from glsmooth.commands.entry import entry
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import difference
 from glsmooth.configuration.plain import plain
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
@@ -81,6 +81,15 @@ def run(cfg: DictConfig) -> None:
             epoch = load_checkpoint(last).metrics["epoch"] if last.is_file() else 0
             stop.progress = f"after {epoch:.0f} of {settings['optimizer']['epochs']} epochs"
             raise
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = settings["optimizer"]["batch_size"]
+            smaller = f"set optimizer.batch_size={size // 2}" if size > 1 else "use another device or a smaller model"
+            raise UserError(
+                f"optimizer.batch_size={size}: too large for the free memory of {trainer.strategy.root_device}; "
+                f"{smaller}"
+            ) from error
     if not trainer.is_global_zero:
         return
     if settings["trainer"]["fast_dev_run"]:
