@@ -248,6 +248,26 @@ def test_a_wrong_output_names_the_image(output):
         list(run.run([(17, torch.rand(3, 16, 16))]))
 
 
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (lambda x: x[:, :, 1:], r"torch.float32 \(256, 3, 15, 16\)"),
+        (lambda x: x[:1], r"torch.float32 \(1, 3, 16, 16\)"),
+        (lambda x: x.double(), r"torch.float64 \(256, 3, 16, 16\)"),
+        (lambda x: x.numpy(), "ndarray"),
+    ],
+)
+def test_a_transformation_that_returns_something_else_is_named(result, words, monkeypatch):
+    """Whatever it did when it was tried: no vote is taken of another image."""
+    apply = ContrastBrightness.apply
+    monkeypatch.setattr(ContrastBrightness, "apply", lambda self, x, theta: result(apply(self, x, theta)))
+    run = engine(small_network(), affine_family(), FixedSample(5, 20))
+    with pytest.raises(
+        UserError, match=rf"^ContrastBrightness\.apply returned {words} for .*float32 \(256, 3, 16, 16\)"
+    ):
+        list(run.run([(0, torch.rand(3, 16, 16))]))
+
+
 #: Half of all memory that programs can address: nobody has it.
 TOO_LARGE = 2**47
 

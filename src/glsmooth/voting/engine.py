@@ -302,7 +302,14 @@ class VoteEngine:
 
     def _transform(self, images: Tensor, keys: Tensor, block: Tensor) -> Tensor:
         """φ(x, θ) plus pixel noise; ``block`` (N, d + 1) holds θ and the noise's standard deviation."""
-        images = self.family.transform.apply(images, block[:, :-1])
+        transform, shape, dtype = self.family.transform, images.shape, images.dtype
+        images = transform.apply(images, block[:, :-1])
+        if not isinstance(images, Tensor) or (images.shape, images.dtype) != (shape, dtype):
+            got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(
+                f"{type(transform).__name__}.apply returned {got} for images {dtype} {tuple(shape)}; return a tensor "
+                "like its images"
+            )
         if self.family.pixel_noise > 0:
             scale = block[:, -1].to(images.dtype)[:, None, None, None]
             images = images + scale * pixel_normals(keys, (images.shape[1], images.shape[2], images.shape[3]))
