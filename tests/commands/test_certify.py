@@ -165,6 +165,12 @@ def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
         run(checkpoint, tmp_path)
 
 
+def test_images_of_a_size_that_the_network_does_not_take(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"name=small_cnn: does not take 1x2x2 images \(.*\); use another model, or"):
+        run(checkpoint, tmp_path, "dataset.image_size=[2,2]")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.usefixtures("no_report")
 def test_a_batch_is_no_larger_than_its_images_fill(checkpoint, tmp_path, capsys):
     run(checkpoint, tmp_path / "dry", "dataset.subset=2", "batch_size=1000000", "dry_run=true")

@@ -154,7 +154,9 @@ def test_a_last_checkpoint_that_is_of_no_use_says_so(finished, tmp_path, damage,
     (tmp_path / "run" / "summary.json").unlink()
     last = tmp_path / "run" / "last.ckpt"
     last.write_bytes(damage(last.read_bytes()))
-    with pytest.raises(UserError, match=rf"^{last}: .*{words}.*; restore it, or remove last.ckpt and summary.json, and"):
+    with pytest.raises(
+        UserError, match=rf"^{last}: .*{words}.*; restore it, or remove last.ckpt and summary.json, and"
+    ):
         run(tmp_path / "run")
     last.unlink()
     run(tmp_path / "run", "optimizer.epochs=1")

@@ -36,6 +36,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Speed, make_engine, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
+from glsmooth.learning.models import check_takes
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import accelerator, make_trainer, quieten_lightning, spawned, wandb_run
 from glsmooth.report import write_report
@@ -156,10 +157,13 @@ def _prepare(cfg: DictConfig) -> _Job:
         num_workers=data.num_workers,
         stochastic=settings["stochastic"],
     )
+    model = checkpoint.build_model()
+    if list(data.image_size) != list(checkpoint.image_size):
+        check_takes(model, settings["model"]["name"], data.channels, data.image_size)
     return _Job(
         settings,
         checkpoint,
-        checkpoint.build_model(),
+        model,
         images,
         positions(images),
         family,

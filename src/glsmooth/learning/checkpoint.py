@@ -16,6 +16,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import Data
 from glsmooth.learning.models import build_model
+from glsmooth.voting.classifier import nonfinite
 
 #: Key of the payload in the checkpoint that Lightning writes.
 KEY = "glsmooth"
@@ -78,6 +79,9 @@ class Checkpoint:
                 f"ckpt: its weights do not fit {self.model['name']} as these versions of glsmooth and timm "
                 "build it; use the versions that it was trained with"
             ) from error
+        broken = nonfinite(model)
+        if broken is not None:
+            raise UserError(f"ckpt: its {broken}; training went wrong, train again with a smaller optimizer.lr")
         return model.eval()
 
     def build_family(self, transform_target: str | None = None) -> SmoothedFamily:
