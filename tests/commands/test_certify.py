@@ -172,6 +172,14 @@ def test_images_of_a_size_that_the_network_does_not_take(checkpoint, tmp_path):
 
 
 @pytest.mark.usefixtures("no_report")
+def test_an_allocation_of_slurm_without_srun_is_one_machine(checkpoint, tmp_path, monkeypatch):
+    for name, value in {"JOB_ID": "17", "JOB_NAME": "work", "NODELIST": "n1", "NTASKS": "2", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run(checkpoint, tmp_path, "dataset.subset=2")
+    assert len(read(tmp_path)[0]) == 2
+
+
+@pytest.mark.usefixtures("no_report")
 def test_a_batch_is_no_larger_than_its_images_fill(checkpoint, tmp_path, capsys):
     run(checkpoint, tmp_path / "dry", "dataset.subset=2", "batch_size=1000000", "dry_run=true")
     assert f"in batches of {2 * 121}\n" in capsys.readouterr().out

@@ -191,6 +191,13 @@ def test_a_batch_that_memory_cannot_hold(tmp_path, monkeypatch):
         run(tmp_path / "run")
 
 
+def test_an_allocation_of_slurm_without_srun_is_one_machine(tmp_path, monkeypatch):
+    for name, value in {"JOB_ID": "17", "JOB_NAME": "work", "NODELIST": "n1", "NTASKS": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run(tmp_path / "run", "optimizer.epochs=1")
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
 def test_mixed_precision(tmp_path):
     run(tmp_path / "run", "trainer.precision=bf16-mixed", "optimizer.epochs=1")
     state = load_checkpoint(tmp_path / "run" / "best.ckpt").state_dict

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
@@ -38,7 +36,14 @@ from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
 from glsmooth.learning.models import check_takes
 from glsmooth.learning.stopping import Stopped
-from glsmooth.learning.trainer import accelerator, make_trainer, quieten_lightning, spawned, wandb_run
+from glsmooth.learning.trainer import (
+    accelerator,
+    make_trainer,
+    quieten_lightning,
+    spawned,
+    started_with_others,
+    wandb_run,
+)
 from glsmooth.report import write_report
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
@@ -307,9 +312,8 @@ def _trainer(settings: Mapping[str, Any]) -> Trainer:
     chosen = settings["trainer"]
     strategy: Any = chosen.get("strategy", "auto")
     if strategy == "auto" and _number_of_devices(chosen["devices"], accelerator(settings)) > 1:
-        external = SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
         # A device that has finished its share waits for the others, as long as it takes.
-        strategy = DDPStrategy(start_method="popen" if external else "spawn", timeout=timedelta(days=30))
+        strategy = DDPStrategy(start_method="popen" if started_with_others() else "spawn", timeout=timedelta(days=30))
     return make_trainer(settings, strategy=strategy, logger=False, enable_checkpointing=False)
 
 
