@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-__all__ = ["UserError", "did_you_mean", "keyed", "visible"]
+__all__ = ["UserError", "did_you_mean", "keyed", "out_of_memory", "visible"]
 
 
 class UserError(ValueError):
@@ -34,6 +34,14 @@ def keyed(keys: Mapping[str, str]) -> Iterator[None]:
         if fields and re.match(first, message):
             error.args = (re.sub(rf"^{first}|(?<!\S)({fields})(?==)", lambda match: keys[match[0]], message),)
         raise
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is it a device's, or this computer's, memory that did not do? Libraries say so in several ways."""
+    if isinstance(error, MemoryError):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

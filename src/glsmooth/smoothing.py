@@ -179,7 +179,7 @@ class SmoothedClassifier:
         """
         check_image(x, "x")
         # The selection draws are all that is needed; the one counting draw is not used.
-        (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed).run([(index, x)])
+        (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed, 1).run([(index, x)])
         second, first = sorted(tally.selection.tolist())[-2:]
         if first == 0 or binomtest(first, first + second, 0.5).pvalue > alpha:
             return ABSTAIN
@@ -298,7 +298,7 @@ class SmoothedClassifier:
             procedure, alpha = Exhaustive(law, targets), 0.0
         elif sequential:
             procedure = Sequential(targets, n0, n, alpha)
-        engine = self._engine(procedure, seed)
+        engine = self._engine(procedure, seed, len(images))
         verdicts = {v.tally.index: v for v in certify(engine, zip(indices, images, strict=True), {method: outcome})}
         certificates = []
         for verdict in (verdicts[index] for index in indices):
@@ -321,8 +321,8 @@ class SmoothedClassifier:
         certified = outcome.sound and certifies_runner_up(self.family, region, p_lower, p_upper)
         return replace(certificate, p_lower=p_lower, p_upper=p_upper, certified=certified)
 
-    def _engine(self, procedure: Procedure, seed: int) -> VoteEngine:
-        return VoteEngine(self.classifier, self.family, procedure, seed=seed, batch_size=self.batch_size)
+    def _engine(self, procedure: Procedure, seed: int, images: int) -> VoteEngine:
+        return VoteEngine(self.classifier, self.family, procedure, seed=seed, batch_size=self.batch_size, images=images)
 
 
 def _certificate(verdict: Verdict, outcome: Outcome, alpha: float, coin: float | None) -> Certificate:

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import os
 import re
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 import glsmooth as gs
 from glsmooth.bounds.confidence import clopper_pearson_lower, randomised_lower
@@ -163,6 +165,28 @@ def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
         run(checkpoint, tmp_path)
 
 
+def test_images_of_a_size_that_the_network_does_not_take(checkpoint, tmp_path):
+    with pytest.raises(UserError, match=r"name=small_cnn: does not take 1x2x2 images \(.*\); use another model, or"):
+        run(checkpoint, tmp_path, "dataset.image_size=[2,2]")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("no_report")
+def test_an_allocation_of_slurm_without_srun_is_one_machine(checkpoint, tmp_path, monkeypatch):
+    for name, value in {"JOB_ID": "17", "JOB_NAME": "work", "NODELIST": "n1", "NTASKS": "2", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run(checkpoint, tmp_path, "dataset.subset=2")
+    assert len(read(tmp_path)[0]) == 2
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_batch_is_no_larger_than_its_images_fill(checkpoint, tmp_path, capsys):
+    run(checkpoint, tmp_path / "dry", "dataset.subset=2", "batch_size=1000000", "dry_run=true")
+    assert f"in batches of {2 * 121}\n" in capsys.readouterr().out
+    run(checkpoint, tmp_path / "run", "dataset.subset=2", "batch_size=1000000")
+    assert read(tmp_path / "run")[1]["invocation"]["evaluations"] == 2 * 121
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -213,6 +237,51 @@ def test_sequential(checkpoint, tmp_path):
 
 
 SHIFTS = ("transform=translation", "smoothing.tx.scale=2", "region.tx=[-1,1]", "bound.methods=[neyman_pearson]")
+
+
+def test_classes_and_images_may_be_called_anything(tmp_path, capsys):
+    """From the folder to the report: bytes that are no text, control characters, and signs of markup."""
+    names = [b"caf\xe9", b"two\nlines", b"$x^$ a|b\\c"]
+    for name in names:
+        folder = tmp_path / "images" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        for i in range(10):
+            pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            with (folder / os.fsdecode(b"im\xe9%d.png" % i)).open("wb") as file:
+                Image.fromarray(pixels).save(file, format="png")
+    dataset = {
+        "name": "image_folder",
+        "root": str(tmp_path / "images"),
+        "image_size": [8, 8],
+        "num_workers": 0,
+        "subset": None,
+        "subset_seed": 0,
+    }
+    settings = {
+        "transform": {"_target_": "glsmooth.transforms.Brightness"},
+        "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": 0.2}},
+        "region": {"brightness": [-0.01, 0.01]},
+        "dataset": dataset,
+        "model": {"name": "small_cnn", "pretrained": None, "weights": None},
+        "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
+        "optimizer": {},
+        "seed": 0,
+    }
+    data = load_dataset(dataset)
+    shown = [r"$x^$ a|b\c", r"caf\udce9", r"two\nlines"]
+    assert list(data.class_names) == shown
+    state = build_model(settings["model"], 3, 3, data.mean, data.std, data.image_size).state_dict()
+    path = tmp_path / "best.ckpt"
+    payload = {**make_payload(settings, data), "metrics": {}}
+    torch.save({"state_dict": {f"model.{key}": value for key, value in state.items()}, KEY: payload}, path)
+    run(path, tmp_path / "run", "dataset.subset=6", "bound.methods=[neyman_pearson]")
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+    _, summary = read(tmp_path / "run")
+    assert summary["classes"] == shown
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert any(name in page for name in shown)
+    assert "\udce9" not in page
+    assert (tmp_path / "run" / "gallery.svg").is_file()
 
 
 def test_exhaustive(checkpoint, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """The commands as a user types them: help, directories, sweeps, positional arguments, and mistakes."""
 
+import errno
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -244,6 +246,89 @@ def test_a_method_that_does_not_apply_is_no_bug(call, capsys):
         call("bounds", run=lambda cfg: gs.required_probability(SHIFTS, gs.Box(tx=(0.2, 0.4), ty=(0, 0))))
     assert ended.value.code == 2
     assert "holds no whole number of pixels" in last_line(capsys.readouterr().err)
+
+
+#: Folders of the kernel's take no file and no folder of anyone's, root's neither.
+CLOSED = Path("/sys/kernel")
+
+
+@pytest.mark.skipif(not CLOSED.is_dir(), reason="needs a folder that nobody can write")
+@pytest.mark.parametrize(
+    ("command", "directory", "reason"),
+    [
+        ("train", CLOSED / "run", "Operation not permitted|Permission denied|Read-only"),
+        ("certify", CLOSED, "Permission denied|Read-only"),
+        ("bounds", "a_file", "File exists"),
+        ("report", "a_file/run", "Not a directory"),
+    ],
+)
+def test_a_run_directory_that_cannot_be_written_stops_before_the_run(
+    call, capsys, elsewhere, command, directory, reason
+):
+    (elsewhere / "a_file").write_text("")
+    (elsewhere / "one").mkdir()
+    given = {"certify": ["ckpt=a_file"], "report": ["one"]}.get(command, [])
+    with pytest.raises(SystemExit) as ended:
+        call(command, *given, f"hydra.run.dir={directory}", run=lambda cfg: pytest.fail("was run"))
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert re.search(rf"^hydra\.run\.dir\b.*{directory}.*\(.*({reason}).*\)", last_line(error)), last_line(error)
+
+
+@pytest.mark.skipif(not CLOSED.is_dir(), reason="needs a folder that nobody can write")
+@pytest.mark.parametrize("directory", [CLOSED / "sweep", CLOSED])
+def test_nor_can_the_directory_of_a_sweep(call, capsys, directory):
+    with pytest.raises(SystemExit) as ended:
+        call("bounds", "--multirun", "alpha=0.1,0.2", f"hydra.sweep.dir={directory}")
+    assert ended.value.code == 2
+    assert last_line(capsys.readouterr().err).startswith(f"hydra.sweep.dir: {directory}")
+
+
+def test_a_disk_that_fills_under_any_library_is_no_bug(call, capsys):
+    def full(cfg):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a file tells it that is closed
+
+    with pytest.raises(SystemExit) as ended:
+        call("bounds", "hydra.run.dir=mine", run=full)
+    assert ended.value.code == 2
+    assert re.search(r"mine: cannot be written \(No space left on device\); make room", capsys.readouterr().err)
+
+
+def test_a_name_with_bytes_that_are_no_text_can_be_typed(call, elsewhere):
+    """In the C locale every letter beyond ASCII arrives as such bytes."""
+    name = os.fsdecode(b'caf\xe9 "two"')
+    ((config, directory),) = call("bounds", f"hydra.run.dir={name}")
+    assert directory == elsewhere / name
+    assert directory.is_dir()
+    assert config["run_dir"] == str(directory)
+    ((config, _),) = call("bounds", f'hydra.run.dir="{name.split()[0]}"')  # quoted already
+    assert config["run_dir"] == str(elsewhere / name.split()[0])
+
+
+IN_C = """
+import logging, sys
+from glsmooth.commands import bounds, entry
+
+def run(cfg):
+    logging.getLogger("glsmooth").warning("wrote \\u03b1 to %s", cfg.run_dir)
+    bounds.run(cfg)
+
+sys.argv = ["bounds", "hydra.run.dir=caf\\udcc3\\udca9"]  # as an argument arrives
+entry.entry("bounds", run)()
+"""
+
+
+def test_the_c_locale(elsewhere):
+    """Tables and messages come out, with what ASCII lacks written out, and files are UTF-8 as elsewhere."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", IN_C]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.isascii()
+    assert "Neyman\\u2013Pearson" in done.stdout
+    assert "wrote \u03b1 to " in (elsewhere / "caf\u00e9" / "bounds.log").read_text(encoding="utf-8")
 
 
 def _ours(cfg):

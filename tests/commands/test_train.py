@@ -2,8 +2,10 @@
 
 import csv
 import errno
+import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -120,6 +122,55 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(finished, tmp_path, mo
     assert torch.equal(weights(tmp_path / "run", "best.ckpt"), weights(finished, "best.ckpt"))
 
 
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def saved(**changes):
+    """last.ckpt with some of its entries replaced; None removes one."""
+
+    def change(content):
+        stored = {**torch.load(io.BytesIO(content), weights_only=True), **changes}
+        file = io.BytesIO()
+        torch.save({key: value for key, value in stored.items() if value is not None}, file)
+        return file.getvalue()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "missing, damaged, or not of this program"),
+        (lambda _: b"hello", "missing, damaged"),
+        (saved(glsmooth={}), "missing, damaged"),
+        (saved(loops=None, optimizer_states=None), "cannot resume"),  # as weights alone, such as best.ckpt, are
+        (saved(state_dict={}), "cannot resume"),
+        (saved(optimizer_states=[{"state": {0: {"momentum_buffer": torch.zeros(3)}}}]), r"momentum 0 has shape \(3,\)"),
+    ],
+)
+def test_a_last_checkpoint_that_is_of_no_use_says_so(finished, tmp_path, damage, words):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    last = tmp_path / "run" / "last.ckpt"
+    last.write_bytes(damage(last.read_bytes()))
+    with pytest.raises(
+        UserError, match=rf"^{last}: .*{words}.*; restore it, or remove last.ckpt and summary.json, and"
+    ):
+        run(tmp_path / "run")
+    last.unlink()
+    run(tmp_path / "run", "optimizer.epochs=1")
+    assert load_checkpoint(last).metrics["epoch"] == load_checkpoint(tmp_path / "run" / "best.ckpt").metrics["epoch"]
+
+
+def test_a_finished_run_whose_best_checkpoint_is_damaged(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    best = tmp_path / "run" / "best.ckpt"
+    best.write_bytes(cut(best.read_bytes()))
+    with pytest.raises(UserError, match=rf"^{best}: missing, damaged"):
+        run(tmp_path / "run")
+
+
 def test_directory_of_another_run_is_refused(finished):
     with pytest.raises(ValueError, match=r"holds a run with optimizer.lr=0.1, this run has optimizer.lr=0.01;"):
         run(finished, "optimizer.lr=0.01")
@@ -132,6 +183,19 @@ def test_fast_dev_run_saves_nothing(tmp_path, capsys):
     run(tmp_path / "run", "trainer.fast_dev_run=true")
     assert not list(tmp_path.rglob("*.ckpt"))
     assert "nothing was saved" in capsys.readouterr().out
+
+
+def test_a_batch_that_memory_cannot_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(TrainingModule, "forward", lambda self, images: torch.empty(2**47, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"optimizer.batch_size=64: too large .* set optimizer.batch_size=32"):
+        run(tmp_path / "run")
+
+
+def test_an_allocation_of_slurm_without_srun_is_one_machine(tmp_path, monkeypatch):
+    for name, value in {"JOB_ID": "17", "JOB_NAME": "work", "NODELIST": "n1", "NTASKS": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run(tmp_path / "run", "optimizer.epochs=1")
+    assert (tmp_path / "run" / "summary.json").is_file()
 
 
 def test_mixed_precision(tmp_path):

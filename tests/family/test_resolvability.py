@@ -590,3 +590,35 @@ def test_what_is_declared_approximate_needs_no_check():
     assert check_family(gs.SmoothedFamily(Declared(), LAWS), REGION) is None
     with pytest.raises(gs.NotApplicable, match="only approximately resolvable"):
         certify(Declared())
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (lambda x: x[..., 1:], r"Free\.apply returned shape \(.*\) for images of shape"),
+        (lambda x: x.half(), r"Free\.apply returned dtype torch.float16"),
+        (lambda x: x.float() if x.dtype == torch.float32 else x.float().double(), None),
+        (lambda x: x / 0, r"Free\.apply gives pixels that are not finite"),
+        (lambda x: x.mul_(2), r"Free\.apply changes its images in place"),
+        (lambda x: [x], r"Free\.apply returned a list"),
+    ],
+)
+def test_what_claims_nothing_must_still_give_images(result, words):
+    """It is never certified, and its votes are taken all the same."""
+
+    class Free(gs.ResolvableTransform):
+        name = "free"
+        parameters = ("b",)
+        identity = torch.zeros(1, dtype=torch.float64)
+        resolvable = False
+
+        def apply(self, images, theta):
+            return result(images)
+
+    family = gs.SmoothedFamily(Free(), LAWS)
+    if words is None:
+        assert check_family(family, REGION, [torch.rand(3, 8, 8)]) is None
+        return
+    for images in ([torch.rand(3, 8, 8)], []):
+        with pytest.raises(UserError, match=words):
+            check_family(family, REGION, images)

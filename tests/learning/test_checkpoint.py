@@ -59,6 +59,14 @@ def test_model_comes_back(path, model):
     assert torch.equal(restored(images), model(images))
 
 
+def test_weights_that_are_not_finite_are_refused(path):
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["model.network.fc.bias"][3] = torch.nan
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"^ckpt: its network.fc.bias holds NaN or infinity in 1 of its 10 values; "):
+        load_checkpoint(path).build_model()
+
+
 def test_family_comes_back(path):
     family = load_checkpoint(path).build_family()
     assert isinstance(family.transform, gs.transforms.ContrastBrightness)

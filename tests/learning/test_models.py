@@ -114,6 +114,13 @@ class TestWeights:
         model = build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
         assert torch.equal(model.network.fc.weight, trained.network.fc.weight)
 
+    def test_weights_that_are_not_finite_are_refused(self, trained, tmp_path):
+        with torch.no_grad():
+            trained.network.fc.weight[2] = torch.inf
+        torch.save(trained.state_dict(), tmp_path / "w.pt")
+        with pytest.raises(UserError, match=r"w\.pt: its fc.weight holds NaN or infinity in 128 of its 1280 values; "):
+            build_model({"name": "small_cnn", "weights": tmp_path / "w.pt"}, 10, **GREY)
+
     def test_safetensors(self, trained, tmp_path):
         from safetensors.torch import save_file
 

@@ -24,7 +24,7 @@ from glsmooth.report import figures, page, sweeps, tables, wording, write_report
 from glsmooth.runs.records import read_records
 from glsmooth.runs.run import Run, load_run
 from glsmooth.runs.summary import Summary
-from glsmooth.transforms import Translation
+from glsmooth.transforms import ContrastBrightness, Translation
 
 COLUMNS = [
     "index",
@@ -324,6 +324,16 @@ def test_plot_of_required_probabilities(written, tmp_path):
     assert (tmp_path / "h.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="plot: the region has the parameters contrast; a plane needs"):
         figures.required_probability_plane(family, Box(contrast=(0.7, 1.4)), tmp_path / "no.png")
+
+
+def test_a_transformation_may_be_called_anything(written, tmp_path):
+    class Odd(ContrastBrightness):
+        name = "$x^$"
+
+    stored = load_run(written)
+    family = SmoothedFamily(Odd(), stored.family.laws)
+    figures.required_probability_plane(family, Box(contrast=(0.7, 1.4), brightness=(0.0, 0.2)), tmp_path / "h.svg")
+    assert "$x^$: required" in (tmp_path / "h.svg").read_text()
 
 
 class _Links(HTMLParser):

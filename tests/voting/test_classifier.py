@@ -55,9 +55,51 @@ def test_modes_come_back_after_an_error(family):
             raise RuntimeError("broken")
 
     model = Broken().train()
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(UserError, match="broken"):
         smoothed(model, family).certify(IMAGE, REGION)
     assert model.training
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 8)])
+def test_images_that_the_network_does_not_take(family, shape):
+    words = r"fails for images of shape \({}, {}, {}\), in a batch of 16 \(RuntimeError: .*\); give images of"
+    with pytest.raises(UserError, match=words.format(*shape)):
+        smoothed(network(), family).certify(torch.rand(shape), REGION)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "words"),
+    [
+        ("0.weight", torch.nan, "0.weight holds NaN or infinity in 1 of its 216 values"),
+        ("5.bias", -torch.inf, "5.bias holds NaN or infinity in 1 of its 4 values"),
+        ("1.running_mean", torch.nan, "1.running_mean holds NaN in 1 of its 8 values"),
+    ],
+)
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_weights_that_are_not_finite_are_refused(family, tensor, value, words, stochastic):
+    """A NaN behind a ReLU or in one logit need not show in any vote."""
+    model = network(nn.Identity())
+    classifier = smoothed(model, family, stochastic=stochastic)
+    classifier.certify(IMAGE, REGION)
+    with torch.no_grad():
+        model.state_dict()[tensor].view(-1)[1] = value
+    with pytest.raises(UserError, match=words):
+        classifier.certify(IMAGE, REGION)
+    with pytest.raises(UserError, match=words):
+        classifier.predict(IMAGE)
+
+
+def test_a_mask_of_infinities_is_no_fault(family):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network()
+            self.register_buffer("mask", torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
+
+        def forward(self, images):
+            return self.network(images) + self.mask.clamp(min=-1e9)
+
+    assert smoothed(Masked(), family).certify(IMAGE, REGION).prediction in (0, 1)
 
 
 class UpdatesStatistics(nn.Module):

@@ -248,14 +248,62 @@ def test_a_wrong_output_names_the_image(output):
         list(run.run([(17, torch.rand(3, 16, 16))]))
 
 
-def test_a_batch_that_is_too_large_says_so():
-    def out_of_memory(images):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    run = engine(small_network(), affine_family(), FixedSample(5, 20), batch_size=64)
-    run.classifier.model = out_of_memory
-    with pytest.raises(UserError, match=r"batch_size=64: too large .* set batch_size=32"):
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (lambda x: x[:, :, 1:], r"torch.float32 \(256, 3, 15, 16\)"),
+        (lambda x: x[:1], r"torch.float32 \(1, 3, 16, 16\)"),
+        (lambda x: x.double(), r"torch.float64 \(256, 3, 16, 16\)"),
+        (lambda x: x.numpy(), "ndarray"),
+    ],
+)
+def test_a_transformation_that_returns_something_else_is_named(result, words, monkeypatch):
+    """Whatever it did when it was tried: no vote is taken of another image."""
+    apply = ContrastBrightness.apply
+    monkeypatch.setattr(ContrastBrightness, "apply", lambda self, x, theta: result(apply(self, x, theta)))
+    run = engine(small_network(), affine_family(), FixedSample(5, 20))
+    with pytest.raises(
+        UserError, match=rf"^ContrastBrightness\.apply returned {words} for .*float32 \(256, 3, 16, 16\)"
+    ):
         list(run.run([(0, torch.rand(3, 16, 16))]))
+
+
+#: Half of all memory that programs can address: nobody has it.
+TOO_LARGE = 2**47
+
+
+@pytest.mark.parametrize("where", ["model", "transform", "trial", "images"])
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda *_: torch.empty(TOO_LARGE, dtype=torch.uint8),
+        lambda *_: np.empty(TOO_LARGE, dtype=np.uint8),
+        lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")),
+    ],
+)
+def test_a_batch_that_is_too_large_says_so(where, fail, monkeypatch):
+    run = engine(small_network(), affine_family(), FixedSample(5, 20), batch_size=64)
+    if where == "model":
+        run.classifier.model = fail
+    elif where == "transform":
+        monkeypatch.setattr(run, "_transform", fail)
+    elif where == "trial":
+        run.classifier._plain = fail
+    else:
+        run.capacity = TOO_LARGE
+    with pytest.raises(UserError, match=r"batch_size=64: too large for the free memory of cpu; set batch_size=32"):
+        list(run.run([(0, torch.rand(3, 16, 16))]))
+
+
+def test_no_batch_is_larger_than_all_draws():
+    """A million evaluations at once for three images, which need 363."""
+    run = engine(small_network(), affine_family(), FixedSample(20, 100), batch_size=10**6, images=3)
+    images = torch.rand(3, 3, 16, 16)
+    assert tallies(run, images) == tallies(engine(small_network(), affine_family(), FixedSample(20, 100)), images)
+    assert run.evaluations == 3 * 121
+    assert engine(small_network(), affine_family(), FixedSample(20, 100), batch_size=64, images=3).batch_size == 64
+    sequential = engine(small_network(), affine_family(), Sequential({"a": 0.6}, 20, 200), batch_size=10**6, images=3)
+    assert sequential.batch_size == 3 * 221
 
 
 def test_images_that_do_not_fit():

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
@@ -30,15 +28,23 @@ from glsmooth.commands.estimate import estimate, preflight
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.settings import merge_checkpoint
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, visible
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Speed, make_engine, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
+from glsmooth.learning.models import check_takes
 from glsmooth.learning.stopping import Stopped
-from glsmooth.learning.trainer import accelerator, make_trainer, quieten_lightning, spawned, wandb_run
+from glsmooth.learning.trainer import (
+    accelerator,
+    make_trainer,
+    quieten_lightning,
+    spawned,
+    started_with_others,
+    wandb_run,
+)
 from glsmooth.report import write_report
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
@@ -161,10 +167,13 @@ def _prepare(cfg: DictConfig) -> _Job:
         num_workers=data.num_workers,
         stochastic=settings["stochastic"],
     )
+    model = checkpoint.build_model()
+    if list(data.image_size) != list(checkpoint.image_size):
+        check_takes(model, settings["model"]["name"], data.channels, data.image_size)
     return _Job(
         settings,
         checkpoint,
-        checkpoint.build_model(),
+        model,
         images,
         positions(images),
         family,
@@ -290,7 +299,7 @@ def _save_draws(job: _Job, records: Columns) -> None:
     index = int(records["index"][shows.argmax()])
     image = job.images[job.indices.index(index)][0]
     speed = Speed(seed=job.speed.seed, precision=job.speed.precision, stochastic=job.speed.stochastic)
-    engine = make_engine(job.model, len(job.classes), job.family, job.procedure, speed, torch.device("cpu"))
+    engine = make_engine(job.model, len(job.classes), job.family, job.procedure, speed, torch.device("cpu"), 1)
     with engine.classifier.ready(image):
         theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
     Draws(index, image.numpy(), transformed.numpy(), theta.numpy(), votes.numpy()).save(job.directory, job.classes)
@@ -298,7 +307,7 @@ def _save_draws(job: _Job, records: Columns) -> None:
 
 def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
     fix = "give the dataset that the checkpoint was trained for"
-    found, trained = list(data.class_names), list(checkpoint.classes)
+    found, trained = list(data.class_names), list(map(visible, checkpoint.classes))
     if found != trained:
         raise UserError(
             f"dataset.name={data.name}: its {len(found)} classes ({', '.join(found[:3])} …) are not the "
@@ -319,9 +328,8 @@ def _trainer(settings: Mapping[str, Any]) -> Trainer:
     chosen = settings["trainer"]
     strategy: Any = chosen.get("strategy", "auto")
     if strategy == "auto" and _number_of_devices(chosen["devices"], accelerator(settings)) > 1:
-        external = SLURMEnvironment.detect() or TorchElasticEnvironment.detect()
         # A device that has finished its share waits for the others, as long as it takes.
-        strategy = DDPStrategy(start_method="popen" if external else "spawn", timeout=timedelta(days=30))
+        strategy = DDPStrategy(start_method="popen" if started_with_others() else "spawn", timeout=timedelta(days=30))
     return make_trainer(settings, strategy=strategy, logger=False, enable_checkpointing=False)
 
 

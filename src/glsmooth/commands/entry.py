@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import re
@@ -35,6 +37,7 @@ from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, using_limits
 from glsmooth.errors import UserError, did_you_mean, keyed, visible
 from glsmooth.learning.stopping import stoppable
+from glsmooth.runs.files import check_writable
 
 __all__ = ["entry"]
 
@@ -44,6 +47,8 @@ log = logging.getLogger(__name__)
 USAGE_ERROR = 2
 #: How to go on after a signal, of commands that leave a part of their work behind.
 _GO_ON = dict.fromkeys(("train", "certify"), "; the same command goes on from here")
+#: What the system says of a disk that takes no more. Never a bug, whoever was writing.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 #: Hydra's options that take a value.
 _OPTIONS = {
     "--config-dir",
@@ -79,10 +84,21 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
         with keyed(keys(validate(cfg, command))):
             if cfg.run_dir != HydraConfig.get().runtime.output_dir:
                 raise UserError(f"run_dir={cfg.run_dir} does not move the run; set hydra.run.dir={cfg.run_dir}")
-            with using_limits(Limits(**cfg.get("limits", {}))):
-                run(cfg)
+            check_writable(cfg.run_dir)
+            try:
+                with using_limits(Limits(**cfg.get("limits", {}))):
+                    run(cfg)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                raise UserError(
+                    f"{error.filename or cfg.run_dir}: cannot be written ({error.strerror}); make room or the folder "
+                    "writable, and run the same command again"
+                ) from error
 
     def main() -> None:
+        _show_any_character()
+        sys.argv[1:] = map(_quoted, sys.argv[1:])
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
         start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(_elsewhere(task))
@@ -101,6 +117,14 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             if mistake is None:
                 raise
             _stop(str(mistake))
+        except OSError as error:
+            if not _of_hydra(error, task):
+                raise
+            field = "hydra.sweep.dir" if get_args_parser().parse_known_args()[0].multirun else "hydra.run.dir"
+            _stop(
+                f"{field}: {error.filename} cannot be made or written ({error.strerror}); "
+                f"set {field}=DIR to a directory that can be"
+            )
         except Exception as error:
             message = _told_by_job(error)
             if message is None:
@@ -108,6 +132,31 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             _stop(message)
 
     return main
+
+
+def _show_any_character() -> None:
+    """Have the standard streams write out what their encoding lacks, rather than fail in the middle of a table."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _quoted(argument: str) -> str:
+    """``key=value`` with the value in quotes where it holds bytes that are no text here: Hydra cannot read them bare.
+
+    Any name of a file may hold some, and in the C locale every letter beyond ASCII is one.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or value[:1] in ("'", '"', "[", "{") or not any("\ud800" <= char <= "\udfff" for char in value):
+        return argument
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'
+
+
+def _of_hydra(error: OSError, task: Callable[[DictConfig], None]) -> bool:
+    """Did Hydra meet it while it made the directories that the run writes to, before the task?"""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return task.__code__ not in codes and any(code.co_name in ("run_job", "sweep") for code in codes)
 
 
 def _elsewhere(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from glsmooth.bounds import METHODS, Outcome
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import Speed, make_engine
 from glsmooth.report import wording
+from glsmooth.voting.engine import largest_batch
 from glsmooth.voting.procedures import Exhaustive, FixedSample, Procedure
 
 __all__ = ["estimate", "preflight"]
@@ -62,8 +64,10 @@ def estimate(
     device: torch.device,
 ) -> str:
     """Passes, time, memory and disk that a run would take, from a few batches of its own."""
-    trial = FixedSample(n0=1, n=5 * speed.batch_size)
-    engine = make_engine(model, num_classes, family, trial, speed, device)
+    size = len(images)  # type: ignore[arg-type]
+    batch = min(speed.batch_size, largest_batch(procedure, size, clean=True))
+    trial = FixedSample(n0=1, n=5 * batch)
+    engine = make_engine(model, num_classes, family, trial, replace(speed, batch_size=batch), device, 1)
     with engine.classifier.ready(images[0][0]):
         engine.add(0, images[0][0])
         engine.step()  # the first batch compiles, allocates and warms up
@@ -71,7 +75,6 @@ def estimate(
         while engine.busy:
             engine.step()
     rate = (engine.evaluations - before) / (time.perf_counter() - start)
-    size = len(images)  # type: ignore[arg-type]
     # Each image is also classified as it is.
     passes = sorted({size * (draws + 1) for draws in procedure.draws_range()})
     memory = "none"
@@ -82,7 +85,7 @@ def estimate(
         f"Images:          {size:,}",
         f"Network passes:  {' to '.join(f'{n:,}' for n in passes)}",
         f"Time:            {' to '.join(_duration(n / rate) for n in passes)} on one device",
-        f"Speed:           {rate:,.0f} passes a second in batches of {speed.batch_size}",
+        f"Speed:           {rate:,.0f} passes a second in batches of {batch}",
         f"GPU memory:      {memory}; it does not grow with images or draws",
         f"Disk:            {size * _ROW_BYTES / 2**20 + _REPORT_MEBIBYTES:.0f} MiB",
         "Nothing was started (dry_run=true).",

@@ -20,7 +20,7 @@ from glsmooth.commands.entry import entry
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import difference
 from glsmooth.configuration.plain import plain
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
@@ -32,6 +32,9 @@ from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_t
 from glsmooth.runs.own import remember
 
 __all__ = ["main", "run"]
+
+#: What to do about a checkpoint of the run's own that is of no use.
+_AFRESH = "restore it, or remove last.ckpt and summary.json, and the same command trains afresh"
 
 
 def run(cfg: DictConfig) -> None:
@@ -53,7 +56,7 @@ def run(cfg: DictConfig) -> None:
     _refuse_another_run(last, payload["identity"])
     if (directory / SUMMARY).is_file() and best.is_file():
         print(f"This run is finished already. To train anew, change a setting (seed=1) or remove {directory}")
-        _say_what_next(best, load_checkpoint(best))
+        _say_what_next(best, _own(best))
         return
 
     family = build_family(
@@ -79,9 +82,23 @@ def run(cfg: DictConfig) -> None:
         try:
             trainer.fit(module, ckpt_path=last if last.is_file() else None)
         except Stopped as stop:
-            epoch = load_checkpoint(last).metrics["epoch"] if last.is_file() else 0
+            epoch = _own(last).metrics["epoch"] if last.is_file() else 0
             stop.progress = f"after {epoch:.0f} of {settings['optimizer']['epochs']} epochs"
             raise
+        except UserError:
+            raise
+        except Exception as error:
+            if not out_of_memory(error):
+                if last.is_file() and not module.begun:
+                    reason = (str(error).splitlines() or [type(error).__name__])[0]
+                    raise UserError(f"{last}: training cannot resume from it ({reason}); {_AFRESH}") from error
+                raise
+            size = settings["optimizer"]["batch_size"]
+            smaller = f"set optimizer.batch_size={size // 2}" if size > 1 else "use another device or a smaller model"
+            raise UserError(
+                f"optimizer.batch_size={size}: too large for the free memory of {trainer.strategy.root_device}; "
+                f"{smaller}"
+            ) from error
         finally:
             if trainer.is_global_zero:
                 for checkpoint in (last, best):
@@ -92,7 +109,7 @@ def run(cfg: DictConfig) -> None:
     if settings["trainer"]["fast_dev_run"]:
         print("One batch of training and of validation passed; nothing was saved.")
         return
-    trained = load_checkpoint(best)
+    trained = _own(best)
     summary = {
         "command": "train",
         "checkpoint": {"path": str(best), "sha256": trained.sha256},
@@ -114,11 +131,19 @@ def _say_what_next(best: Path, trained: Checkpoint) -> None:
     print(f"Certify it with: glsmooth certify ckpt={shlex.quote(str(best))}")
 
 
+def _own(file: Path) -> Checkpoint:
+    """A checkpoint of this very run."""
+    try:
+        return load_checkpoint(file)
+    except UserError as error:
+        raise UserError(f"{file}: missing, damaged, or not of this program; {_AFRESH}") from error
+
+
 def _refuse_another_run(last: Path, identity: Mapping[str, Any]) -> None:
     """Stop before an existing run in the same directory is resumed with other settings."""
     if not last.is_file():
         return
-    other = difference(load_checkpoint(last).identity, identity)
+    other = difference(_own(last).identity, identity)
     if other is not None:
         raise UserError(
             f"hydra.run.dir={last.parent}: holds a run with {other}; use another hydra.run.dir, or remove that one"

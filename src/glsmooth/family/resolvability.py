@@ -167,18 +167,26 @@ def check_family(
 ) -> TransformCheck | None:
     """The check of a user's transformation under the family's laws, over a region; remembered for both.
 
+    One that claims nothing (``resolvable`` is False) must still give images like those that it is given.
+
     Args:
         images: some of the run's, (C, H, W) each. They are looked at the first time only.
         shape: (C, H, W) of the made-up images where there are no others.
 
     Returns:
-        None for this package's own transformations, and for those that claim nothing (``resolvable`` is False).
+        None for this package's own transformations, and for those that claim nothing.
+
+    Raises:
+        UserError: a transformation that claims nothing, and cannot be used either.
     """
-    if not is_users(family.transform) or not family.transform.resolvable:
+    if not is_users(family.transform):
         return None
     images = list(images)
     if images:
         shape = tuple(images[0].shape)
+    if not family.transform.resolvable:
+        _check_action(family.transform, images, shape or _shape(family.image_size), family.quantile)
+        return None
     key = json.dumps([region.to_config(), shape], sort_keys=True)
     known = _CHECKED.setdefault(family, {})
     if key not in known:
@@ -267,6 +275,24 @@ def _check(
     except _Fault as fault:
         return TransformCheck(trial.name, trial.residuals, str(fault))
     return TransformCheck(trial.name, trial.residuals)
+
+
+def _check_action(
+    transform: ResolvableTransform,
+    images: list[Tensor],
+    shape: tuple[int, ...],
+    quantile: Callable[[Tensor], Tensor],
+) -> None:
+    """Raise a UserError where the action does not give finite images like its own, in float64 and as votes run."""
+    trial, pictures = _Trial(transform), _pictures(images, shape, seed=0)
+    try:
+        with torch.inference_mode():
+            trial.declarations()
+            alpha = trial.alphas(len(pictures), quantile, torch.Generator().manual_seed(0))
+            trial.apply(pictures, alpha)
+            trial.apply(pictures.float(), alpha)
+    except _Fault as fault:
+        raise UserError(str(fault)) from fault
 
 
 def _pictures(images: list[Tensor], shape: tuple[int, ...], seed: int) -> Tensor:

@@ -62,8 +62,9 @@ def make_engine(
     procedure: Procedure,
     speed: Speed,
     device: torch.device,
+    images: int,
 ) -> VoteEngine:
-    """The vote engine of a base classifier on a device, the classification of the images themselves included."""
+    """The vote engine of a base classifier on a device for so many images, their own classification included."""
     classifier = BaseClassifier(
         model,
         num_classes,
@@ -73,7 +74,9 @@ def make_engine(
         channels_last=speed.channels_last,
         stochastic=speed.stochastic,
     )
-    return VoteEngine(classifier, family, procedure, seed=speed.seed, batch_size=speed.batch_size, clean=True)
+    return VoteEngine(
+        classifier, family, procedure, seed=speed.seed, batch_size=speed.batch_size, clean=True, images=images
+    )
 
 
 class CertificationModule(LightningModule):
@@ -123,12 +126,13 @@ class CertificationModule(LightningModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return DataLoader(cast("Dataset[int]", [0]), batch_size=None)  # one step: images share batches of votes
 
-    def _share(self, records: Columns) -> DataLoader[Any]:
-        """This process's part of the images that ``records`` do not hold yet."""
+    def _share(self, records: Columns) -> tuple[DataLoader[Any], int]:
+        """This process's part of the images that ``records`` do not hold yet, and their number."""
         finished = set(records["index"].tolist())
         remaining = [position for position, index in enumerate(self.indices) if index not in finished]
         share = Batches(len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size)
-        return loader(Subset(self.images, remaining), share, self.speed.num_workers)
+        size = len(range(self.global_rank, len(remaining), self.trainer.world_size))
+        return loader(Subset(self.images, remaining), share, self.speed.num_workers), size
 
     def setup(self, stage: str) -> None:
         quieten_lightning()  # in processes that Lightning starts, too
@@ -137,8 +141,9 @@ class CertificationModule(LightningModule):
         """Certify all images of this process's share."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        engine = make_engine(self.model, self.num_classes, self.family, self.procedure, self.speed, self.device)
         records = read_records(self.directory)
+        share, size = self._share(records)
+        engine = make_engine(self.model, self.num_classes, self.family, self.procedure, self.speed, self.device, size)
         writer = RecordWriter(part_path(self.directory, self.global_rank, self.trainer.world_size), self.columns)
         bar = _Progress(self, records)
         labels: dict[int, int] = {}  # of images not yet written, in their order
@@ -155,7 +160,7 @@ class CertificationModule(LightningModule):
 
         written = time.monotonic()
         try:
-            for verdict in certify(engine, self._stream(self._share(records), labels), self.outcomes):
+            for verdict in certify(engine, self._stream(share, labels), self.outcomes):
                 finished[verdict.tally.index] = verdict
                 if time.monotonic() - written >= SECONDS_A_WRITE:
                     engine.classifier.check_unchanged()  # what is on disk counts, whatever happens next

@@ -20,6 +20,7 @@ from glsmooth.learning.data import LARGEST_IMAGE, Data
 from glsmooth.learning.data import NAMES as DATASETS
 from glsmooth.learning.models import build_model, tensor_shapes
 from glsmooth.learning.tensors import read_tensors
+from glsmooth.voting.classifier import nonfinite
 
 #: Key of the payload in the checkpoint that Lightning writes.
 KEY = "glsmooth"
@@ -87,6 +88,9 @@ class Checkpoint:
             model.load_state_dict(self.state_dict)
         except RuntimeError as error:
             raise misfit from error
+        broken = nonfinite(model)
+        if broken is not None:
+            raise UserError(f"ckpt: its {broken}; training went wrong, train again with a smaller optimizer.lr")
         return model.eval()
 
     def build_family(self, transform_target: str | None = None) -> SmoothedFamily:

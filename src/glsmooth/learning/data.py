@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from glsmooth.configuration.untrusted import limits, open_file
-from glsmooth.errors import UserError, did_you_mean
+from glsmooth.errors import UserError, did_you_mean, visible
 
 # Fixed sizes (free_size: of the user's choice), and mean and standard deviation of each channel.
 _GREY_DIGITS = ((0.3053,), (0.3236,))
@@ -411,7 +411,7 @@ def load_dataset(spec: Mapping[str, Any]) -> Data:
         class_names, splits = _folders(spec, root, size, len(mean)) if folders else _torchvision(spec, root)
     return Data(
         name,
-        class_names,
+        tuple(map(visible, class_names)),  # a folder may be called anything; checkpoints and tables hold text
         size,
         mean,
         std,

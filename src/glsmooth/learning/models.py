@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from glsmooth.errors import UserError
 from glsmooth.learning.tensors import read_tensors
+from glsmooth.voting.classifier import nonfinite
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def build_model(
         _load_weights(network, Path(weights).expanduser(), num_classes, bool(spec.get("new_head")))
     elif spec.get("pretrained"):
         _new_head_of_pretrained(network, name, num_classes, bool(spec.get("new_head")))
-    _check_takes(model, name, channels, image_size)
+    check_takes(model, name, channels, image_size)
     return model
 
 
@@ -274,6 +275,9 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
                 "use a file of the same architecture, or another model"
             )
     network.load_state_dict(state, strict=False)
+    broken = nonfinite(network)
+    if broken is not None:
+        raise UserError(f"weights={path}: its {broken}; use a file of a whole network")
 
 
 def _brief(error: Exception) -> str:
@@ -289,8 +293,12 @@ def _bare_name(key: str) -> str:
 
 
 @torch.no_grad()
-def _check_takes(model: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> None:
-    """One blank image through the model, so that a misfit is told before the work starts."""
+def check_takes(model: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> None:
+    """One blank image through the model, so that a misfit is told before the work starts.
+
+    Raises:
+        UserError: it does not take images of these channels and this size.
+    """
     training = model.training
     try:
         model.eval()(torch.zeros(1, channels, *image_size))

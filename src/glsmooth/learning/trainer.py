@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -34,6 +38,7 @@ __all__ = [
     "progress_bar",
     "quieten_lightning",
     "spawned",
+    "started_with_others",
     "wandb_run",
 ]
 
@@ -47,6 +52,21 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     return ("gpu" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen
 
 
+#: Steps of Slurm that srun did not start have numbers from here on: the script of sbatch, the shell of salloc.
+_NO_STEP_OF_SRUN = 0xFFFFFFF0
+
+
+def _under_srun() -> bool:
+    """Did srun start this process, maybe as one of several? Other variables of Slurm's stand in any shell of a job."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < _NO_STEP_OF_SRUN and SLURMEnvironment.detect()
+
+
+def started_with_others() -> bool:
+    """Did srun or torchrun start this process, so that its rank and those of the others come from there?"""
+    return TorchElasticEnvironment.detect() or _under_srun()
+
+
 def make_trainer(settings: Mapping[str, Any], callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
     """A Trainer on the settings' devices, without Lightning's own bar, summary and sampler.
 
@@ -56,6 +76,9 @@ def make_trainer(settings: Mapping[str, Any], callbacks: Sequence[Callback] = ()
         UserError: this machine has no such devices, or Lightning no such accelerator or strategy.
     """
     chosen = settings["trainer"]
+    plugins = [*options.pop("plugins", ())]
+    if "SLURM_NTASKS" in os.environ and not started_with_others():
+        plugins.append(LightningEnvironment())  # Lightning would wait for tasks that nobody started
     try:
         trainer = Trainer(
             accelerator=accelerator(settings),
@@ -65,9 +88,10 @@ def make_trainer(settings: Mapping[str, Any], callbacks: Sequence[Callback] = ()
             enable_model_summary=False,
             use_distributed_sampler=False,  # glsmooth.learning.data.Batches shares the images out
             callbacks=[*callbacks, _OurSignals()],
+            plugins=plugins,
             **options,
         )
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         # Which devices and strategies there are Lightning alone knows; nothing else that it checks can be set.
         given = ", ".join(
             f"trainer.{key}={chosen[key]}" for key in ("accelerator", "devices", "strategy") if key in chosen

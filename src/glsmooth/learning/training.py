@@ -68,6 +68,8 @@ class TrainingModule(LightningModule):
         self.model, self.family, self.data = model, family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
         self.draws = torch.Generator()
+        #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
+        self.begun = False
         self._first_epoch = 0
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,6 +95,9 @@ class TrainingModule(LightningModule):
                 images = images + self.family.pixel_noise * noise
         logits: Tensor = self(images).unflatten(0, (copies, -1))
         return logits
+
+    def on_train_start(self) -> None:
+        self.begun = True
 
     def on_train_epoch_start(self) -> None:
         self.restart_draws(0, self.current_epoch)
@@ -161,6 +166,12 @@ class TrainingModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
         self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
+        # The optimizer takes any tensors, and fails at its first step.
+        parameters = list(self.parameters())
+        for number, state in checkpoint["optimizer_states"][0]["state"].items():
+            momentum = state["momentum_buffer"]
+            if momentum is not None and momentum.shape != parameters[number].shape:
+                raise ValueError(f"the optimizer's momentum {number} has shape {tuple(momentum.shape)}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}

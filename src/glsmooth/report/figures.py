@@ -244,7 +244,7 @@ def required_probability_plane(family: SmoothedFamily, region: Region, path: Pat
             "parameters that vary, set plot=false or another region"
         )
     plane = sweeps.required_probability_plane(family, axes, "neyman_pearson")
-    title = f"{family.transform.name}: required probability at the point"
+    title = f"{wording.literal(family.transform.name)}: required probability at the point"
     levels = [0.6, 0.7, 0.8, 0.9, 0.99]
     figure = _plane(LIGHT, plane, title, "required probability", (0.5, 1.0), levels)
     write_bytes(path, rendered(figure, path.suffix.removeprefix(".")))

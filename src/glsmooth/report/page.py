@@ -321,7 +321,7 @@ def _caption(run: Run, theta: NDArray[np.floating]) -> str:
     words = []
     for name, value in zip(run.family.parameters, theta.tolist(), strict=True):
         whole = name in run.family.transform.integer_parameters
-        words.append(f"{wording.SYMBOLS.get(name, name)} {round(value) if whole else f'{value:.2g}'}")
+        words.append(f"{wording.literal(wording.SYMBOLS.get(name, name))} {round(value) if whole else f'{value:.2g}'}")
     return "\n".join(", ".join(words[i : i + 2]) for i in range(0, len(words), 2)).replace("-", "−")
 
 

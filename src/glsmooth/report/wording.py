@@ -44,7 +44,12 @@ def ceil(value: float, digits: int) -> str:
 def caption(name: str, length: int) -> str:
     """A class name for a picture: cut to ``length`` signs, with no sign that matplotlib would interpret."""
     short = name if len(name) <= length else name[: length - 1].rstrip(" ,") + "…"
-    return short.replace("$", r"\$")
+    return literal(short)
+
+
+def literal(text: str) -> str:
+    """A name for a picture with no sign that matplotlib would interpret."""
+    return text.replace("$", r"\$")
 
 
 def percent(count: int, total: int) -> str:
@@ -67,7 +72,7 @@ def parameter(name: str) -> str:
 
 def axis_label(name: str) -> str:
     word, unit = PARAMETERS.get(name, (name, ""))
-    return f"{word} ({unit})" if unit else word
+    return f"{word} ({unit})" if unit else literal(word)
 
 
 def join(words: Iterable[str]) -> str:

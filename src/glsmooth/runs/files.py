@@ -24,6 +24,7 @@ __all__ = [
     "IMAGES",
     "RECORDS",
     "SUMMARY",
+    "check_writable",
     "read_json",
     "remove_leftovers",
     "replacing",
@@ -48,6 +49,16 @@ RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE = (
     "config.yaml",
     "figure1.npz",
 )
+
+
+def check_writable(directory: str | Path) -> None:
+    """Raise a UserError unless files can be made in the run directory: better now than after the work."""
+    try:
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={directory}: cannot be written ({error.strerror}); make it writable, or choose another"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

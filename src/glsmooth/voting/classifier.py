@@ -12,9 +12,9 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, out_of_memory
 
-__all__ = ["PRECISIONS", "BaseClassifier"]
+__all__ = ["PRECISIONS", "BaseClassifier", "nonfinite"]
 
 #: Lightning's names of precisions and the type that autocast uses; None is plain float32.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -98,8 +98,9 @@ class BaseClassifier:
                 a network in one state).
 
         Raises:
-            UserError: a network that changes its own parameters or buffers, at the start or during the run; whose
-                logits for an image depend on the rest of the batch; or that is random without ``stochastic``.
+            UserError: a network whose weights are not finite; that fails for such images; that changes its own
+                parameters or buffers, at the start or during the run; whose logits depend on the rest of the batch;
+                or that is random without ``stochastic``.
         """
         modules = [] if self._module is None else list(self._module.modules())
         training = [module.training for module in modules]
@@ -109,6 +110,9 @@ class BaseClassifier:
             self._state = self.fingerprints()
             key = (*self._state.values(), tuple(image.shape))
             if key not in self._tried:
+                broken = None if self._module is None else nonfinite(self._module)
+                if broken is not None:
+                    raise UserError(f"the network's {broken}; its votes mean nothing, give the weights of a whole one")
                 self._tried[key] = self._try(image)
             self.deterministic = self._tried[key]
             if not (self.deterministic or self.stochastic):
@@ -164,6 +168,19 @@ class BaseClassifier:
             return None
         return logits.float()
 
+    def _first_pass(self, images: Tensor) -> Tensor | None:
+        """:meth:`_pass`, after which the network is known to take such images."""
+        try:
+            return self._pass(images)
+        except Exception as error:
+            if isinstance(error, UserError) or out_of_memory(error):
+                raise
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise UserError(
+                f"the network fails for images of shape {tuple(images.shape[1:])}, in a batch of {len(images)} "
+                f"({reason}); give images of the size and channels that it takes, or mend it"
+            ) from error
+
     @torch.inference_mode()
     def _try(self, image: Tensor) -> bool:
         """Trial passes: is the network deterministic? Refuses what no votes can be taken of."""
@@ -173,7 +190,7 @@ class BaseClassifier:
         batch, company = (torch.cat([image[None], other]) for other in others)
         # Other company that is far from the first, for statistics of a batch.
         company[1:] = 0.1 * company[1:]
-        first, again = self._pass(batch), self._pass(batch)
+        first, again = self._first_pass(batch), self._pass(batch)
         self.check_unchanged()
         if first is None or again is None:
             return True
@@ -257,6 +274,25 @@ _BATCH = (
     "the network's logits for an image depend on {}, so its votes are not independent draws; normalise by fixed "
     "statistics (is a BatchNorm in training mode?), or run it image by image inside the model"
 )
+
+
+def nonfinite(module: nn.Module) -> str | None:
+    """The first tensor that no sound network has, and what is wrong with it; None where there is none.
+
+    NaN is wrong everywhere. Infinities are in parameters; buffers may hold them on purpose, as masks of attention do.
+    """
+    for tensors, wrong, what in (
+        (module.named_parameters(), lambda values: ~torch.isfinite(values), "NaN or infinity"),
+        (module.named_buffers(), torch.isnan, "NaN"),
+    ):
+        for name, tensor in tensors:
+            if is_lazy(tensor) or tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            values = tensor.detach()
+            count = int(wrong(values if values.layout == torch.strided else values.to_dense()).sum())
+            if count:
+                return f"{name} holds {what} in {count} of its {tensor.numel()} values"
+    return None
 
 
 def _words(tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -18,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.draws import Stream, coin, pixel_normals, uniforms
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule
 
-__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "check_random", "keep_freed_memory"]
+__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "check_random", "keep_freed_memory", "largest_batch"]
 
 # Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
 # could have ordered them the other way.
@@ -85,6 +86,11 @@ def check_random(procedure: Procedure, stochastic: bool) -> None:
         )
 
 
+def largest_batch(procedure: Procedure, images: int, clean: bool) -> int:
+    """All evaluations that so many images can ask for: a larger batch could never be full."""
+    return max(1, images * (procedure.draws_range()[1] + clean))
+
+
 @dataclass
 class _Job:
     """An image in flight."""
@@ -130,6 +136,7 @@ class VoteEngine:
         seed: of the draws, a non-negative integer.
         batch_size: evaluations in a batch; the last batch is padded, so that all have one shape.
         clean: also classify the image itself (one more evaluation).
+        images: how many will come, where that is known; batches are no larger than these can fill.
     """
 
     def __init__(
@@ -141,9 +148,12 @@ class VoteEngine:
         seed: int = 0,
         batch_size: int = 256,
         clean: bool = False,
+        images: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
+        if images is not None:
+            batch_size = min(batch_size, largest_batch(procedure, images, clean))
         self.classifier = classifier
         self.family = family
         self.procedure = procedure
@@ -188,13 +198,25 @@ class VoteEngine:
         first = next(pairs, None)
         if first is None:
             return
-        with self.classifier.ready(first[1]):
+        with self._enough_memory(), self.classifier.ready(first[1]):
             for index, image in chain([first], pairs):
                 while not self.wants_image:
                     yield from self.step()
                 self.add(index, image)
             while self.busy:
                 yield from self.step()
+
+    @contextmanager
+    def _enough_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            smaller = f"set batch_size={self.batch_size // 2}" if self.batch_size > 1 else "use another device"
+            raise UserError(
+                f"batch_size={self.batch_size}: too large for the free memory of {self.classifier.device}; {smaller}"
+            ) from error
 
     @torch.inference_mode()
     def add(self, index: int, image: Tensor) -> None:
@@ -233,7 +255,8 @@ class VoteEngine:
         """Launch a batch or count an earlier one; return the images that this finished."""
         # Waiting for votes comes before a batch that is not full: they may ask for the draws that fill it.
         if self._pending >= self.batch_size or not self._batches:
-            self._launch()
+            with self._enough_memory():
+                self._launch()
             return self._count(self._batches.popleft()) if len(self._batches) >= self._lag else []
         return self._count(self._batches.popleft())
 
@@ -279,7 +302,14 @@ class VoteEngine:
 
     def _transform(self, images: Tensor, keys: Tensor, block: Tensor) -> Tensor:
         """φ(x, θ) plus pixel noise; ``block`` (N, d + 1) holds θ and the noise's standard deviation."""
-        images = self.family.transform.apply(images, block[:, :-1])
+        transform, shape, dtype = self.family.transform, images.shape, images.dtype
+        images = transform.apply(images, block[:, :-1])
+        if not isinstance(images, Tensor) or (images.shape, images.dtype) != (shape, dtype):
+            got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(
+                f"{type(transform).__name__}.apply returned {got} for images {dtype} {tuple(shape)}; return a tensor "
+                "like its images"
+            )
         if self.family.pixel_noise > 0:
             scale = block[:, -1].to(images.dtype)[:, None, None, None]
             images = images + scale * pixel_normals(keys, (images.shape[1], images.shape[2], images.shape[3]))
@@ -287,13 +317,7 @@ class VoteEngine:
 
     def _vote(self, images: Tensor, index: int) -> Tensor:
         """Votes of a batch as :func:`cast_votes` codes them; ``index`` is the image to name in an error."""
-        try:
-            logits = self.classifier(images)
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"batch_size={self.batch_size}: too large for the memory of {self.classifier.device}; "
-                f"set batch_size={max(1, self.batch_size // 2)}"
-            ) from error
+        logits = self.classifier(images)
         expected = (len(images), self.classifier.num_classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"

@@ -1,0 +1,76 @@
+"""Which processes a command counts as its own: those that srun or torchrun started, and no others."""
+
+import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+
+from glsmooth.errors import UserError
+from glsmooth.learning.trainer import make_trainer, started_with_others
+
+ALLOCATION = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "work", "SLURM_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}
+#: Where one process runs, whatever NTASKS says: a shell in an allocation (salloc), the script of sbatch, and the step
+#: that salloc may start its shell in, whose number is none of srun's.
+ALONE = {
+    "salloc": ALLOCATION,
+    "salloc --ntasks-per-node": ALLOCATION | {"SLURM_NTASKS_PER_NODE": "2"},
+    "sbatch": ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"},
+    "salloc, interactive step": ALLOCATION | {"SLURM_STEP_ID": "4294967290", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+}
+SRUN = ALLOCATION | {
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "0",
+}
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "0"}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in [*SRUN, *TORCHRUN]:
+        monkeypatch.delenv(name, raising=False)
+
+    def set_(variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_
+
+
+def trainer(devices=1, **options):
+    settings = {"trainer": {"accelerator": "cpu", "devices": devices}}
+    return make_trainer(settings, logger=False, enable_checkpointing=False, **options)
+
+
+@pytest.mark.parametrize("where", ALONE)
+def test_a_process_in_an_allocation_of_slurm_is_alone_without_srun(environment, where):
+    environment(ALONE[where])
+    assert not started_with_others()
+    one = trainer()
+    assert (one.world_size, one.global_rank) == (1, 0)
+    two = trainer(2, strategy=DDPStrategy(start_method="spawn"))
+    assert isinstance(two.strategy.cluster_environment, LightningEnvironment)
+    assert two.global_rank == 0
+
+
+def test_ranks_under_srun_are_those_of_slurm(environment):
+    environment(SRUN)
+    assert started_with_others()
+    two = trainer(2, strategy=DDPStrategy(start_method="popen"))
+    assert isinstance(two.strategy.cluster_environment, SLURMEnvironment)
+    assert (two.world_size, two.global_rank, two.local_rank) == (2, 1, 1)
+
+
+def test_ranks_under_torchrun_are_its_own_in_an_allocation_too(environment):
+    environment(ALLOCATION | TORCHRUN)
+    assert started_with_others()
+    two = trainer(2, strategy=DDPStrategy(start_method="popen"))
+    assert isinstance(two.strategy.cluster_environment, TorchElasticEnvironment)
+    assert two.global_rank == 1
+
+
+def test_tasks_that_lightning_does_not_take_are_a_mistake(environment):
+    environment({name: value for name, value in SRUN.items() if name != "SLURM_NTASKS_PER_NODE"})
+    with pytest.raises(UserError, match="--ntasks-per-node=2"):
+        trainer(2, strategy=DDPStrategy(start_method="popen"))
