@@ -41,8 +41,8 @@ COLOURS = SmoothedFamily(
 SHIFTS = SmoothedFamily(Translation(), {"tx": laws.Normal(0.0, 1.5), "ty": laws.Normal(0.0, 1.5)}, image_size=(6, 6))
 PROCEDURES = {
     "paper": FixedSample(10, 40, 0.01),
-    "sequential": Sequential({"a": 0.6, "b": 0.8}, n0=50, n=200, alpha=0.01),
-    "exhaustive": Exhaustive(FiniteLaw.of(SHIFTS), {"a": 0.6, "b": 0.8}),
+    "sequential": Sequential({"neyman_pearson": 0.6, "gl": 0.8}, n0=50, n=200, alpha=0.01),
+    "exhaustive": Exhaustive(FiniteLaw.of(SHIFTS), {"neyman_pearson": 0.6, "gl": 0.8}),
 }
 
 
@@ -85,7 +85,7 @@ def certify(directory, devices, procedure, start_method="spawn", images=None):
         3,
         images or Images(),
         [10 * i for i in range(IMAGES)],
-        {name: Outcome(h_min, None, "neyman_pearson") for name, h_min in {"a": 0.6, "b": 0.8, "c": None}.items()},
+        {name: Outcome(h_min, None, "neyman_pearson") for name, h_min in {"neyman_pearson": 0.6, "gl": 0.8, "mp": None}.items()},
         Speed(seed=4, batch_size=8),
         directory,
         progress=False,

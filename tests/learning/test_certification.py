@@ -63,8 +63,8 @@ def test_a_finished_run_takes_no_more_votes(tmp_path):
     rows = rows_of(tmp_path)
     assert [int(row["index"]) for row in rows] == [10 * i for i in range(IMAGES)]
     for row in rows:
-        assert row["certified_a"] == str(int(float(row["p_lower"]) > 0.6))
-        assert row["certified_c"] == "0"
+        assert row["certified_neyman_pearson"] == str(int(float(row["p_lower"]) > 0.6))
+        assert row["certified_mp"] == "0"
         assert (row["n0"], row["n"]) == ("10", "40")
 
 
@@ -85,7 +85,7 @@ def module(images, directory, classes=3):
         classes,
         images,
         [0, 10],
-        {"a": Outcome(0.6, None, "neyman_pearson")},
+        {"neyman_pearson": Outcome(0.6, None, "neyman_pearson")},
         Speed(),
         directory,
         progress=False,

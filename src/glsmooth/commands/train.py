@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from glsmooth.commands.entry import entry
 from glsmooth.configuration.build import build_family, build_region
-from glsmooth.configuration.identity import difference
+from glsmooth.configuration.identity import difference, file_digest
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
@@ -74,6 +74,7 @@ def run(cfg: DictConfig) -> None:
     write_config(directory, settings)
     for checkpoint in (last, best):
         remove_leftovers(checkpoint)
+    before = {checkpoint: file_digest(checkpoint) for checkpoint in (last, best) if checkpoint.is_file()}
     if last.is_file():
         print(f"Resuming from {last}", file=sys.stderr)
     start = time.monotonic()
@@ -102,7 +103,7 @@ def run(cfg: DictConfig) -> None:
         finally:
             if trainer.is_global_zero:
                 for checkpoint in (last, best):
-                    if checkpoint.is_file():
+                    if checkpoint.is_file() and file_digest(checkpoint) != before.get(checkpoint):
                         remember([checkpoint])
     if not trainer.is_global_zero:
         return
