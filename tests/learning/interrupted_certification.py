@@ -39,10 +39,12 @@ COLOURS = SmoothedFamily(
     ContrastBrightness(), {"contrast": laws.LogNormal(0.0, 0.5), "brightness": laws.Normal(0.0, 0.5)}
 )
 SHIFTS = SmoothedFamily(Translation(), {"tx": laws.Normal(0.0, 1.5), "ty": laws.Normal(0.0, 1.5)}, image_size=(6, 6))
+REQUIRED = {"neyman_pearson": 0.6, "gl": 0.8, "mp": None}
+TARGETS = {"neyman_pearson": 0.6, "gl": 0.8}
 PROCEDURES = {
     "paper": FixedSample(10, 40, 0.01),
-    "sequential": Sequential({"neyman_pearson": 0.6, "gl": 0.8}, n0=50, n=200, alpha=0.01),
-    "exhaustive": Exhaustive(FiniteLaw.of(SHIFTS), {"neyman_pearson": 0.6, "gl": 0.8}),
+    "sequential": Sequential(TARGETS, n0=50, n=200, alpha=0.01),
+    "exhaustive": Exhaustive(FiniteLaw.of(SHIFTS), TARGETS),
 }
 
 
@@ -85,7 +87,7 @@ def certify(directory, devices, procedure, start_method="spawn", images=None):
         3,
         images or Images(),
         [10 * i for i in range(IMAGES)],
-        {name: Outcome(h_min, None, "neyman_pearson") for name, h_min in {"neyman_pearson": 0.6, "gl": 0.8, "mp": None}.items()},
+        {name: Outcome(h_min, None, "neyman_pearson") for name, h_min in REQUIRED.items()},
         Speed(seed=4, batch_size=8),
         directory,
         progress=False,
