@@ -550,3 +550,12 @@ def test_the_old_files_of_mnist_are_not_unpickled(tmp_path):
         torch.save((torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2)), tmp_path / "MNIST/processed" / name)
     with pytest.raises(UserError, match="mnist is not there or"):
         load_dataset({"name": "mnist", "root": tmp_path}).test  # noqa: B018
+
+
+def test_a_hole_is_not_read(tmp_path):
+    with (tmp_path / "z.webp").open("wb") as file:
+        file.write(b"RIFF\xff\xff\xff\x7fWEBPVP8 ")
+        file.truncate(10**12)
+    images = FolderImages([tmp_path / "z.webp"], torch.zeros(1), (8, 8), (8, 8))
+    with pytest.raises(UserError, match=r"z\.webp is not a readable image \(it is larger than an image of"):
+        images.decode(0)

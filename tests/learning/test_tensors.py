@@ -144,3 +144,11 @@ def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "a.pt")
     with pytest.raises(OSError, match="not a regular file"):
         read_tensors(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_hole_is_not_read(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(ValueError, match=r"larger than limits\.gigabytes=16; raise that if you trust it"):
+        read_tensors(tmp_path / name)

@@ -239,6 +239,7 @@ RULES: dict[str, Rule] = {
     "trainer.progress": FLAG,
     "limits.pixels": whole(1, Limits.pixels),
     "limits.megabytes": whole(1, Limits.megabytes),
+    "limits.gigabytes": whole(1, Limits.gigabytes),
     "logger.name": choice(*members("logger")),
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),

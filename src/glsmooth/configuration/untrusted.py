@@ -33,10 +33,12 @@ class Limits:
     Attributes:
         pixels: height times width of an image, as it is stored and when it is resized.
         megabytes: of a JSON, CSV or npz file, unpacked; in units of 10^6 bytes.
+        gigabytes: of a checkpoint or another file of weights; in units of 10^9 bytes.
     """
 
     pixels: int = 64_000_000
     megabytes: int = 256
+    gigabytes: int = 16
 
 
 _limits: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - it is frozen

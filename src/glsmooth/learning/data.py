@@ -9,6 +9,7 @@ Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits;
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ _LARGEST_DIGIT = 512**2  # of all 1,797 in memory
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 # What is decoded, whatever a file's name says: others may run a program (EPS), or are read as they please.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+_BYTES_A_PIXEL = 8  # of a file without compression: four channels of 16 bits
 _MEMORY_LIMIT = 2**30  # bytes of decoded pixels up to which a folder is kept in memory
 
 Split = Callable[[], Dataset[Any]]
@@ -134,9 +136,13 @@ class FolderImages(Dataset[Any]):
 
         path = self.paths[index]
         try:
-            with open_file(path) as stream, _no_limit_of_pil(), Image.open(stream, formats=_FORMATS) as file:
-                shape = self._resized(path, file.width, file.height)
-                image = _pixels(file, "RGB" if self.channels == 3 else "L")
+            with open_file(path) as stream, _no_limit_of_pil():
+                if os.fstat(stream.fileno()).st_size > _BYTES_A_PIXEL * self.pixels:
+                    # Some decoders read all of it, which may be a hole.
+                    raise ValueError(f"it is larger than an image of limits.pixels={self.pixels} can be")
+                with Image.open(stream, formats=_FORMATS) as file:
+                    shape = self._resized(path, file.width, file.height)
+                    image = _pixels(file, "RGB" if self.channels == 3 else "L")
         except UserError:
             raise
         except (OSError, ValueError, SyntaxError, *_DAMAGED) as error:

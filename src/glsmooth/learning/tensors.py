@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors.torch import load_file
 
-from glsmooth.configuration.untrusted import open_file
+from glsmooth.configuration.untrusted import limits, open_file
 
 __all__ = ["read_tensors"]
 
@@ -43,16 +44,15 @@ def read_tensors(path: Path) -> Any:
         OSError: it cannot be read, or is no regular file.
         Exception: of many kinds: it is damaged, or was not written so.
     """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load
-
-        with open_file(path) as file:
-            return load(file.read())
     with open_file(path) as file:
+        size = file.seek(0, 2)
+        if size > limits().gigabytes * 10**9:  # of few blocks on disk, perhaps
+            raise ValueError(f"it is larger than limits.gigabytes={limits().gigabytes}; raise that if you trust it")
+        if path.suffix == ".safetensors":
+            return load_file(path)
         _check(file)
         file.seek(0)
         content = torch.load(file, map_location="cpu", weights_only=True)
-        size = file.seek(0, 2)
     _check_memory(content, size)
     return content
 
