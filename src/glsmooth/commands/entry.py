@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import hydra
@@ -130,6 +130,18 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             _stop(message)
 
     return main
+
+
+class LogFile(logging.FileHandler):
+    """A run's log. Where the disk takes no more it is left out: the results tell of that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # it opens with the first message
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _show_any_character() -> None:
