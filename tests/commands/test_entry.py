@@ -317,6 +317,9 @@ def test_a_name_with_bytes_that_are_no_text_can_be_typed(call, elsewhere):
     assert config["run_dir"] == str(directory)
     ((config, _),) = call("bounds", f'hydra.run.dir="{name.split()[0]}"')  # quoted already
     assert config["run_dir"] == str(elsewhere / name.split()[0])
+    (elsewhere / name / "experiment").mkdir()
+    (elsewhere / name / "experiment" / "mine.yaml").write_text("# @package _global_\nalpha: 0.5\n")
+    assert call("bounds", f"--config-dir={name}", "experiment=mine")[0][0]["alpha"] == 0.5
 
 
 IN_C = """

@@ -31,13 +31,7 @@ from glsmooth.errors import UserError, visible
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import (
-    CertificationModule,
-    Speed,
-    forget_evaluations,
-    make_engine,
-    read_evaluations,
-)
+from glsmooth.learning.certification import CertificationModule, Speed, clear, make_engine, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
 from glsmooth.learning.models import check_takes
@@ -211,7 +205,7 @@ def take_votes(
                 "set has changed; choose another hydra.run.dir, or remove that directory"
             )
         start = time.monotonic()
-        forget_evaluations(module.directory)
+        clear(module.directory)
         if remaining:
             if records.finished:
                 print(f"Resuming: {len(records.finished)} images are recorded already", file=sys.stderr)

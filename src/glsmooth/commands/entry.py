@@ -157,7 +157,8 @@ def _quoted(argument: str) -> str:
     Any name of a file may hold some, and in the C locale every letter beyond ASCII is one.
     """
     key, equals, value = argument.partition("=")
-    if not equals or value[:1] in ("'", '"', "[", "{") or not any("\ud800" <= char <= "\udfff" for char in value):
+    readable = not any("\ud800" <= char <= "\udfff" for char in value)
+    if readable or not equals or key.startswith("-") or value[:1] in ("'", '"', "[", "{"):
         return argument
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'{key}="{escaped}"'

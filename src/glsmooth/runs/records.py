@@ -22,17 +22,7 @@ from numpy.typing import NDArray
 
 from glsmooth.configuration.identity import difference
 from glsmooth.errors import UserError
-from glsmooth.runs.files import (
-    CONFIG,
-    FIGURE,
-    IDENTITY,
-    IMAGES,
-    RECORDS,
-    SUMMARY,
-    remove_leftovers,
-    sync_directory,
-    write_text,
-)
+from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, sync_directory, write_text
 from glsmooth.smoothing import Verdict
 
 __all__ = ["COLUMNS", "Columns", "Images", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
@@ -243,8 +233,6 @@ class Records:
         self.path = directory / RECORDS
         self._lock = open(directory / "run.lock", "a+")  # noqa: SIM115 - the lock lasts as long as the file is open
         _lock(self._lock.fileno(), directory)
-        for name in (RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE):
-            remove_leftovers(directory / name)
         #: Images that are on disk.
         self.finished: frozenset[int] = frozenset()
         self._check_identity(identity, images)
