@@ -17,7 +17,7 @@ import yaml
 import glsmooth as gs
 from glsmooth.__main__ import main as glsmooth_main
 from glsmooth.bounds import cover
-from glsmooth.commands.entry import entry
+from glsmooth.commands.entry import LogFile, entry
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.plain import plain
 from glsmooth.learning.data import load_dataset
@@ -295,6 +295,19 @@ def test_a_disk_that_fills_under_any_library_is_no_bug(call, capsys):
     assert re.search(r"mine: cannot be written \(No space left on device\); make room", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("file", ["/dev/full", "nowhere/train.log"])
+def test_a_log_that_cannot_be_written_says_nothing(capsys, file):
+    """In the middle of a command's own words; the results tell of a full disk."""
+    if file == "/dev/full" and not Path(file).exists():
+        pytest.skip("needs a disk that is full")
+    handler = LogFile(file, delay=True, encoding="utf-8")
+    handler.handle(logging.makeLogRecord({"msg": "wrote it"}))
+    assert capsys.readouterr().err == ""
+    if handler.stream is not None:
+        handler.handle(logging.makeLogRecord({"msg": "wrote %d", "args": ("it",)}))
+        assert "%d format" in capsys.readouterr().err  # a mistake of ours is still told
+
+
 def test_a_name_with_bytes_that_are_no_text_can_be_typed(call, elsewhere):
     """In the C locale every letter beyond ASCII arrives as such bytes."""
     name = os.fsdecode(b'caf\xe9 "two"')
@@ -304,6 +317,9 @@ def test_a_name_with_bytes_that_are_no_text_can_be_typed(call, elsewhere):
     assert config["run_dir"] == str(directory)
     ((config, _),) = call("bounds", f'hydra.run.dir="{name.split()[0]}"')  # quoted already
     assert config["run_dir"] == str(elsewhere / name.split()[0])
+    (elsewhere / name / "experiment").mkdir()
+    (elsewhere / name / "experiment" / "mine.yaml").write_text("# @package _global_\nalpha: 0.5\n")
+    assert call("bounds", f"--config-dir={name}", "experiment=mine")[0][0]["alpha"] == 0.5
 
 
 IN_C = """

@@ -68,6 +68,14 @@ def test_a_finished_run_takes_no_more_votes(tmp_path):
         assert (row["n0"], row["n"]) == ("10", "40")
 
 
+def test_what_a_killed_invocation_left_is_not_counted(tmp_path):
+    leftovers = ["evaluations.rank0", "evaluations.rank7", ".evaluations.rank0.x", ".summary.json.x", ".records.csv.x"]
+    for name in leftovers:
+        (tmp_path / name).write_text("99" if name == "evaluations.rank7" else "")
+    assert certify(tmp_path, 1, "paper")["evaluations"] == -(-IMAGES * 51 // 8) * 8
+    assert not {path.name for path in tmp_path.iterdir()} & set(leftovers)
+
+
 def test_base_predictions_are_those_of_the_images(tmp_path):
     certify(tmp_path, 1, "paper")
     images, _, _ = Images()[list(range(IMAGES))]

@@ -295,12 +295,13 @@ def test_plane_keeps_to_its_time(written):
     stored, region, _ = _stored(written)
     assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 1000.0)[0].nodes.size == 41
     assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 0.0) is None
-    torus = SmoothedFamily(Translation(), {"tx": Normal(0.0, 50.0), "ty": Normal(0.0, 50.0)}, (224, 224))
-    x, y = sweeps.plane_axes(torus, Box(tx=(-56, 56), ty=(-3, 3)))
-    assert x.nodes.size <= 41
-    assert 0.0 in x.nodes
-    assert (x.nodes == np.round(x.nodes)).all()
-    assert y.nodes.tolist() == list(range(-6, 7))
+    for image_size in ((224, 224), None):
+        shifts = SmoothedFamily(Translation(), {"tx": Normal(0.0, 50.0), "ty": Normal(0.0, 50.0)}, image_size)
+        x, y = sweeps.plane_axes(shifts, Box(tx=(-56, 56), ty=(-3, 3)))
+        assert x.nodes.size <= 41
+        assert 0.0 in x.nodes
+        assert (x.nodes == np.round(x.nodes)).all()
+        assert y.nodes.tolist() == list(range(-6, 7))
 
 
 def test_parameter_plane_is_pointwise(written):

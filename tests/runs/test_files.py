@@ -69,6 +69,15 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_what_torch_says_of_a_full_disk_is_put_in_words(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"last\.ckpt: cannot be written \(the disk is full, or fails\); make room"),
+        replacing(tmp_path / "last.ckpt"),
+    ):
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere/table\.md: cannot be written \(No such file"):
         write_text(tmp_path / "nowhere" / "table.md", "")

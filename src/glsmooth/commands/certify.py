@@ -32,7 +32,7 @@ from glsmooth.errors import UserError, visible
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Speed, make_engine, read_evaluations
+from glsmooth.learning.certification import CertificationModule, Speed, clear, make_engine, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
 from glsmooth.learning.models import check_takes
@@ -221,6 +221,7 @@ def take_votes(
                 "set has changed; choose another hydra.run.dir, or remove that directory"
             )
         start = time.monotonic()
+        clear(module.directory)
         if remaining:
             if records.finished:
                 print(f"Resuming: {len(records.finished)} images are recorded already", file=sys.stderr)

@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import hydra
@@ -134,6 +134,18 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
     return main
 
 
+class LogFile(logging.FileHandler):
+    """A run's log. Where the disk takes no more it is left out: the results tell of that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # it opens with the first message
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _show_any_character() -> None:
     """Have the standard streams write out what their encoding lacks, rather than fail in the middle of a table."""
     for stream in (sys.stdout, sys.stderr):
@@ -147,7 +159,8 @@ def _quoted(argument: str) -> str:
     Any name of a file may hold some, and in the C locale every letter beyond ASCII is one.
     """
     key, equals, value = argument.partition("=")
-    if not equals or value[:1] in ("'", '"', "[", "{") or not any("\ud800" <= char <= "\udfff" for char in value):
+    readable = not any("\ud800" <= char <= "\udfff" for char in value)
+    if readable or not equals or key.startswith("-") or value[:1] in ("'", '"', "[", "{"):
         return argument
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'{key}="{escaped}"'

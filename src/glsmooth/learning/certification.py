@@ -22,13 +22,14 @@ from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import Batches, loader
 from glsmooth.learning.trainer import progress_bar, quieten_lightning
+from glsmooth.runs.files import CONFIG, FIGURE, IDENTITY, IMAGES, RECORDS, SUMMARY, remove_leftovers, write_text
 from glsmooth.runs.records import Columns, RecordWriter, columns, part_path, read_records, row
 from glsmooth.smoothing import Verdict, certify, check_image
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine, keep_freed_memory
 from glsmooth.voting.procedures import FixedSample, Procedure
 
-__all__ = ["CertificationModule", "Speed", "make_engine", "read_evaluations"]
+__all__ = ["CertificationModule", "Speed", "clear", "make_engine", "read_evaluations"]
 
 # Images that a loading step brings: enough that its overhead does not show, few enough to keep memory small.
 _IMAGES_A_STEP = 16
@@ -191,16 +192,26 @@ class CertificationModule(LightningModule):
 
 def _write_evaluations(directory: Path, rank: int, evaluations: int) -> None:
     """Leave the number of a process's network evaluations where its parent finds it."""
-    (directory / f"evaluations.rank{rank}").write_text(str(evaluations))
+    write_text(directory / f"evaluations.rank{rank}", str(evaluations))
 
 
 def read_evaluations(directory: Path) -> int:
     """Network evaluations of this invocation, padding included, from the files that the processes left."""
-    total = 0
-    for path in directory.glob("evaluations.rank*"):
-        total += int(path.read_text())
-        path.unlink()
+    total = sum(int(path.read_text(encoding="utf-8")) for path in directory.glob("evaluations.rank*"))
+    _forget_evaluations(directory)
     return total
+
+
+def _forget_evaluations(directory: Path) -> None:
+    for path in (*directory.glob("evaluations.rank*"), *directory.glob(".evaluations.rank*")):
+        path.unlink()
+
+
+def clear(directory: Path) -> None:
+    """Remove what a killed invocation left half done, before the processes of this one start."""
+    _forget_evaluations(directory)
+    for name in (RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE):
+        remove_leftovers(directory / name)
 
 
 class _Progress:

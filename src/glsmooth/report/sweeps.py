@@ -132,7 +132,7 @@ def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41) -> tuple[Ax
     """The axes of the plane of a two-parameter region; None for other regions.
 
     An axis covers the region and the identity, twice as far from the identity as the region's ends, with at most
-    ``nodes`` values; on a torus these are whole pixels.
+    ``nodes`` values; of shifts these are whole pixels.
     """
     transform = family.transform
     wide = scaled_box(transform, region, 2.0)
@@ -141,7 +141,7 @@ def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41) -> tuple[Ax
         identity = float(transform.identity[transform.parameters.index(name)])
         low, high = min(interval[0], identity), max(interval[1], identity)
         log = multiplicative(transform, name)
-        if name in family.torus:
+        if name in transform.integer_parameters:
             step = math.ceil((high - low + 1) / nodes)
             values = step * np.arange(math.ceil(low / step), math.floor(high / step) + 1, dtype=np.float64)
         else:

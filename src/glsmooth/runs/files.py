@@ -94,7 +94,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         temporary = None
         sync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or "the disk is full, or fails"
         raise UserError(
             f"{path}: cannot be written ({reason}); make room or the folder writable, and run the same command again"
         ) from error
