@@ -18,10 +18,12 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTHON) -m pytest
 
-# Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md.
-# STRESS='--seed 1 --minutes 10' passes arguments on.
+# Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md. Then
+# files of strangers, changed at random, for ten minutes.
+# STRESS='--seed 1 --minutes 10' passes arguments on to the first, FUZZ='--seed 1 --minutes 1' to the second.
 stress: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz $(FUZZ)
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff format --check .
