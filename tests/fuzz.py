@@ -41,6 +41,7 @@ from PIL import Image
 
 from glsmooth.bounds import evaluate
 from glsmooth.commands.bounds import as_json, sweep_table
+from glsmooth.configuration.build import build_family
 from glsmooth.errors import UserError, visible
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
@@ -49,9 +50,11 @@ from glsmooth.learning.checkpoint import KEY, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 from glsmooth.report import page, published, tables
-from glsmooth.runs.records import Images, Records
+from glsmooth.runs.records import COLUMNS, Images, Records
 from glsmooth.runs.run import load_run
+from glsmooth.runs.summary import Numbers, Summary
 from glsmooth.transforms import Brightness
+from glsmooth.voting.procedures import build_procedure
 from tests.report.test_page import make_run
 from tests.report.test_published import RUNS
 
@@ -103,6 +106,12 @@ NASTY: dict[str, Any] = {
     "[1, 2]": [1, 2],
     "[2, 1]": [2, 1],
     "[1, 1]": [1, 1],
+    "[4096, 4096]": [4096, 4096],
+    "[-1e9, 1e9]": [-1e9, 1e9],
+    "exhaustive": "exhaustive",
+    "sequential": "sequential",
+    "UniformCyclic": "UniformCyclic",
+    "built in": "glsmooth.transforms.ContrastBrightness",
     "[nan, nan]": [math.nan, math.nan],
     "[1e308, 1e308]": [-1e308, 1e308],
     "['x']": ["x"],
@@ -403,6 +412,22 @@ def _build_run(folder: Path) -> None:
         (folder / name).symlink_to(folder.parents[1] / "outside" / name)
 
 
+def _build_torus(folder: Path) -> None:
+    """A run whose shifts were visited one after the other."""
+    laws = {name: {"law": "Normal", "loc": 0.0, "scale": 2.0} for name in ("tx", "ty")}
+    transform, ends = {"_target_": "glsmooth.transforms.Translation"}, {"tx": [-1, 1], "ty": [-1, 1]}
+    family = build_family(transform, laws, (8, 8))
+    outcomes = evaluate(family, Box(**ends), ["neyman_pearson", "gl"])
+    procedure = build_procedure({"name": "exhaustive"}, outcomes, family)
+    rows = [(index, 1, 1, 0, n, n, procedure.bound_range(n, n)[0], 1, 0, 0, 0) for index, n in enumerate((1, 30, 64))]
+    certified = [[int(outcome.certifies(row[6])) for outcome in outcomes.values()] for row in rows]
+    header = [*COLUMNS, *(f"certified_{name}" for name in outcomes)]
+    lines = [header, *([*row, *flags] for row, flags in zip(rows, certified, strict=True))]
+    (folder / "records.csv").write_text("\n".join(",".join(map(str, line)) for line in lines) + "\n")
+    monte_carlo, dataset = procedure.describe(), {"name": "mnist", "root": "data"}
+    Summary(transform, laws, ends, dataset, monte_carlo, outcomes, Numbers(3), image_size=(8, 8)).write(folder)
+
+
 def _read_run(folder: Path) -> str:
     run = load_run(folder)
     return tables.run_table(run, run.region, run.outcomes)
@@ -496,6 +521,7 @@ _MNIST = tuple(
 
 READERS = {
     "run": Reader(_build_run, ("summary.json", "records.csv"), _read_run),
+    "torus": Reader(_build_torus, ("summary.json", "records.csv"), _read_run),
     "report": Reader(_build_run, ("summary.json", "records.csv"), _read_report),
     "votes": Reader(_build_votes, ("votes.json",), _read_votes),
     "records": Reader(_build_records, ("identity.json", "images.json", "records.csv"), _read_records),

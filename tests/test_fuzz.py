@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from tests.fuzz import KINDS, READERS, Edit, Fuzzer, Reader, edits
 
 #: Cases of each reader.
-NUMBER = {"run": 60, "votes": 60, "records": 40, "sweep": 40, "report": 6, "figure": 6} | dict.fromkeys(
+NUMBER = {"run": 60, "torus": 30, "votes": 60, "records": 40, "sweep": 40, "report": 6, "figure": 6} | dict.fromkeys(
     ("checkpoint", "weights", "images", "mnist"), 30
 )
 #: Readers that do not yet keep to it, and what no reader of JSON yet refuses.
