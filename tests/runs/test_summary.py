@@ -97,7 +97,8 @@ def test_no_file_makes_a_method_sound(tmp_path):
         ("methods", {"gl": {"required_probability": True}}, "required_probability is true"),
         ("methods", {"gl": {"sound": "no"}}, "methods.gl.sound is 'no', not true or false"),
         ("methods", {"gl": {"argument": ["x"]}}, "methods.gl.argument is"),
-        ("methods", {"g" * 10**6: {}}, "unknown method 'ggg"),
+        ("methods", {"lg": {}}, "unknown method 'lg'; did you mean 'gl'"),
+        ("methods", {"g" * 10**6: {}}, "methods: 'ggg.*gg' is not a name"),
         ("methods", {"gl": {"required_probability": 0.7, "worst_parameter": 3}}, "worst_parameter is 3, not an object"),
         ("methods", {"gl": {"worst_parameter": {"a": {}}}}, "worst_parameter.a is {}, not a finite number"),
         (

@@ -141,7 +141,7 @@ def text(wanted: str = "a text", most: int = 4096) -> Rule:
 
 FLAG = Rule(lambda v: isinstance(v, bool), "true or false", "true")
 #: What holds others: of these each has its own rule.
-OBJECT = Rule(lambda v: v == {}, "an object", "{}")
+OBJECT = Rule(lambda v: isinstance(v, Mapping) and not v, "an object", "{}")
 _TEXT = Rule(lambda v: isinstance(v, str) and v != "", "a text", "NAME")
 _PATH = Rule(lambda v: isinstance(v, str) and v != "", "a path", "PATH")
 _REAL = number("a finite number", "0.0")
