@@ -36,10 +36,12 @@ constraints:
 	    | grep -vE '^(nvidia|cuda|triton)' | sed 's/+.*//' | tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > $(NEWEST)/constraints.txt
 	cp $(NEWEST)/constraints.txt constraints.txt
 
-# Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md.
-# STRESS='--seed 1 --minutes 10' passes arguments on.
+# Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md. Then
+# files of strangers, changed at random, for ten minutes.
+# STRESS='--seed 1 --minutes 10' passes arguments on to the first, FUZZ='--seed 1 --minutes 1' to the second.
 stress: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz $(FUZZ)
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff format --check .

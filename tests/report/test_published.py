@@ -140,6 +140,7 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
         ({"alpha": 10**400}, r"run 1: alpha is 1000"),
         ({"published_cra": 0.5}, r"run 1: published_cra is 0.5, not an object"),
         ({"published_cra": {"gl": "all"}}, r"run 1: published_cra.gl is 'all', not a share"),
+        ({"published_cra": {"gl": {"a": {}}}}, r"run 1: published_cra.gl.a={} is not known here"),
         ({"caveat": ["x"]}, r"run 1: caveat is \['x'\], not a text"),
         ({"run": {"x": "y"}}, r"run 1: run.x='y' is not known here"),
         ({"dataset": ["cifar10"]}, r"run 1: dataset is \['cifar10'\], not a text"),

@@ -403,3 +403,8 @@ def test_arguments_that_do_not_go_together():
             classifier.certify(torch.rand(2, *SIZE), gs.Box(tx=(-1, 1)), exhaustive=True, **{other: True})
     with pytest.raises(ValueError, match=r"a=0\.4 is not a required probability"):
         Exhaustive(FiniteLaw.of(FAMILIES["wide"]), {"a": 0.4})
+
+
+def test_a_torus_of_too_many_shifts_is_refused():
+    with pytest.raises(UserError, match=r"image_size=\[4096, 2048\] has 8388608 shifts, more than the 4194304"):
+        FiniteLaw.of(shifts(laws.Normal(0, 2), laws.Normal(0, 2), size=(4096, 2048)))

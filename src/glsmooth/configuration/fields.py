@@ -142,7 +142,7 @@ def text(wanted: str = "a text", most: int = 4096) -> Rule:
 
 FLAG = Rule(lambda v: isinstance(v, bool), "true or false", "true")
 #: What holds others: of these each has its own rule.
-OBJECT = Rule(lambda v: v == {}, "an object", "{}")
+OBJECT = Rule(lambda v: isinstance(v, Mapping) and not v, "an object", "{}")
 _TEXT = Rule(lambda v: isinstance(v, str) and v != "", "a text", "NAME")
 _PATH = Rule(lambda v: isinstance(v, str) and v != "", "a path", "PATH")
 _REAL = number("a finite number", "0.0")
@@ -258,20 +258,26 @@ def rule_of(key: str, rules: Mapping[str, Rule] = RULES) -> Rule | None:
     return rules.get(next(patterns, ""))
 
 
+#: Characters that a name may have: a file of unknown origin may have a megabyte of them.
+_NAME = 200
+
+
 def leaves(config: Mapping[str, Any], prefix: str = "", rules: Mapping[str, Rule] = RULES) -> Iterator[tuple[str, Any]]:
     """Every field with its dotted name. Lists are values; what ``transform`` holds is up to its class.
 
-    So is an empty dictionary where a field is meant: no field takes it, and its rule says so.
+    So is an empty dictionary where a field is meant: no field takes it, and its rule says so. In a configuration, one
+    without a rule is a group of no fields.
 
     Raises:
         UserError: a name that is no text, or that has a dot: it could pass for another.
     """
     for key, value in config.items():
-        if not isinstance(key, str) or "." in key:
+        if not isinstance(key, str) or "." in key or len(key) > _NAME:
             where = prefix.rstrip(".")
             raise UserError(f"{where}{': ' if where else ''}{shown(key)} is not a name; leave it out")
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and prefix != "transform." and (value or rule_of(name, rules) is None):
+        group = bool(value) or (rules is RULES and rule_of(name) is None)
+        if isinstance(value, Mapping) and prefix != "transform." and group:
             yield from leaves(value, f"{name}.", rules)
         else:
             yield name, value

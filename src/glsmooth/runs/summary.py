@@ -196,7 +196,8 @@ _RULES = {
     # As in the configuration.
     **rules_under("transform", "smoothing", "region", "dataset", "model"),
     **{key: RULES[key].or_null() for key in ("seed", "pixel_noise", "stochastic", "precision")},
-    "image_size": list_of(whole(1, 32, most=2**16), "a size [height,width] in whole pixels", "[32,32]", 2).or_null(),
+    # On a larger torus bounds take minutes and gigabytes.
+    "image_size": list_of(whole(1, 32, most=4096), "a size [height,width] in whole pixels", "[32,32]", 2).or_null(),
     "transform": OBJECT,
     "transform._target_": text("the name of a class"),
     "smoothing": OBJECT,

@@ -21,6 +21,8 @@ __all__ = ["FiniteLaw"]
 _UNITS = 2.0**62  # a mass of 1; sums of such integers stay below 2^63
 # Masses that agree to 2^-40 tie: mirrored shifts differ in their last bits only, and not on every machine alike.
 _TIE_BITS = 22
+#: Shifts that can be visited: those of 2048 x 2048 pixels, a few hundred megabytes.
+_MOST = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +70,19 @@ class FiniteLaw:
                     f"monte_carlo=exhaustive: {parameter} of {name} has a continuous law, which cannot be visited; "
                     f"only translations on the torus can: {fix}"
                 )
+        shifts = math.prod(torus[parameter] for parameter in family.parameters)
+        if shifts > _MOST:
+            raise UserError(
+                f"monte_carlo=exhaustive: image_size={list(family.image_size or ())} has {shifts} shifts, more than "
+                f"the {_MOST} that can be visited; {fix}"
+            )
         # The last parameter varies slowest: (tx, ty) in the order of the pixels, row by row.
         axes = [cyclic_masses(family.laws[parameter], torus[parameter]) for parameter in family.parameters]
         masses, points = np.ones(1), np.zeros((1, 0))
         for mass in axes:
             half = len(mass) // 2
-            shifts = (np.arange(len(mass), dtype=np.float64) + half) % len(mass) - half  # the short way round
-            points = np.concatenate([np.tile(points, (len(mass), 1)), np.repeat(shifts, len(points))[:, None]], axis=1)
+            moves = (np.arange(len(mass), dtype=np.float64) + half) % len(mass) - half  # the short way round
+            points = np.concatenate([np.tile(points, (len(mass), 1)), np.repeat(moves, len(points))[:, None]], axis=1)
             masses = (mass[:, None] * masses).reshape(-1)
         weights = np.floor(masses * _UNITS).astype(np.int64)
         order = np.argsort(-(weights >> _TIE_BITS), kind="stable")
