@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glsmooth.configuration.build import build_family, check_target
-from glsmooth.configuration.fields import RULES, check_file, choice, list_of, number, shown, text, whole
+from glsmooth.configuration.fields import OBJECT, RULES, check_file, choice, list_of, number, shown, text, whole
 from glsmooth.configuration.identity import decisive, file_digest
 from glsmooth.configuration.untrusted import plain_values
 from glsmooth.errors import UserError
@@ -155,6 +155,7 @@ _NUMBERS = number("a finite number")
 #: What a checkpoint says about itself: fields of the configuration as there, and what follows from the data.
 _RULES = {
     **{key: rule.or_null() for key, rule in RULES.items() if key.partition(".")[0] in _GROUPS},
+    **dict.fromkeys((*_GROUPS, "metrics"), OBJECT),
     "transform._target_": text("the name of a class"),
     "dataset.name": choice(*DATASETS),
     "model.name": text("the name of a network"),
@@ -174,9 +175,8 @@ def _check_payload(payload: Mapping[str, Any], name: str) -> None:
     Raises:
         UserError: it names the file and the value.
     """
-    for group in (*_GROUPS, "identity", "metrics"):
-        if not isinstance(payload[group], dict):
-            raise UserError(f"{name}: {group} is {shown(payload[group])}, not an object; {_FIX}")
+    if not isinstance(payload["identity"], dict):  # its names have dots
+        raise UserError(f"{name}: identity is {shown(payload['identity'])}, not an object; {_FIX}")
     check_file({key: payload[key] for key in _NAMES}, _RULES, name, _FIX)
     size, classes, mean = payload["image_size"], payload["classes"], payload["mean"]
     if size[0] * size[1] > LARGEST_IMAGE:
