@@ -73,7 +73,7 @@ def npy(shape, data=b"", dtype="<f4", version=(1, 0)):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (packed(index=npy((), bytes(300 * 10**6))), r"unpacks to 301 megabytes, limits\.megabytes=256"),
+        (packed(index=npy((), bytes(300 * 10**6))), r"unpacks to 301 megabytes, limits\.megabytes=128"),
         (packed(index=npy((10**6, 10**6))), "index is not what its header says"),
         (packed(index=npy((2**62, 2**62))), "index is not what its header says"),
         (packed(index=npy((), bytes(4), version=(2, 0))), "another version"),

@@ -133,7 +133,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
         read_json(file, "certify again")
     with file.open("wb") as stream:
         stream.truncate(10**12)
-    with pytest.raises(UserError, match=r"summary\.json: larger than limits\.megabytes=256; raise that if you trust"):
+    with pytest.raises(UserError, match=r"summary\.json: larger than limits\.megabytes=128; raise that if you trust"):
         read_json(file, "certify again")
 
 

@@ -37,7 +37,7 @@ class Limits:
     """
 
     pixels: int = 64_000_000
-    megabytes: int = 256
+    megabytes: int = 128
     gigabytes: int = 16
 
 

@@ -129,7 +129,10 @@ def _visible(value: Any) -> Any:
         return visible(value)
     if isinstance(value, dict):
         return {visible(key): _visible(item) for key, item in value.items()}
-    return [_visible(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        for i, item in enumerate(value):  # in place: a large file is in memory once
+            value[i] = _visible(item)
+    return value
 
 
 def remove_leftovers(path: Path) -> None:
