@@ -749,8 +749,8 @@ def search(fuzzer: Fuzzer, name: str, number: int, seed: int) -> Iterator[Findin
     yield from found.values()
 
 
-#: Cases of a round where they take long; of the others it has 30.
-SLOW = {"report": 6, "figure": 6}
+#: Cases of a round where they take seconds each; of the others it has 60.
+SLOW = {"report": 2, "figure": 2}
 
 
 def main() -> int:
@@ -771,7 +771,7 @@ def main() -> int:
                 if time.monotonic() > end:
                     break
                 before = fuzzer.cases, fuzzer.accepted
-                for finding in search(fuzzer, name, SLOW.get(name, 30), 1000 * arguments.seed + number):
+                for finding in search(fuzzer, name, SLOW.get(name, 60), 1000 * arguments.seed + number):
                     if finding.kind not in kinds:
                         kinds.add(finding.kind)
                         again = f"python -m tests.fuzz --seed {arguments.seed} --only {name} --round {number}"
