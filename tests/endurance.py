@@ -46,6 +46,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Speed
 from glsmooth.learning.trainer import make_trainer
 from glsmooth.runs import files
+from glsmooth.runs.records import Records
 from glsmooth.transforms import ContrastBrightness
 from glsmooth.voting.procedures import FixedSample, Sequential
 
@@ -568,7 +569,8 @@ def votes(n: int, sequential: bool, directory: Path) -> None:
     )
     settings = {"trainer": {"accelerator": "cpu", "devices": 1}}
     trainer = make_trainer(settings, strategy="auto", logger=False, enable_checkpointing=False)
-    done = certify.take_votes(trainer, module, {"n": n})
+    with Records(directory, {"n": n}, module.columns) as records:
+        done = certify.take_votes(trainer, module, records)
     assert sequential or done["evaluations"] > n
     status = Path("/proc/self/status").read_text()
     print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
