@@ -40,6 +40,7 @@ constraints:
 # STRESS='--seed 1 --minutes 10' passes arguments on.
 stress: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.endurance
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff format --check .

@@ -127,7 +127,7 @@ class Job:
 
     @property
     def argv(self) -> list[str]:
-        return [f"hydra.run.dir={self.directory}", *self.arguments]
+        return [f"hydra.run.dir='{self.directory}'", *self.arguments]
 
     @property
     def log(self) -> Path:
@@ -469,8 +469,8 @@ def variants(place: Path, seed: int) -> list[Row]:
 
     def one(number: int) -> tuple[str, str, int]:
         what, more, environment = VARIANTS[number]
-        job = Job("certify", place / f"variant {number} é", (*arguments, *more))
-        job = Job("certify", place / f"variant-{number}", (*arguments, *more)) if "LC_ALL" in environment else job
+        folder = f"variant {number}" + (" é" if "LC_ALL" not in environment else "")
+        job = Job("certify", place / folder, (*arguments, *more))
         job.finish(environment=environment)
         say(f"variants: {what}")
         digest = hashlib.sha256()
