@@ -37,11 +37,12 @@ constraints:
 	cp $(NEWEST)/constraints.txt constraints.txt
 
 # Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md. Then
-# files of strangers, changed at random, for ten minutes.
+# files of strangers, changed at random, for ten minutes; then kills, variants and memory, another ten.
 # STRESS='--seed 1 --minutes 10' passes arguments on to the first, FUZZ='--seed 1 --minutes 1' to the second.
 stress: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz $(FUZZ)
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.endurance
 
 lint: $(INSTALLED)
 	$(PYTHON) -m ruff format --check .

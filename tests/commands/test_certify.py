@@ -28,12 +28,14 @@ from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 from glsmooth.report import tables, wording
 from glsmooth.report.page import recertified_note, write_comparison
+from glsmooth.runs.records import Records
 from glsmooth.runs.run import load_run
 from glsmooth.runs.summary import Numbers
 from glsmooth.transforms import Translation
 from glsmooth.voting.draws import coin
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import FixedSample, Sequential
+from tests.runs.test_records import in_another_process
 
 METHODS = ("neyman_pearson", "gl", "tss", "mp")
 
@@ -163,6 +165,20 @@ def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
         file.write(content.decode().splitlines()[-1].replace(f"{read(tmp_path)[0][-1]['index']},", "5000,", 1) + "\n")
     with pytest.raises(UserError, match="its records hold image 5000, which is not one of this run's"):
         run(checkpoint, tmp_path)
+
+
+def test_the_directory_is_held_until_the_report_is_written(checkpoint, tmp_path, monkeypatch):
+    """Whoever starts the same command meanwhile would remove as leftovers what is being written."""
+    told = []
+
+    def report(directory, **_):
+        told.append(in_another_process(lambda: Records(directory, {}, []).path.name))
+        (directory / "table.md").write_text("")
+
+    monkeypatch.setattr(certify, "write_report", report)
+    run(checkpoint, tmp_path)
+    assert "another process is writing here" in told[0]
+    assert "its records were taken with" in in_another_process(lambda: Records(tmp_path, {}, []))
 
 
 def test_images_of_a_size_that_the_network_does_not_take(checkpoint, tmp_path):

@@ -29,6 +29,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import certification
 from glsmooth.learning.certification import CertificationModule, Speed
 from glsmooth.learning.trainer import quieten_lightning
+from glsmooth.runs.records import Records
 from glsmooth.transforms import ContrastBrightness, Translation
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import Exhaustive, FixedSample, Sequential
@@ -102,7 +103,8 @@ def certify(directory, devices, procedure, start_method="spawn", images=None):
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    return take_votes(trainer, module, {"procedure": procedure})
+    with Records(directory, {"procedure": procedure}, module.columns) as records:
+        return take_votes(trainer, module, records)
 
 
 def ranks(directory, procedure):

@@ -110,6 +110,11 @@ def trainer():
     )
 
 
+def votes(module):
+    with records.Records(module.directory, {}, module.columns) as held:
+        return take_votes(trainer(), module, held)
+
+
 @pytest.mark.parametrize(
     ("label", "pixel", "message"),
     [(3, 0.5, "image 10: its label 3 is outside the model's 3 classes"), (-1, 0.5, "image 10: its label -1"),
@@ -126,12 +131,12 @@ def test_bad_items_are_named_by_image(tmp_path, label, pixel, message):
             )
 
     with pytest.raises(ValueError, match=message):
-        take_votes(trainer(), module(Bad(), tmp_path), {})
+        votes(module(Bad(), tmp_path))
 
 
 def test_a_model_with_other_classes_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"image 0: the model returned shape \(52, 3\) .* \(52, 5\)"):
-        take_votes(trainer(), module(Images(), tmp_path, classes=5), {})
+        votes(module(Images(), tmp_path, classes=5))
 
 
 def test_a_row_certifies_strictly_above_the_required_probability():

@@ -42,9 +42,11 @@ def test_what_a_kill_left_is_removed(tmp_path):
     os.waitpid(pid, 0)
     assert len(list(tmp_path.iterdir())) == 1
     assert not (tmp_path / "last.ckpt").exists()
-    write_bytes(tmp_path / "last.ckpt.bak", b"another file")
-    remove_leftovers(tmp_path / "last.ckpt")
-    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt.bak"]
+    names = {"last.ckpt", ".hidden", "mine.part"}
+    for name in names:
+        write_bytes(tmp_path / name, b"another file")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_a_new_file_has_the_usual_permissions(tmp_path):

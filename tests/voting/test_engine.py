@@ -2,6 +2,7 @@
 
 import resource
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -178,6 +179,22 @@ def test_memory_does_not_grow_with_images_or_draws():
     for done, _ in enumerate(run.run(source())):
         most = max(most, taken - done)
     assert most <= run.capacity == 4
+
+
+def test_what_is_kept_does_not_grow_with_draws():
+    """Of Python's and numpy's memory, draws included; `python -m tests.endurance` measures that of the process."""
+
+    def peak(n):
+        run = engine(small_network(), affine_family(), FixedSample(5, n), batch_size=500)
+        tracemalloc.start()
+        try:
+            tallies(run, torch.rand(1, 3, 4, 4))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = peak(5_000), peak(100_000)
+    assert many - few < 100_000  # a byte a draw
 
 
 def test_ties_and_nonfinite_logits_vote_for_nobody():

@@ -111,16 +111,19 @@ def run(cfg: DictConfig) -> None:
     identity = decisive(settings, "certify") | {"ckpt": job.checkpoint.sha256}  # the one that was read
     if job.approximate is not None:
         identity["approximate"] = True  # rows that never count: mended code shall not take them over
-    invocation = take_votes(trainer, module, identity, Images(*digests(job.images)) if trainer.is_global_zero else None)
-    if not trainer.is_global_zero:
+    if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
+        trainer.predict(module, return_predictions=False)
         return
-    records = read_records(directory)
-    summary = _summary(job, records, invocation, trainer)
-    write_config(directory, settings)
-    _save_draws(job, records)
-    summary.write(directory)
-    remember(run_files(directory))
-    report = write_report(directory, family=job.family, dataset_root=settings["dataset"].get("root"))
+    # Held to the end, so that nobody who starts the same command takes files for leftovers that are being written.
+    with Records(directory, identity, module.columns, Images(*digests(job.images))) as held:
+        invocation = take_votes(trainer, module, held)
+        records = read_records(directory)
+        summary = _summary(job, records, invocation, trainer)
+        write_config(directory, settings)
+        _save_draws(job, records)
+        summary.write(directory)
+        remember(run_files(directory))
+        report = write_report(directory, family=job.family, dataset_root=settings["dataset"].get("root"))
     with wandb_run(settings, directory) as logged:
         if logged is not None:
             logged.log({name: value for name, value in summary.to_json().items() if isinstance(value, (int, float))})
@@ -195,24 +198,17 @@ def _check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
     )
 
 
-def take_votes(
-    trainer: Trainer, module: CertificationModule, identity: Mapping[str, Any], images: Images | None = None
-) -> dict[str, Any]:
-    """Bring records.csv of the module's directory to the end: an interrupted run goes on.
+def take_votes(trainer: Trainer, module: CertificationModule, records: Records) -> dict[str, Any]:
+    """Bring the records to the end: an interrupted run goes on.
 
     Args:
         trainer: says on which devices.
         module: says what to do.
-        identity: plain values that decide the result; a directory with others is refused.
-        images: names and digests of the images; a directory with others is refused. None does not compare them.
+        records: of the module's directory.
 
     Returns:
         What this invocation did: ``images``, ``seconds``, and network ``evaluations``, padding included.
     """
-    if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
-        trainer.predict(module, return_predictions=False)
-        return {}
-    records = Records(module.directory, identity, module.columns, images)
     try:
         remaining, strange = set(module.indices) - records.finished, records.finished - set(module.indices)
         if strange:
@@ -237,8 +233,6 @@ def take_votes(
         records.merge()  # what several processes had written
         stop.progress = f"after {len(records.finished)} of {len(module.indices)} images"
         raise
-    finally:
-        records.close()
 
 
 def _check_transformation(

@@ -26,7 +26,14 @@ from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_paylo
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model, resolve_model
 from glsmooth.learning.stopping import Stopped
-from glsmooth.learning.trainer import WholeCheckpoints, make_trainer, quieten_lightning, spawned, wandb_run
+from glsmooth.learning.trainer import (
+    WholeCheckpoints,
+    is_first_process,
+    make_trainer,
+    quieten_lightning,
+    spawned,
+    wandb_run,
+)
 from glsmooth.learning.training import CLEAN, UNDER_LAW, TrainingModule, TrainingProgress
 from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
 from glsmooth.runs.own import remember
@@ -71,9 +78,9 @@ def run(cfg: DictConfig) -> None:
             print(check, file=sys.stderr)
     model = build_model(settings["model"], data.num_classes, data.channels, data.mean, data.std, data.image_size)
     module = TrainingModule(model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload)
-    write_config(directory, settings)
-    for checkpoint in (last, best):
-        remove_leftovers(checkpoint)
+    if is_first_process():  # the others would write the same, and take for leftovers what is being written
+        remove_leftovers(directory)
+        write_config(directory, settings)
     before = {checkpoint: file_digest(checkpoint) for checkpoint in (last, best) if checkpoint.is_file()}
     if last.is_file():
         print(f"Resuming from {last}", file=sys.stderr)

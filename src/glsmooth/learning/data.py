@@ -388,7 +388,7 @@ def digests(images: Dataset[Any]) -> tuple[list[str], dict[int, str]]:
     return whole.names(), {index: whole.digest(index) for index in bar}
 
 
-def load_dataset(spec: Mapping[str, Any]) -> Data:
+def load_dataset(spec: Mapping[str, Any], in_memory: bool = True) -> Data:
     """The dataset that ``spec`` describes; images are read when a split is first used.
 
     Args:
@@ -396,6 +396,7 @@ def load_dataset(spec: Mapping[str, Any]) -> Data:
             ``image_size`` ([height, width]; digits and image_folder), ``val_fraction`` and ``test_fraction``
             (held out of each class, chosen by ``split_seed``), ``crop_padding`` and ``flip`` (augmentation),
             ``num_workers`` (decoding processes).
+        in_memory: decode all images of a folder at once if they fit; False for a few of them.
 
     Raises:
         UserError: an unknown name, a missing or empty root, an impossible fraction or size.
@@ -410,11 +411,11 @@ def load_dataset(spec: Mapping[str, Any]) -> Data:
     if name == "digits":
         class_names, splits = _digits(spec, size)
     elif name in ("image_folder", "imagenet"):
-        class_names, splits = _folders(spec, _root(spec), size, len(mean))
+        class_names, splits = _folders(spec, _root(spec), size, len(mean), in_memory)
     else:
         root = _root(spec)
         folders = (root / "train").is_dir() or (root / "test").is_dir()
-        class_names, splits = _folders(spec, root, size, len(mean)) if folders else _torchvision(spec, root)
+        class_names, splits = _folders(spec, root, size, len(mean), in_memory) if folders else _torchvision(spec, root)
     return Data(
         name,
         tuple(map(visible, class_names)),  # a folder may be called anything; checkpoints and tables hold text
@@ -544,7 +545,7 @@ class _Files(NamedTuple):
 
 
 def _folders(
-    spec: Mapping[str, Any], root: Path, size: tuple[int, int], channels: int
+    spec: Mapping[str, Any], root: Path, size: tuple[int, int], channels: int, in_memory: bool
 ) -> tuple[tuple[str, ...], dict[str, Split]]:
     """root/{train,val,test}/<class>/… or, for image_folder, root/<class>/…; classes in alphabetical order.
 
@@ -559,7 +560,7 @@ def _folders(
     def images(files: _Files, crop: tuple[int, int]) -> Dataset[Any]:
         folder = FolderImages(files.paths, torch.as_tensor(files.labels), crop, resize, channels, root)
         fits = len(files.paths) * channels * crop[0] * crop[1] <= _MEMORY_LIMIT
-        return folder.in_memory() if fits else folder
+        return folder.in_memory() if fits and in_memory else folder
 
     if not present and spec["name"] == "image_folder":
         class_names = _class_names(root)

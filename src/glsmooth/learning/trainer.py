@@ -34,6 +34,7 @@ from glsmooth.runs.files import replacing, wandb_id
 __all__ = [
     "WholeCheckpoints",
     "accelerator",
+    "is_first_process",
     "make_trainer",
     "progress_bar",
     "quieten_lightning",
@@ -100,6 +101,11 @@ def make_trainer(settings: Mapping[str, Any], callbacks: Sequence[Callback] = ()
         raise UserError(f"{given}: {reason}; set trainer.accelerator=cpu trainer.devices=1, or others") from error
     stopping.end_with_us(trainer.strategy.launcher)
     return trainer
+
+
+def is_first_process() -> bool:
+    """Is this the only process of the run, or the first, as far as is known before there is a Trainer?"""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 class _OurSignals(Callback):
@@ -183,7 +189,7 @@ def wandb_run(settings: Mapping[str, Any], directory: Path) -> Iterator[Any]:
         UserError: W&B cannot be had.
     """
     logger = settings["logger"]
-    if logger["name"] != "wandb" or getattr(rank_zero_only, "rank", 0) != 0:
+    if logger["name"] != "wandb" or not is_first_process():
         yield None
         return
     import wandb  # imported here: it takes a second, and most runs do without

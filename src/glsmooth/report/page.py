@@ -374,7 +374,7 @@ def _test_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
         return None
     last = int(run.columns["index"].argmax())
     try:
-        test = load_dataset(dataset).test
+        test = load_dataset(dataset, in_memory=False).test  # some two dozen of perhaps all of ImageNet
         label = test[int(run.columns["index"][last])][1]
     except (ValueError, OSError, IndexError) as error:
         log.warning("report: no gallery, the images of %s cannot be read: %s", run.name, error)

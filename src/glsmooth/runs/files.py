@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import secrets
@@ -38,6 +37,9 @@ __all__ = [
 # Files are as readable to others as those that a plain open() makes.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+
+#: How the names of files end that are being written.
+_PART = ".part"
 
 #: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
 #: one image's draws for a picture.
@@ -84,7 +86,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o666 & ~_UMASK)
             yield file
@@ -135,9 +137,9 @@ def _visible(value: Any) -> Any:
     return value
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what kills in the middle of :func:`replacing` left beside ``path``; for a file that one process writes."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+def remove_leftovers(directory: Path) -> None:
+    """Remove what kills in the middle of :func:`replacing` left in a directory that no other process writes to."""
+    for left in directory.glob(f".*{_PART}"):
         left.unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ from glsmooth.configuration.fields import OBJECT, check_file, list_of, number, s
 from glsmooth.configuration.identity import difference
 from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError, visible
-from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, read_json, sync_directory, write_text
+from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, read_json, remove_leftovers, sync_directory, write_text
 from glsmooth.smoothing import Verdict
 from glsmooth.voting.procedures import ABSTAIN
 
@@ -274,7 +274,9 @@ class RecordWriter:
 
 
 class Records:
-    """The records of one run directory, held by one process until :meth:`close`.
+    """The records of one run directory, held by one process until :meth:`close`; a context manager.
+
+    What kills of an earlier one left half written in the directory is removed.
 
     Args:
         directory: the run directory; created if it is not there.
@@ -297,6 +299,7 @@ class Records:
         self.path = directory / RECORDS
         self._lock = _open(directory / "run.lock")  # the lock lasts as long as the file is open
         _lock(self._lock.fileno(), directory)
+        remove_leftovers(directory)
         #: Images that are on disk.
         self.finished: frozenset[int] = frozenset()
         self._check_identity(identity, images)
@@ -360,6 +363,12 @@ class Records:
 
     def close(self) -> None:
         self._lock.close()
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _text(value: object) -> str:
