@@ -161,7 +161,10 @@ WRONG = [
     ("seed", 2**70, "64 bits"),
     ("model", {"name": torch.zeros(2)}, "Tensor"),
     ("model", {3: "small_cnn"}, "no texts"),
-    ("optimizer", {"lr": b"0.1"}, "bytes"),
+    ("optimizer", {"lr": b"0.1"}, "_codecs encode"),
+    ("optimizer", {"lr": {1}}, "__builtin__ set"),
+    ("identity", {str(i): "x" * 9_000 for i in range(300)}, "2000000 characters"),
+    ("identity", dict.fromkeys(map(str, range(300)), "x" * 9_000), "2000000 characters"),
 ]
 
 

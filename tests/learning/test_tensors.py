@@ -1,5 +1,6 @@
 """Files of tensors: what torch.save and safetensors write is read, and nothing that takes more memory than the file."""
 
+import codecs
 import io
 import os
 import pickle
@@ -106,7 +107,53 @@ def saved(content, zipped=True):
     return lambda path: torch.save(content, path, _use_new_zipfile_serialization=zipped)
 
 
+def legacy(content):
+    """A file as before torch 1.6 wrote them, around the pickle of its content."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    parts = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, system)]
+    return b"".join(parts) + content + pickle.dumps([], 2)
+
+
+def two_formats(path):
+    """torch sees a file of old by its first bytes, other programs a zip file by its last."""
+    bomb = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + (4 * 10**9).to_bytes(5, "little") + b"\x85R."
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({}, 2))
+    path.write_bytes(legacy(bomb) + content.getvalue())
+
+
+def with_a_comment(path):
+    """A zip file whose end is not found by all who look for it."""
+    deflated(path)
+    content = bytearray(path.read_bytes())
+    content[-2:] = struct.pack("<H", 22)
+    path.write_bytes(content + b"PK\x05\x06" + bytes(18))
+
+
+def prepended(path):
+    torch.save(STATE, path)
+    path.write_bytes(b"PK\x03\x04" + bytes(96) + path.read_bytes())
+
+
+def shared_tuples(wrap, depth=40):
+    """A tuple of the same tuple twice, 40 deep: 2^40 steps for who hashes or prints it."""
+    pairs = b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(depth))
+    return lambda path: path.write_bytes(legacy(b"\x80\x02K\x01\x85q\0" + pairs + wrap % depth))
+
+
 BOMBS = {
+    "two formats": two_formats,
+    "with a comment": with_a_comment,
+    "prepended": prepended,
+    "a key that is hashed": shared_tuples(b"}h%cK\x01s."),
+    "a key among others": shared_tuples(b"}(h%cK\x01u."),
+    "a set": shared_tuples(b"cbuiltins\nset\n]h%ca\x85R."),
+    "pairs of a dictionary": shared_tuples(b"ccollections\nOrderedDict\n]h%ca\x85R."),
+    "a size that is printed": shared_tuples(b"ctorch\nSize\nh%c\x85R."),
+    "a storage that is printed": shared_tuples(b"h%c\x85Q."),
+    "a function that is printed": shared_tuples(b"h%c)R."),
+    "a codec": saved({"a": Call(codecs.encode, "".join(map(chr, range(0x4E00, 0x9E00))), "punycode")}),
     "by a number": saved({"a": Call(bytearray, 10**11)}),
     "by a number, before torch 1.6": saved({"a": Call(bytearray, 10**11)}, zipped=False),
     "by a shape": saved({"a": Call(torch.Tensor, 10**6, 10**5)}),

@@ -22,8 +22,8 @@ from glsmooth.errors import UserError, visible
 
 __all__ = ["Limits", "check_unpacked", "limits", "open_file", "plain_values", "read_bytes", "using_limits"]
 
-#: What metadata need many times over: the number of their values, their nesting, the length of a text.
-_VALUES, _DEPTH, _TEXT = 100_000, 20, 10_000
+#: What metadata need many times over: the number of their values, their nesting, the length of a text and of all.
+_VALUES, _DEPTH, _TEXT, _TEXTS = 100_000, 20, 10_000, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,16 @@ def plain_values(content: Any) -> Any:
     Raises:
         ValueError: values of another kind, more or deeper nested ones than metadata have, or numbers beyond 64 bits.
     """
-    left = _VALUES
+    left, characters = _VALUES, _TEXTS
+
+    def text(value: str) -> str:
+        nonlocal characters
+        characters -= len(value)
+        if len(value) > _TEXT:
+            raise ValueError(f"it has a text of {len(value)} characters")
+        if characters < 0:  # one text may be referred to many times
+            raise ValueError(f"its texts have more than {_TEXTS} characters")
+        return visible(value)
 
     def copy(value: Any, depth: int) -> Any:
         nonlocal left
@@ -117,15 +126,13 @@ def plain_values(content: Any) -> Any:
         if left < 0 or depth > _DEPTH:  # parts that are shared many times over would unfold without end
             raise ValueError("it holds more values, or deeper nested ones, than metadata have")
         if isinstance(value, dict):
-            if not all(type(key) is str and len(key) <= _TEXT for key in value):
-                raise ValueError("it has keys that are no texts, or long ones")
-            return {visible(key): copy(item, depth + 1) for key, item in value.items()}
+            if not all(type(key) is str for key in value):
+                raise ValueError("it has keys that are no texts")
+            return {text(key): copy(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [copy(item, depth + 1) for item in value]
         if isinstance(value, str):
-            if len(value) > _TEXT:
-                raise ValueError(f"it has a text of {len(value)} characters")
-            return visible(value)
+            return text(value)
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError("it has a number beyond 64 bits")
         if value is None or type(value) in (bool, int, float):
