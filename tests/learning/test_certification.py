@@ -69,7 +69,7 @@ def test_a_finished_run_takes_no_more_votes(tmp_path):
 
 
 def test_what_a_killed_invocation_left_is_not_counted(tmp_path):
-    leftovers = ["evaluations.rank0", "evaluations.rank7", ".evaluations.rank0.x", ".summary.json.x", ".records.csv.x"]
+    leftovers = ["evaluations.rank0", "evaluations.rank7", ".evaluations.rank0.x.part", ".summary.json.x.part"]
     for name in leftovers:
         (tmp_path / name).write_text("99" if name == "evaluations.rank7" else "")
     assert certify(tmp_path, 1, "paper")["evaluations"] == -(-IMAGES * 51 // 8) * 8

@@ -559,3 +559,45 @@ def test_a_hole_is_not_read(tmp_path):
     images = FolderImages([tmp_path / "z.webp"], torch.zeros(1), (8, 8), (8, 8))
     with pytest.raises(UserError, match=r"z\.webp is not a readable image \(it is larger than an image of"):
         images.decode(0)
+
+
+def tiled(width, height):
+    """A grey TIFF of 10 x 10 pixels in one compressed tile of this size."""
+    data = zlib.compress(bytes(16 * 16))
+    start = 8 + 2 + 10 * 12 + 4
+    tags = [(256, 10), (257, 10), (258, 8), (259, 8), (262, 1), (277, 1), (322, width), (323, height)]
+    tags += [(324, start), (325, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+def test_a_tile_may_not_be_larger_than_an_image(tmp_path):
+    images = FolderImages([tmp_path / "a.tif"], torch.zeros(1), (8, 8), (8, 8))
+    (tmp_path / "a.tif").write_bytes(tiled(16, 16))
+    assert images.decode(0).shape == (3, 8, 8)
+    (tmp_path / "a.tif").write_bytes(tiled(16_384, 32_768))
+    with pytest.raises(UserError, match=r"a\.tif .*its tiles have 16384x32768 pixels"):
+        images.decode(0)
+
+
+@pytest.mark.parametrize(("tag", "value"), [(258, 12), (262, 0)], ids=["12 bits", "white is zero"])
+def test_sixteen_bits_of_another_meaning_are_refused(tmp_path, tag, value):
+    Image.fromarray(np.full((8, 8), 4095, dtype=np.uint16)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    before = struct.pack("<HHI", tag, 3, 1) + struct.pack("<H", {258: 16, 262: 1}[tag])
+    assert content.count(before) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(before, before[:-2] + struct.pack("<H", value)))
+    images = FolderImages([tmp_path / "a.tif"], torch.zeros(1), (8, 8), (8, 8))
+    with pytest.raises(UserError, match=r"a\.tif is not a readable image"):
+        images.decode(0)
+
+
+def test_a_hole_is_no_file_of_mnist(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(LABELS)
+        with (raw / f"{part}-images-idx3-ubyte").open("wb") as file:
+            file.truncate(10**12)
+    with pytest.raises(UserError, match="larger than MNIST is"):
+        load_dataset({"name": "mnist", "root": tmp_path}).test  # noqa: B018

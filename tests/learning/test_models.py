@@ -1,4 +1,5 @@
 import logging
+import time
 
 import pytest
 import torch
@@ -195,3 +196,23 @@ class TestWeights:
 def test_auto(spec, dataset, name, pretrained):
     resolved = resolve_model(spec, dataset)
     assert (resolved["name"], resolved["pretrained"]) == (name, pretrained)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fc.bias": torch.tensor(1.0)}, "other shapes in 1 tensors"),
+        ({"module." * 300_000 + "other": torch.zeros(10)}, "unknown 1 tensors, the first other"),
+        ({"x" * 3_000_000: torch.zeros(10)}, "unknown 1 tensors, the first xxx"),
+    ],
+    ids=["scalar", "wrapped", "long"],
+)
+def test_weights_of_strange_names_and_shapes_are_told_shortly(tmp_path, change, words):
+    state = build_model({"name": "small_cnn"}, 10, 1, (0.5,), (0.5,), (8, 8))[1].state_dict()
+    torch.save({**state, **change}, tmp_path / "weights.pt")
+    spec = {"name": "small_cnn", "weights": tmp_path / "weights.pt"}
+    start = time.monotonic()
+    with pytest.raises(UserError, match=rf"^weights=\S*weights\.pt: .*({words})") as refused:
+        build_model(spec, 10, 1, (0.5,), (0.5,), (8, 8))
+    assert len(str(refused.value)) < 500
+    assert time.monotonic() - start < 2

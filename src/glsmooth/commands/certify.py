@@ -140,7 +140,7 @@ def _prepare(cfg: DictConfig) -> _Job:
     """
     checkpoint = load_checkpoint(cfg.ckpt)
     stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
-    stored["dataset"] = {key: value for key, value in checkpoint.dataset.items() if key != "download"}  # if typed only
+    stored["dataset"] = _stored_dataset(checkpoint)
     settings = merge_checkpoint(cfg, stored)
     _check_root(cfg, settings)
     if settings["pixel_noise"] is None:
@@ -185,6 +185,14 @@ def _prepare(cfg: DictConfig) -> _Job:
         procedure,
         speed,
     )
+
+
+def _stored_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The data set as the checkpoint describes it, without what only the user may ask of this machine."""
+    stored = {key: value for key, value in checkpoint.dataset.items() if key != "download"}
+    if stored.get("num_workers"):
+        stored["num_workers"] = min(stored["num_workers"], os.cpu_count() or 1)
+    return stored
 
 
 def _check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from glsmooth.configuration.fields import cut, leaves, shown
 from glsmooth.configuration.settings import validate
-from glsmooth.configuration.untrusted import open_file
+from glsmooth.configuration.untrusted import Limits, limits, open_file, using_limits
+from glsmooth.errors import UserError
 
 __all__ = ["decisive", "difference", "file_digest", "run_id"]
 
@@ -88,14 +89,23 @@ def run_id(cfg: Any, command: str) -> str:
     Raises:
         UserError: the configuration is not valid; so a mistake leaves no directory behind.
     """
-    fields = decisive(validate(cfg, command), command)
+    settings = validate(cfg, command)
+    with using_limits(Limits(**settings.get("limits", {}))):
+        fields = decisive(settings, command)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; computed once while the file stays as it is."""
+    """SHA-256 of a file's bytes, in hexadecimal; computed once while the file stays as it is.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+        UserError: it is larger than a checkpoint may be.
+    """
     path = Path(path).expanduser().resolve()
     status = path.stat()
+    if status.st_size > limits().gigabytes * 10**9:  # before it takes minutes
+        raise UserError(f"{path}: larger than limits.gigabytes={limits().gigabytes}; raise that if you trust the file")
     # Whoever writes a file can set back the time of its content, but not that of the change.
     return _file_digest(path, (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 

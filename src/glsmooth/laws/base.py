@@ -106,6 +106,8 @@ class Law(Immutable, Distribution):
                 raise UserError(
                     f"{field}={value:g} is too extreme to compute with; give a number between 1e-12 and 1e12"
                 )
+            if field in ("loc", "low", "high") and abs(value) > 1e12:
+                raise UserError(f"{field}={value:g} is too extreme to compute with; give one between -1e12 and 1e12")
             numbers[field] = value + 0.0  # -0.0 is 0.0
         self._fill(values=FrozenMapping(numbers), **numbers)
 

@@ -26,6 +26,8 @@ class Uniform(Law):
         super().__init__(low=low, high=high)
         if not self.low < self.high:
             raise UserError(f"low={low:g} must be below high={high:g}; exchange them or widen the interval")
+        if self.high - self.low < 1e-12:
+            raise UserError(f"high={high:g} is too close to low={low:g} to compute with; widen the interval to 1e-12")
 
     @property
     def interval(self) -> tuple[float, float]:

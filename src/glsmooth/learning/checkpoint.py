@@ -19,7 +19,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import LARGEST_IMAGE, Data
 from glsmooth.learning.data import NAMES as DATASETS
 from glsmooth.learning.models import build_model, tensor_shapes
-from glsmooth.learning.tensors import read_tensors
+from glsmooth.learning.tensors import in_brief, read_tensors
 from glsmooth.voting.classifier import nonfinite
 
 #: Key of the payload in the checkpoint that Lightning writes.
@@ -127,7 +127,7 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     if file_digest(path) != digest:
         raise UserError(f"ckpt={path}: was replaced while it was read; run again when its training has ended")
     if failure is not None:
-        raise UserError(f"ckpt={path}: not a readable checkpoint ({_brief(failure)}); {_FIX}") from failure
+        raise UserError(f"ckpt={path}: not a readable checkpoint ({in_brief(failure)}); {_FIX}") from failure
     payload = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(payload, dict) or not payload.keys() >= _NAMES:
         raise UserError(
@@ -140,11 +140,6 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
         raise UserError(f"ckpt={path}: not a checkpoint that train wrote: {error}; {_FIX}") from None
     _check_payload(payload, f"ckpt={path}")
     return Checkpoint(**{name: payload[name] for name in (*_NAMES, "identity")}, sha256=digest, state_dict=state)
-
-
-def _brief(error: Exception) -> str:
-    """Other libraries' errors run over many lines; ours fit in one."""
-    return str(error) if isinstance(error, ValueError | OSError) and len(str(error)) < 200 else type(error).__name__
 
 
 #: What every checkpoint says about itself; older ones lack the identity.

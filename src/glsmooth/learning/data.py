@@ -48,7 +48,8 @@ _LARGEST_DIGIT = 512**2  # of all 1,797 in memory
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 # What is decoded, whatever a file's name says: others may run a program (EPS), or are read as they please.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-_BYTES_A_PIXEL = 8  # of a file without compression: four channels of 16 bits
+_BYTES_A_PIXEL = 4  # of a file; the largest images have fewer, those without compression are smaller than the limit
+_MNIST_BYTES = 100 * 10**6  # twice the largest of its files
 _MEMORY_LIMIT = 2**30  # bytes of decoded pixels up to which a folder is kept in memory
 
 Split = Callable[[], Dataset[Any]]
@@ -141,6 +142,7 @@ class FolderImages(Dataset[Any]):
                     # Some decoders read all of it, which may be a hole.
                     raise ValueError(f"it is larger than an image of limits.pixels={self.pixels} can be")
                 with Image.open(stream, formats=_FORMATS) as file:
+                    _check_tiff(file, self.pixels)
                     shape = self._resized(path, file.width, file.height)
                     image = _pixels(file, "RGB" if self.channels == 3 else "L")
         except UserError:
@@ -230,6 +232,18 @@ def _unit(pixels: Tensor) -> Tensor:
 # Modes of PIL whose conversion to RGB or grey is certain; 16 bits and what may be transparent have rules of their own.
 _PLAIN_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def _check_tiff(image: Any, pixels: int) -> None:
+    """Refuse a TIFF of which a tile is larger than an image may be, or whose 16 bits are not from black to white."""
+    if image.format != "TIFF":
+        return
+    tags = image.tag_v2
+    width, height, bits, meaning = (tags.get(number) for number in (322, 323, 258, 262))
+    if width and height and width * height > pixels:
+        raise ValueError(f"its tiles have {width}x{height} pixels, more than limits.pixels={pixels}")
+    if image.mode.startswith("I;16") and (bits != (16,) or meaning != 1):
+        raise ValueError("its pixels are not of 16 bits from black to white: save it with 8 or 16 bits a channel")
 
 
 def _pixels(image: Any, mode: str) -> Any:
@@ -495,6 +509,12 @@ def _torchvision(spec: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], 
     class MNIST(datasets.MNIST):  # type: ignore[misc]  # its folder has this name
         def _check_legacy_exist(self) -> bool:
             return False  # files of torch.save, made by torchvision before 2021: not read
+
+        def _load_data(self) -> Any:
+            for file in Path(self.raw_folder).iterdir():
+                if file.stat().st_size > _MNIST_BYTES:  # read whole, twice
+                    raise ValueError(f"{file.name} is larger than MNIST is")
+            return super()._load_data()
 
     name = spec["name"]
     source = {"mnist": MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]

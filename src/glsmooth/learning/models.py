@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glsmooth.configuration.fields import cut
 from glsmooth.errors import UserError
-from glsmooth.learning.tensors import read_tensors
+from glsmooth.learning.tensors import in_brief, read_tensors
 from glsmooth.voting.classifier import nonfinite
 
 log = logging.getLogger(__name__)
@@ -197,10 +199,10 @@ def _timm_model(name: str, pretrained: bool, num_classes: int, channels: int, im
         fix = f"did you mean {' or '.join(near)}?" if near else "use a name of timm.list_models()"
         raise UserError(f"name={name}: neither one of {', '.join(BUILTIN)} nor a timm model; {fix}")
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = image_size
     try:
+        config = timm.get_pretrained_cfg(name)
+        if config is not None and config.fixed_input_size:
+            options["img_size"] = image_size
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
         # The hub fails in many ways (no network, no such file, no weights of this name): one message for all.
@@ -244,7 +246,7 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
         state = {_bare_name(key): value for key, value in content.items() if isinstance(value, Tensor)}
     except Exception as error:
         raise UserError(
-            f"weights={path}: not a readable state_dict; give a file of torch.save or safetensors"
+            f"weights={path}: not a readable state_dict ({in_brief(error)}); give a file of torch.save or safetensors"
         ) from error
     own = network.state_dict()
     state = {key: value for key, value in state.items() if not key.startswith("normalize.")}
@@ -259,7 +261,7 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
             " and ".join(map(str, sorted(theirs))) or "no",
             num_classes,
         )
-    elif other and theirs == {state[other[0]].shape[0]} != {num_classes}:
+    elif other and state[other[0]].ndim and theirs == {state[other[0]].shape[0]} != {num_classes}:
         raise UserError(
             f"weights={path}: its last layer ({other[0]}) has {state[other[0]].shape[0]} classes, the dataset "
             f"{num_classes}; give the dataset that it was trained for, or set new_head=true to train a new last "
@@ -271,10 +273,13 @@ def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bo
     for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes in", shapes)):
         if keys:
             raise UserError(
-                f"weights={path}: does not fit: it {what} {len(keys)} tensors, the first {keys[0]}; "
+                f"weights={path}: does not fit: it {what} {len(keys)} tensors, the first {cut(keys[0])}; "
                 "use a file of the same architecture, or another model"
             )
-    network.load_state_dict(state, strict=False)
+    try:
+        network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # of a kind that cannot be converted
+        raise UserError(f"weights={path}: does not fit ({_brief(error)}); use a file of the same kind") from error
     broken = nonfinite(network)
     if broken is not None:
         raise UserError(f"weights={path}: its {broken}; use a file of a whole network")
@@ -287,9 +292,7 @@ def _brief(error: Exception) -> str:
 
 def _bare_name(key: str) -> str:
     """A parameter's name without the wrappers that training programs leave in front of it."""
-    while key.startswith(("module.", "model.", "network.")):
-        key = key.split(".", 1)[1]
-    return key
+    return re.sub(r"^(?:(?:module|model|network)\.)+", "", key)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from glsmooth.configuration.untrusted import limits, open_file
 
-__all__ = ["read_tensors"]
+__all__ = ["in_brief", "read_tensors"]
 
 _STORAGES = {
     f"{place} {name}"
@@ -59,6 +59,11 @@ def read_tensors(path: Path) -> Any:
         content = torch.load(file, map_location="cpu", weights_only=True)
     _check_memory(content, size)
     return content
+
+
+def in_brief(error: Exception) -> str:
+    """Why :func:`read_tensors` failed. Other libraries' errors run over many lines; ours fit in one."""
+    return str(error) if isinstance(error, ValueError | OSError) and len(str(error)) < 200 else type(error).__name__
 
 
 def _check(file: BinaryIO) -> None:

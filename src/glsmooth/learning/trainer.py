@@ -140,6 +140,7 @@ def quieten_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for advice in (
         "does not have many workers",
+        "`srun` command is available",
         "exists and is not empty",
         "smaller than the logging",
         "predict returned None",

@@ -87,15 +87,20 @@ class Draws:
                 raise UserError(
                     f"{file}: {name} has shape {arrays[name].shape}, not {shape}; it is of another run, delete it"
                 )
-            kind = np.integer if name == "votes" else np.floating
-            if not np.issubdtype(arrays[name].dtype, kind):
+            if arrays[name].dtype.kind not in ("iu" if name == "votes" else "f"):
                 raise UserError(f"{file}: {name} holds {arrays[name].dtype}; it was not written by certify, delete it")
+        if image[0] not in (1, 3) or 0 in image:
+            raise UserError(f"{file}: image has shape {image}, not that of a grey or colour one; delete it")
+        if not np.isfinite(arrays["theta"]).all():
+            raise UserError(f"{file}: theta is not finite; it was not written by certify, delete it")
         return cls(index, arrays["image"], arrays["transformed"], arrays["theta"], arrays["votes"])
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """One array of numbers; its header is compared with the size of what follows before memory is taken for it."""
     member = archive.getinfo(f"{name}.npy")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack in one piece
+        raise ValueError(f"{name} is packed in another way than numpy packs")
     with archive.open(member) as stream:
         if np.lib.format.read_magic(stream) != (1, 0):  # what numpy writes for arrays without names
             raise ValueError(f"{name} is of another version of numpy's format")
@@ -104,4 +109,4 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
         if dtype.hasobject or size != member.file_size - stream.tell():
             raise ValueError(f"{name} is not what its header says")
         array = np.frombuffer(bytearray(stream.read()), dtype=dtype)
-    return array.reshape(shape, order="F" if fortran else "C")
+    return array.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="), copy=False)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from omegaconf import OmegaConf
+import yaml
 
 from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError, visible
@@ -154,7 +154,8 @@ def sync_directory(path: Path) -> None:
 
 def write_config(directory: Path, settings: Mapping[str, Any]) -> None:
     """config.yaml: the settings as they were used, with every reference resolved."""
-    write_text(directory / CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
+    # Not through OmegaConf, to which a text of a checkpoint's could look like a reference.
+    write_text(directory / CONFIG, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def wandb_id(directory: Path) -> str:
