@@ -145,7 +145,7 @@ def saved(**changes):
         (lambda _: b"hello", "missing, damaged"),
         (saved(glsmooth={}), "missing, damaged"),
         (saved(loops=None, optimizer_states=None), "cannot resume"),  # as weights alone, such as best.ckpt, are
-        (saved(state_dict={}), "cannot resume"),
+        (saved(state_dict={"a": torch.zeros(1)}), "cannot resume"),
         (saved(optimizer_states=[{"state": {0: {"momentum_buffer": torch.zeros(3)}}}]), r"momentum 0 has shape \(3,\)"),
     ],
 )
