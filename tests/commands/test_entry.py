@@ -404,3 +404,14 @@ def test_glsmooth_x_is_python_m_glsmooth_x():
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "'nowhere' is not a directory" in last_line(done.stderr)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_log_is_not_written_elsewhere(tmp_path, kind):
+    victim, log = tmp_path / "victim", tmp_path / "report.log"
+    victim.write_text("mine")
+    {"link": lambda: log.symlink_to(victim), "pipe": lambda: os.mkfifo(log), "folder": log.mkdir}[kind]()
+    handler = LogFile(log, delay=True)
+    handler.emit(logging.LogRecord("a", logging.INFO, "b", 1, "words", None, None))
+    handler.close()
+    assert victim.read_text() == "mine"

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -135,7 +135,14 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
 
 
 class LogFile(logging.FileHandler):
-    """A run's log. Where the disk takes no more it is left out: the results tell of that."""
+    """A run's log. Where the disk takes no more it is left out: the results tell of that.
+
+    So it is where a link, a pipe or a folder has its name: what lies elsewhere is not written to.
+    """
+
+    def _open(self) -> Any:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        return os.fdopen(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding, errors=self.errors)
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # it opens with the first message
