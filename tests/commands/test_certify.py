@@ -28,6 +28,7 @@ from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 from glsmooth.report import tables, wording
 from glsmooth.report.page import recertified_note, write_comparison
+from glsmooth.runs.own import remember
 from glsmooth.runs.records import Records
 from glsmooth.runs.run import load_run
 from glsmooth.runs.summary import Numbers
@@ -290,6 +291,7 @@ def test_classes_and_images_may_be_called_anything(tmp_path, capsys):
     path = tmp_path / "best.ckpt"
     payload = {**make_payload(settings, data), "metrics": {}}
     torch.save({"state_dict": {f"model.{key}": value for key, value in state.items()}, KEY: payload}, path)
+    remember([path])
     run(path, tmp_path / "run", "dataset.subset=6", "bound.methods=[neyman_pearson]")
     assert capsys.readouterr().out.replace("\n", "").isprintable()
     _, summary = read(tmp_path / "run")
@@ -584,7 +586,7 @@ def test_an_approximation_says_so_everywhere_and_never_counts(checkpoint, tmp_pa
         (tmp_path / "run" / "records.csv").write_text(genuine)
 
     # The records are those of an approximation: mended code does not take them over.
-    with pytest.raises(UserError, match=r"approximate=True, this run has no approximate stated"):
+    with pytest.raises(UserError, match=r"approximate=true, this run has no approximate stated"):
         run(checkpoint, tmp_path / "run", *clamping, "+transform.low=-9", "+transform.high=9", "approximate=true")
 
 
