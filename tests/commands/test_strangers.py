@@ -204,11 +204,12 @@ TRAPS = (
 
 @pytest.fixture
 def trapped(folder):
-    """The folder full of modules that leave a trace when they run."""
+    """The folder full of modules that leave a trace when they run, and with settings that stop matplotlib."""
     plugins = ("hydra_plugins/evil.py", "hydra_plugins/worse/__init__.py", "hydra_plugins/worse/plugin.py")
     for path in (*(f"{name}.py" for name in TRAPS), *plugins):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(TRAP.format(place=str(folder / "sprung")))
+    (folder / "matplotlibrc").write_bytes(b"backend: module://wandb\nno key: \x1b]0;title\x07\n\xff: not UTF-8\n")
     return folder
 
 
@@ -239,6 +240,7 @@ def test_a_folder_runs_none_of_its_modules(trapped, face):
         pytest.skip("the console script is not installed")
     status, err = start(FACES[face], "plot=true", "hydra.run.dir=out")
     assert (status, sprung(trapped)) == (0, []), err
+    assert "matplotlibrc" not in err
     assert (trapped / "out" / "plane.svg").is_file()
 
 
@@ -287,6 +289,7 @@ def test_processes_of_a_certification_find_a_users_class(trapped, checkpoint):
     arguments = (f"ckpt={checkpoint}", *SHORT, TYPED, "trainer.devices=2", "hydra.run.dir=run")
     status, err = start([*PYTHON, "glsmooth.certify"], *arguments)
     assert (status, sprung(trapped)) == (0, []), err
+    assert "matplotlibrc" not in err
     assert len((trapped / "run" / "records.csv").read_text().splitlines()) == 1 + 4
 
 

@@ -384,6 +384,30 @@ def test_pictures_leave_matplotlib_as_it_was(run_dir):
     assert matplotlib.get_backend(auto_select=False) == backend
 
 
+def test_pictures_are_drawn_with_the_defaults(run_dir, monkeypatch):
+    """Settings that were read before, from a file of the working directory, say, change no picture and write no file."""
+    import matplotlib
+
+    write_report(run_dir)
+    names = ("procedure", "cra_region", "threshold")
+    before = {name: (run_dir / f"{name}.png").read_bytes() for name in names}
+    there = set(run_dir.iterdir())
+    monkeypatch.chdir(run_dir)
+    hostile = {
+        "svg.image_inline": False,
+        "text.usetex": True,
+        "text.latex.preamble": r"\newwrite\f",
+        "lines.linewidth": 0.0,
+        "font.size": 1.0,
+        "savefig.facecolor": "red",
+        "savefig.bbox": "tight",
+    }
+    with matplotlib.rc_context(hostile):
+        write_report(run_dir)
+    assert {name: (run_dir / f"{name}.png").read_bytes() for name in names} == before
+    assert set(run_dir.iterdir()) == there
+
+
 def test_diagram_tells_the_row_of_its_image(run_dir, monkeypatch):
     seen = []
     monkeypatch.setattr(
