@@ -204,12 +204,11 @@ TRAPS = (
 
 @pytest.fixture
 def trapped(folder):
-    """The folder full of modules that leave a trace when they run, and with settings that stop matplotlib."""
+    """The folder full of modules that leave a trace when they run."""
     plugins = ("hydra_plugins/evil.py", "hydra_plugins/worse/__init__.py", "hydra_plugins/worse/plugin.py")
     for path in (*(f"{name}.py" for name in TRAPS), *plugins):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(TRAP.format(place=str(folder / "sprung")))
-    (folder / "matplotlibrc").write_bytes(b"backend: module://wandb\nno key: \x1b]0;title\x07\n\xff: not UTF-8\n")
     return folder
 
 
@@ -220,6 +219,8 @@ def sprung(folder):
 
 PYTHON = [sys.executable, "-m"]
 SCRIPT = Path(sys.executable).with_name("glsmooth")
+#: Settings that matplotlib stops at, after lines that it would quote.
+SETTINGS = b"backend: module://wandb\nno key: \x1b]0;title\x07\n\xff: not UTF-8\n"
 FACES = {
     "python -m glsmooth.bounds": [*PYTHON, "glsmooth.bounds"],
     "python -mglsmooth.bounds": [sys.executable, "-mglsmooth.bounds"],
@@ -238,10 +239,19 @@ def start(command, *arguments):
 def test_a_folder_runs_none_of_its_modules(trapped, face):
     if face == "glsmooth bounds" and not SCRIPT.is_file():
         pytest.skip("the console script is not installed")
+    (trapped / "matplotlibrc").write_bytes(SETTINGS)
     status, err = start(FACES[face], "plot=true", "hydra.run.dir=out")
     assert (status, sprung(trapped)) == (0, []), err
     assert "matplotlibrc" not in err
     assert (trapped / "out" / "plane.svg").is_file()
+
+
+@pytest.mark.parametrize("command", ["train"])
+def test_lightning_reads_no_settings_of_the_folder(trapped, command):
+    """It imports matplotlib, which looks for them first thing."""
+    (trapped / "matplotlibrc").write_bytes(SETTINGS)
+    status, err = start([*PYTHON, f"glsmooth.{command}"], "--help")
+    assert (status, sprung(trapped), "matplotlibrc" in err) == (0, [], False), err
 
 
 def test_the_traps_are_sound(trapped):
@@ -289,7 +299,6 @@ def test_processes_of_a_certification_find_a_users_class(trapped, checkpoint):
     arguments = (f"ckpt={checkpoint}", *SHORT, TYPED, "trainer.devices=2", "hydra.run.dir=run")
     status, err = start([*PYTHON, "glsmooth.certify"], *arguments)
     assert (status, sprung(trapped)) == (0, []), err
-    assert "matplotlibrc" not in err
     assert len((trapped / "run" / "records.csv").read_text().splitlines()) == 1 + 4
 
 

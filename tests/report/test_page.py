@@ -150,7 +150,8 @@ def written(tmp_path_factory):
 
 
 def rows_of(markdown):
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if "|" in line]
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in lines]
 
 
 # Numbers
@@ -168,7 +169,7 @@ def test_table_has_the_hand_counted_numbers(run_dir):
         "Of 10 test images, 3 (30.0 %) provably keep their correct class under every brightness in "
         "[−0.4, 0.4], except with probability at most 0.001 for each image." in text
     )
-    assert "does not apply: no multiplicative law" in text
+    assert "does not apply: MP covers a single multiplicative parameter" in text
 
 
 @pytest.mark.parametrize("claimed_sound", [False, True])
@@ -385,7 +386,7 @@ def test_pictures_leave_matplotlib_as_it_was(run_dir):
 
 
 def test_pictures_are_drawn_with_the_defaults(run_dir, monkeypatch):
-    """Settings that were read before, from a file of the working directory, say, change no picture and write no file."""
+    """Settings that were read before, from a file of the working directory, say, do nothing."""
     import matplotlib
 
     write_report(run_dir)
@@ -742,6 +743,67 @@ def test_nothing_of_a_file_reaches_the_report_raw(tmp_path, capsys):
     for text in texts:
         assert not any(sign in text for sign in ("\x1b", "\x07", "\u202e", "\ntouch", "\udcff"))
     assert r"squares\ntouch" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("![x](http://evil/p.png)", r"\![x\](http\://evil/p.png)"),
+        ("[a](x) [b][c]", r"[a\](x) [b\][c]"),
+        ("<script>a</script> <!--", r"\<script>a\</script> \<!--"),
+        (r"a\|b \ \n", r"a\\\|b \ \n"),
+        ("`x` *y* _z_ __w__ ~v~", r"\`x\` \*y\* \_z\_ \_\_w\_\_ \~v\~"),
+        ("# a", r"\# a"),
+        ("12. a", r"12\. a"),
+        ("- a", r"\- a"),
+        ("see www.evil.org &lt;", r"see www\.evil.org \&lt;"),
+        ("h_min of p_A in [−0.4, 0.4], 3.5 % (n = 10) x < 2 & c ~ Normal(0, 1)", None),
+        ("10.5 #1 a-b +1 best.ckpt 2024_01 C:\\data", None),
+    ],
+)
+def test_markdown_shows_a_text_as_it_is(text, shown):
+    assert tables.escaped(text) == (shown or text)
+
+
+def test_a_file_writes_no_markdown(tmp_path, capsys):
+    """Images, links and tags of a stranger's would be loaded by whoever reads table.md; so would be his words."""
+    evil = "![x](http://evil/p.png) <script> a\\|b"
+    methods = {
+        "neyman_pearson": {"required_probability": H_MIN, "sound": True, "argument": evil},
+        "gl_printed": {"required_probability": PRINTED, "sound": False, "argument": evil},
+        "mp": {"required_probability": None, "sound": True, "reason": "Of 10 test images, 10 (100 %) provably"},
+        "tss": {"required_probability": None, "sound": True, "reason": evil},
+    }
+    changes = {
+        "dataset": {"name": evil, "subset": None},
+        "model": {"name": evil},
+        "classes": [evil, evil, evil],
+        "checkpoint": {"path": evil, "sha256": evil},
+        "hardware": {"device": evil},
+        "versions": {"python": evil},
+    }
+    path = make_run(tmp_path / "[x](y) *z*", methods=methods, **changes)
+    other = make_run(tmp_path / "other", methods=methods, **changes)
+    _report(tmp_path / "out", runs=[str(path)])
+    _report(tmp_path / "again", runs=[str(path)], region={"brightness": [-0.3, 0.2]})
+    _report(tmp_path / "both", runs=[str(path), str(other)], region={"brightness": [-0.3, 0.2]})
+    capsys.readouterr()
+    for table in (path / "table.md", tmp_path / "again" / "table.md", tmp_path / "both" / "table.md"):
+        text = table.read_text()
+        assert "script" in text
+        for mark in ("](", "<script", "http:", "*z*", r"a\|b", r"a\\|b"):
+            assert not re.search(rf"(?<!\\){re.escape(mark)}", text), (table, mark)
+        assert "provably\n" not in text
+    text = (path / "table.md").read_text()
+    assert "MP (Muravev & Petiushko 2021) does not apply: MP covers a single" in text
+    assert "TSS (Li et al. 2021) does not apply: it did not when the run was certified" in text
+    assert "100 %" not in text + (path / "report.html").read_text()
+
+
+def test_what_an_unsound_method_would_claim_is_computed(tmp_path):
+    methods = {"gl_printed": {"required_probability": 0.5, "sound": False}}
+    stored = load_run(make_run(tmp_path / "run", methods=methods))
+    assert stored.outcomes["gl_printed"].h_min == pytest.approx(PRINTED, abs=0.001)
 
 
 @pytest.mark.parametrize("name", ["$x^$", "a\\b", "$", "two\nlines", "**bold** | cell"])

@@ -1,7 +1,7 @@
 """Pictures with matplotlib's own defaults, whatever settings lie about.
 
-matplotlib reads a ``matplotlibrc`` of the working directory first. Data lie there, perhaps a stranger's, and settings can
-have it start LaTeX, or write files beside the pictures.
+matplotlib reads a ``matplotlibrc`` of the working directory first. Data lie there, perhaps a stranger's, and settings
+can have it start LaTeX, or write files beside the pictures.
 """
 
 from __future__ import annotations

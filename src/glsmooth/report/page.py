@@ -92,7 +92,7 @@ def write_comparison(results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]], 
     notes = [note for result in results if (note := recertified_note(*result))]
     table = tables.markdown(header, rows, numeric_from=4)
     if notes:
-        table += "\n" + "".join(f"* {note}\n" for note in notes)
+        table += "\n" + tables.bullets(notes)
     write_text(out / "table.md", table)
     names = [f"{run.family.transform.name}\n{run.name}, {run.label}" for run, _, _ in results]
     methods = [name for name in bounds.METHODS if any(name in _sound(d) for _, _, d in results)]

@@ -34,7 +34,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
-from glsmooth.report.tables import count, markdown
+from glsmooth.report.tables import bullets, count, escaped, markdown
 from glsmooth.runs.files import read_json
 from glsmooth.runs.summary import check_methods
 from glsmooth.transforms import BUILTIN
@@ -150,7 +150,7 @@ class _Notes:
         return self.letters.setdefault(text, _letters(len(self.letters)))
 
     def lines(self) -> str:
-        return "".join(f"* ({letter}) {text}\n" for text, letter in self.letters.items())
+        return bullets(f"({letter}) {text}" for text, letter in self.letters.items())
 
 
 def _letters(i: int) -> str:
@@ -205,7 +205,7 @@ def votes_table(
         "the published CRA of GL is above that of NP, the most that any sound method can certify from "
         "these votes."
     )
-    table = f"{markdown(header, rows, numeric_from=4)}\n{text}\n"
+    table = f"{markdown(header, rows, numeric_from=4)}\n{escaped(text)}\n"
     return table + ("\nNotes:\n\n" + notes.lines() if notes.letters else "")
 
 

@@ -32,6 +32,7 @@ _H_MIN = 1e-6
 #: deviations of sampled.DRAWS draws under either law, whose threshold moves the value at most twice as fast.
 _SAMPLED = 0.01
 
+_CALLED_UNSOUND = "the run's summary.json calls it unsound"
 _FIX = "a file was changed after certify wrote it; run certify again into an empty directory"
 
 
@@ -77,31 +78,35 @@ def recount(
 
 
 def recount_h_min(directory: Path, stored: Mapping[str, Outcome], again: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """What each method says, by the larger of the stored h_min and the one that was computed again.
+    """What each method says, by the larger of the stored h_min and the one that was computed again, in our words.
 
     Args:
-        again: the outcomes that family and region give now, for each method that may certify.
+        again: the outcomes that family and region give now, for each method of ``stored``.
 
     Raises:
         UserError: a stored h_min that is too small; it names the method.
     """
-    decisive = dict(stored)
-    for name, outcome in again.items():
-        before = stored[name]
-        assert before.h_min is not None
-        slack = _SAMPLED if outcome.failure_probability else _H_MIN
-        if outcome.h_min is None or before.h_min < outcome.h_min - slack:
-            gives = "nothing" if outcome.h_min is None else f"{outcome.h_min:.6g}"
-            raise UserError(
-                f"{directory / SUMMARY}: methods.{name}: required_probability={before.h_min:.6g}, but its "
-                f"transformation, laws and region give {gives}; {_FIX}"
-            )
-        decisive[name] = replace(
-            outcome,
-            h_min=max(before.h_min, outcome.h_min),
-            failure_probability=max(before.failure_probability, outcome.failure_probability),
+    return {name: _decisive(directory, before, again[name]) for name, before in stored.items()}
+
+
+def _decisive(directory: Path, before: Outcome, outcome: Outcome) -> Outcome:
+    if before.h_min is None:  # another release may know more
+        argument = "it did not when the run was certified" if outcome.h_min is not None else outcome.argument
+        return replace(outcome, h_min=None, worst=None, sound=before.sound, argument=argument)
+    if not before.sound:  # nothing is certified by it: what it would claim is ours to say
+        return replace(outcome, sound=False, argument=_CALLED_UNSOUND) if outcome.sound else outcome
+    slack = _SAMPLED if outcome.failure_probability else _H_MIN
+    if outcome.h_min is None or before.h_min < outcome.h_min - slack:
+        gives = "nothing" if outcome.h_min is None else f"{outcome.h_min:.6g}"
+        raise UserError(
+            f"{directory / SUMMARY}: methods.{outcome.method}: required_probability={before.h_min:.6g}, but its "
+            f"transformation, laws and region give {gives}; {_FIX}"
         )
-    return decisive
+    return replace(
+        outcome,
+        h_min=max(before.h_min, outcome.h_min),
+        failure_probability=max(before.failure_probability, outcome.failure_probability),
+    )
 
 
 def _procedure(

@@ -216,8 +216,7 @@ def load_run(
             )
     run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root)
     _check_together(run)
-    sound = [name for name, outcome in run.outcomes.items() if outcome.sound and outcome.h_min is not None]
-    outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, sound))
+    outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, list(run.outcomes)))
     p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
     return replace(
         run,
