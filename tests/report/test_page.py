@@ -4,7 +4,7 @@ import base64
 import csv
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -23,7 +23,7 @@ from glsmooth.laws import Normal
 from glsmooth.report import figures, page, sweeps, tables, wording, write_report
 from glsmooth.runs.records import read_records
 from glsmooth.runs.run import Run, load_run
-from glsmooth.runs.summary import Summary
+from glsmooth.runs.summary import Numbers, Summary
 from glsmooth.transforms import ContrastBrightness, Translation
 
 COLUMNS = [
@@ -557,6 +557,64 @@ def _claim(required):
             lambda p: _summary(p, lambda s: s["methods"]["mp"].update(required_probability=0.5)),
             r"methods\.mp: required_probability=0\.5, but its transformation, laws and region give nothing",
         ),
+        # Words that the procedure does not mean, and draws beyond those of the row.
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(interval="two-sided")),
+            r"monte_carlo\.interval is 'two-sided', but monte_carlo\.name=paper means 'one-sided';",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(vote="majority")),
+            r"monte_carlo\.vote is 'majority', but monte_carlo\.name=paper means 'argmax';",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(stopped_for={"gl": 0.9})),
+            r"monte_carlo\.stopped_for is .*, but monte_carlo\.name=paper means nothing;",
+        ),
+        (lambda p: _cells(p, 3, abstain_votes=230), r"index 3: abstain_votes=230, but it can be 229 at most;"),
+        (lambda p: _cells(p, 3, nonfinite_votes=2), r"index 3: nonfinite_votes=2, but it can be 1 at most;"),
+        (lambda p: _cells(p, 3, near_ties=1201), r"index 3: near_ties=1201, but it can be 1200 at most;"),
+        # Numbers that the records do not give.
+        *(
+            (
+                lambda p, key=key, value=value: _summary(p, lambda s: s.update({key: value})),
+                rf"json: {key} is {value}, ",
+            )
+            for key, value in (
+                ("base_accuracy", 0.9),
+                ("smoothed_accuracy", 0.81),
+                ("votes_used", 12001),
+                ("votes_per_image", 1199.0),
+                ("abstained_votes", 11),
+                ("nonfinite_votes", 1),
+                ("near_ties", 1),
+                ("given_up", 0.1),
+            )
+        ),
+        (
+            lambda p: _summary(p, lambda s: s.update(given_up=0.0, abstained=0.1)),
+            r"json: abstained is 0\.1, but .* 0\.2;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["methods"]["gl"].update(certified_robust_accuracy=0.4)),
+            r"json: methods\.gl\.certified_robust_accuracy is 0\.4, but records\.csv gives 0\.3;",
+        ),
+        # Another torus than that of the images.
+        (
+            lambda p: _summary(p, lambda s: s["dataset"].update(image_size=[8, 9])),
+            r"json: image_size is \[8, 8\], but the images of 'squares' have \[8, 9\] pixels;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["dataset"].update(name="cifar10")),
+            r"json: image_size is \[8, 8\], but the images of 'cifar10' have \[32, 32\] pixels;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: (s["dataset"].update(name="digits"), s.update(image_size=[1, 1]))),
+            r"json: image_size is \[1, 1\], but the images of 'digits' have \[32, 32\] pixels;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s.update(image_size=[1, 1])),
+            r"figure1\.npz: its image has \[8, 8\] pixels, but summary\.json says image_size=\[1, 1\];",
+        ),
         # What the files claim was certified contradicts them.
         (lambda p: _cells(p, 8, certified_neyman_pearson=1), r"index 8: certified_neyman_pearson=1, but p_lower=0\.90"),
     ],
@@ -575,6 +633,22 @@ def test_forged_numbers_are_refused(run_dir, forge, words):
     with pytest.raises(UserError, match=words):
         write_report(run_dir)
     assert not (run_dir / "table.md").exists()
+
+
+def test_numbers_that_the_records_give_are_accepted(tmp_path):
+    records = read_records(make_run(tmp_path / "run"))
+    numbers = Numbers.of(records, 1000)
+    assert (numbers.smoothed_accuracy, numbers.abstained, numbers.votes_used) == (0.8, 0.2, 12000)
+    methods = {
+        "gl": {"required_probability": H_MIN, "sound": True, "certified_robust_accuracy": 0.3 + 1e-12},
+        "gl_printed": {"required_probability": PRINTED, "sound": False, "certified_robust_accuracy": 0.0},
+    }
+    monte_carlo = {"name": "paper", "n0": 200, "n": 1000, "alpha": ALPHA, "vote": "argmax", "interval": "one-sided"}
+    path = make_run(
+        tmp_path / "run", methods=methods, monte_carlo=monte_carlo | {"randomised": False}, **asdict(numbers)
+    )
+    assert load_run(path).summary.numbers == numbers
+    assert load_run(make_run(tmp_path / "plane", image_size=None)).family.image_size is None
 
 
 def test_a_run_is_decided_on_the_side_of_safety(run_dir):
