@@ -635,6 +635,35 @@ def test_forged_numbers_are_refused(run_dir, forge, words):
     assert not (run_dir / "table.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"region": {}}, "region is empty"),
+        ({"region": {"gamma": [0.5, 1.0]}}, r"region\.gamma=\[0\.5, 1\.0\] is stray"),
+        ({"region": {"brightness": [-1e300, 1e300]}}, None),
+        ({"smoothing": {}}, r"smoothing\.brightness is missing"),
+        ({"smoothing": {"gamma": {"law": "Normal", "scale": 1.0}}}, r"smoothing\.gamma=.* is stray"),
+        ({"smoothing": {"brightness": {"law": "Normal"}}}, r"smoothing\.brightness\.scale is missing"),
+        ({"monte_carlo": {"name": "paper_literal", "n0": 200, "n": 1000, "alpha": 5e-324}}, "alpha="),
+        (
+            {"transform": {"_target_": "glsmooth.transforms.Brightness", "a": "x" * 10**6}},
+            r"transform\.a='xx.*xx' is not an",
+        ),
+        (
+            {"transform": {"_target_": "glsmooth.transforms.ContrastBrightness", "order": "x" * 10**6}},
+            r"transform\.order='xx.*xx' is unknown",
+        ),
+        ({"approximate": {"residual": 1.0, "alpha": {"10 images": 1.0}}}, r"approximate\.alpha\.10 images"),
+    ],
+)
+def test_messages_about_a_summary_name_it_and_are_short(run_dir, change, words):
+    _summary(run_dir, lambda s: s.update(change))
+    with pytest.raises(UserError, match=words) as refusal:
+        load_run(run_dir)
+    assert str(refusal.value).startswith(str(run_dir))
+    assert len(str(refusal.value)) < 1000
+
+
 def test_numbers_that_the_records_give_are_accepted(tmp_path):
     records = read_records(make_run(tmp_path / "run"))
     numbers = Numbers.of(records, 1000)
@@ -644,9 +673,8 @@ def test_numbers_that_the_records_give_are_accepted(tmp_path):
         "gl_printed": {"required_probability": PRINTED, "sound": False, "certified_robust_accuracy": 0.0},
     }
     monte_carlo = {"name": "paper", "n0": 200, "n": 1000, "alpha": ALPHA, "vote": "argmax", "interval": "one-sided"}
-    path = make_run(
-        tmp_path / "run", methods=methods, monte_carlo=monte_carlo | {"randomised": False}, **asdict(numbers)
-    )
+    stated = {key: value for key, value in asdict(numbers).items() if key != "images"}
+    path = make_run(tmp_path / "run", methods=methods, monte_carlo=monte_carlo | {"randomised": False}, **stated)
     assert load_run(path).summary.numbers == numbers
     assert load_run(make_run(tmp_path / "plane", image_size=None)).family.image_size is None
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from glsmooth.bounds import Outcome, evaluate
 from glsmooth.configuration.build import build_family, build_region, check_target
-from glsmooth.errors import UserError, visible
+from glsmooth.configuration.fields import cut
+from glsmooth.errors import UserError, of_file, visible
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
@@ -221,10 +222,12 @@ def load_run(
                 "same certify command again resumes an unfinished one)"
             )
     run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root)
-    _check_together(run)
-    run.draws  # noqa: B018 - refuses those of another run
-    outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, list(run.outcomes)))
-    p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
+    with of_file(path / SUMMARY):
+        _check_approximate(run)
+        _check_together(run)
+        run.draws  # noqa: B018 - refuses those of another run
+        outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, list(run.outcomes)))
+        p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
     return replace(
         run,
         summary=replace(run.summary, outcomes=outcomes),
@@ -259,6 +262,14 @@ def _check_together(run: Run) -> None:
                 f"{file}: index {run.columns['index'][row]}: {column}={run.columns[column][row]}, but "
                 f"p_lower={run.p_lower[row]:.6g} and summary.json has required_probability={outcome.h_min}; {fix}"
             )
+
+
+def _check_approximate(run: Run) -> None:
+    """Refuse parameters that the transformation does not have: their names would be words in the report."""
+    for key in ("alpha", "beta"):
+        for name in (run.summary.approximate or {}).get(key) or {}:
+            if name not in run.family.parameters:
+                raise UserError(f"approximate.{key}.{cut(name)} is not a parameter; run certify again")
 
 
 def _check_numbers(run: Run) -> None:
