@@ -6,8 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["UserError", "did_you_mean", "keyed", "out_of_memory", "visible"]
+__all__ = ["UserError", "did_you_mean", "keyed", "of_file", "out_of_memory", "visible"]
 
 
 class UserError(ValueError):
@@ -33,6 +34,17 @@ def keyed(keys: Mapping[str, str]) -> Iterator[None]:
         first = rf"({fields})(?==|:| is )"
         if fields and re.match(first, message):
             error.args = (re.sub(rf"^{first}|(?<!\S)({fields})(?==)", lambda match: keys[match[0]], message),)
+        raise
+
+
+@contextmanager
+def of_file(file: Path) -> Iterator[None]:
+    """Have a UserError begin with the file whose content it is about, unless it names that or one beside it."""
+    try:
+        yield
+    except UserError as error:
+        if file.name not in str(error) and not str(error).startswith(str(file.parent)):
+            error.args = (f"{file}: {error}",)
         raise
 
 

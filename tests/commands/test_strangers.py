@@ -14,6 +14,7 @@ from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import KEY, load_checkpoint
 from glsmooth.report import write_report
 from glsmooth.runs.run import load_run
+from tests.report.test_page import make_run
 
 TARGET = "a_strangers_module.Tint"
 TINT = """
@@ -219,6 +220,8 @@ def sprung(folder):
 
 PYTHON = [sys.executable, "-m"]
 SCRIPT = Path(sys.executable).with_name("glsmooth")
+#: Settings that matplotlib stops at, after lines that it would quote.
+SETTINGS = b"backend: module://wandb\nno key: \x1b]0;title\x07\n\xff: not UTF-8\n"
 FACES = {
     "python -m glsmooth.bounds": [*PYTHON, "glsmooth.bounds"],
     "python -mglsmooth.bounds": [sys.executable, "-mglsmooth.bounds"],
@@ -237,9 +240,19 @@ def start(command, *arguments):
 def test_a_folder_runs_none_of_its_modules(trapped, face):
     if face == "glsmooth bounds" and not SCRIPT.is_file():
         pytest.skip("the console script is not installed")
+    (trapped / "matplotlibrc").write_bytes(SETTINGS)
     status, err = start(FACES[face], "plot=true", "hydra.run.dir=out")
     assert (status, sprung(trapped)) == (0, []), err
+    assert "matplotlibrc" not in err
     assert (trapped / "out" / "plane.svg").is_file()
+
+
+@pytest.mark.parametrize("command", ["train"])
+def test_lightning_reads_no_settings_of_the_folder(trapped, command):
+    """It imports matplotlib, which looks for them first thing."""
+    (trapped / "matplotlibrc").write_bytes(SETTINGS)
+    status, err = start([*PYTHON, f"glsmooth.{command}"], "--help")
+    assert (status, sprung(trapped), "matplotlibrc" in err) == (0, [], False), err
 
 
 def test_the_traps_are_sound(trapped):
@@ -297,3 +310,25 @@ def test_jobs_of_a_sweep_find_a_users_class(trapped):
     status, err = start(FACES["python -m glsmooth.bounds"], *sweep, *arguments)
     assert (status, sprung(trapped)) == (0, []), err
     assert len(list(trapped.glob("outputs/bounds/*/bounds.json"))) == 2
+
+
+def test_nothing_raw_is_logged(call, folder):
+    """Names of directories and of images that cannot be read, on the terminal and in the log."""
+    evil = "\x1b]0;pwned\x07\x1b[2J\u202e\n[ERROR] a line of its own "
+    for name in ("cat", "dog", "<emu>"):
+        (folder / "images" / "test" / name).mkdir(parents=True)
+        (folder / "images" / "train" / name).mkdir(parents=True)
+        for split in ("train", "test"):
+            for i in range(12):
+                (folder / "images" / split / name / f"{evil}{i:02}.png").write_bytes(b"not an image")
+    dataset = {"name": "image_folder", "subset": None, "image_size": [8, 8]}
+    run = make_run(folder / f"{evil}run", dataset=dataset)
+    status, captured = call("report", run, "dataset.root=images", "hydra.run.dir=out")
+    assert status == 0, captured.err
+    log = (folder / "out" / "report.log").read_text()
+    for text in (captured.err, captured.out, log):
+        assert not set(text) & {"\x1b", "\x07", "\u202e"}
+        assert "\n[ERROR]" not in text
+    assert "no gallery" in log
+    assert r"\x1b]0;pwned\x07\x1b[2J\u202e\n[ERROR] a line of its own 06.png is not a readable image" in log
+    assert r"\x1b]0;pwned\x07" in captured.err

@@ -4,7 +4,7 @@ import base64
 import csv
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -23,7 +23,7 @@ from glsmooth.laws import Normal
 from glsmooth.report import figures, page, sweeps, tables, wording, write_report
 from glsmooth.runs.records import read_records
 from glsmooth.runs.run import Run, load_run
-from glsmooth.runs.summary import Summary
+from glsmooth.runs.summary import Numbers, Summary
 from glsmooth.transforms import ContrastBrightness, Translation
 
 COLUMNS = [
@@ -150,7 +150,8 @@ def written(tmp_path_factory):
 
 
 def rows_of(markdown):
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if "|" in line]
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("|"))] for line in lines]
 
 
 # Numbers
@@ -168,7 +169,7 @@ def test_table_has_the_hand_counted_numbers(run_dir):
         "Of 10 test images, 3 (30.0 %) provably keep their correct class under every brightness in "
         "[−0.4, 0.4], except with probability at most 0.001 for each image." in text
     )
-    assert "does not apply: no multiplicative law" in text
+    assert "does not apply: MP covers a single multiplicative parameter" in text
 
 
 @pytest.mark.parametrize("claimed_sound", [False, True])
@@ -384,6 +385,30 @@ def test_pictures_leave_matplotlib_as_it_was(run_dir):
     assert matplotlib.get_backend(auto_select=False) == backend
 
 
+def test_pictures_are_drawn_with_the_defaults(run_dir, monkeypatch):
+    """Settings that were read before, from a file of the working directory, say, do nothing."""
+    import matplotlib
+
+    write_report(run_dir)
+    names = ("procedure", "cra_region", "threshold")
+    before = {name: (run_dir / f"{name}.png").read_bytes() for name in names}
+    there = set(run_dir.iterdir())
+    monkeypatch.chdir(run_dir)
+    hostile = {
+        "svg.image_inline": False,
+        "text.usetex": True,
+        "text.latex.preamble": r"\newwrite\f",
+        "lines.linewidth": 0.0,
+        "font.size": 1.0,
+        "savefig.facecolor": "red",
+        "savefig.bbox": "tight",
+    }
+    with matplotlib.rc_context(hostile):
+        write_report(run_dir)
+    assert {name: (run_dir / f"{name}.png").read_bytes() for name in names} == before
+    assert set(run_dir.iterdir()) == there
+
+
 def test_diagram_tells_the_row_of_its_image(run_dir, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -532,6 +557,64 @@ def _claim(required):
             lambda p: _summary(p, lambda s: s["methods"]["mp"].update(required_probability=0.5)),
             r"methods\.mp: required_probability=0\.5, but its transformation, laws and region give nothing",
         ),
+        # Words that the procedure does not mean, and draws beyond those of the row.
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(interval="two-sided")),
+            r"monte_carlo\.interval is 'two-sided', but monte_carlo\.name=paper means 'one-sided';",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(vote="majority")),
+            r"monte_carlo\.vote is 'majority', but monte_carlo\.name=paper means 'argmax';",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["monte_carlo"].update(stopped_for={"gl": 0.9})),
+            r"monte_carlo\.stopped_for is .*, but monte_carlo\.name=paper means nothing;",
+        ),
+        (lambda p: _cells(p, 3, abstain_votes=230), r"index 3: abstain_votes=230, but it can be 229 at most;"),
+        (lambda p: _cells(p, 3, nonfinite_votes=2), r"index 3: nonfinite_votes=2, but it can be 1 at most;"),
+        (lambda p: _cells(p, 3, near_ties=1201), r"index 3: near_ties=1201, but it can be 1200 at most;"),
+        # Numbers that the records do not give.
+        *(
+            (
+                lambda p, key=key, value=value: _summary(p, lambda s: s.update({key: value})),
+                rf"json: {key} is {value}, ",
+            )
+            for key, value in (
+                ("base_accuracy", 0.9),
+                ("smoothed_accuracy", 0.81),
+                ("votes_used", 12001),
+                ("votes_per_image", 1199.0),
+                ("abstained_votes", 11),
+                ("nonfinite_votes", 1),
+                ("near_ties", 1),
+                ("given_up", 0.1),
+            )
+        ),
+        (
+            lambda p: _summary(p, lambda s: s.update(given_up=0.0, abstained=0.1)),
+            r"json: abstained is 0\.1, but .* 0\.2;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["methods"]["gl"].update(certified_robust_accuracy=0.4)),
+            r"json: methods\.gl\.certified_robust_accuracy is 0\.4, but records\.csv gives 0\.3;",
+        ),
+        # Another torus than that of the images.
+        (
+            lambda p: _summary(p, lambda s: s["dataset"].update(image_size=[8, 9])),
+            r"json: image_size is \[8, 8\], but the images of 'squares' have \[8, 9\] pixels;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s["dataset"].update(name="cifar10")),
+            r"json: image_size is \[8, 8\], but the images of 'cifar10' have \[32, 32\] pixels;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: (s["dataset"].update(name="digits"), s.update(image_size=[1, 1]))),
+            r"json: image_size is \[1, 1\], but the images of 'digits' have \[32, 32\] pixels;",
+        ),
+        (
+            lambda p: _summary(p, lambda s: s.update(image_size=[1, 1])),
+            r"figure1\.npz: its image has \[8, 8\] pixels, but summary\.json says image_size=\[1, 1\];",
+        ),
         # What the files claim was certified contradicts them.
         (lambda p: _cells(p, 8, certified_neyman_pearson=1), r"index 8: certified_neyman_pearson=1, but p_lower=0\.90"),
     ],
@@ -550,6 +633,50 @@ def test_forged_numbers_are_refused(run_dir, forge, words):
     with pytest.raises(UserError, match=words):
         write_report(run_dir)
     assert not (run_dir / "table.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"region": {}}, "region is empty"),
+        ({"region": {"gamma": [0.5, 1.0]}}, r"region\.gamma=\[0\.5, 1\.0\] is stray"),
+        ({"region": {"brightness": [-1e300, 1e300]}}, None),
+        ({"smoothing": {}}, r"smoothing\.brightness is missing"),
+        ({"smoothing": {"gamma": {"law": "Normal", "scale": 1.0}}}, r"smoothing\.gamma=.* is stray"),
+        ({"smoothing": {"brightness": {"law": "Normal"}}}, r"smoothing\.brightness\.scale is missing"),
+        ({"monte_carlo": {"name": "paper_literal", "n0": 200, "n": 1000, "alpha": 5e-324}}, "alpha="),
+        (
+            {"transform": {"_target_": "glsmooth.transforms.Brightness", "a": "x" * 10**6}},
+            r"transform\.a='xx.*xx' is not an",
+        ),
+        (
+            {"transform": {"_target_": "glsmooth.transforms.ContrastBrightness", "order": "x" * 10**6}},
+            r"transform\.order='xx.*xx' is unknown",
+        ),
+        ({"approximate": {"residual": 1.0, "alpha": {"10 images": 1.0}}}, r"approximate\.alpha\.10 images"),
+    ],
+)
+def test_messages_about_a_summary_name_it_and_are_short(run_dir, change, words):
+    _summary(run_dir, lambda s: s.update(change))
+    with pytest.raises(UserError, match=words) as refusal:
+        load_run(run_dir)
+    assert str(refusal.value).startswith(str(run_dir))
+    assert len(str(refusal.value)) < 1000
+
+
+def test_numbers_that_the_records_give_are_accepted(tmp_path):
+    records = read_records(make_run(tmp_path / "run"))
+    numbers = Numbers.of(records, 1000)
+    assert (numbers.smoothed_accuracy, numbers.abstained, numbers.votes_used) == (0.8, 0.2, 12000)
+    methods = {
+        "gl": {"required_probability": H_MIN, "sound": True, "certified_robust_accuracy": 0.3 + 1e-12},
+        "gl_printed": {"required_probability": PRINTED, "sound": False, "certified_robust_accuracy": 0.0},
+    }
+    monte_carlo = {"name": "paper", "n0": 200, "n": 1000, "alpha": ALPHA, "vote": "argmax", "interval": "one-sided"}
+    stated = {key: value for key, value in asdict(numbers).items() if key != "images"}
+    path = make_run(tmp_path / "run", methods=methods, monte_carlo=monte_carlo | {"randomised": False}, **stated)
+    assert load_run(path).summary.numbers == numbers
+    assert load_run(make_run(tmp_path / "plane", image_size=None)).family.image_size is None
 
 
 def test_a_run_is_decided_on_the_side_of_safety(run_dir):
@@ -718,6 +845,67 @@ def test_nothing_of_a_file_reaches_the_report_raw(tmp_path, capsys):
     for text in texts:
         assert not any(sign in text for sign in ("\x1b", "\x07", "\u202e", "\ntouch", "\udcff"))
     assert r"squares\ntouch" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("![x](http://evil/p.png)", r"\![x\](http\://evil/p.png)"),
+        ("[a](x) [b][c]", r"[a\](x) [b\][c]"),
+        ("<script>a</script> <!--", r"\<script>a\</script> \<!--"),
+        (r"a\|b \ \n", r"a\\\|b \ \n"),
+        ("`x` *y* _z_ __w__ ~v~", r"\`x\` \*y\* \_z\_ \_\_w\_\_ \~v\~"),
+        ("# a", r"\# a"),
+        ("12. a", r"12\. a"),
+        ("- a", r"\- a"),
+        ("see www.evil.org &lt;", r"see www\.evil.org \&lt;"),
+        ("h_min of p_A in [−0.4, 0.4], 3.5 % (n = 10) x < 2 & c ~ Normal(0, 1)", None),
+        ("10.5 #1 a-b +1 best.ckpt 2024_01 C:\\data", None),
+    ],
+)
+def test_markdown_shows_a_text_as_it_is(text, shown):
+    assert tables.escaped(text) == (shown or text)
+
+
+def test_a_file_writes_no_markdown(tmp_path, capsys):
+    """Images, links and tags of a stranger's would be loaded by whoever reads table.md; so would be his words."""
+    evil = "![x](http://evil/p.png) <script> a\\|b"
+    methods = {
+        "neyman_pearson": {"required_probability": H_MIN, "sound": True, "argument": evil},
+        "gl_printed": {"required_probability": PRINTED, "sound": False, "argument": evil},
+        "mp": {"required_probability": None, "sound": True, "reason": "Of 10 test images, 10 (100 %) provably"},
+        "tss": {"required_probability": None, "sound": True, "reason": evil},
+    }
+    changes = {
+        "dataset": {"name": evil, "subset": None},
+        "model": {"name": evil},
+        "classes": [evil, evil, evil],
+        "checkpoint": {"path": evil, "sha256": evil},
+        "hardware": {"device": evil},
+        "versions": {"python": evil},
+    }
+    path = make_run(tmp_path / "[x](y) *z*", methods=methods, **changes)
+    other = make_run(tmp_path / "other", methods=methods, **changes)
+    _report(tmp_path / "out", runs=[str(path)])
+    _report(tmp_path / "again", runs=[str(path)], region={"brightness": [-0.3, 0.2]})
+    _report(tmp_path / "both", runs=[str(path), str(other)], region={"brightness": [-0.3, 0.2]})
+    capsys.readouterr()
+    for table in (path / "table.md", tmp_path / "again" / "table.md", tmp_path / "both" / "table.md"):
+        text = table.read_text()
+        assert "script" in text
+        for mark in ("](", "<script", "http:", "*z*", r"a\|b", r"a\\|b"):
+            assert not re.search(rf"(?<!\\){re.escape(mark)}", text), (table, mark)
+        assert "provably\n" not in text
+    text = (path / "table.md").read_text()
+    assert "MP (Muravev & Petiushko 2021) does not apply: MP covers a single" in text
+    assert "TSS (Li et al. 2021) does not apply: it did not when the run was certified" in text
+    assert "100 %" not in text + (path / "report.html").read_text()
+
+
+def test_what_an_unsound_method_would_claim_is_computed(tmp_path):
+    methods = {"gl_printed": {"required_probability": 0.5, "sound": False}}
+    stored = load_run(make_run(tmp_path / "run", methods=methods))
+    assert stored.outcomes["gl_printed"].h_min == pytest.approx(PRINTED, abs=0.001)
 
 
 @pytest.mark.parametrize("name", ["$x^$", "a\\b", "$", "two\nlines", "**bold** | cell"])

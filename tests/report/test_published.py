@@ -129,6 +129,8 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
         ({"p_lower": [0.5, 0.5, 1.5, 0.5]}, r"run 1: p_lower\[2\] is 1\.5, not in \[0, 1\]"),
         ({"p_lower": [0.5, 0.5, float("nan"), 0.5]}, r"run 1: p_lower\[2\] is nan"),
         ({"p_lower": [0.5, 0.5, 10**400, 0.5]}, r"run 1: p_lower\[2\] is 1000"),
+        ({"p_lower": [0.5, 0.5, 0.9932, 0.5]}, r"run 1: p_lower\[2\] is 0.9932, but n=1000 votes .* prove 0.993116"),
+        ({"n": 1, "alpha": 0.3}, r"run 1: p_lower\[3\] is 0.99, but n=1 votes at alpha=0.3 prove 0.3 at most"),
         ({"p_lower": ["a", 0.5, 0.5, 0.5]}, r"run 1: p_lower\[0\] is 'a', not in"),
         ({"p_lower": [[0.5], 0.5, 0.5, 0.5]}, r"run 1: p_lower\[0\] is \[0.5\], not in"),
         ({"p_lower": []}, r"run 1: p_lower is \[\], not a list of numbers"),

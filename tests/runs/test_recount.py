@@ -35,6 +35,17 @@ def test_a_smaller_h_min_is_refused_unless_draws_explain_it(tmp_path):
         decisive(tmp_path, OURS, Outcome(None, None, "neyman_pearson", argument="does not apply"))
 
 
-def test_what_is_not_computed_again_stays(tmp_path):
-    stored = {"gl_printed": Outcome(0.7, None, "gl_printed", sound=False), "neyman_pearson": OURS}
-    assert recount_h_min(tmp_path, stored, {"neyman_pearson": OURS}) == stored
+def test_words_are_ours(tmp_path):
+    """Of what proves nothing, too: a file can say anything."""
+    nothing = Outcome(None, None, "mp", argument="theirs")
+    ours = replace(nothing, argument="ours")
+    assert decisive(tmp_path, nothing, ours) == ours
+    assert decisive(tmp_path, nothing, OURS).h_min is None
+    assert "theirs" not in decisive(tmp_path, nothing, OURS).argument
+    unsound = Outcome(0.7, None, "gl_printed", sound=False, argument="theirs")
+    computed = replace(unsound, h_min=0.75, argument="ours")
+    assert decisive(tmp_path, unsound, computed) == computed
+    assert decisive(tmp_path, unsound, replace(computed, h_min=None)).h_min is None
+    lowered = decisive(tmp_path, unsound, OURS)
+    assert not lowered.sound
+    assert "theirs" not in lowered.argument

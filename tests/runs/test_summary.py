@@ -36,7 +36,7 @@ def summary(**changes):
             "transform": {"_target_": "glsmooth.transforms.Brightness"},
             "smoothing": {"brightness": {"law": "Normal", "loc": 0.0, "scale": 0.3}},
             "region": {"brightness": [-0.4, 0.4]},
-            "dataset": {"name": "digits"},
+            "dataset": {"name": "digits", "image_size": [8, 9]},
             "monte_carlo": {"name": "sequential", "n0": 10, "n": 100, "alpha": 0.001},
             "outcomes": OUTCOMES,
             "numbers": Numbers.of(RECORDS, most=100),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import logging
@@ -132,6 +133,16 @@ def entry(command: str, run: Callable[[DictConfig], None], positional: str | Non
             _stop(message)
 
     return main
+
+
+class VisibleFormatter(logging.Formatter):
+    """Control characters written out: messages quote files and their names. Line breaks are ours alone."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record = copy.copy(record)  # other handlers see it, too
+        if isinstance(record.args, tuple):
+            record.args = tuple(arg if isinstance(arg, (int, float)) else visible(str(arg)) for arg in record.args)
+        return visible(super().format(record), keep="\n")
 
 
 class LogFile(logging.FileHandler):

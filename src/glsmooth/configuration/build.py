@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from glsmooth.configuration.fields import cut, shown
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, did_you_mean, keyed
 from glsmooth.family.regions import Box
@@ -82,15 +83,19 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
         if key not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             takes = f"it takes {', '.join(accepted)}" if accepted else "it takes none"
             raise UserError(
-                f"transform.{key}={value!r} is not an argument of {target}, {takes}; remove it (transform.{key}=null)"
+                f"transform.{cut(key)}={shown(value)} is not an argument of {target}, {takes}; remove it "
+                f"(transform.{cut(key)}=null)"
             )
     # What a class of the user's own refuses it may refuse with any ValueError; from ours that would be a bug.
     refusal = UserError if cls in BUILTIN.values() else ValueError
     try:
         return cls(**arguments)
     except refusal as error:
-        named = str(error).partition("=")[0] in arguments
-        raise UserError(f"transform{'.' if named else ': '}{error}") from error
+        message = str(error)
+        for value in arguments.values():
+            message = message.replace(repr(value), shown(value))  # a file may hold a megabyte
+        named = message.partition("=")[0] in arguments
+        raise UserError(f"transform{'.' if named else ': '}{message}") from error
 
 
 def _import(target: str) -> Any:
@@ -147,8 +152,8 @@ def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[
     for name in spec:
         if name not in transform.parameters:
             raise UserError(
-                f"smoothing.{name}={spec[name]} is stray: {transform.name} has the parameters "
-                f"{', '.join(transform.parameters)}; remove it (smoothing.{name}=null)"
+                f"smoothing.{cut(name)}={shown(spec[name])} is stray: {transform.name} has the parameters "
+                f"{', '.join(transform.parameters)}; remove it (smoothing.{cut(name)}=null)"
             )
     for name in transform.parameters:
         if name not in spec:
@@ -166,8 +171,8 @@ def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Box
     for name in spec:
         if name not in transform.parameters:
             raise UserError(
-                f"region.{name}={spec[name]} is stray: {transform.name} has the parameters "
-                f"{', '.join(transform.parameters)}; remove it (region.{name}=null)"
+                f"region.{cut(name)}={shown(spec[name])} is stray: {transform.name} has the parameters "
+                f"{', '.join(transform.parameters)}; remove it (region.{cut(name)}=null)"
             )
     if not spec:
         example = f"+region.{transform.parameters[0]}=[-1,1]"

@@ -41,6 +41,7 @@ RIGHT = "γ(α, β₀) = α"
 LEFT = "γ(β₀, β) = β"
 KEEPS = "φ(x, β₀) = x"
 WHOLE = "φ(x, θ) = φ(x, θ in whole numbers; shifts modulo the image's size)"
+_IDENTITIES = frozenset({RESOLVES, FACTORS, RIGHT, LEFT, KEEPS, WHOLE})
 
 # Quantiles in the tails of the smoothing laws. What goes wrong beyond them has too little probability to matter.
 _TAILS = (1e-12, 1e-9, 1e-6, 1e-4, 1e-2)
@@ -154,8 +155,10 @@ def is_users(transform: ResolvableTransform) -> bool:
 
 def why_approximate(found: Mapping[str, Any]) -> str:
     """In words, why nothing is certified; ``found`` is :attr:`TransformCheck.found`."""
-    residual = Residual(found["residual"], found["alpha"], found["beta"])
-    return f"approximate: {found['identity']} fails with residual {residual}"
+    residual = Residual(found["residual"], found.get("alpha"), found.get("beta"))
+    # It may be a file that speaks: words of our own alone.
+    identity = found.get("identity") if found.get("identity") in _IDENTITIES else "an identity"
+    return f"approximate: {identity} fails with residual {residual}"
 
 
 # What was checked already: certifying in a loop must not pay for it each time.

@@ -1,4 +1,5 @@
-"""The pictures of a report. Every function returns a Figure and touches no global state of matplotlib.
+"""The pictures of a report. Every function returns a Figure, to be drawn and rendered under
+:func:`glsmooth.report.defaults.defaults`, and touches no global state of matplotlib.
 
 Figures are 5 inches wide, so that their text keeps its size on a phone. Colours are from the Okabe-Ito
 palette and never the only carrier of a meaning: line styles, marks and words repeat it.
@@ -20,6 +21,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import sweeps, wording
+from glsmooth.report.defaults import defaults
 from glsmooth.report.sweeps import Axis, Plane
 from glsmooth.runs.files import write_bytes
 
@@ -246,8 +248,9 @@ def required_probability_plane(family: SmoothedFamily, region: Region, path: Pat
     plane = sweeps.required_probability_plane(family, axes, "neyman_pearson")
     title = f"{wording.literal(family.transform.name)}: required probability at the point"
     levels = [0.6, 0.7, 0.8, 0.9, 0.99]
-    figure = _plane(LIGHT, plane, title, "required probability", (0.5, 1.0), levels)
-    write_bytes(path, rendered(figure, path.suffix.removeprefix(".")))
+    with defaults():
+        figure = _plane(LIGHT, plane, title, "required probability", (0.5, 1.0), levels)
+        write_bytes(path, rendered(figure, path.suffix.removeprefix(".")))
 
 
 def _plane(

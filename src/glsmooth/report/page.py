@@ -17,6 +17,7 @@ from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import holds
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import figures, html, sweeps, tables, wording
+from glsmooth.report.defaults import defaults
 from glsmooth.report.tables import primary
 from glsmooth.runs.files import write_bytes, write_text
 from glsmooth.runs.run import Run, load_run
@@ -91,7 +92,7 @@ def write_comparison(results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]], 
     notes = [note for result in results if (note := recertified_note(*result))]
     table = tables.markdown(header, rows, numeric_from=4)
     if notes:
-        table += "\n" + "".join(f"* {note}\n" for note in notes)
+        table += "\n" + tables.bullets(notes)
     write_text(out / "table.md", table)
     names = [f"{run.family.transform.name}\n{run.name}, {run.label}" for run, _, _ in results]
     methods = [name for name in bounds.METHODS if any(name in _sound(d) for _, _, d in results)]
@@ -153,9 +154,10 @@ def save_picture(
     draw: Callable[[figures.Theme], Figure], out: Path, name: str, words: str, caption: str
 ) -> html.Picture:
     """Save NAME.svg and NAME.png under ``out`` and return the picture in both themes for the page."""
-    light = draw(figures.LIGHT)
-    write_bytes(out / f"{name}.png", figures.rendered(light, "png"))
-    images = [figures.rendered(light, "svg"), figures.rendered(draw(figures.DARK), "svg")]
+    with defaults():
+        light = draw(figures.LIGHT)
+        write_bytes(out / f"{name}.png", figures.rendered(light, "png"))
+        images = [figures.rendered(light, "svg"), figures.rendered(draw(figures.DARK), "svg")]
     write_bytes(out / f"{name}.svg", images[0])
     return html.Picture(images[0], images[1], words, caption)
 

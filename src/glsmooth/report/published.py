@@ -34,9 +34,9 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
-from glsmooth.report.tables import count, markdown
+from glsmooth.report.tables import bullets, count, escaped, markdown
 from glsmooth.runs.files import read_json
-from glsmooth.runs.summary import check_methods
+from glsmooth.runs.summary import IMAGE_SIZES, check_methods
 from glsmooth.transforms import BUILTIN
 
 #: What each run of the file may hold; ``*`` stands for one name. What may be null may be missing.
@@ -62,8 +62,6 @@ _RULES = {
 }
 _FIX = "correct the file"
 METHODS = ("neyman_pearson", "gl", "tss", "mp")
-# Image sizes that the data sets of published runs are certified at.
-IMAGE_SIZES = {"cifar10": (32, 32), "cifar100": (32, 32), "mnist": (28, 28), "imagenet": (224, 224)}
 
 
 @dataclass(frozen=True)
@@ -118,6 +116,14 @@ def _parse(entry: Any, field: str) -> PublishedRun:
     p_lower, correct = np.array(entry["p_lower"], dtype=np.float64), np.array(entry["correct"], dtype=np.float64)
     if p_lower.shape != correct.shape:
         raise UserError(f"{field}: p_lower has {len(p_lower)} images, correct has {len(correct)}; {_FIX}")
+    # As many as n votes, all equal, prove; a two-sided interval proves less.
+    most = entry["alpha"] ** (1 / entry["n"])
+    if p_lower.max() > most + 1e-9:
+        i = int(p_lower.argmax())
+        raise UserError(
+            f"{field}: p_lower[{i}] is {p_lower[i]:.6g}, but n={entry['n']} votes at alpha={entry['alpha']:.6g} prove "
+            f"{most:.6g} at most; {_FIX}"
+        )
     try:
         family_laws = {name: build_law(spec or {}, f"smoothing.{name}") for name, spec in entry["smoothing"].items()}
         transform = BUILTIN[entry["transform"]]()
@@ -150,7 +156,7 @@ class _Notes:
         return self.letters.setdefault(text, _letters(len(self.letters)))
 
     def lines(self) -> str:
-        return "".join(f"* ({letter}) {text}\n" for text, letter in self.letters.items())
+        return bullets(f"({letter}) {text}" for text, letter in self.letters.items())
 
 
 def _letters(i: int) -> str:
@@ -205,7 +211,7 @@ def votes_table(
         "the published CRA of GL is above that of NP, the most that any sound method can certify from "
         "these votes."
     )
-    table = f"{markdown(header, rows, numeric_from=4)}\n{text}\n"
+    table = f"{markdown(header, rows, numeric_from=4)}\n{escaped(text)}\n"
     return table + ("\nNotes:\n\n" + notes.lines() if notes.letters else "")
 
 

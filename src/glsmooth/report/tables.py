@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,12 +13,39 @@ from glsmooth.family.regions import Box
 from glsmooth.report import wording
 from glsmooth.runs.run import Run
 
+#: What would be a command to whoever renders Markdown: a backslash before a sign, cells, code, formulas, emphasis
+#: (between letters, as in h_min, a _ is none), tags, entities, links, bare addresses, and at the beginning what makes a
+#: heading, a quotation or an item of a list.
+_MARKS = re.compile(
+    r"""\\(?=[!-/:-@\[-`{-~]|$)
+    | [|`$*]
+    | (?<![^\W_])_+ | _+(?![^\W_])
+    | (?<=\S)~ | ~(?=\S)
+    | <(?=[A-Za-z/!?])
+    | &(?=\#?\w+;)
+    | !(?=\[) | \](?=[(\[:])
+    | (?<=http):(?=//) | (?<=https):(?=//) | (?<=ftp):(?=//) | (?<=www)\.
+    | ^(?:\#|>|[-+](?=\s|$)|\d+[.)](?=\s|$))
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def escaped(text: str) -> str:
+    """A text for Markdown that shows as it is. Only what needs it is escaped, so that numbers stay readable."""
+    return _MARKS.sub(lambda mark: re.sub(r"\D", r"\\\g<0>", mark[0]), text.strip())
+
+
+def bullets(sentences: Iterable[str]) -> str:
+    """A Markdown list."""
+    return "".join(f"* {escaped(sentence)}\n" for sentence in sentences)
+
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int = 1) -> str:
     """A Markdown table; columns from ``numeric_from`` on are right-aligned."""
-    lines = ["| " + " | ".join(header) + " |"]
+    lines = ["| " + " | ".join(map(escaped, header)) + " |"]
     lines.append("|" + "|".join("---" if i < numeric_from else "---:" for i in range(len(header))) + "|")
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(map(escaped, row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -289,14 +317,14 @@ def _flat(value: object) -> str:
 def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> str:
     """table.md of one run."""
     parts = [
-        f"# Certified robust accuracy: {run.family.transform.name} on {run.name}\n",
-        headline(run, region, outcomes) + "\n",
+        f"# Certified robust accuracy: {escaped(f'{run.family.transform.name} on {run.name}')}\n",
+        escaped(headline(run, region, outcomes)) + "\n",
     ]
     if note:
-        parts.append(note + "\n")
+        parts.append(escaped(note) + "\n")
     parts.append(markdown(METHOD_HEADER, method_rows(run, outcomes)))
     if notes := method_notes(run, outcomes):
-        parts.append("\n".join(f"* {line}" for line in notes) + "\n")
+        parts.append(bullets(notes))
     parts.append(
         "h_min: the probability that the method requires for this region. Certified: p_A > h_min. CRA, "
         "certified robust accuracy: the share of the images that are certified in their true class.\n"
@@ -304,7 +332,7 @@ def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str 
     parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
     parts.append(markdown(("setting", "value"), settings(run, region, outcomes), numeric_from=2))
     parts.append("What the certificate assumes:\n")
-    parts.append("\n".join(f"* {sentence}" for sentence in assumptions(run, outcomes)) + "\n")
+    parts.append(bullets(assumptions(run, outcomes)))
     parts.append(markdown(("run", "value"), provenance(run), numeric_from=2))
     return "\n".join(parts)
 

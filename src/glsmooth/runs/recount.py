@@ -7,6 +7,7 @@ themselves, labels and predictions are taken as they are: no file can show that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth.bounds import METHODS, Outcome
+from glsmooth.configuration.fields import cut, is_number, shown
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.files import RECORDS, SUMMARY
 from glsmooth.runs.records import Columns
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, build_procedure
 
-__all__ = ["recount", "recount_h_min"]
+__all__ = ["agree", "recount", "recount_h_min"]
 
 #: Relative difference of a lower bound that releases of scipy may make.
 _P_LOWER = 1e-9
@@ -32,6 +34,9 @@ _H_MIN = 1e-6
 #: deviations of sampled.DRAWS draws under either law, whose threshold moves the value at most twice as fast.
 _SAMPLED = 0.01
 
+#: Columns of draws for no class, those of them with a non-finite logit, and draws near a tie.
+_DOUBTFUL = ("abstain_votes", "nonfinite_votes", "near_ties")
+_CALLED_UNSOUND = "the run's summary.json calls it unsound"
 _FIX = "a file was changed after certify wrote it; run certify again into an empty directory"
 
 
@@ -60,6 +65,7 @@ def recount(
         prediction, n0, n, count = (int(columns[name][row]) for name in ("prediction", "n0", "n", "count"))
         where = f"{directory / RECORDS}: index {columns['index'][row]}"
         _check_draws(where, procedure, n0, n, count)
+        _check_doubtful(where, {name: int(columns[name][row]) for name in _DOUBTFUL if name in columns}, n0 + n, count)
         if prediction == ABSTAIN and count:
             raise UserError(f"{where}: count={count}, but no draw voted (prediction={ABSTAIN}); {_FIX}")
         votes = (count, n, float(coins[row]))
@@ -77,31 +83,35 @@ def recount(
 
 
 def recount_h_min(directory: Path, stored: Mapping[str, Outcome], again: Mapping[str, Outcome]) -> dict[str, Outcome]:
-    """What each method says, by the larger of the stored h_min and the one that was computed again.
+    """What each method says, by the larger of the stored h_min and the one that was computed again, in our words.
 
     Args:
-        again: the outcomes that family and region give now, for each method that may certify.
+        again: the outcomes that family and region give now, for each method of ``stored``.
 
     Raises:
         UserError: a stored h_min that is too small; it names the method.
     """
-    decisive = dict(stored)
-    for name, outcome in again.items():
-        before = stored[name]
-        assert before.h_min is not None
-        slack = _SAMPLED if outcome.failure_probability else _H_MIN
-        if outcome.h_min is None or before.h_min < outcome.h_min - slack:
-            gives = "nothing" if outcome.h_min is None else f"{outcome.h_min:.6g}"
-            raise UserError(
-                f"{directory / SUMMARY}: methods.{name}: required_probability={before.h_min:.6g}, but its "
-                f"transformation, laws and region give {gives}; {_FIX}"
-            )
-        decisive[name] = replace(
-            outcome,
-            h_min=max(before.h_min, outcome.h_min),
-            failure_probability=max(before.failure_probability, outcome.failure_probability),
+    return {name: _decisive(directory, before, again[name]) for name, before in stored.items()}
+
+
+def _decisive(directory: Path, before: Outcome, outcome: Outcome) -> Outcome:
+    if before.h_min is None:  # another release may know more
+        argument = "it did not when the run was certified" if outcome.h_min is not None else outcome.argument
+        return replace(outcome, h_min=None, worst=None, sound=before.sound, argument=argument)
+    if not before.sound:  # nothing is certified by it: what it would claim is ours to say
+        return replace(outcome, sound=False, argument=_CALLED_UNSOUND) if outcome.sound else outcome
+    slack = _SAMPLED if outcome.failure_probability else _H_MIN
+    if outcome.h_min is None or before.h_min < outcome.h_min - slack:
+        gives = "nothing" if outcome.h_min is None else f"{outcome.h_min:.6g}"
+        raise UserError(
+            f"{directory / SUMMARY}: methods.{outcome.method}: required_probability={before.h_min:.6g}, but its "
+            f"transformation, laws and region give {gives}; {_FIX}"
         )
-    return decisive
+    return replace(
+        outcome,
+        h_min=max(before.h_min, outcome.h_min),
+        failure_probability=max(before.failure_probability, outcome.failure_probability),
+    )
 
 
 def _procedure(
@@ -117,7 +127,24 @@ def _procedure(
         raise UserError(
             f"{file}: monte_carlo.n={monte_carlo['n']}, but the law has {len(procedure.law.weights)} shifts; {_FIX}"
         )
+    said = {"randomised": False, **procedure.describe()}
+    for key, value in monte_carlo.items():
+        if value is not None and not agree(value, said.get(key)):
+            meant = "nothing" if key not in said else shown(said[key])
+            raise UserError(
+                f"{file}: monte_carlo.{cut(key)} is {shown(value)}, but monte_carlo.name={monte_carlo['name']} means "
+                f"{meant}; {_FIX}"
+            )
     return procedure
+
+
+def agree(stated: Any, computed: Any) -> bool:
+    """Is what a file states what was computed, but for rounding?"""
+    if isinstance(stated, Mapping) and isinstance(computed, Mapping):
+        return stated.keys() == computed.keys() and all(agree(stated[key], computed[key]) for key in stated)
+    if is_number(stated) and is_number(computed):
+        return math.isclose(stated, computed, rel_tol=_P_LOWER, abs_tol=_P_LOWER if computed == 0 else 0.0)
+    return bool(stated == computed)
 
 
 def _check_draws(where: str, procedure: Procedure, n0: int, n: int, count: int) -> None:
@@ -131,3 +158,10 @@ def _check_draws(where: str, procedure: Procedure, n0: int, n: int, count: int) 
             )
     if not 0 <= count <= n:
         raise UserError(f"{where}: count={count} of n={n}; {_FIX}")
+
+
+def _check_doubtful(where: str, doubtful: Mapping[str, int], draws: int, count: int) -> None:
+    abstained = doubtful.get("abstain_votes", draws)
+    for name, most in zip(_DOUBTFUL, (draws - count, abstained, draws), strict=True):
+        if doubtful.get(name, 0) > most:
+            raise UserError(f"{where}: {name}={doubtful[name]}, but it can be {most} at most; {_FIX}")

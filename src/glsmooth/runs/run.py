@@ -7,7 +7,7 @@ nor network. So any region and any method can be decided from the records withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,17 @@ from torch import Tensor
 
 from glsmooth.bounds import Outcome, evaluate
 from glsmooth.configuration.build import build_family, build_region, check_target
-from glsmooth.errors import UserError, visible
+from glsmooth.configuration.fields import cut
+from glsmooth.errors import UserError, of_file, visible
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.figure import Draws
-from glsmooth.runs.files import RECORDS, SUMMARY
+from glsmooth.runs.files import FIGURE, RECORDS, SUMMARY
 from glsmooth.runs.own import is_own, run_files
 from glsmooth.runs.records import Columns, read_records
-from glsmooth.runs.recount import recount, recount_h_min
-from glsmooth.runs.summary import Summary
+from glsmooth.runs.recount import agree, recount, recount_h_min
+from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
 from glsmooth.voting.draws import coin
 from glsmooth.voting.procedures import given_up
 
@@ -173,6 +174,12 @@ class Run:
                 f"{self.path}: index {draws.index} is not in records.csv; the file of its draws is of another run, "
                 "delete it"
             )
+        size = self.summary.image_size
+        if draws is not None and size is not None and draws.image.shape[1:] != size:
+            raise UserError(
+                f"{self.path / FIGURE}: its image has {list(draws.image.shape[1:])} pixels, but summary.json says "
+                f"image_size={list(size)}; one of them is of another run, run certify again"
+            )
         return draws
 
     @cached_property
@@ -215,10 +222,12 @@ def load_run(
                 "same certify command again resumes an unfinished one)"
             )
     run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root)
-    _check_together(run)
-    sound = [name for name, outcome in run.outcomes.items() if outcome.sound and outcome.h_min is not None]
-    outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, sound))
-    p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
+    with of_file(path / SUMMARY):
+        _check_approximate(run)
+        _check_together(run)
+        run.draws  # noqa: B018 - refuses those of another run
+        outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, list(run.outcomes)))
+        p_lower = recount(path, run.columns, run.summary.monte_carlo, run.outcomes, run.family)
     return replace(
         run,
         summary=replace(run.summary, outcomes=outcomes),
@@ -241,6 +250,7 @@ def _check_together(run: Run) -> None:
         raise UserError(f"{file}: index {index[counts.argmax()]} occurs {counts.max()} times; {fix}")
     if run.randomised:
         _check_coins(run, file)
+    _check_numbers(run)
     for name, outcome in run.outcomes.items():
         column = f"certified_{name}"
         if column not in run.columns:
@@ -251,6 +261,34 @@ def _check_together(run: Run) -> None:
             raise UserError(
                 f"{file}: index {run.columns['index'][row]}: {column}={run.columns[column][row]}, but "
                 f"p_lower={run.p_lower[row]:.6g} and summary.json has required_probability={outcome.h_min}; {fix}"
+            )
+
+
+def _check_approximate(run: Run) -> None:
+    """Refuse parameters that the transformation does not have: their names would be words in the report."""
+    for key in ("alpha", "beta"):
+        for name in (run.summary.approximate or {}).get(key) or {}:
+            if name not in run.family.parameters:
+                raise UserError(f"approximate.{key}.{cut(name)} is not a parameter; run certify again")
+
+
+def _check_numbers(run: Run) -> None:
+    """Refuse numbers of the summary that its records do not give. Releases that state less of them are not asked."""
+    absent = [name for name in ("abstain_votes", "nonfinite_votes", "near_ties") if name not in run.columns]
+    columns = run.columns | dict.fromkeys(absent, np.zeros(run.images, dtype=np.int64))
+    computed = asdict(Numbers.of(columns, int(run.summary.monte_carlo["n"])))
+    stated = asdict(run.summary.numbers)
+    left_out = {"abstained_votes" if name == "abstain_votes" else name for name in absent}
+    if stated["given_up"] is None:
+        left_out.add("abstained")  # it may have meant both
+    for method, outcome in run.outcomes.items():
+        key = f"methods.{method}.certified_robust_accuracy"
+        stated[key], computed[key] = run.summary.robust_accuracy.get(method), robust_accuracy(columns, outcome)
+    for key, value in stated.items():
+        if value is not None and key not in left_out and not agree(value, computed[key]):
+            raise UserError(
+                f"{run.path / SUMMARY}: {key} is {value}, but records.csv gives {computed[key]}; one of them was "
+                "changed after certify wrote it, run certify again into an empty directory"
             )
 
 

@@ -29,7 +29,12 @@ from glsmooth.runs.files import SUMMARY, read_json, write_text
 from glsmooth.runs.records import Columns
 from glsmooth.voting.procedures import given_up
 
-__all__ = ["Numbers", "Summary", "check_methods", "robust_accuracy"]
+__all__ = ["IMAGE_SIZES", "Numbers", "Summary", "check_methods", "robust_accuracy"]
+
+#: The size of the images of data sets that have one.
+IMAGE_SIZES = {"cifar10": (32, 32), "cifar100": (32, 32), "mnist": (28, 28), "imagenet": (224, 224)}
+#: The size that the others have where ``dataset.image_size`` is null.
+_DEFAULT_SIZES = {"digits": (32, 32), "image_folder": (224, 224)}
 
 
 @dataclass(frozen=True)
@@ -261,8 +266,21 @@ def _check_together(content: Mapping[str, Any], file: Path) -> None:
     for name, ends in content["region"].items():
         if ends is not None and ends[0] > ends[1]:
             raise UserError(f"{file}: region.{name} is {shown(ends)}, which is inverted; {_FIX}")
+    _check_size(content, file)
     if content.get("approximate") is not None and content["approximate"].get("residual") is None:
         raise UserError(f"{file}: lacks approximate.residual; {_FIX}")
+
+
+def _check_size(content: Mapping[str, Any], file: Path) -> None:
+    """Refuse a torus that is not that of the images. Without one h_min is the plane's, which holds on every torus."""
+    size, dataset = content.get("image_size"), content["dataset"]
+    name, chosen = dataset.get("name"), dataset.get("image_size")
+    actual = IMAGE_SIZES.get(name) or chosen or _DEFAULT_SIZES.get(name)
+    for key, value in (("image_size", size), ("dataset.image_size", chosen)):
+        if value is not None and actual is not None and list(value) != list(actual):
+            raise UserError(
+                f"{file}: {key} is {shown(value)}, but the images of {shown(name)} have {list(actual)} pixels; {_FIX}"
+            )
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
