@@ -571,7 +571,10 @@ def test_an_approximation_says_so_everywhere_and_never_counts(checkpoint, tmp_pa
     # A summary that keeps quiet about it: the class is tried again.
     if monte_carlo == "paper":
         forged = {**summary, "approximate": None}
-        forged["methods"] = {name: {**entry, "sound": True} for name, entry in summary["methods"].items()}
+        forged["methods"] = {
+            name: {**entry, "sound": True, "certified_robust_accuracy": None}
+            for name, entry in summary["methods"].items()
+        }
         genuine = (tmp_path / "run" / "records.csv").read_text()
         h_min = forged["methods"]["neyman_pearson"]["required_probability"]
         table = [
