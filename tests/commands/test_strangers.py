@@ -247,7 +247,7 @@ def test_a_folder_runs_none_of_its_modules(trapped, face):
     assert (trapped / "out" / "plane.svg").is_file()
 
 
-@pytest.mark.parametrize("command", ["train"])
+@pytest.mark.parametrize("command", ["train", "certify"])
 def test_lightning_reads_no_settings_of_the_folder(trapped, command):
     """It imports matplotlib, which looks for them first thing."""
     (trapped / "matplotlibrc").write_bytes(SETTINGS)

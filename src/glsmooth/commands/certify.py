@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
+
+# isort: split
 import os
 import platform
 import shlex
