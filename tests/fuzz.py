@@ -424,7 +424,7 @@ def _build_torus(folder: Path) -> None:
     header = [*COLUMNS, *(f"certified_{name}" for name in outcomes)]
     lines = [header, *([*row, *flags] for row, flags in zip(rows, certified, strict=True))]
     (folder / "records.csv").write_text("\n".join(",".join(map(str, line)) for line in lines) + "\n")
-    monte_carlo, dataset = procedure.describe(), {"name": "mnist", "root": "data"}
+    monte_carlo, dataset = procedure.describe(), {"name": "digits", "root": "data", "image_size": [8, 8]}
     Summary(transform, laws, ends, dataset, monte_carlo, outcomes, Numbers(3), image_size=(8, 8)).write(folder)
 
 

@@ -8,6 +8,7 @@ from scipy.integrate import quad
 
 import glsmooth as gs
 from glsmooth.configuration.build import build_law, law_config
+from glsmooth.errors import UserError
 from glsmooth.laws import LAWS, Law
 
 # law, the same law in scipy's words
@@ -237,3 +238,18 @@ def test_a_distribution_function_errs_by_no_more_than_it_says(loc, scale):
             exact = mpmath.ncdf((mpmath.log(mpmath.mpf(x)) - mpmath.mpf(law.loc)) / mpmath.mpf(law.scale))
             error = abs(float(mpmath.mpf(float(law.cdf(torch.tensor(x, dtype=torch.float64)))) - exact))
         assert error <= law.cdf_error
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gs.Normal(1e17, 1.0),
+        lambda: gs.Normal(-1e300, 1.0),
+        lambda: gs.Uniform(0.0, 1e307),
+        lambda: gs.Uniform(0.0, 5e-324),
+        lambda: gs.Uniform(1.0, 1.0 + 1e-15),
+    ],
+)
+def test_what_is_too_extreme_to_compute_with_is_refused(make):
+    with pytest.raises(UserError, match=r"too extreme to compute with|too close to low="):
+        make()

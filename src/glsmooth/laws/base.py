@@ -106,8 +106,9 @@ class Law(Immutable, Distribution):
                 raise UserError(
                     f"{field}={value:g} is too extreme to compute with; give a number between 1e-12 and 1e12"
                 )
-            if field in ("loc", "low", "high") and abs(value) > 1e12:
-                raise UserError(f"{field}={value:g} is too extreme to compute with; give one between -1e12 and 1e12")
+            # Up to there the borders between pixels, half numbers, are exact.
+            if field in ("loc", "low", "high") and abs(value) > 2e15:
+                raise UserError(f"{field}={value:g} is too extreme to compute with; give one between -2e15 and 2e15")
             numbers[field] = value + 0.0  # -0.0 is 0.0
         self._fill(values=FrozenMapping(numbers), **numbers)
 
