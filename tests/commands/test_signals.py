@@ -13,13 +13,27 @@ import torch
 from glsmooth.learning import stopping
 from glsmooth.learning.checkpoint import KEY, load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
+pytestmark = pytest.mark.usefixtures("elsewhere", "heard")
 
 #: Seconds from a signal to the end of the process. Five are promised; a machine that runs other tests may take the
 #: processor away for longer, and before this was mended the commands ran on until their work was done.
 SOON = 15.0
 VOTES = ("dataset.subset=16", "monte_carlo.n0=50", "monte_carlo.n=1000")
 STEPS = ("optimizer.epochs=6", "trainer.limit_train_batches=4", "dataset.image_size=[16,16]")
+
+
+@pytest.fixture
+def heard():
+    """Signals do what they do by default, here and in what is started: a shell's background job ignores SIGINT."""
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGUSR2: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def start(command, directory, *arguments):
