@@ -31,7 +31,7 @@ from glsmooth.commands.estimate import estimate, preflight
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.settings import merge_checkpoint
-from glsmooth.errors import UserError, visible
+from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
@@ -313,7 +313,7 @@ def _save_draws(job: _Job, records: Columns) -> None:
 
 def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
     fix = "give the dataset that the checkpoint was trained for"
-    found, trained = list(data.class_names), list(map(visible, checkpoint.classes))
+    found, trained = list(data.class_names), list(checkpoint.classes)
     if found != trained:
         raise UserError(
             f"dataset.name={data.name}: its {len(found)} classes ({', '.join(found[:3])} …) are not the "

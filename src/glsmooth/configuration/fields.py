@@ -297,17 +297,17 @@ def keys(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: chosen[0] for name, chosen in found.items() if len(chosen) == 1}
 
 
-def check_fields(config: Mapping[str, Any], rules: Mapping[str, Rule] = RULES) -> None:
+def check_fields(config: Mapping[str, Any]) -> None:
     """Check every field of a plain configuration against its rule.
 
     Raises:
         UserError: an unknown field, or a value that its field does not accept.
     """
-    for key, value in leaves(config, rules=rules):
-        rule = rule_of(key, rules)
+    for key, value in leaves(config):
+        rule = rule_of(key)
         if rule is None:
-            names = [name for name, _ in leaves(config, rules=rules) if rule_of(name, rules)]
-            known = [name for name in rules if "*" not in name] + names
+            names = [name for name, _ in leaves(config) if rule_of(name)]
+            known = [name for name in RULES if "*" not in name] + names
             raise UserError(f"{cut(key)}={shown(value)} is not a field{near_field(key, known)}; leave it out otherwise")
         if not rule.accepts(value):
             raise UserError(rule.refusal(cut(key), value))

@@ -27,19 +27,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from glsmooth.configuration.untrusted import limits, open_file
 from glsmooth.errors import UserError, did_you_mean, visible
+from glsmooth.runs.summary import DEFAULT_SIZES, IMAGE_SIZES
 
-# Fixed sizes (free_size: of the user's choice), and mean and standard deviation of each channel.
-_GREY_DIGITS = ((0.3053,), (0.3236,))
+# Mean and standard deviation of each channel.
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {"image_size": (32, 32), "stats": _GREY_DIGITS, "free_size": True},
-    "mnist": {"image_size": (28, 28), "stats": ((0.1307,), (0.3081,))},
-    "cifar10": {"image_size": (32, 32), "stats": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))},
-    "cifar100": {"image_size": (32, 32), "stats": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))},
-    "image_folder": {"image_size": (224, 224), "stats": _IMAGENET_COLOURS, "free_size": True},
-    "imagenet": {"image_size": (224, 224), "stats": _IMAGENET_COLOURS},
+_STATS = {
+    "digits": ((0.3053,), (0.3236,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "image_folder": _IMAGENET_COLOURS,
+    "imagenet": _IMAGENET_COLOURS,
 }
-NAMES = tuple(_DEFAULTS)
+NAMES = tuple(_STATS)
 
 #: Pixels of one image, height times width, that a network can be asked to take.
 LARGEST_IMAGE = 2048**2
@@ -416,10 +416,10 @@ def load_dataset(spec: Mapping[str, Any], in_memory: bool = True) -> Data:
         UserError: an unknown name, a missing or empty root, an impossible fraction or size.
     """
     name = spec.get("name")
-    if name not in _DEFAULTS:
+    if name not in _STATS:
         raise UserError(f"name={name!r} is not a dataset{did_you_mean(str(name), NAMES)}")
     size = _image_size(name, spec.get("image_size"))
-    mean, std = _DEFAULTS[name]["stats"]
+    mean, std = _STATS[name]
     if spec.get("download") and name not in ("mnist", "cifar10", "cifar100"):
         raise UserError(f"download=true: {name} cannot be downloaded; use download=false")
     if name == "digits":
@@ -444,7 +444,7 @@ def load_dataset(spec: Mapping[str, Any], in_memory: bool = True) -> Data:
 
 
 def _image_size(name: str, given: Sequence[int] | None) -> tuple[int, int]:
-    default: tuple[int, int] = _DEFAULTS[name]["image_size"]
+    default = IMAGE_SIZES.get(name) or DEFAULT_SIZES[name]
     if given is None:
         return default
     size = tuple(given)
@@ -453,7 +453,7 @@ def _image_size(name: str, given: Sequence[int] | None) -> tuple[int, int]:
     most = _LARGEST_DIGIT if name == "digits" else LARGEST_IMAGE
     if size[0] * size[1] > most:
         raise UserError(f"image_size={list(size)}: images of {name} may have {most} pixels at most; use a smaller size")
-    if size != default and not _DEFAULTS[name].get("free_size"):
+    if size != default and name in IMAGE_SIZES:
         raise UserError(f"image_size={list(size)}: images of {name} are {list(default)}; leave it out")
     return size[0], size[1]
 
@@ -533,7 +533,7 @@ def _torchvision(spec: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], 
             raise UserError(f"root={root}: the files of {name} are damaged ({error!r}); fetch them again") from error
         pixels, labels = torch.as_tensor(part.data), np.asarray(part.targets)
         pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
-        (mean, _), shape = _DEFAULTS[name]["stats"], _DEFAULTS[name]["image_size"]
+        mean, shape = _STATS[name][0], IMAGE_SIZES[name]
         right = pixels.dtype == torch.uint8 and pixels.shape == (len(labels), len(mean), *shape) and labels.ndim == 1
         if not (right and len(labels) and labels.min() >= 0 and labels.max() < len(part.classes)):
             raise UserError(

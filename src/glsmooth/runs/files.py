@@ -106,18 +106,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
-def read_json(path: Path, fix: str) -> Any:
+def read_json(path: Path, fix: str, as_it_is: bool = False) -> Any:
     """The content of a JSON file of whatever origin, with control characters in its texts written out.
 
     Args:
         fix: what to do about a file that is not readable, to end the message.
+        as_it_is: leave texts as they are, to compare them; whoever shows one writes it out.
 
     Raises:
         UserError: it cannot be read, is too large, is no JSON, or is nested deeper than anything that this program
             writes.
     """
     try:
-        return _visible(json.loads(read_bytes(path).decode("utf-8")))
+        content = json.loads(read_bytes(path).decode("utf-8"))
+        return content if as_it_is else _visible(content)
     except UserError:
         raise
     except (OSError, ValueError) as error:  # a number of thousands of digits is a ValueError, too

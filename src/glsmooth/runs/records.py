@@ -134,8 +134,7 @@ _AFRESH = "remove its directory to start afresh"
 
 def _read(file: Path) -> Any:
     """The content of a JSON file, its texts as they are: they are compared with what this run would write."""
-    read_json(file, _AFRESH)  # it has the limits of what is read
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json(file, _AFRESH, as_it_is=True)
 
 
 def part_path(directory: Path, rank: int, ranks: int) -> Path:

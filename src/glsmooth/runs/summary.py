@@ -29,12 +29,12 @@ from glsmooth.runs.files import SUMMARY, read_json, write_text
 from glsmooth.runs.records import Columns
 from glsmooth.voting.procedures import given_up
 
-__all__ = ["IMAGE_SIZES", "Numbers", "Summary", "check_methods", "robust_accuracy"]
+__all__ = ["DEFAULT_SIZES", "IMAGE_SIZES", "Numbers", "Summary", "check_methods", "robust_accuracy"]
 
 #: The size of the images of data sets that have one.
 IMAGE_SIZES = {"cifar10": (32, 32), "cifar100": (32, 32), "mnist": (28, 28), "imagenet": (224, 224)}
 #: The size that the others have where ``dataset.image_size`` is null.
-_DEFAULT_SIZES = {"digits": (32, 32), "image_folder": (224, 224)}
+DEFAULT_SIZES = {"digits": (32, 32), "image_folder": (224, 224)}
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _check_size(content: Mapping[str, Any], file: Path) -> None:
     """Refuse a torus that is not that of the images. Without one h_min is the plane's, which holds on every torus."""
     size, dataset = content.get("image_size"), content["dataset"]
     name, chosen = dataset.get("name"), dataset.get("image_size")
-    actual = IMAGE_SIZES.get(name) or chosen or _DEFAULT_SIZES.get(name)
+    actual = IMAGE_SIZES.get(name) or chosen or DEFAULT_SIZES.get(name)
     for key, value in (("image_size", size), ("dataset.image_size", chosen)):
         if value is not None and actual is not None and list(value) != list(actual):
             raise UserError(
