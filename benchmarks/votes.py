@@ -42,7 +42,8 @@ from glsmooth.learning.models import build_model
 from glsmooth.runs.records import RecordWriter, columns, row
 from glsmooth.smoothing import Verdict
 from glsmooth.transforms import Brightness
-from glsmooth.voting.engine import BaseClassifier, VoteEngine, keep_freed_memory
+from glsmooth.voting.engine import BaseClassifier, VoteEngine
+from glsmooth.voting.memory import keep_freed_memory
 from glsmooth.voting.procedures import FixedSample, Sequential, Tally
 
 DEFAULTS = {

@@ -43,12 +43,13 @@ from glsmooth import laws
 from glsmooth.bounds import Outcome
 from glsmooth.commands import certify, train
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Speed
+from glsmooth.learning.certification import CertificationModule, Options
 from glsmooth.learning.trainer import make_trainer
 from glsmooth.runs import files
 from glsmooth.runs.records import Records
 from glsmooth.transforms import ContrastBrightness
 from glsmooth.voting.procedures import FixedSample, Sequential
+from glsmooth.voting.speed import Speed
 
 ROOT = Path(__file__).parents[1]
 MAIN = {"certify": certify.main, "train": train.main}
@@ -572,7 +573,7 @@ def votes(n: int, sequential: bool, directory: Path) -> None:
         torch.utils.data.TensorDataset(image[None], torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)),
         [0],
         outcome,
-        Speed(batch_size=1000),
+        Options(speed=Speed(batch_size=1000)),
         directory,
         progress=False,
     )

@@ -9,6 +9,9 @@
 from glsmooth.commands import safe_path  # noqa: F401 - before every other import
 
 # isort: split
+from glsmooth.voting import memory  # noqa: F401 - before torch takes any
+
+# isort: split
 from glsmooth import bounds, transforms
 from glsmooth.bounds import NotApplicable, required_probability, tradeoff
 from glsmooth.family.regions import Ball, Box, Points

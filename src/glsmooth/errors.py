@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["UserError", "did_you_mean", "keyed", "of_file", "out_of_memory", "visible"]
+__all__ = ["OutOfMemory", "UserError", "did_you_mean", "keyed", "of_file", "out_of_memory", "visible"]
 
 
 class UserError(ValueError):
@@ -16,6 +16,10 @@ class UserError(ValueError):
 
     Only this is shown without a traceback; a ValueError of another kind is a broken assumption.
     """
+
+
+class OutOfMemory(UserError):
+    """What was asked for is too large for the memory of a device, or of this computer."""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,9 +18,11 @@ from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
-from glsmooth.voting.engine import VoteEngine
+from glsmooth.voting.engine import VoteEngine, check_random
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
+from glsmooth.voting.speed import AUTO, Auto, Speed
+from glsmooth.voting.tuning import choose_speed
 
 __all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "Verdict", "certify", "check_image"]
 
@@ -129,6 +132,10 @@ def check_image(image: Tensor, name: str) -> None:
         )
 
 
+# Settings that were chosen for one call are chosen again for one that draws so many times more.
+_LONGER = 4
+
+
 class SmoothedClassifier:
     """h(x) = argmax_c P_{α~P}[ f(φ(x, α)) = c ] for a base classifier f.
 
@@ -138,8 +145,10 @@ class SmoothedClassifier:
         family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that
             size.
         num_classes: number of classes, at least 2.
-        batch_size: evaluations a batch; it changes speed and memory, not the votes.
-        precision, compile, channels_last, device: see :class:`glsmooth.voting.classifier.BaseClassifier`.
+        batch_size, compile, channels_last, threads: see :class:`glsmooth.voting.speed.Speed`. What is "auto" is chosen
+            by measuring, at the first call, and kept (attribute ``speed``); batches that do not fit into memory are
+            then halved.
+        precision, device: see :class:`glsmooth.voting.classifier.BaseClassifier`.
         stochastic: accept a network that is random in evaluation mode (and draws its randomness independently for
             every image). Predictions and certificates are then about the classifier smoothed over that, too.
     """
@@ -150,25 +159,20 @@ class SmoothedClassifier:
         family: SmoothedFamily,
         num_classes: int,
         *,
-        batch_size: int = 256,
+        batch_size: int | Auto = AUTO,
         device: torch.device | str | None = None,
         precision: str = "32-true",
-        compile: bool = False,
-        channels_last: bool = False,
+        compile: bool | Auto = AUTO,
+        channels_last: bool | Auto = AUTO,
+        threads: int | Auto = AUTO,
         stochastic: bool = False,
     ) -> None:
         self.family = family
         self.num_classes = num_classes
-        self.batch_size = batch_size
-        self.classifier = BaseClassifier(
-            model,
-            num_classes,
-            device=device,
-            precision=precision,
-            compile=compile,
-            channels_last=channels_last,
-            stochastic=stochastic,
-        )
+        #: How votes are taken; what is AUTO is chosen at the first call.
+        self.speed = Speed(batch_size, channels_last=channels_last, compile=compile, threads=threads)
+        self._asked, self._chosen_for = self.speed, 0.0
+        self.classifier = BaseClassifier(model, num_classes, device=device, precision=precision, stochastic=stochastic)
 
     def predict(self, x: Tensor, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
         """The smoothed classifier's class at ``x`` (C, H, W), or ABSTAIN (-1).
@@ -179,7 +183,7 @@ class SmoothedClassifier:
         """
         check_image(x, "x")
         # The selection draws are all that is needed; the one counting draw is not used.
-        (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed, 1).run([(index, x)])
+        (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed, [x]).run([(index, x)])
         second, first = sorted(tally.selection.tolist())[-2:]
         if first == 0 or binomtest(first, first + second, 0.5).pvalue > alpha:
             return ABSTAIN
@@ -298,7 +302,9 @@ class SmoothedClassifier:
             procedure, alpha = Exhaustive(law, targets), 0.0
         elif sequential:
             procedure = Sequential(targets, n0, n, alpha)
-        engine = self._engine(procedure, seed, len(images))
+        if not images:
+            return []
+        engine = self._engine(procedure, seed, images)
         verdicts = {v.tally.index: v for v in certify(engine, zip(indices, images, strict=True), {method: outcome})}
         certificates = []
         for verdict in (verdicts[index] for index in indices):
@@ -321,8 +327,26 @@ class SmoothedClassifier:
         certified = outcome.sound and certifies_runner_up(self.family, region, p_lower, p_upper)
         return replace(certificate, p_lower=p_lower, p_upper=p_upper, certified=certified)
 
-    def _engine(self, procedure: Procedure, seed: int, images: int) -> VoteEngine:
-        return VoteEngine(self.classifier, self.family, procedure, seed=seed, batch_size=self.batch_size, images=images)
+    def _engine(self, procedure: Procedure, seed: int, images: Sequence[Tensor]) -> VoteEngine:
+        check_random(procedure, self.classifier.stochastic)
+        draws = len(images) * procedure.draws_range()[1]
+        # What was chosen for a short call, maybe in haste, is not for a long one.
+        if draws > self._chosen_for:
+            chosen = choose_speed(self._asked, self.classifier, self.family, procedure, images[0], len(images))
+            self.speed = self._asked.filled(chosen.speed)
+            self._chosen_for = math.inf if chosen.complete else _LONGER * draws
+        return VoteEngine(
+            self.classifier,
+            self.family,
+            procedure,
+            seed=seed,
+            batch_size=int(self.speed.batch_size),
+            images=len(images),
+            on_smaller=self._smaller if self._asked.batch_size == AUTO else None,
+        )
+
+    def _smaller(self, batch_size: int) -> None:
+        self.speed = replace(self.speed, batch_size=batch_size)
 
 
 def _certificate(verdict: Verdict, outcome: Outcome, alpha: float, coin: float | None) -> Certificate:

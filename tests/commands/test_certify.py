@@ -26,6 +26,7 @@ from glsmooth.learning import certification
 from glsmooth.learning.checkpoint import KEY, Checkpoint, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
+from glsmooth.learning.trainer import device_name
 from glsmooth.report import tables, wording
 from glsmooth.report.page import recertified_note, write_comparison
 from glsmooth.runs.own import remember
@@ -33,9 +34,11 @@ from glsmooth.runs.records import Records
 from glsmooth.runs.run import load_run
 from glsmooth.runs.summary import Numbers
 from glsmooth.transforms import Translation
+from glsmooth.voting import tuning
 from glsmooth.voting.draws import coin
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import FixedSample, Sequential
+from glsmooth.voting.speed import Speed
 from tests.runs.test_records import in_another_process
 
 METHODS = ("neyman_pearson", "gl", "tss", "mp")
@@ -83,6 +86,11 @@ def no_report(monkeypatch):
     monkeypatch.setattr(certify, "write_report", lambda directory, **_: (directory / "table.md").write_text(""))
 
 
+#: What is otherwise measured first.
+SETTLED = ("batch_size=256", "channels_last=false", "compile=false", "threads=1")
+AUTO = tuple(f"{setting.partition('=')[0]}=auto" for setting in SETTLED)
+
+
 def run(checkpoint, directory, *overrides):
     directory.mkdir(exist_ok=True)
     draws = [] if "monte_carlo=exhaustive" in overrides else ["monte_carlo.n0=20", "monte_carlo.n=100"]
@@ -94,6 +102,7 @@ def run(checkpoint, directory, *overrides):
                 f"run_dir={directory}",
                 "trainer.accelerator=cpu",
                 "dataset.subset=12",
+                *SETTLED,
                 *draws,
                 *overrides,
             ],
@@ -199,9 +208,77 @@ def test_an_allocation_of_slurm_without_srun_is_one_machine(checkpoint, tmp_path
 @pytest.mark.usefixtures("no_report")
 def test_a_batch_is_no_larger_than_its_images_fill(checkpoint, tmp_path, capsys):
     run(checkpoint, tmp_path / "dry", "dataset.subset=2", "batch_size=1000000", "dry_run=true")
-    assert f"in batches of {2 * 121}\n" in capsys.readouterr().out
+    assert f"in batches of {2 * 121}, contiguous, not compiled, 1 thread\n" in capsys.readouterr().out
     run(checkpoint, tmp_path / "run", "dataset.subset=2", "batch_size=1000000")
     assert read(tmp_path / "run")[1]["invocation"]["evaluations"] == 2 * 121
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_speed_is_measured_printed_recorded_and_kept(checkpoint, tmp_path, capsys, monkeypatch):
+    run(checkpoint, tmp_path / "settled")
+    assert "Speed: batches of 256, contiguous, not compiled, 1 thread (as set)\n" in capsys.readouterr().err
+    run(checkpoint, tmp_path / "auto", *AUTO)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Speed: ")]
+    kept = json.loads((tmp_path / "auto" / "speed.json").read_text())
+    device = kept.pop("device")
+    assert device == device_name(torch.device("cpu"))
+    assert line.startswith(f"Speed: {Speed(**kept).words('cpu')} (measured in ")
+    assert read(tmp_path / "auto")[1]["speed"] == kept
+    check_stored(tmp_path / "auto")
+    # No draw depends on it; nor does a vote, here.
+    records = (tmp_path / "auto" / "records.csv").read_bytes()
+    assert records == (tmp_path / "settled" / "records.csv").read_bytes()
+
+    # Killed after five images, the run goes on as it began.
+    (tmp_path / "auto" / "records.csv").write_bytes(b"".join(records.splitlines(keepends=True)[:6]))
+    (tmp_path / "auto" / "speed.json").write_text(json.dumps({"device": device, **kept, "batch_size": 48}))
+    searches = []
+    monkeypatch.setattr(tuning._Search, "run", lambda self: searches.append(self.device))
+    run(checkpoint, tmp_path / "auto", *AUTO)
+    assert "Speed: batches of 48, " in (err := capsys.readouterr().err)
+    assert "(as when the run began)" in err
+    assert searches == []
+    assert read(tmp_path / "auto")[1]["speed"] == {**kept, "batch_size": 48}
+    assert (tmp_path / "auto" / "records.csv").read_bytes() == records
+    # What is typed counts.
+    (tmp_path / "auto" / "records.csv").write_bytes(b"".join(records.splitlines(keepends=True)[:6]))
+    run(checkpoint, tmp_path / "auto", *AUTO, "batch_size=32")
+    assert read(tmp_path / "auto")[1]["speed"] == {**kept, "batch_size": 32}
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_speed_chosen_for_another_device_is_not_kept(checkpoint, tmp_path):
+    run(checkpoint, tmp_path)
+    records = (tmp_path / "records.csv").read_bytes()
+    (tmp_path / "records.csv").write_bytes(b"".join(records.splitlines(keepends=True)[:6]))
+    settings = {"batch_size": 48, "channels_last": True, "compile": False, "threads": 1}
+    (tmp_path / "speed.json").write_text(json.dumps({"device": "NVIDIA H100", **settings}))
+    run(checkpoint, tmp_path, "batch_size=auto")
+    assert json.loads((tmp_path / "speed.json").read_text())["device"] == device_name(torch.device("cpu"))
+    assert not read(tmp_path)[1]["speed"]["channels_last"]
+    assert (tmp_path / "records.csv").read_bytes() == records
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "holds list, not an object"),
+        ({"batch_size": 0}, "batch_size is 0, not a whole number, at least 1"),
+        ({"batch_size": "auto"}, "batch_size is 'auto', not a whole number"),
+        ({"threads": 1e9}, "threads is 1000000000.0, not a whole number"),
+        ({"device": 3}, "device is 3, not a text"),
+        ({"more": 3}, "more=3 is not known here"),
+        ({"compile": None}, "compile is null, not true or false"),
+    ],
+)
+def test_a_speed_that_means_nothing(checkpoint, tmp_path, content, words):
+    settings = {"device": "CPU", "batch_size": 8, "channels_last": True, "compile": False, "threads": 1}
+    text = content if isinstance(content, str) else json.dumps({**settings, **content})
+    (tmp_path / "speed.json").write_text(text)
+    with pytest.raises(UserError, match=rf"speed\.json: .*{words}.*; remove it, and the speed is measured anew"):
+        run(checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,13 @@ from glsmooth.bounds import Outcome
 from glsmooth.commands.certify import take_votes
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import certification
-from glsmooth.learning.certification import CertificationModule, Speed
+from glsmooth.learning.certification import CertificationModule, Options
 from glsmooth.learning.trainer import quieten_lightning
 from glsmooth.runs.records import Records
 from glsmooth.transforms import ContrastBrightness, Translation
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import Exhaustive, FixedSample, Sequential
+from glsmooth.voting.speed import Speed
 
 certification.SECONDS_A_WRITE = 0.0  # so that some deaths find a part of the rows
 IMAGES = 13
@@ -89,7 +90,7 @@ def certify(directory, devices, procedure, start_method="spawn", images=None):
         images or Images(),
         [10 * i for i in range(IMAGES)],
         {name: Outcome(h_min, None, "neyman_pearson") for name, h_min in REQUIRED.items()},
-        Speed(seed=4, batch_size=8),
+        Options(seed=4, speed=Speed(8, channels_last=False, compile=False, threads=1)),
         directory,
         progress=False,
     )

@@ -14,7 +14,7 @@ from glsmooth import laws
 from glsmooth.bounds import Outcome
 from glsmooth.commands.certify import take_votes
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Speed
+from glsmooth.learning.certification import CertificationModule, Options
 from glsmooth.runs import records
 from glsmooth.smoothing import Verdict
 from glsmooth.transforms import Brightness
@@ -94,7 +94,7 @@ def module(images, directory, classes=3):
         images,
         [0, 10],
         {"neyman_pearson": Outcome(0.6, None, "neyman_pearson")},
-        Speed(),
+        Options(),
         directory,
         progress=False,
     )
@@ -135,7 +135,7 @@ def test_bad_items_are_named_by_image(tmp_path, label, pixel, message):
 
 
 def test_a_model_with_other_classes_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"image 0: the model returned shape \(52, 3\) .* \(52, 5\)"):
+    with pytest.raises(ValueError, match=r"image 0: the model returned shape \(1, 3\) .* \(1, 5\)"):
         votes(module(Images(), tmp_path, classes=5))
 
 

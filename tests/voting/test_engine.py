@@ -15,7 +15,8 @@ from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.transforms import Brightness, ContrastBrightness, Translation
 from glsmooth.voting.draws import Stream, uniforms
-from glsmooth.voting.engine import BaseClassifier, VoteEngine, cast_votes, keep_freed_memory
+from glsmooth.voting.engine import BaseClassifier, VoteEngine, cast_votes
+from glsmooth.voting.memory import keep_freed_memory
 from glsmooth.voting.procedures import ABSTAIN, FixedSample, Sequential
 
 

@@ -8,11 +8,10 @@ from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
 import os
 import platform
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -35,13 +34,14 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Speed, clear, make_engine, read_evaluations
+from glsmooth.learning.certification import CertificationModule, Options, clear, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
 from glsmooth.learning.models import check_takes
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import (
     accelerator,
+    device_name,
     make_trainer,
     quieten_lightning,
     spawned,
@@ -53,9 +53,12 @@ from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
 from glsmooth.runs.own import is_own, remember, run_files
 from glsmooth.runs.records import Columns, Images, Records, read_records
+from glsmooth.runs.speed import read_speed
 from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
-from glsmooth.voting.engine import check_random
+from glsmooth.voting.classifier import can_compile
+from glsmooth.voting.engine import VoteEngine, check_random
 from glsmooth.voting.procedures import Procedure, build_procedure
+from glsmooth.voting.speed import Speed
 
 __all__ = ["main", "run", "take_votes"]
 
@@ -78,7 +81,7 @@ class _Job:
     outcomes: dict[str, Outcome]
     approximate: dict[str, Any] | None
     procedure: Procedure
-    speed: Speed
+    options: Options
 
     @property
     def directory(self) -> Path:
@@ -97,7 +100,7 @@ def run(cfg: DictConfig) -> None:
     print(preflight(job.outcomes, job.procedure), file=sys.stderr)
     if settings["dry_run"]:
         device = torch.device("cuda" if accelerator(settings) in ("gpu", "cuda") else "cpu")
-        print(estimate(job.model, len(job.classes), job.family, job.procedure, job.images, job.speed, device))
+        print(estimate(job.model, len(job.classes), job.family, job.procedure, job.images, job.options, device))
         return
     trainer = _trainer(settings)
     module = CertificationModule(
@@ -108,7 +111,7 @@ def run(cfg: DictConfig) -> None:
         job.images,
         job.indices,
         job.outcomes,
-        job.speed,
+        job.options,
         directory,
     )
     identity = decisive(settings, "certify") | {"ckpt": job.checkpoint.sha256}  # the one that was read
@@ -162,16 +165,14 @@ def _prepare(cfg: DictConfig) -> _Job:
         residual, why = approximate["residual"], why_approximate(approximate)
         outcomes = {method: outcome.approximate(residual, why) for method, outcome in outcomes.items()}
     check_random(procedure, settings["stochastic"])
-    if settings["compile"] and accelerator(settings) == "cpu" and not _has_compiler():
+    if settings["compile"] is True and not can_compile(accelerator(settings)):
         raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
-    speed = Speed(
+    options = Options(
         seed=settings["seed"],
-        batch_size=settings["batch_size"],
         precision=settings["precision"],
-        compile=settings["compile"],
-        channels_last=settings["channels_last"],
-        num_workers=data.num_workers,
         stochastic=settings["stochastic"],
+        num_workers=data.num_workers,
+        speed=Speed(**{key: settings[key] for key in ("batch_size", "channels_last", "compile", "threads")}),
     )
     model = checkpoint.build_model()
     if list(data.image_size) != list(checkpoint.image_size):
@@ -186,7 +187,7 @@ def _prepare(cfg: DictConfig) -> _Job:
         outcomes,
         approximate,
         procedure,
-        speed,
+        options,
     )
 
 
@@ -268,8 +269,7 @@ def _check_transformation(
 
 def _summary(job: _Job, records: Columns, invocation: dict[str, Any], trainer: Trainer) -> Summary:
     settings, monte_carlo = job.settings, job.procedure.describe()
-    cuda = trainer.strategy.root_device.type == "cuda"
-    device = torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    speed = read_speed(job.directory)
     return Summary(
         transform=settings["transform"],
         smoothing=settings["smoothing"],
@@ -288,9 +288,10 @@ def _summary(job: _Job, records: Columns, invocation: dict[str, Any], trainer: T
         checkpoint={"path": str(settings["ckpt"]), "sha256": job.checkpoint.sha256},
         seed=settings["seed"],
         precision=settings["precision"],
+        speed=None if speed is None else asdict(speed),
         seconds_per_image=invocation["seconds"] / invocation["images"] if invocation["images"] else None,
         invocation=invocation,
-        hardware={"device": device, "devices": trainer.world_size},
+        hardware={"device": device_name(trainer.strategy.root_device), "devices": trainer.world_size},
         versions={name: version(name) for name in ("glsmooth", "torch", "lightning", "numpy", "scipy")}
         | {"python": platform.python_version()},
     )
@@ -304,8 +305,8 @@ def _save_draws(job: _Job, records: Columns) -> None:
         shows &= sum(certified[1:], certified[0])
     index = int(records["index"][shows.argmax()])
     image = job.images[job.indices.index(index)][0]
-    speed = Speed(seed=job.speed.seed, precision=job.speed.precision, stochastic=job.speed.stochastic)
-    engine = make_engine(job.model, len(job.classes), job.family, job.procedure, speed, torch.device("cpu"), 1)
+    classifier = job.options.classifier(job.model, len(job.classes), torch.device("cpu"))
+    engine = VoteEngine(classifier, job.family, job.procedure, seed=job.options.seed, batch_size=_FIGURE_COPIES)
     with engine.classifier.ready(image):
         theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
     Draws(index, image.numpy(), transformed.numpy(), theta.numpy(), votes.numpy()).save(job.directory, job.classes)
@@ -324,10 +325,6 @@ def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
             f"dataset.name={data.name}: its images have {data.channels} channels, not the checkpoint's "
             f"{len(checkpoint.mean)}; {fix}"
         )
-
-
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
 def _trainer(settings: Mapping[str, Any]) -> Trainer:

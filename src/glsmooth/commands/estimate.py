@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +12,10 @@ from torch.utils.data import Dataset
 
 from glsmooth.bounds import METHODS, Outcome
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import Speed, make_engine
+from glsmooth.learning.certification import Options
 from glsmooth.report import wording
-from glsmooth.voting.engine import largest_batch
 from glsmooth.voting.procedures import Exhaustive, FixedSample, Procedure
+from glsmooth.voting.tuning import choose_speed
 
 __all__ = ["estimate", "preflight"]
 
@@ -60,21 +58,15 @@ def estimate(
     family: SmoothedFamily,
     procedure: Procedure,
     images: Dataset[Any],
-    speed: Speed,
+    options: Options,
     device: torch.device,
 ) -> str:
     """Passes, time, memory and disk that a run would take, from a few batches of its own."""
     size = len(images)  # type: ignore[arg-type]
-    batch = min(speed.batch_size, largest_batch(procedure, size, clean=True))
-    trial = FixedSample(n0=1, n=5 * batch)
-    engine = make_engine(model, num_classes, family, trial, replace(speed, batch_size=batch), device, 1)
-    with engine.classifier.ready(images[0][0]):
-        engine.add(0, images[0][0])
-        engine.step()  # the first batch compiles, allocates and warms up
-        start, before = time.perf_counter(), engine.evaluations
-        while engine.busy:
-            engine.step()
-    rate = (engine.evaluations - before) / (time.perf_counter() - start)
+    classifier = options.classifier(model, num_classes, device)
+    chosen = choose_speed(options.speed, classifier, family, procedure, images[0][0], size, clean=True, measure=True)
+    rate = chosen.rate
+    assert rate is not None
     # Each image is also classified as it is.
     passes = sorted({size * (draws + 1) for draws in procedure.draws_range()})
     memory = "none"
@@ -85,7 +77,7 @@ def estimate(
         f"Images:          {size:,}",
         f"Network passes:  {' to '.join(f'{n:,}' for n in passes)}",
         f"Time:            {' to '.join(_duration(n / rate) for n in passes)} on one device",
-        f"Speed:           {rate:,.0f} passes a second in batches of {batch}",
+        f"Speed:           {rate:,.0f} passes a second in {chosen.speed.words(device.type)}",
         f"GPU memory:      {memory}; it does not grow with images or draws",
         f"Disk:            {size * _ROW_BYTES / 2**20 + _REPORT_MEBIBYTES:.0f} MiB",
         "Nothing was started (dry_run=true).",

@@ -18,6 +18,7 @@ from glsmooth.errors import UserError, did_you_mean, visible
 from glsmooth.laws import LAWS
 from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import PROCEDURES
+from glsmooth.voting.speed import AUTO
 
 __all__ = [
     "FLAG",
@@ -58,6 +59,9 @@ class Rule:
 
     def or_null(self) -> Rule:
         return replace(self, accepts=lambda v: v is None or self.accepts(v))
+
+    def or_auto(self) -> Rule:
+        return replace(self, accepts=lambda v: v == AUTO or self.accepts(v), wanted=f"{self.wanted}, or {AUTO}")
 
     def refusal(self, key: str, value: Any) -> str:
         """Why the field ``key`` cannot be ``value``, and what to type."""
@@ -164,10 +168,11 @@ RULES: dict[str, Rule] = {
     "seed": whole(0, 0),
     "run_dir": _PATH,
     "ckpt": Rule(_PATH.accepts, "a path", "outputs/train/ID/best.ckpt"),
-    "batch_size": whole(1, 256),
+    "batch_size": whole(1, 256).or_auto(),
     "precision": choice(*PRECISIONS),
-    "compile": FLAG,
-    "channels_last": FLAG,
+    "compile": FLAG.or_auto(),
+    "channels_last": FLAG.or_auto(),
+    "threads": whole(1, 2).or_auto(),
     "dry_run": FLAG,
     "approximate": FLAG,
     "stochastic": FLAG,

@@ -37,7 +37,10 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         "dataset.subset_seed",
         "approximate",
     ),
-    "certify": ("batch_size", "compile", "channels_last", "dry_run", "approximate", "stochastic", "trainer.*"),
+    "certify": (
+        *("batch_size", "compile", "channels_last", "threads", "dry_run"),
+        *("approximate", "stochastic", "trainer.*"),
+    ),
     "bounds": ("format", "plot"),
     "report": ("transform.*", "dataset.root"),  # those of the runs: typed, they only permit to import and to read
 }

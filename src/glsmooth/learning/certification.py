@@ -5,9 +5,10 @@ Lightning chooses devices and starts a process for each; every process certifies
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,15 +22,18 @@ from glsmooth.bounds import Outcome
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import Batches, loader
-from glsmooth.learning.trainer import progress_bar, quieten_lightning
-from glsmooth.runs.files import CONFIG, FIGURE, IDENTITY, IMAGES, RECORDS, SUMMARY, remove_leftovers, write_text
+from glsmooth.learning.trainer import device_name, progress_bar, quieten_lightning
+from glsmooth.runs.files import write_text
 from glsmooth.runs.records import Columns, RecordWriter, columns, part_path, read_records, row
+from glsmooth.runs.speed import read_speed, write_speed
 from glsmooth.smoothing import Verdict, certify, check_image
 from glsmooth.voting.classifier import BaseClassifier
-from glsmooth.voting.engine import VoteEngine, keep_freed_memory
+from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.procedures import FixedSample, Procedure
+from glsmooth.voting.speed import AUTO, Speed
+from glsmooth.voting.tuning import Chosen, choose_speed
 
-__all__ = ["CertificationModule", "Speed", "clear", "make_engine", "read_evaluations"]
+__all__ = ["CertificationModule", "Options", "clear", "read_evaluations"]
 
 # Images that a loading step brings: enough that its overhead does not show, few enough to keep memory small.
 _IMAGES_A_STEP = 16
@@ -39,45 +43,23 @@ SECONDS_A_WRITE = 0.1
 
 
 @dataclass(frozen=True)
-class Speed:
-    """How votes are taken.
+class Options:
+    """How votes are taken, beside procedure and family.
 
-    ``seed`` fixes the draws, ``stochastic`` accepts a random network; the rest is speed: evaluations a batch, and
-    what :class:`glsmooth.voting.classifier.BaseClassifier` says about ``precision``, ``compile`` and
-    ``channels_last``.
+    ``seed`` fixes the draws; ``precision`` and ``stochastic`` are those of
+    :class:`glsmooth.voting.classifier.BaseClassifier`; ``num_workers`` processes load images; ``speed`` changes no
+    draw.
     """
 
     seed: int = 0
-    batch_size: int = 256
     precision: str = "32-true"
-    compile: bool = False
-    channels_last: bool = False
-    num_workers: int = 0
     stochastic: bool = False
+    num_workers: int = 0
+    speed: Speed = Speed()  # noqa: RUF009 - it is frozen
 
-
-def make_engine(
-    model: nn.Module,
-    num_classes: int,
-    family: SmoothedFamily,
-    procedure: Procedure,
-    speed: Speed,
-    device: torch.device,
-    images: int,
-) -> VoteEngine:
-    """The vote engine of a base classifier on a device for so many images, their own classification included."""
-    classifier = BaseClassifier(
-        model,
-        num_classes,
-        device=device,
-        precision=speed.precision,
-        compile=speed.compile,
-        channels_last=speed.channels_last,
-        stochastic=speed.stochastic,
-    )
-    return VoteEngine(
-        classifier, family, procedure, seed=speed.seed, batch_size=speed.batch_size, clean=True, images=images
-    )
+    def classifier(self, model: nn.Module, num_classes: int, device: torch.device) -> BaseClassifier:
+        """The base classifier as these options run it."""
+        return BaseClassifier(model, num_classes, device=device, precision=self.precision, stochastic=self.stochastic)
 
 
 class CertificationModule(LightningModule):
@@ -94,7 +76,7 @@ class CertificationModule(LightningModule):
         images: (image (C, H, W), label, index) items.
         indices: the index of each item; unique: it fixes the image's draws and names it in the records.
         outcomes: what each bound requires of the region; their order is that of the columns.
-        speed: seed and speed.
+        options: how votes are taken.
         directory: run directory.
         progress: show a bar.
     """
@@ -108,7 +90,7 @@ class CertificationModule(LightningModule):
         images: Dataset[Any],
         indices: Sequence[int],
         outcomes: Mapping[str, Outcome],
-        speed: Speed,
+        options: Options,
         directory: Path,
         progress: bool = True,
     ) -> None:
@@ -116,7 +98,7 @@ class CertificationModule(LightningModule):
         self.model = model
         self.family, self.procedure, self.num_classes = family, procedure, num_classes
         self.images, self.indices = images, list(indices)
-        self.outcomes, self.speed, self.directory, self.progress = dict(outcomes), speed, directory, progress
+        self.outcomes, self.options, self.directory, self.progress = dict(outcomes), options, directory, progress
 
     @property
     def columns(self) -> list[str]:
@@ -133,18 +115,27 @@ class CertificationModule(LightningModule):
         remaining = [position for position, index in enumerate(self.indices) if index not in finished]
         share = Batches(len(remaining), _IMAGES_A_STEP, rank=self.global_rank, world_size=self.trainer.world_size)
         size = len(range(self.global_rank, len(remaining), self.trainer.world_size))
-        return loader(Subset(self.images, remaining), share, self.speed.num_workers), size
+        return loader(Subset(self.images, remaining), share, self.options.num_workers), size
 
     def setup(self, stage: str) -> None:
         quieten_lightning()  # in processes that Lightning starts, too
 
     def predict_step(self, _: int) -> None:
         """Certify all images of this process's share."""
-        if self.device.type == "cpu":
-            keep_freed_memory()
         records = read_records(self.directory)
         share, size = self._share(records)
-        engine = make_engine(self.model, self.num_classes, self.family, self.procedure, self.speed, self.device, size)
+        classifier = self.options.classifier(self.model, self.num_classes, self.device)
+        speed = self._settled(classifier, records)
+        engine = VoteEngine(
+            classifier,
+            self.family,
+            self.procedure,
+            seed=self.options.seed,
+            batch_size=int(speed.batch_size),
+            clean=True,
+            images=size,
+            on_smaller=self._smaller(speed) if self.options.speed.batch_size == AUTO else None,
+        )
         writer = RecordWriter(part_path(self.directory, self.global_rank, self.trainer.world_size), self.columns)
         bar = _Progress(self, records)
         labels: dict[int, int] = {}  # of images not yet written, in their order
@@ -173,6 +164,44 @@ class CertificationModule(LightningModule):
             bar.close()
         _write_evaluations(self.directory, self.global_rank, engine.evaluations)
 
+    def _settled(self, classifier: BaseClassifier, records: Columns) -> Speed:
+        """The speed of this run: kept from its beginning, or measured by the first process on its first image."""
+        name = device_name(self.device)
+        chosen: Chosen | None = None
+        if self.global_rank == 0:
+            kept = read_speed(self.directory, name)
+            asked = self.options.speed if kept is None else self.options.speed.filled(kept)
+            finished = set(records["index"].tolist())
+            first = next(position for position, index in enumerate(self.indices) if index not in finished)
+            image, remaining = self.images[[first]][0][0], len(self.indices) - len(finished)
+            check_image(image, f"image {self.indices[first]}")
+            chosen = choose_speed(
+                asked,
+                classifier,
+                self.family,
+                self.procedure,
+                image,
+                max(1, remaining // self.trainer.world_size),
+                clean=True,
+                index=self.indices[first],
+            )
+            write_speed(self.directory, name, chosen.speed)
+            _say(chosen, self.options.speed, kept, self.device.type)
+        chosen = self.trainer.strategy.broadcast(chosen, src=0)
+        assert chosen is not None
+        if self.global_rank > 0:
+            choose_speed(chosen.speed, classifier, self.family, self.procedure, self.images[[0]][0][0], 1)
+        return chosen.speed
+
+    def _smaller(self, speed: Speed) -> Callable[[int], None]:
+        """What to do when a batch was too large and is halved: say so, and keep it for whoever goes on with the run."""
+
+        def smaller(batch_size: int) -> None:
+            print(f"Out of memory: batches of {batch_size} from here on", file=sys.stderr)
+            write_speed(self.directory, device_name(self.device), replace(speed, batch_size=batch_size))
+
+        return smaller
+
     def _stream(self, share: DataLoader[Any], labels: dict[int, int]) -> Iterator[tuple[int, Tensor]]:
         """(index, image) pairs of the share, checked; their labels go into ``labels``."""
         for images, classes, indices in share:
@@ -188,6 +217,18 @@ class CertificationModule(LightningModule):
 
     def teardown(self, stage: str) -> None:
         self.trainer.strategy.barrier("certified")  # all parts are complete
+
+
+def _say(chosen: Chosen, asked: Speed, kept: Speed | None, device: str) -> None:
+    """One line about how votes are taken."""
+    how = "as set"
+    if chosen.rate is not None:
+        how = f"measured in {chosen.seconds:.1f} s: {chosen.rate:,.0f} passes a second"
+    elif not asked.settled and kept is not None:
+        how = "as when the run began"
+    print(f"Speed: {chosen.speed.words(device)} ({how})", file=sys.stderr)
+    if chosen.note:
+        print(chosen.note, file=sys.stderr)
 
 
 def _write_evaluations(directory: Path, rank: int, evaluations: int) -> None:
@@ -210,8 +251,6 @@ def _forget_evaluations(directory: Path) -> None:
 def clear(directory: Path) -> None:
     """Remove what a killed invocation left half done, before the processes of this one start."""
     _forget_evaluations(directory)
-    for name in (RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE):
-        remove_leftovers(directory / name)
 
 
 class _Progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import re
 import sys
 import threading
@@ -34,6 +35,7 @@ from glsmooth.runs.files import replacing, wandb_id
 __all__ = [
     "WholeCheckpoints",
     "accelerator",
+    "device_name",
     "is_first_process",
     "make_trainer",
     "progress_bar",
@@ -51,6 +53,13 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     """
     chosen = str(settings["trainer"]["accelerator"])
     return ("gpu" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type.upper()}, {torch.get_num_threads()} threads"
 
 
 #: Steps of Slurm that srun did not start have numbers from here on: the script of sbatch, the shell of salloc.

@@ -22,6 +22,7 @@ __all__ = [
     "IDENTITY",
     "IMAGES",
     "RECORDS",
+    "SPEED",
     "SUMMARY",
     "check_writable",
     "read_json",
@@ -42,14 +43,15 @@ os.umask(_UMASK)
 _PART = ".part"
 
 #: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
-#: one image's draws for a picture.
-RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE = (
+#: one image's draws for a picture; the batch size and what else decides the speed.
+RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED = (
     "records.csv",
     "summary.json",
     "identity.json",
     "images.json",
     "config.yaml",
     "figure1.npz",
+    "speed.json",
 )
 
 

@@ -109,6 +109,8 @@ class Summary:
         stochastic: whether a random network was accepted.
         classes: their names.
         checkpoint: path and sha256.
+        precision: of the base classifier.
+        speed: batch size and what else of :class:`glsmooth.voting.speed.Speed` was last used.
         invocation: images, seconds and network evaluations of the last start of the command.
         hardware, versions: where and with what it ran.
     """
@@ -130,6 +132,7 @@ class Summary:
     checkpoint: dict[str, Any] | None = None
     seed: int = 0
     precision: str | None = None
+    speed: dict[str, Any] | None = None
     seconds_per_image: float | None = None
     invocation: dict[str, Any] | None = None
     hardware: dict[str, Any] | None = None
@@ -249,6 +252,9 @@ _RULES = {
     "checkpoint.*": _TEXT.or_null(),
     "invocation": OBJECT.or_null(),
     "invocation.*": _NOT_NEGATIVE.or_null(),
+    "speed": OBJECT.or_null(),
+    **{f"speed.{key}": whole(1, 2).or_null() for key in ("batch_size", "threads")},
+    **{f"speed.{key}": FLAG.or_null() for key in ("channels_last", "compile")},
     "hardware": OBJECT.or_null(),
     "hardware.*": Rule(lambda v: v is None or is_number(v) or _TEXT.accepts(v), "a text or a number", "CPU"),
     "versions": OBJECT.or_null(),

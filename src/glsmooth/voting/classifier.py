@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from glsmooth.errors import UserError, out_of_memory
+from glsmooth.voting.memory import keep_freed_memory
 
-__all__ = ["PRECISIONS", "BaseClassifier", "nonfinite"]
+__all__ = ["PRECISIONS", "BaseClassifier", "can_compile", "nonfinite"]
 
 #: Lightning's names of precisions and the type that autocast uses; None is plain float32.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -38,9 +41,9 @@ class BaseClassifier:
         model: the base classifier; normalisation belongs inside it.
         num_classes: number of logits, at least 2.
         device: where to run; by default where the model's parameters are.
-        precision: a name in :data:`PRECISIONS`; anything but 32-true runs under autocast.
-        compile: pass the model through ``torch.compile``.
-        channels_last: run convolutions in the channels-last memory format.
+        precision: a name in :data:`PRECISIONS`; anything but 32-true runs under autocast. It decides what is certified:
+            the base classifier is the network in that precision.
+        compile, channels_last, threads: as :meth:`arrange` takes them.
         stochastic: accept a network that is random in evaluation mode. Each vote is then an independent draw of the
             network's randomness too, and every statement is about the classifier that is smoothed over both.
     """
@@ -54,6 +57,7 @@ class BaseClassifier:
         precision: str = "32-true",
         compile: bool = False,
         channels_last: bool = False,
+        threads: int | None = None,
         stochastic: bool = False,
     ) -> None:
         if num_classes < 2:
@@ -65,21 +69,44 @@ class BaseClassifier:
         self.device = torch.device(device or "cpu")
         self.num_classes = num_classes
         self.autocast = PRECISIONS[precision]
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.stochastic = stochastic
         #: Do two passes on the same images give the same logits? None until the first :meth:`ready`.
         self.deterministic: bool | None = None
         self._module = model if isinstance(model, nn.Module) else None
         if isinstance(model, nn.Module):
             model = model.to(device=self.device)
-            if channels_last:
-                model = model.to(memory_format=torch.channels_last)
         # Trials run the network as it is: their batches have another shape, which would be compiled again.
         self._plain: Callable[[Tensor], Tensor] = model
-        self.model: Callable[[Tensor], Tensor] = torch.compile(model) if compile else model
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        self.arrange(compile=compile, channels_last=channels_last, threads=threads)
         self._state: dict[str, int] | None = None  # of the parameters and buffers, while ready
         self._weights: Tensor | None = None  # for their fingerprints
         self._tried: dict[tuple[object, ...], bool] = {}  # deterministic, by state and shape of the images
+
+    def arrange(self, *, compile: bool, channels_last: bool, threads: int | None) -> None:
+        """Choose how the network runs.
+
+        Args:
+            compile: pass it through ``torch.compile``.
+            channels_last: run convolutions in the channels-last memory format.
+            threads: torch's threads on a CPU while the classifier is ready; None: as they are.
+
+        Raises:
+            UserError: it is to be compiled for a CPU, and there is no compiler.
+        """
+        if compile and not can_compile(self.device.type):
+            raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if self._module is not None:
+            for parameter in self._module.parameters():
+                if parameter.ndim == 4 and not is_lazy(parameter):
+                    parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
+        if compile and self._compiled is None:
+            self._compiled = torch.compile(self._plain)
+        self.model: Callable[[Tensor], Tensor] = (
+            self._compiled if compile and self._compiled is not None else self._plain
+        )
+        self.threads = threads
 
     def __call__(self, images: Tensor) -> Tensor:
         return self._forward(self.model, images)
@@ -104,6 +131,11 @@ class BaseClassifier:
         """
         modules = [] if self._module is None else list(self._module.modules())
         training = [module.training for module in modules]
+        threads = torch.get_num_threads()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
         try:
             if self._module is not None:
                 self._module.eval()
@@ -126,6 +158,7 @@ class BaseClassifier:
             self.check_unchanged()
         finally:
             self._state = None
+            torch.set_num_threads(threads)
             for module, mode in zip(modules, training, strict=True):
                 module.training = mode
 
@@ -274,6 +307,11 @@ _BATCH = (
     "the network's logits for an image depend on {}, so its votes are not independent draws; normalise by fixed "
     "statistics (is a BatchNorm in training mode?), or run it image by image inside the model"
 )
+
+
+def can_compile(device: str) -> bool:
+    """Does ``torch.compile`` have what it needs for this type of device?"""
+    return device != "cpu" or any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
 def nonfinite(module: nn.Module) -> str | None:

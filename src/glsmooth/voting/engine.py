@@ -8,9 +8,8 @@ device wait.
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,33 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from glsmooth.errors import UserError, out_of_memory
+from glsmooth.errors import OutOfMemory, UserError, out_of_memory
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.draws import Stream, coin, pixel_normals, uniforms
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule
 
-__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "check_random", "keep_freed_memory", "largest_batch"]
+__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "check_random", "largest_batch"]
 
 # Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
 # could have ordered them the other way.
 _NEAR_TIE_EPSILONS = 16.0
-
-
-def keep_freed_memory() -> bool:
-    """Have the C library keep memory that a batch frees for the next one, in this process; for networks on a
-    CPU.
-
-    glibc hands large blocks back to the system, which must clear their pages when the next batch asks for
-    them again: up to a third of the time of a small network. False where there is no such setting.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # names in malloc.h
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(mmap_threshold, 32 * 2**20) and mallopt(trim_threshold, 2**31 - 1))
 
 
 def cast_votes(logits: Tensor, rule: VoteRule, epsilon: float) -> Tensor:
@@ -137,6 +121,8 @@ class VoteEngine:
         batch_size: evaluations in a batch; the last batch is padded, so that all have one shape.
         clean: also classify the image itself (one more evaluation).
         images: how many will come, where that is known; batches are no larger than these can fill.
+        on_smaller: called with the new batch size when a batch did not fit into memory and was halved. Without it
+            such a batch is an error.
     """
 
     def __init__(
@@ -149,6 +135,7 @@ class VoteEngine:
         batch_size: int = 256,
         clean: bool = False,
         images: int | None = None,
+        on_smaller: Callable[[int], None] | None = None,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
@@ -162,6 +149,7 @@ class VoteEngine:
         self.seed = seed
         self.batch_size = batch_size
         self.clean = clean
+        self._on_smaller = on_smaller
         #: Images on the device at once, at most: enough to fill the batches under way even when each asks for a few
         #: draws at a time.
         self.capacity = max(4, batch_size // 4)
@@ -214,7 +202,7 @@ class VoteEngine:
             if not out_of_memory(error):
                 raise
             smaller = f"set batch_size={self.batch_size // 2}" if self.batch_size > 1 else "use another device"
-            raise UserError(
+            raise OutOfMemory(
                 f"batch_size={self.batch_size}: too large for the free memory of {self.classifier.device}; {smaller}"
             ) from error
 
@@ -255,36 +243,67 @@ class VoteEngine:
         """Launch a batch or count an earlier one; return the images that this finished."""
         # Waiting for votes comes before a batch that is not full: they may ask for the draws that fill it.
         if self._pending >= self.batch_size or not self._batches:
-            with self._enough_memory():
-                self._launch()
+            self._launch()
             return self._count(self._batches.popleft()) if len(self._batches) >= self._lag else []
         return self._count(self._batches.popleft())
 
-    @torch.inference_mode()
     def _launch(self) -> None:
+        while True:
+            parts = self._take()
+            try:
+                with self._enough_memory():
+                    batch = self._evaluate(parts)
+                break
+            except OutOfMemory:
+                if self._on_smaller is None or self.batch_size == 1:
+                    raise
+                self._give_back(parts)
+            # After the except clause, whose error holds on to what the batch had allocated.
+            self.batch_size //= 2
+            if self.classifier.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._on_smaller(self.batch_size)
+        self._batches.append(batch)
+        self._pending -= parts[-1].stop
+        self.evaluations += self.batch_size
+
+    def _take(self) -> list[_Part]:
+        """The draws of the next batch, taken from what the images ask for."""
         parts: list[_Part] = []
-        d = len(self._identity)
-        # One row of `integers` and `reals` a draw; padding rows repeat the first image untouched.
-        integers = np.zeros((2, self.batch_size), dtype=np.int64)  # slot, key of the pixel noise
-        u = np.full((self.batch_size, d), 0.5)
-        noisy = np.zeros(self.batch_size, dtype=bool)
         filled = 0
         for job in self._jobs.values():
             while job.todo and filled < self.batch_size:
                 stream, first, n = job.todo.pop()
                 take = min(n, self.batch_size - filled)
-                rows = slice(filled, filled + take)
-                integers[0, rows] = job.slot
-                if stream in (Stream.SELECTION, Stream.COUNTING):
-                    u[rows], integers[1, rows] = uniforms(self.seed, job.tally.index, stream, first, take, d)
-                    noisy[rows] = True
-                parts.append(_Part(job, stream, first, rows.start, rows.stop))
+                parts.append(_Part(job, stream, first, filled, filled + take))
                 if take < n:
                     job.todo.append((stream, first + take, n - take))
                 filled += take
             if filled == self.batch_size:
                 break
-        integers[0, filled:] = integers[0, 0]
+        return parts
+
+    def _give_back(self, parts: list[_Part]) -> None:
+        """Undo :meth:`_take`."""
+        for part in reversed(parts):
+            part.job.todo.append((part.stream, part.first, part.stop - part.start))
+
+    @torch.inference_mode()
+    def _evaluate(self, parts: list[_Part]) -> _Batch:
+        d = len(self._identity)
+        # One row of `integers` and `reals` a draw; padding rows repeat the first image untouched.
+        integers = np.zeros((2, self.batch_size), dtype=np.int64)  # slot, key of the pixel noise
+        integers[0] = parts[0].job.slot
+        u = np.full((self.batch_size, d), 0.5)
+        noisy = np.zeros(self.batch_size, dtype=bool)
+        for part in parts:
+            rows = slice(part.start, part.stop)
+            integers[0, rows] = part.job.slot
+            if part.stream in (Stream.SELECTION, Stream.COUNTING):
+                u[rows], integers[1, rows] = uniforms(
+                    self.seed, part.job.tally.index, part.stream, part.first, part.stop - part.start, d
+                )
+                noisy[rows] = True
         theta = self.family.quantile(torch.from_numpy(u)).numpy()
         theta[~noisy] = self._identity
         for part in parts:
@@ -295,10 +314,7 @@ class VoteEngine:
         slot, keys = self._to_device(integers)
         assert self._slots is not None
         images = self._transform(self._slots.index_select(0, slot), keys, self._to_device(reals))
-        votes = self._vote(images, parts[0].job.tally.index)
-        self._batches.append(self._fetch(votes, parts))
-        self._pending -= filled
-        self.evaluations += self.batch_size
+        return self._fetch(self._vote(images, parts[0].job.tally.index), parts)
 
     def _transform(self, images: Tensor, keys: Tensor, block: Tensor) -> Tensor:
         """φ(x, θ) plus pixel noise; ``block`` (N, d + 1) holds θ and the noise's standard deviation."""

@@ -1,0 +1,311 @@
+"""The choice of batch size, memory format, threads and compilation, by measuring a run's own network and image.
+
+The best settings differ by machine, network and image size, and the worst are several times slower. A few seconds of
+real batches, from draws to votes, say more than any rule. What is chosen changes no draw.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from glsmooth.errors import OutOfMemory, UserError
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.voting.classifier import BaseClassifier, can_compile
+from glsmooth.voting.engine import VoteEngine, largest_batch
+from glsmooth.voting.procedures import FixedSample, Procedure
+from glsmooth.voting.speed import AUTO, Speed
+
+__all__ = ["Chosen", "choose_speed"]
+
+# Where the search starts: a batch of one fills a CPU with a large network, a GPU takes many times that.
+_FIRST = {"cpu": 1, "cuda": 32}
+# A larger batch must be faster by this factor; after so many doublings that are not, there is no larger one.
+_GAIN, _PATIENCE = 1.02, 2
+# Batches of a measurement, at least and at most, and the seconds that are enough for it, and in the finals. The fastest
+# counts: whatever else the machine does only makes a batch slower.
+_LEAST, _MOST, _ENOUGH, _FINALS = 2, 20, 0.03, 0.1
+# Seconds that the whole search takes at least, and shares of the run with the seconds up to which they are taken: a few
+# seconds for short runs, a minute for days. No measurement is broken off.
+_SECONDS, _SHARES = 0.3, ((0.1, 8.0), (0.001, 60.0))
+# The best so many are measured once more, in turns.
+_FINALISTS, _TURNS = 3, 2
+# On a GPU of equally fast batches the largest is taken, for other networks of the run's life may be faster in it; on a
+# CPU the smallest, which needs the least memory.
+_EQUAL = 0.99
+# Seconds that a run must at least take for torch.compile to be tried: compiling takes about a minute, and gains a few
+# hundredths on a CPU and a fifth or more on a GPU.
+_WORTH_COMPILING = {"cpu": 3600.0, "cuda": 300.0}
+# A batch of a short run is no larger than the draws that its images ask for at once, or this.
+_SMALL = 32
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What :func:`choose_speed` found.
+
+    Attributes:
+        speed: settled.
+        rate: network evaluations a second, from draws to votes; None where nothing was measured.
+        seconds: that the measurements took.
+        complete: nothing more was to be tried; a longer run may find faster settings where it is False.
+        note: what went wrong with settings that are not chosen; may be empty.
+    """
+
+    speed: Speed
+    rate: float | None = None
+    seconds: float = 0.0
+    complete: bool = True
+    note: str = ""
+
+
+def choose_speed(
+    speed: Speed,
+    classifier: BaseClassifier,
+    family: SmoothedFamily,
+    procedure: Procedure,
+    image: Tensor,
+    images: int,
+    *,
+    clean: bool = False,
+    index: int = 0,
+    measure: bool = False,
+) -> Chosen:
+    """Settle what ``speed`` leaves open, and arrange the classifier so.
+
+    Args:
+        speed: settings, of which those that are AUTO are chosen. A batch is no larger than all draws.
+        classifier: the base classifier; made ready for the measurements (:meth:`BaseClassifier.ready`).
+        family, procedure: of the run.
+        image: one of its images, (C, H, W).
+        images: how many there are.
+        clean: each image is also classified as it is.
+        index: what to call the image in an error.
+        measure: measure the speed of settings that leave nothing open, too.
+
+    Raises:
+        UserError: the network is one that no votes can be taken of, or not even a single image fits into memory.
+    """
+    device = classifier.device.type
+    if device != "cpu" and speed.threads == AUTO:
+        speed = replace(speed, threads=torch.get_num_threads())
+    if speed.batch_size != AUTO:
+        speed = replace(speed, batch_size=min(int(speed.batch_size), largest_batch(procedure, images, clean)))
+    if speed.settled and not measure:
+        _arrange(classifier, speed)
+        return Chosen(speed)
+    threads = torch.get_num_threads()
+    with classifier.ready(image):
+        try:
+            search = _Search(speed, classifier, family, procedure, (index, image), images, clean, threads)
+            best = search.run()
+        finally:
+            torch.set_num_threads(threads)
+    _arrange(classifier, best)
+    return Chosen(best, search.rates[best], search.seconds_taken, not search.cut, search.note)
+
+
+def _arrange(classifier: BaseClassifier, speed: Speed) -> None:
+    assert speed.settled
+    classifier.arrange(
+        compile=bool(speed.compile),
+        channels_last=bool(speed.channels_last),
+        threads=int(speed.threads) if classifier.device.type == "cpu" else None,
+    )
+
+
+class _Search:
+    """Measurements, and what is tried next."""
+
+    def __init__(
+        self,
+        speed: Speed,
+        classifier: BaseClassifier,
+        family: SmoothedFamily,
+        procedure: Procedure,
+        image: tuple[int, Tensor],
+        images: int,
+        clean: bool,
+        threads: int,
+    ) -> None:
+        self.classifier, self.family, self.image = classifier, family, image
+        self.asked = speed
+        self.device = classifier.device.type
+        self.all_threads = threads
+        self.rates: dict[Speed, float] = {}  # evaluations a second; 0 where they are not possible
+        self.note, self.cut = "", False
+        least = procedure.draws_range()[0] + clean
+        self.evaluations = images * least  # at least
+        self.most = min(largest_batch(procedure, images, clean), max(_SMALL, images * least))
+        self.start = time.perf_counter()
+        self.seconds = _SECONDS
+
+    @property
+    def seconds_taken(self) -> float:
+        return time.perf_counter() - self.start
+
+    @property
+    def late(self) -> bool:
+        late = self.seconds_taken > self.seconds
+        self.cut |= late
+        return late
+
+    def run(self) -> Speed:
+        """The settings to take."""
+        start = self.asked.filled(
+            Speed(
+                min(_FIRST.get(self.device, _FIRST["cuda"]), self.most),
+                channels_last=True,
+                compile=False,
+                threads=self.all_threads,
+            )
+        )
+        while not self.rate(start) and start.batch_size != 1 and self.asked.batch_size == AUTO:
+            start = replace(start, batch_size=int(start.batch_size) // 2)
+        if not self.rate(start):
+            raise OutOfMemory(
+                f"batch_size={start.batch_size}: too large for the free memory of {self.classifier.device}; use "
+                "another device"
+            )
+        # Known from here on: how long the run will take, and so how long a search is worth while.
+        run = self.evaluations / self.rate(start)
+        self.seconds = max(_SECONDS, *(min(share * run, most) for share, most in _SHARES))
+        self.threads()
+        self.other_format()
+        self.larger(self.best())
+        self.other_format()
+        before = self.best()
+        self.threads()
+        if self.best().threads != before.threads:
+            self.neighbours(self.best())
+        self.finals()
+        self.compiled()
+        return self.best()
+
+    def best(self) -> Speed:
+        fastest = max(self.rates.values())
+        equal = [speed for speed, rate in self.rates.items() if rate >= _EQUAL * fastest]
+        if self.device == "cpu":
+            return max(equal, key=lambda speed: (-int(speed.batch_size), self.rates[speed]))
+        return max(equal, key=lambda speed: (int(speed.batch_size), self.rates[speed]))
+
+    def larger(self, start: Speed) -> None:
+        """Doubles the batch as long as that helps."""
+        if self.asked.batch_size != AUTO:
+            return
+        best, failures, speed = self.rate(start), 0, start
+        while failures < _PATIENCE and not self.late:
+            if 2 * int(speed.batch_size) > self.most:
+                self.cut = True
+                return
+            speed = replace(speed, batch_size=2 * int(speed.batch_size))
+            rate = self.rate(speed)
+            if not rate:  # out of memory
+                return
+            failures = 0 if rate > _GAIN * best else failures + 1
+            best = max(best, rate)
+
+    def other_format(self) -> None:
+        if self.asked.channels_last != AUTO:
+            return
+        best = self.best()
+        other = replace(best, channels_last=not best.channels_last)
+        if not self.late and self.rate(other) > self.rate(best) and int(best.batch_size) > 1:
+            self.neighbours(other)
+
+    def neighbours(self, speed: Speed) -> None:
+        """Batches of half and of twice the size; and on, as long as that helps."""
+        if self.asked.batch_size != AUTO:
+            return
+        if not self.late and int(speed.batch_size) > 1:
+            self.rate(replace(speed, batch_size=int(speed.batch_size) // 2))
+        self.larger(speed)
+
+    def threads(self) -> None:
+        """Fewer threads, or more again: they wait for each other, and for whoever else uses their cores."""
+        if self.asked.threads != AUTO or self.device != "cpu":
+            return
+        start = self.best()
+        numbers = [2**power for power in range(self.all_threads.bit_length()) if 2**power < self.all_threads]
+        numbers.append(self.all_threads)
+        here = numbers.index(int(start.threads))
+        for further in (reversed(numbers[:here]), numbers[here + 1 :]):
+            best = start
+            for number in further:
+                other = replace(best, threads=number)
+                if self.late or self.rate(other) <= self.rate(best):
+                    break
+                best = other
+
+    def finals(self) -> None:
+        """Measures the best once more, in turns: something else may have run during one of the measurements."""
+        possible = [speed for speed, rate in self.rates.items() if rate]
+        finalists = sorted(possible, key=self.rates.__getitem__)[-_FINALISTS:]
+        if len(finalists) == 1:
+            return
+        for _ in range(_TURNS):
+            for speed in finalists:
+                if not self.late:
+                    self.rates[speed] = max(self.rates[speed], self._measure(speed, _FINALS))
+
+    def compiled(self) -> None:
+        best = self.best()
+        if self.asked.compile != AUTO or not can_compile(self.device):
+            return
+        if self.evaluations / self.rate(best) < _WORTH_COMPILING.get(self.device, float("inf")):
+            return
+        compiled = replace(best, compile=True)
+        try:
+            self.rate(compiled)
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            # The compiler fails in many ways, and the network runs without it.
+            self.rates[compiled] = 0.0
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.note = f"torch.compile fails for this network ({reason}); it runs as it is"
+        if self.rates[compiled] < _GAIN * self.rate(best):
+            self.rates[compiled] = 0.0
+
+    def rate(self, speed: Speed) -> float:
+        """Evaluations a second, measured when first asked for; 0 where they do not fit into memory."""
+        if speed not in self.rates:
+            try:
+                self.rates[speed] = self._measure(speed)
+            except OutOfMemory:
+                self.rates[speed] = 0.0
+            if not self.rates[speed] and self.device == "cuda":
+                torch.cuda.empty_cache()
+        return self.rates[speed]
+
+    def _measure(self, speed: Speed, enough: float = _ENOUGH) -> float:
+        _arrange(self.classifier, speed)
+        if self.device == "cpu":
+            torch.set_num_threads(int(speed.threads))
+        size = int(speed.batch_size)
+        # More draws than will be taken of one image.
+        engine = VoteEngine(self.classifier, self.family, FixedSample(n0=1, n=2**40), batch_size=size)
+        engine.add(*self.image)
+        with warnings.catch_warnings():
+            if speed.compile:
+                warnings.simplefilter("ignore")  # of the compiler's, about itself
+            engine.step()  # allocates, and compiles
+        self._wait()
+        start, fastest = time.perf_counter(), 0.0
+        for number in range(_MOST):
+            before = time.perf_counter()
+            engine.step()
+            self._wait()
+            now = time.perf_counter()
+            fastest = max(fastest, size / (now - before))
+            if number + 1 >= _LEAST and now - start > enough:
+                break
+        return fastest
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize(self.classifier.device)
