@@ -26,7 +26,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from glsmooth.bounds import Outcome, evaluate
-from glsmooth.commands.entry import entry
+from glsmooth.commands.mains import certify as main
 from glsmooth.commands.estimate import estimate, preflight
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import decisive
@@ -345,6 +345,3 @@ def _number_of_devices(devices: Any, accelerator: str) -> int:
     if devices in ("auto", -1):
         return 1 if accelerator == "cpu" else torch.cuda.device_count()
     return int(devices)
-
-
-main = entry("certify", run)
