@@ -31,10 +31,10 @@ def main() -> None:
         print(f"glsmooth {name}: no such command{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     sys.argv[1:] = arguments
-    if name in ("bounds", "report"):  # not by their faces, which lie in packages that import torch
-        from glsmooth.commands import mains
+    if name == "bounds":  # not by its face: the package that it lies in imports torch
+        from glsmooth.commands.mains import bounds
 
-        getattr(mains, name)()
+        bounds()
     else:
         # As python -m would, sys.argv and __main__ included: Lightning starts further processes by these two.
         runpy.run_module(f"glsmooth.{name}", run_name="__main__", alter_sys=True)

@@ -48,7 +48,7 @@ from glsmooth.learning.trainer import (
     started_with_others,
     wandb_run,
 )
-from glsmooth.report import write_report
+from glsmooth.report.page import write_report
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
 from glsmooth.runs.own import is_own, remember, run_files
