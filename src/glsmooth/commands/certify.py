@@ -26,8 +26,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from glsmooth.bounds import Outcome, evaluate
-from glsmooth.commands.mains import certify as main
 from glsmooth.commands.estimate import estimate, preflight
+from glsmooth.commands.mains import certify as main
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.settings import merge_checkpoint
