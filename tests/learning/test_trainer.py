@@ -1,4 +1,4 @@
-"""Which processes a command counts as its own: those that srun or torchrun started, and no others; what Lightning says."""
+"""Which processes a command counts as its own: those that srun or torchrun started alone; and what Lightning says."""
 
 import subprocess
 import sys

@@ -143,6 +143,7 @@ def entry(
 
 
 def _run_of(command: str) -> Callable[[DictConfig], None]:
+    """What a command does; imports it."""
     run: Callable[[DictConfig], None] = importlib.import_module(f"glsmooth.commands.{command}").run
     return run
 
@@ -353,6 +354,7 @@ def _known_keys(command: str) -> list[str]:
 
 
 def _names(fields: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of groups and fields."""
     for key, value in fields.items() if isinstance(fields, dict) else ():
         yield f"{prefix}{key}"
         yield from _names(value, f"{prefix}{key}.")
