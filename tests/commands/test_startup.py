@@ -59,6 +59,25 @@ def test_bounds_needs_no_network():
     assert not found & NETWORKS
 
 
+COLLECTED = """
+import gc, sys
+from glsmooth.commands.mains import bounds
+
+counts = []
+for _ in range(2):
+    sys.argv = ["bounds", "transform=gamma"]
+    bounds()
+    counts.append(gc.get_freeze_count())
+assert gc.isenabled()
+assert 100_000 < counts[1] <= counts[0], counts  # some are freed meanwhile
+"""
+
+
+def test_what_is_imported_is_no_garbage_and_what_comes_later_may_be():
+    done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # The names of the package
 
 
