@@ -12,14 +12,18 @@ from glsmooth.commands import safe_path  # noqa: F401 - before every other impor
 from glsmooth.voting import memory  # noqa: F401 - before torch takes any
 
 # isort: split
-from glsmooth import bounds, transforms
-from glsmooth.bounds import NotApplicable, required_probability, tradeoff
-from glsmooth.family.regions import Ball, Box, Points
-from glsmooth.family.resolvability import check_transform
-from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
-from glsmooth.smoothing import SmoothedClassifier
-from glsmooth.transforms import ResolvableTransform
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from glsmooth import bounds, transforms
+    from glsmooth.bounds import NotApplicable, required_probability, tradeoff
+    from glsmooth.family.regions import Ball, Box, Points
+    from glsmooth.family.resolvability import check_transform
+    from glsmooth.family.smoothed import SmoothedFamily
+    from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
+    from glsmooth.smoothing import SmoothedClassifier
+    from glsmooth.transforms import ResolvableTransform
 
 __version__ = "0.1.0"
 
@@ -44,3 +48,30 @@ __all__ = [
     "tradeoff",
     "transforms",
 ]
+
+#: Where the names above come from when they are first used: torch, which they bring, takes seconds.
+_HOMES = {
+    "bounds": ("NotApplicable", "required_probability", "tradeoff"),
+    "family.regions": ("Ball", "Box", "Points"),
+    "family.resolvability": ("check_transform",),
+    "family.smoothed": ("SmoothedFamily",),
+    "laws": ("Exponential", "HalfNormal", "LogNormal", "Normal", "Rayleigh", "Uniform", "UniformCyclic"),
+    "smoothing": ("SmoothedClassifier",),
+    "transforms": ("ResolvableTransform",),
+}
+_ROOMS = ("errors", "laws", "transforms", "family", "bounds", "voting", "smoothing")
+
+if not TYPE_CHECKING:  # to which the names above are all that there are
+
+    def __getattr__(name: str) -> object:
+        if name in _ROOMS:
+            return import_module(f"glsmooth.{name}")
+        for module, names in _HOMES.items():
+            if name in names:
+                globals()[name] = getattr(import_module(f"glsmooth.{module}"), name)
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

@@ -30,9 +30,14 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"glsmooth {name}: no such command{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    # As python -m would, sys.argv and __main__ included: Lightning starts further processes by these two.
     sys.argv[1:] = arguments
-    runpy.run_module(f"glsmooth.{name}", run_name="__main__", alter_sys=True)
+    if name == "bounds":  # not by its face: the package that it lies in imports torch
+        from glsmooth.commands.mains import bounds
+
+        bounds()
+    else:
+        # As python -m would, sys.argv and __main__ included: Lightning starts further processes by these two.
+        runpy.run_module(f"glsmooth.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["OutOfMemory", "UserError", "did_you_mean", "keyed", "of_file", "out_of_memory", "visible"]
+__all__ = ["OutOfMemory", "UserError", "did_you_mean", "keyed", "near_field", "of_file", "out_of_memory", "visible"]
 
 
 class UserError(ValueError):
@@ -68,6 +68,18 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     near = [name for name in known if name.lower() == word.lower()] or near
     hint = f"; did you mean {near[0]!r}?" if near else ";"
     return f"{hint} choose from {', '.join(known)}"
+
+
+def near_field(key: str, known: Sequence[str]) -> str:
+    """``"; did you mean 'x'?"`` for an unknown field: the one that is spelled alike, else its neighbours."""
+    group, _, name = key.rpartition(".")
+    neighbours = sorted(field for field in known if group and field.rpartition(".")[0] == group)
+    alike = difflib.get_close_matches(name, [field.rpartition(".")[2] for field in neighbours], n=1)
+    if alike:
+        return f"; did you mean {f'{group}.{alike[0]}'!r}?"
+    if not neighbours and (alike := difflib.get_close_matches(key, known, n=1)):
+        return f"; did you mean {alike[0]!r}?"
+    return f"; choose from {', '.join(neighbours)}" if neighbours else ""
 
 
 def visible(text: str, keep: str = "") -> str:

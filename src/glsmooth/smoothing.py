@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from glsmooth.bounds import Outcome, certifies_runner_up, certify_region
@@ -181,6 +180,8 @@ class SmoothedClassifier:
         smoothed classifier predicts (Cohen et al. 2019, PREDICT): a two-sided binomial test of the two
         leaders.
         """
+        from scipy.stats import binomtest  # late, as all of scipy.stats: it takes half a second
+
         check_image(x, "x")
         # The selection draws are all that is needed; the one counting draw is not used.
         (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed, [x]).run([(index, x)])

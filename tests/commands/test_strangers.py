@@ -12,7 +12,7 @@ import torch
 from glsmooth.configuration.build import build_transform, check_target
 from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import KEY, load_checkpoint
-from glsmooth.report import write_report
+from glsmooth.report.page import write_report
 from glsmooth.runs.run import load_run
 from tests.report.test_page import make_run
 
@@ -247,12 +247,16 @@ def test_a_folder_runs_none_of_its_modules(trapped, face):
     assert (trapped / "out" / "plane.svg").is_file()
 
 
-@pytest.mark.parametrize("command", ["train", "certify"])
-def test_lightning_reads_no_settings_of_the_folder(trapped, command):
-    """It imports matplotlib, which looks for them first thing."""
+@pytest.mark.parametrize(
+    ("command", "mistake"), [("train", "dataset=cifar10"), ("certify", "ckpt=weights")], ids=["train", "certify"]
+)
+def test_lightning_reads_no_settings_of_the_folder(trapped, command, mistake):
+    """It imports matplotlib, which looks for them first thing. The mistakes are found once both are imported."""
     (trapped / "matplotlibrc").write_bytes(SETTINGS)
-    status, err = start([*PYTHON, f"glsmooth.{command}"], "--help")
-    assert (status, sprung(trapped), "matplotlibrc" in err) == (0, [], False), err
+    (trapped / "weights").write_bytes(b"none")
+    status, err = start([sys.executable, "-X", "importtime", "-m", f"glsmooth.{command}"], mistake)
+    assert (status, sprung(trapped), "matplotlibrc" in err) == (2, [], False), err
+    assert {"matplotlib.cbook", "lightning.pytorch"} <= set(re.findall(r"\| +(\S+)$", err, flags=re.M))
 
 
 def test_the_traps_are_sound(trapped):
@@ -297,9 +301,10 @@ def test_other_programs_keep_their_path(folder):
 
 def test_processes_of_a_certification_find_a_users_class(trapped, checkpoint):
     """Two of Lightning's processes, which are sent the family, and import its class from the folder."""
+    (trapped / "matplotlibrc").write_bytes(SETTINGS)
     arguments = (f"ckpt={checkpoint}", *SHORT, TYPED, "trainer.devices=2", "hydra.run.dir=run")
     status, err = start([*PYTHON, "glsmooth.certify"], *arguments)
-    assert (status, sprung(trapped)) == (0, []), err
+    assert (status, sprung(trapped), "matplotlibrc" in err) == (0, [], False), err
     assert len((trapped / "run" / "records.csv").read_text().splitlines()) == 1 + 4
 
 

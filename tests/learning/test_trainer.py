@@ -1,4 +1,7 @@
-"""Which processes a command counts as its own: those that srun or torchrun started, and no others."""
+"""Which processes a command counts as its own: those that srun or torchrun started alone; and what Lightning says."""
+
+import subprocess
+import sys
 
 import pytest
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
@@ -74,3 +77,20 @@ def test_tasks_that_lightning_does_not_take_are_a_mistake(environment):
     environment({name: value for name, value in SRUN.items() if name != "SLURM_NTASKS_PER_NODE"})
     with pytest.raises(UserError, match="--ntasks-per-node=2"):
         trainer(2, strategy=DDPStrategy(start_method="popen"))
+
+
+SPEAKING = """
+import logging
+logging.basicConfig()  # as Hydra does before a command imports Lightning
+from glsmooth.learning.trainer import quieten_lightning
+quieten_lightning()
+for part in ("pytorch", "fabric"):
+    logging.getLogger(f"lightning.{part}.part").info("a greeting")
+    logging.getLogger(f"lightning.{part}.part").warning("a warning of %s", part)
+"""
+
+
+def test_lightning_warns_once_and_does_not_greet():
+    done = subprocess.run([sys.executable, "-c", SPEAKING], capture_output=True, text=True, check=True)
+    said = [line for line in done.stderr.splitlines() if "a warning" in line or "a greeting" in line]
+    assert said == [f"WARNING:lightning.{part}.part:a warning of {part}" for part in ("pytorch", "fabric")]

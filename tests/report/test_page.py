@@ -20,7 +20,8 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Normal
-from glsmooth.report import figures, page, sweeps, tables, wording, write_report
+from glsmooth.report import figures, page, sweeps, tables, wording
+from glsmooth.report.page import write_report
 from glsmooth.runs.records import read_records
 from glsmooth.runs.run import Run, load_run
 from glsmooth.runs.summary import Numbers, Summary

@@ -1,6 +1,6 @@
 """``python -m glsmooth.bounds``, a face of :mod:`glsmooth.commands.bounds`."""
 
-from glsmooth.commands.bounds import main
+from glsmooth.commands.mains import bounds as main
 
 if __name__ == "__main__":
     main()

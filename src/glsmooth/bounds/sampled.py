@@ -32,7 +32,6 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from glsmooth.bounds.base import NotApplicable, Outcome
@@ -179,6 +178,8 @@ def order_in_cells(ratio: Tensor, centre: float, generator: torch.Generator) -> 
 
 def median_rank(n: int, alpha: float) -> int:
     """Least k with P(Bin(n, 1/2) >= k) <= alpha; it exceeds n where n is too small."""
+    from scipy.stats import binom  # late: it takes half a second
+
     k = int(binom.isf(alpha, n, 0.5)) + 1
     # The inverse may be off by rounding; the tail itself decides.
     while binom.sf(k - 1, n, 0.5) > alpha:

@@ -1,1 +1,1 @@
-"""The commands. Each is a module with a ``main``, which other processes can import."""
+"""The commands. Each is a module with a ``run`` and a ``main``, which other processes can import."""

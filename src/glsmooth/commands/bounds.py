@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from glsmooth.bounds import METHODS, Outcome, evaluate, samples_needed
 from glsmooth.bounds.cover import covers_torus
-from glsmooth.commands.entry import entry
+from glsmooth.commands.mains import bounds as main
 from glsmooth.configuration.build import build_family, build_law, build_region, law_config
 from glsmooth.configuration.fields import INTERVAL, OBJECT, RULES, check_file, number, rules_under, text, whole
 from glsmooth.family.regions import Box
@@ -163,6 +163,3 @@ def _in_sweep() -> bool:
     from hydra.types import RunMode
 
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-main = entry("bounds", run)

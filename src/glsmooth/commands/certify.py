@@ -25,8 +25,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from glsmooth.bounds import Outcome, evaluate
-from glsmooth.commands.entry import entry
 from glsmooth.commands.estimate import estimate, preflight
+from glsmooth.commands.mains import certify as main
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.settings import merge_checkpoint
@@ -48,7 +48,7 @@ from glsmooth.learning.trainer import (
     started_with_others,
     wandb_run,
 )
-from glsmooth.report import write_report
+from glsmooth.report.page import write_report
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
 from glsmooth.runs.own import is_own, remember, run_files
@@ -342,6 +342,3 @@ def _number_of_devices(devices: Any, accelerator: str) -> int:
     if devices in ("auto", -1):
         return 1 if accelerator == "cpu" else torch.cuda.device_count()
     return int(devices)
-
-
-main = entry("certify", run)

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from glsmooth.bounds import Outcome
-from glsmooth.commands.entry import entry
+from glsmooth.commands.mains import report as main
 from glsmooth.configuration.build import build_region
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError
@@ -86,6 +86,3 @@ def _check_transform(typed: Mapping[str, Any], runs: Sequence[Run]) -> None:
                 f"transform.{key}={value}: {runs[0].path} was certified with {found[0]}; "
                 "a run keeps its own, leave it out"
             )
-
-
-main = entry("report", run, positional="runs")

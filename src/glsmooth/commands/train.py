@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
 
-from glsmooth.commands.entry import entry
+from glsmooth.commands.mains import train as main
 from glsmooth.configuration.build import build_family, build_region
 from glsmooth.configuration.identity import difference, file_digest
 from glsmooth.configuration.plain import plain
@@ -194,6 +194,3 @@ def _trainer(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
         deterministic="warn",
         num_sanity_val_steps=0,
     )
-
-
-main = entry("train", run)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from glsmooth.bounds import METHODS
 from glsmooth.configuration.folder import members
 from glsmooth.configuration.untrusted import Limits
-from glsmooth.errors import UserError, did_you_mean, visible
+from glsmooth.errors import UserError, did_you_mean, near_field, visible
 from glsmooth.laws import LAWS
 from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import PROCEDURES
@@ -34,7 +33,6 @@ __all__ = [
     "keys",
     "leaves",
     "list_of",
-    "near_field",
     "number",
     "rule_of",
     "rules_under",
@@ -362,15 +360,3 @@ def _refusal(key: str, value: Any, rule: Rule) -> str:
 def cut(words: str) -> str:
     """A name or a text in a message, as :func:`shown` but without quotes."""
     return visible(words if len(words) <= _SHOWN else f"{words[: _SHOWN - 1]}…")
-
-
-def near_field(key: str, known: Sequence[str]) -> str:
-    """``"; did you mean 'x'?"`` for an unknown field: the one that is spelled alike, else its neighbours."""
-    group, _, name = key.rpartition(".")
-    neighbours = sorted(field for field in known if group and field.rpartition(".")[0] == group)
-    alike = difflib.get_close_matches(name, [field.rpartition(".")[2] for field in neighbours], n=1)
-    if alike:
-        return f"; did you mean {f'{group}.{alike[0]}'!r}?"
-    if not neighbours and (alike := difflib.get_close_matches(key, known, n=1)):
-        return f"; did you mean {alike[0]!r}?"
-    return f"; choose from {', '.join(neighbours)}" if neighbours else ""

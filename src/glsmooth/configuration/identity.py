@@ -14,8 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from glsmooth.configuration.fields import cut, leaves, shown
 from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, using_limits
@@ -124,13 +122,3 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _resolve_run_id(command: str, *, _root_: DictConfig) -> str:
-    # The run directory is what is being named here, and Hydra's own node is no part of the configuration.
-    keys = [str(key) for key in _root_ if key not in ("hydra", "run_dir")]
-    return run_id(OmegaConf.masked_copy(_root_, keys), command)
-
-
-# ${run_id:COMMAND} in hydra.run.dir; registered on import, so that jobs on other machines know it too.
-OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)

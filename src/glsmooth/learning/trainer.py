@@ -146,7 +146,9 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 def quieten_lightning() -> None:
     """Drop Lightning's greetings and the advice that does not fit; other warnings stay."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    logging.getLogger("lightning").handlers.clear()  # Hydra's say what they say, and in the log
     for advice in (
         "does not have many workers",
         "`srun` command is available",

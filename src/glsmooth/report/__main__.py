@@ -1,6 +1,6 @@
 """``python -m glsmooth.report``, a face of :mod:`glsmooth.commands.report`."""
 
-from glsmooth.commands.report import main
+from glsmooth.commands.mains import report as main
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -282,6 +281,8 @@ class BaseClassifier:
         passes at one place, would not be correlated, at any distance. Bernstein's inequality says how large the sum of
         their products may become by chance, however uneven the logits are.
         """
+        from scipy.stats import rankdata  # late: it takes half a second
+
         batch = image.expand(2 * _TRIAL, *image.shape)
         passes = [self._pass(batch) for _ in range(_PASSES)]
         logits = torch.stack([logits for logits in passes if logits is not None]).double().cpu().numpy()

@@ -1,0 +1,18 @@
+"""The ``main`` of each command. The command itself is imported when it runs."""
+
+from __future__ import annotations
+
+from multiprocessing import current_process
+
+from glsmooth.commands.entry import entry
+
+__all__ = ["bounds", "certify", "report", "train"]
+
+bounds = entry("bounds")
+certify = entry("certify")
+report = entry("report", positional="runs")
+train = entry("train")
+
+if current_process().name != "MainProcess":
+    # One that Lightning started: what it is sent next imports Lightning, and that matplotlib.
+    from glsmooth.commands import plain_matplotlib  # noqa: F401
