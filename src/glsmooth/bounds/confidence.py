@@ -34,6 +34,7 @@ __all__ = [
 # scipy's incomplete beta functions and their inverses are good to about 1e-13 relative; this is wider.
 _ROUNDING = 1e-11
 _SMALLEST = 1e-9  # lower bounds below it are 0
+_UNDERFLOW = 1e-290  # tails below it are not as good
 
 
 def _check_alpha(alpha: float) -> None:
@@ -127,7 +128,7 @@ class Mixture:
 
 
 #: Tests by name: a run's description has the name, so that its numbers can be computed again. None may ever change.
-#: ``uniform`` is the test of the runs that name none; ``sure`` was chosen by ``benchmarks/votes.py parts=[search]``.
+#: ``uniform`` is the test of the runs that name none; ``sure`` was chosen by ``benchmarks/search.py``.
 MIXTURES = {"uniform": Mixture(0.0, 1), "sure": Mixture(0.55, 2)}
 #: The test of new runs.
 MIXTURE = "sure"
@@ -152,8 +153,8 @@ def log_evidence(count: int, n: int, h: float, mixture: str = MIXTURE) -> float:
     # ∫_h^1 q^S (1-q)^(F + b - 1) dq by the incomplete beta function.
     b = weights.decline
     tail = float(betaincc(count + 1, failures + b, h))
-    log_m = -math.inf  # the tail underflows where h is far above count / n: no evidence
-    if tail > 0:
+    log_m = -math.inf
+    if tail > _UNDERFLOW:  # below, h is far above count / n: no evidence
         log_m = (
             float(betaln(count + 1, failures + b))
             + math.log(tail)

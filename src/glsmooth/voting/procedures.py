@@ -13,7 +13,6 @@ from scipy.special import betainc, betaincc
 from glsmooth.bounds import Outcome
 from glsmooth.bounds.confidence import (
     MIXTURE,
-    MIXTURES,
     anytime_lower,
     anytime_samples_needed,
     clopper_pearson_lower,
@@ -194,10 +193,12 @@ class FixedSample:
 
 
 # Sequential draws. None of these numbers touches validity; they trade draws against undecided images and were chosen by
-# benchmarks/votes.py parts=[search].
+# benchmarks/search.py.
 _DOUBT = 0.02  # chance, given the votes, that the second class is ahead of the first: selection ends at that
 _SETTLED = 16  # selection draws before an image may be given up: its prediction is reported
-_FIRST_BLOCK = 8  # counting draws until the first look
+# Counting draws between looks: at least _FIRST_BLOCK and one in _GROWTH of those so far to the first n at which the image
+# can be certified; beyond it at least one in _STEP.
+_FIRST_BLOCK, _GROWTH, _STEP = 8, 4, 32
 # An image is given up when its chance, given the votes, of being certifiable within n is less than this, times the share
 # of all draws that it has used: the longer it lasts, the more draws it takes to learn more.
 _HOPELESS = 0.25
@@ -290,7 +291,7 @@ class Sequential:
         """
         earliest = anytime_samples_needed(target, self.alpha, tally.n - tally.count, self.mixture)
         assert earliest is not None
-        block = min(max(earliest - tally.n, tally.n // 32, 1), max(_FIRST_BLOCK, tally.n // 4))
+        block = min(max(earliest - tally.n, tally.n // _STEP, 1), max(_FIRST_BLOCK, tally.n // _GROWTH))
         return min(block, self.n - tally.n)
 
     def draws_needed(self, h_min: float) -> int | None:
@@ -428,10 +429,7 @@ def build_procedure(spec: Mapping[str, Any], outcomes: Mapping[str, Outcome], fa
         return Exhaustive(FiniteLaw.of(family), targets)
     n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
     if name == "sequential":
-        mixture = spec.get("mixture") or "uniform"
-        if mixture not in MIXTURES:
-            raise UserError(f"monte_carlo.mixture={mixture!r} is not a test; use one of {', '.join(MIXTURES)}")
-        return Sequential(targets, n0, n, alpha, mixture)
+        return Sequential(targets, n0, n, alpha, spec.get("mixture") or "uniform")
     randomised = bool(spec.get("randomised", False))
     if name == "paper":
         return FixedSample(n0, n, alpha, randomised=randomised)
