@@ -61,8 +61,8 @@ IMAGES = [
 ]
 
 
-def p_lower_of(count, n=1000, sequential=False):
-    return (anytime_lower if sequential else clopper_pearson_lower)(count, n, ALPHA)
+def p_lower_of(count, n=1000, sequential=False, mixture="uniform"):
+    return anytime_lower(count, n, ALPHA, mixture) if sequential else clopper_pearson_lower(count, n, ALPHA)
 
 
 def make_run(path, images=IMAGES, n=1000, **changes):
@@ -99,7 +99,10 @@ def make_run(path, images=IMAGES, n=1000, **changes):
         writer = csv.writer(stream)
         writer.writerow([*COLUMNS, *(f"certified_{name}" for name in summary["methods"])])
         for index, label, prediction, base, count in images:
-            p_lower = p_lower_of(count, n, summary["monte_carlo"]["name"] == "sequential")
+            monte_carlo = summary["monte_carlo"]
+            p_lower = p_lower_of(
+                count, n, monte_carlo["name"] == "sequential", monte_carlo.get("mixture") or "uniform"
+            )
             row = [index, label, prediction, 200, n, count, repr(p_lower), base, 1, 0, 0]
             certified = []
             for entry in summary["methods"].values():
