@@ -2,7 +2,7 @@
 
     python benchmarks/votes.py [key=value ...]
 
-Keys and defaults are in ``DEFAULTS`` below. Three parts:
+Keys and defaults are in ``DEFAULTS`` below. ``benchmarks/search.py`` chose the sequential procedure. Three parts:
 
 * ``throughput``: images a second of certification (draws, transformation, network, votes, records on disk) over those
   of the network alone on one ready batch of the same size, precision and memory format. Both run in turns in this
@@ -23,9 +23,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -192,9 +191,8 @@ def vote_counts(p_lower: np.ndarray, n: int, alpha: float) -> np.ndarray:
     return found
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published run: share of votes of each image, (images,), whether its class is the true one, and h_min."""
+class Published(NamedTuple):
+    """A published run: the share of votes of each image, (images,), whether its class is the true one, and h_min."""
 
     name: str
     rates: np.ndarray

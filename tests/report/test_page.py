@@ -100,9 +100,7 @@ def make_run(path, images=IMAGES, n=1000, **changes):
         writer.writerow([*COLUMNS, *(f"certified_{name}" for name in summary["methods"])])
         for index, label, prediction, base, count in images:
             monte_carlo = summary["monte_carlo"]
-            p_lower = p_lower_of(
-                count, n, monte_carlo["name"] == "sequential", monte_carlo.get("mixture") or "uniform"
-            )
+            p_lower = p_lower_of(count, n, monte_carlo["name"] == "sequential", monte_carlo.get("mixture") or "uniform")
             row = [index, label, prediction, 200, n, count, repr(p_lower), base, 1, 0, 0]
             certified = []
             for entry in summary["methods"].values():

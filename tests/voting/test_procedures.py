@@ -199,7 +199,9 @@ def test_nothing_is_given_up_before_its_prediction_is_settled():
     assert procedure.advance(voted([14, 1, 0], 0, 0)) == {Stream.COUNTING: 8}
 
 
-@pytest.mark.parametrize(("count", "n", "block"), [(8, 8, 8), (40, 40, 10), (70, 70, 9), (77, 78, 19), (1000, 1060, 33)])
+@pytest.mark.parametrize(
+    ("count", "n", "block"), [(8, 8, 8), (40, 40, 10), (70, 70, 9), (77, 78, 19), (1000, 1060, 33)]
+)
 def test_looks_grow_apart_and_meet_the_first_n_that_can_decide(count, n, block):
     """Sizes are free, p_A holding at every n; they trade looks against votes that were not needed."""
     procedure = Sequential({"a": 0.9088})

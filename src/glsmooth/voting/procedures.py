@@ -196,10 +196,10 @@ class FixedSample:
 # benchmarks/search.py.
 _DOUBT = 0.02  # chance, given the votes, that the second class is ahead of the first: selection ends at that
 _SETTLED = 16  # selection draws before an image may be given up: its prediction is reported
-# Counting draws between looks: at least _FIRST_BLOCK and one in _GROWTH of those so far to the first n at which the image
-# can be certified; beyond it at least one in _STEP.
+# Counting draws between looks. Up to the first n at which the image can be certified: what is missing, but at most
+# _FIRST_BLOCK or one in _GROWTH of those so far. Where that n is near: at least one in _STEP.
 _FIRST_BLOCK, _GROWTH, _STEP = 8, 4, 32
-# An image is given up when its chance, given the votes, of being certifiable within n is less than this, times the share
+# An image is given up when its chance, given the votes, of being certifiable within n is at most this times the share
 # of all draws that it has used: the longer it lasts, the more draws it takes to learn more.
 _HOPELESS = 0.25
 
@@ -279,9 +279,7 @@ class Sequential:
         failures = n + tally.n0 - successes
         least = _HOPELESS * (tally.n0 + n) / (self.n0 + self.n)
         return [
-            h
-            for h, rate in rates.items()
-            if h >= tally.p_seen and betaincc(successes + 1, failures + 1, rate) > least
+            h for h, rate in rates.items() if h >= tally.p_seen and betaincc(successes + 1, failures + 1, rate) > least
         ]
 
     def _block(self, tally: Tally, target: float) -> int:
