@@ -2,7 +2,7 @@
 
     python benchmarks/votes.py [key=value ...]
 
-Keys and defaults are in ``DEFAULTS`` below. Three parts:
+Keys and defaults are in ``DEFAULTS`` below. ``benchmarks/search.py`` chose the sequential procedure. Three parts:
 
 * ``throughput``: images a second of certification (draws, transformation, network, votes, records on disk) over those
   of the network alone on one ready batch of the same size, precision and memory format. Both run in turns in this
@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ DEFAULTS = {
     "options": None,
     "turns": 20,
     "gpu_batches": 20,  # in a turn on a GPU; on a CPU one
+    "seed": 0,  # of the replay
     "votes": "../shared/data/published_votes.json",
     "checkpoints": None,  # paths; null: a network for the digits, trained now if it was not before
     "subset": 100,  # images of each checkpoint
@@ -191,6 +192,34 @@ def vote_counts(p_lower: np.ndarray, n: int, alpha: float) -> np.ndarray:
     return found
 
 
+class Published(NamedTuple):
+    """A published run: the share of votes of each image, (images,), whether its class is the true one, and h_min."""
+
+    name: str
+    rates: np.ndarray
+    correct: np.ndarray
+    alpha: float
+    h_min: float
+
+
+def published_runs(path: str | Path) -> list[Published]:
+    """The runs of a file of published votes."""
+    runs = []
+    for run in json.loads(Path(path).read_text()):
+        target = f"glsmooth.transforms.{''.join(word.title() for word in run['transform'].split('_'))}"
+        smoothing = {
+            name: {"law": law["law"], "scale": law["scale"]} | ({} if law["law"] == "Rayleigh" else {"loc": 0.0})
+            for name, law in run["smoothing"].items()
+        }
+        published = build_family({"_target_": target}, smoothing)
+        h_min = bounds.required_probability(published, build_region(run["region"], published.transform))
+        rates = vote_counts(np.array(run["p_lower"]), run["n"], run["alpha"]) / run["n"]
+        sides = ", ".join(f"{name} {low:g}…{high:g}" for name, (low, high) in run["region"].items())
+        name = f"{run['dataset']} | {run['transform']} | {sides}"
+        runs.append(Published(name, rates, np.array(run["correct"], dtype=bool), run["alpha"], h_min))
+    return runs
+
+
 def replay(cfg: DictConfig) -> None:
     """Print passes an image and CRA of both procedures on the published votes."""
     path = Path(cfg.votes)
@@ -202,33 +231,23 @@ def replay(cfg: DictConfig) -> None:
     print("\n| data | transformation | region | h_min | passes/image | saved | surest | CRA fixed | CRA sequential |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     saved, moved = [], []
-    for run in json.loads(path.read_text()):
-        target = f"glsmooth.transforms.{''.join(word.title() for word in run['transform'].split('_'))}"
-        smoothing = {
-            name: {"law": law["law"], "scale": law["scale"]} | ({} if law["law"] == "Rayleigh" else {"loc": 0.0})
-            for name, law in run["smoothing"].items()
-        }
-        published = build_family({"_target_": target}, smoothing)
-        region = build_region(run["region"], published.transform)
-        h_min = bounds.required_probability(published, region)
-        rates = vote_counts(np.array(run["p_lower"]), run["n"], run["alpha"]) / run["n"]
-        correct = np.array(run["correct"], dtype=bool)
-        procedure = Sequential({"neyman_pearson": h_min}, alpha=run["alpha"])
-        engine = VoteEngine(classifier, family, procedure, clean=True)
+    for run in published_runs(path):
+        h_min, rates, correct, alpha = run.h_min, run.rates, run.correct, run.alpha
+        procedure = Sequential({"neyman_pearson": h_min}, alpha=alpha)
+        engine = VoteEngine(classifier, family, procedure, seed=cfg.seed, clean=True)
         images = enumerate(replay_image(rate) for rate in rates)
         tallies = sorted(engine.run(images), key=lambda tally: tally.index)
         passes = engine.evaluations / len(rates)
         above = [procedure.lower_bound(tally) > h_min for tally in tallies]
         sequential = np.array([ok and tally.prediction == 0 for ok, tally in zip(above, tallies, strict=True)])
         # Fresh votes for the fixed procedure, too.
-        counts = np.random.default_rng(0).binomial(1000, rates)
-        fixed = np.array([clopper_pearson_lower(int(count), 1000, run["alpha"]) > h_min for count in counts])
+        counts = np.random.default_rng(cfg.seed).binomial(1000, rates)
+        fixed = np.array([clopper_pearson_lower(int(count), 1000, alpha) > h_min for count in counts])
         cra = (fixed & correct).mean(), (sequential & correct).mean()
         sure = [t.n for ok, t in zip(above, tallies, strict=True) if ok and t.count == t.n]
-        surest = f"{max(sure) * math.log(h_min) / math.log(run['alpha']):.2f}×" if sure else "–"
-        sides = ", ".join(f"{name} {low:g}…{high:g}" for name, (low, high) in run["region"].items())
+        surest = f"{max(sure) * math.log(h_min) / math.log(alpha):.2f}×" if sure else "–"
         print(
-            f"| {run['dataset']} | {run['transform']} | {sides} | {h_min:.4f} | {passes:.1f} "
+            f"| {run.name} | {h_min:.4f} | {passes:.1f} "
             f"| {1200 / passes:.1f}× | {surest} | {cra[0]:.3f} | {cra[1]:.3f} |",
             flush=True,
         )

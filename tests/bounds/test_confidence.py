@@ -6,11 +6,13 @@ Random tests have fixed seeds; their tolerances are four standard deviations of 
 import math
 from itertools import pairwise
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from glsmooth.bounds.confidence import (
+    MIXTURES,
     anytime_lower,
     anytime_samples_needed,
     clopper_pearson_lower,
@@ -131,32 +133,118 @@ def test_samples_needed(h_min, alpha, needed):
         assert needed == 1 or clopper_pearson_lower(needed - 1, needed - 1, alpha) <= h_min
 
 
-def mixture(count, n, h):
-    """M_n(h) by quadrature of its definition."""
-    p = h + (1 - h) * (np.arange(200_000) + 0.5) / 200_000
-    log_ratio = count * np.log(p / h) + (n - count) * np.log((1 - p) / (1 - h))
-    return math.log(np.exp(log_ratio).mean())
+def by_quadrature(count, n, h, weights):
+    """log M_n(h) by its definition: likelihood ratios of alternatives q, weighed."""
+    u = (np.arange(200_000) + 0.5) / 200_000
+    density = weights.decline * (1 - u) ** (weights.decline - 1)
+    q = h + (1 - h) * u
+    ratios = (q / h) ** count * ((1 - q) / (1 - h)) ** (n - count)
+    sure = h**-n if count == n else 0.0
+    return math.log(weights.sure * sure + (1 - weights.sure) * (density * ratios).mean())
 
 
+@pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize(
-    ("count", "n", "h"), [(0, 5, 0.3), (3, 3, 0.5), (90, 100, 0.8), (60, 100, 0.7), (199, 200, 0.95)]
+    ("count", "n", "h"), [(0, 5, 0.3), (3, 3, 0.5), (90, 100, 0.8), (60, 100, 0.7), (199, 200, 0.95), (80, 80, 0.9)]
 )
-def test_evidence_is_the_mixture_of_likelihood_ratios(count, n, h):
-    value = log_evidence(count, n, h)
-    assert value == pytest.approx(mixture(count, n, h), abs=1e-6)
-    assert value <= mixture(count, n, h) + 1e-9
+def test_evidence_is_the_mixture_of_likelihood_ratios(count, n, h, name):
+    value, expected = log_evidence(count, n, h, name), by_quadrature(count, n, h, MIXTURES[name])
+    assert value == pytest.approx(expected, abs=1e-6)
+    assert value <= expected + 1e-9
 
 
+def exact_evidence(count, n, h, weights):
+    """log M_n(h) in 50 digits, from sums of the binomial law."""
+    with mpmath.workdps(50):
+        h, k = mpmath.mpf(h), n - count + weights.decline
+        total = count + k
+
+        def mass(j):
+            ways = mpmath.loggamma(total + 1) - mpmath.loggamma(j + 1) - mpmath.loggamma(total - j + 1)
+            return mpmath.exp(ways + j * mpmath.log(h) + (total - j) * mpmath.log1p(-h))
+
+        # P(X <= count) for X of total draws: the smaller tail, from its largest term outwards.
+        below = count <= total * h
+        j = count if below else count + 1
+        term, tail = mass(j), mpmath.mpf(0)
+        while 0 <= j <= total and term > tail * mpmath.mpf(10) ** -45:
+            tail += term
+            term *= j * (1 - h) / ((total - j + 1) * h) if below else (total - j) * h / ((j + 1) * (1 - h))
+            j += -1 if below else 1
+        rest = mpmath.loggamma(count + 1) + mpmath.loggamma(k) - mpmath.loggamma(total + 1)
+        rest += mpmath.log(tail if below else 1 - tail) - count * mpmath.log(h) - k * mpmath.log1p(-h)
+        evidence = (1 - mpmath.mpf(weights.sure)) * weights.decline * mpmath.exp(rest)
+        if count == n:
+            evidence += mpmath.mpf(weights.sure) * h**-n
+        return mpmath.log(evidence)
+
+
+def votes_and_targets(runs, seed):
+    """(count, n, h): n up to a million; few, no or many failures; h near 0, near 1, and around count / n."""
+    rng = np.random.default_rng(seed)
+    for _ in range(runs):
+        n = int(10 ** rng.uniform(0, 6))
+        failures = min(n, int(rng.choice([0, rng.integers(n + 1), 10 ** rng.uniform(0, 3)])))
+        near = (n - failures) / n - rng.uniform(0, 8) * math.sqrt(failures + 1) / n
+        h = rng.choice([1 - 10 ** rng.uniform(-9, -0.1), 10 ** rng.uniform(-9, -0.1), near, near])
+        yield n - failures, n, float(np.clip(h, 1e-9, 1 - 1e-12))
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_evidence_is_rounded_down_but_little(name):
+    worth = 0
+    for count, n, h in votes_and_targets(400, seed=0):
+        value, exact = log_evidence(count, n, h, name), exact_evidence(count, n, h, MIXTURES[name])
+        assert value < exact
+        if exact > 0:
+            assert exact - value < 2 * (1e-11 + 1e-14 * n)
+            worth += 1
+    assert worth > 100
+
+
+@pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("h", [0.5, 0.9])
 @pytest.mark.parametrize("n", [1, 7, 60])
-def test_evidence_has_mean_at_most_one_at_the_null(h, n):
+def test_evidence_has_mean_at_most_one_at_the_null(h, n, name):
     """Exact: E M_n(h) = 1 at p = h and less below: what Ville's inequality needs."""
 
     def mean(p):
-        return sum(binom.pmf(k, n, p) * math.exp(log_evidence(k, n, h)) for k in range(n + 1))
+        return sum(binom.pmf(k, n, p) * math.exp(log_evidence(k, n, h, name)) for k in range(n + 1))
 
     assert mean(h) == pytest.approx(1, abs=1e-9)
     assert mean(h - 0.1) < 1
+
+
+def crossing(p, h, alpha, longest, mixture):
+    """P_p(M_n(h) >= 1/alpha at some n <= longest), exactly: the votes stop the first time that it is so."""
+    shares, crossed = np.ones(1), 0.0  # probability of each count on the paths that go on
+    for n in range(1, longest + 1):
+        shares = np.append(shares * (1 - p), 0.0) + np.append(0.0, shares * p)
+        needed = fewest_successes(n, h, alpha, mixture)
+        if needed is not None:
+            crossed += shares[needed:].sum()
+            shares[needed:] = 0.0
+    return crossed
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("alpha", [0.05, 1e-3])
+@pytest.mark.parametrize("h", [0.5, 0.7, 0.9088, 0.97])
+def test_no_rule_for_stopping_breaks_the_level(h, alpha, name):
+    """By dynamic programming over all paths of 500 draws; stopping at the first crossing is the worst that can be."""
+    assert 0 < crossing(h, h, alpha, 500, name) <= alpha
+    assert crossing(h - 0.05, h, alpha, 500, name) <= crossing(h, h, alpha, 500, name)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("h", [0.7, 0.9088])
+def test_weights_that_add_up_to_more_break_the_level(h, name, monkeypatch):
+    """The test above can fail: it does where all weights are half as large again."""
+    honest = log_evidence
+    monkeypatch.setattr(
+        "glsmooth.bounds.confidence.log_evidence", lambda *votes_and_test: honest(*votes_and_test) + math.log(1.5)
+    )
+    assert crossing(h, h, 0.05, 500, name) > 0.05
 
 
 @pytest.mark.parametrize(("count", "n"), [(1, 1), (3, 3), (7, 10), (95, 100), (950, 1000), (10**6 - 5, 10**6)])
@@ -167,10 +255,25 @@ def test_anytime_lower_is_where_the_evidence_reaches_its_goal(count, n):
     assert 0 < bound < clopper_pearson_lower(count, n, 1e-3)
 
 
-def test_evidence_decreases_in_h():
-    for count, n in [(1, 3), (50, 100), (990, 1000)]:
-        values = [log_evidence(count, n, h) for h in np.linspace(0.01, 0.999, 300)]
-        assert all(a >= b for a, b in pairwise(values))
+@pytest.mark.parametrize("name", MIXTURES)
+def test_evidence_decreases_in_h(name):
+    for count, n in [(1, 3), (50, 100), (990, 1000), (40, 40)]:
+        values = [log_evidence(count, n, h, name) for h in np.linspace(0.01, 0.999, 300)]
+        assert all(a > b for a, b in pairwise(values))
+    rng = np.random.default_rng(1)
+    for count, n, h in votes_and_targets(2000, seed=1):
+        above = min(h + (1 - h) * 10 ** rng.uniform(-6, 0), 1 - 1e-12)
+        # Each value may be too low by its rounding.
+        assert log_evidence(count, n, h, name) >= log_evidence(count, n, above, name) - 1e-11 - 1e-14 * n
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_evidence_grows_with_successes_and_falls_with_failures(name):
+    for count, n, h in votes_and_targets(2000, seed=2):
+        rounding = 1e-11 + 1e-14 * n
+        value = log_evidence(count, n, h, name)
+        assert log_evidence(count + 1, n + 1, h, name) >= value - rounding
+        assert log_evidence(count, n + 1, h, name) <= value + rounding
 
 
 def test_anytime_lower_is_stable_for_very_many_draws():
@@ -187,24 +290,67 @@ def test_fewest_votes_of_the_anytime_test(h):
     needed = anytime_samples_needed(h, 1e-3)
     assert anytime_lower(needed, needed, 1e-3) > h
     assert anytime_lower(needed - 1, needed - 1, 1e-3) <= h
-    # The price of looking at will.
-    assert 1 < needed / (math.log(1e-3) / math.log(h)) <= 1.5
     # A failure later, the same boundary from the other side.
     later = anytime_samples_needed(h, 1e-3, 3)
     assert fewest_successes(later, h, 1e-3) == later - 3
     assert fewest_successes(later - 1, h, 1e-3) > later - 4
 
 
+@pytest.mark.parametrize("alpha", [1e-2, 1e-3, 1e-4, 1e-6])
+def test_the_price_of_looking_at_will(alpha):
+    """Votes of an image that is sure, over ln α / ln h, the fewest that any test can use."""
+    for h in [*np.linspace(0.02, 0.98, 25), *(1 - np.logspace(-2, -6, 5))]:
+        fewest = math.log(alpha) / math.log(h)
+        assert samples_needed(h, alpha) <= anytime_samples_needed(h, alpha) <= math.ceil(1.12 * fewest)
+        if h > 0.5:  # below, whole draws hide the difference
+            assert anytime_samples_needed(h, alpha) < anytime_samples_needed(h, alpha, mixture="uniform")
+
+
+@pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize("h", [1e-5, 0.01, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("alpha", [0.5, 0.01, 1e-3])
-def test_bisections_find_what_a_plain_search_finds(h, alpha):
+def test_bisections_find_what_a_plain_search_finds(h, alpha, name):
     goal = -math.log(alpha)
     for n in range(1, 25):
-        counts = (k for k in range(n + 1) if log_evidence(k, n, h) >= goal)
-        assert fewest_successes(n, h, alpha) == next(counts, None)
-    for failures in range(6):
-        needed = next(n for n in range(failures + 1, 1000) if log_evidence(n - failures, n, h) >= goal)
-        assert anytime_samples_needed(h, alpha, failures) == needed
+        counts = (k for k in range(n + 1) if log_evidence(k, n, h, name) >= goal)
+        assert fewest_successes(n, h, alpha, name) == next(counts, None)
+    for failures in [*range(6), *np.random.default_rng(0).integers(6, 40, 3).tolist()]:
+        needed = next(n for n in range(failures + 1, 2000) if log_evidence(n - failures, n, h, name) >= goal)
+        assert anytime_samples_needed(h, alpha, failures, name) == needed
+        assert fewest_successes(needed, h, alpha, name) == needed - failures
+
+
+def test_the_test_of_older_runs_stays_as_it_was():
+    """Values of the version before ``mixture`` was in a run's description, to the last bit but for scipy's release."""
+    for (count, n, h), value in {
+        (0, 5, 0.3): -1.7917594692381054,
+        (3, 3, 0.5): 1.3217558399722893,
+        (90, 100, 0.8): 2.6842562971679405,
+        (95, 95, 0.9088): 6.915121102782571,
+        (700, 1000, 0.6633): 0.8398218812983576,
+        (999_990, 10**6, 0.9999): 64.4515848011891,
+    }.items():
+        assert log_evidence(count, n, h, "uniform") == pytest.approx(value, abs=1e-13 * n)
+    for (count, n), value in {
+        (3, 3): 0.06440934554469133,
+        (7, 10): 0.14616588880238543,
+        (95, 95): 0.9088787197553424,
+        (95, 100): 0.8137965212301266,
+        (549, 1000): 0.4801639619644703,
+        (1990, 2000): 0.9856948758314855,
+        (999_990, 10**6): 0.999971252849977,
+    }.items():
+        assert anytime_lower(count, n, 1e-3, "uniform") == pytest.approx(value, rel=1e-11)
+    for (h, alpha, failures), needed in {
+        (0.9088, 1e-3, 0): 95,
+        (0.9088, 1e-3, 3): 172,
+        (0.5, 0.01, 0): 9,
+        (0.99639, 1e-3, 0): 2521,
+        (0.6633, 1e-6, 20): 147,
+    }.items():
+        assert anytime_samples_needed(h, alpha, failures, "uniform") == needed
+    assert fewest_successes(2000, 0.9088, 1e-3, "uniform") == 1870
+    assert fewest_successes(50, 0.9088, 1e-3, "uniform") is None
 
 
 def test_nothing_reaches_one():

@@ -62,8 +62,8 @@ IMAGES = [
 ]
 
 
-def p_lower_of(count, n=1000, sequential=False):
-    return (anytime_lower if sequential else clopper_pearson_lower)(count, n, ALPHA)
+def p_lower_of(count, n=1000, sequential=False, mixture="uniform"):
+    return anytime_lower(count, n, ALPHA, mixture) if sequential else clopper_pearson_lower(count, n, ALPHA)
 
 
 def make_run(path, images=IMAGES, n=1000, **changes):
@@ -100,7 +100,8 @@ def make_run(path, images=IMAGES, n=1000, **changes):
         writer = csv.writer(stream)
         writer.writerow([*COLUMNS, *(f"certified_{name}" for name in summary["methods"])])
         for index, label, prediction, base, count in images:
-            p_lower = p_lower_of(count, n, summary["monte_carlo"]["name"] == "sequential")
+            monte_carlo = summary["monte_carlo"]
+            p_lower = p_lower_of(count, n, monte_carlo["name"] == "sequential", monte_carlo.get("mixture") or "uniform")
             row = [index, label, prediction, 200, n, count, repr(p_lower), base, 1, 0, 0]
             certified = []
             for entry in summary["methods"].values():
@@ -745,6 +746,24 @@ def test_command_names_the_h_of_sequential_votes(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert f"stopped early, for h_min = {wording.ceil(H_MIN, 5)}" in printed
     assert "only through their p_A" in printed
+
+
+@pytest.mark.parametrize("mixture", [None, "uniform", "sure"])
+def test_sequential_votes_count_by_the_test_they_were_taken_with(tmp_path, mixture):
+    monte_carlo = {"name": "sequential", "n0": 200, "n": 2000, "alpha": 0.001, "mixture": mixture}
+    path = make_run(tmp_path / "run", monte_carlo=monte_carlo)
+    run = load_run(path)
+    np.testing.assert_allclose(
+        run.p_lower, [p_lower_of(image[-1], 1000, True, mixture or "uniform") for image in IMAGES], rtol=1e-9
+    )
+    # A certificate by one test is none by the other.
+    other = "uniform" if mixture == "sure" else "sure"
+    _summary(path, lambda s: s["monte_carlo"].update(mixture=other))
+    with pytest.raises(UserError, match=r"index 3: p_lower=0\.9.*, but count=971 of n=1000"):
+        load_run(path)
+    _summary(path, lambda s: s["monte_carlo"].update(name="paper", n=1000))
+    with pytest.raises(UserError, match=r"monte_carlo\.mixture is '\w+', but monte_carlo\.name=paper means nothing"):
+        load_run(path)
 
 
 def test_what_sequential_votes_gave_up_does_not_abstain(tmp_path):

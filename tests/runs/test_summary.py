@@ -109,6 +109,11 @@ def test_no_file_makes_a_method_sound(tmp_path):
         ("methods", {"gl": {"required_probability": 0.7, "failure_probability": "x"}}, "failure_probability is 'x'"),
         ("monte_carlo", {"name": "paper", "n0": 1, "n": 1, "alpha": 0.0}, "alpha is 0.0"),
         ("monte_carlo", {"name": "exhaustive", "n0": 1, "n": 1, "alpha": 0.1}, "alpha is 0.1, not 0"),
+        (
+            "monte_carlo",
+            {"name": "sequential", "alpha": 0.001, "n0": 1, "n": 1, "mixture": "mine"},
+            "monte_carlo.mixture is 'mine', not one of uniform, sure",
+        ),
         ("monte_carlo", {"name": "sequential", "alpha": 0.001, "n": "x"}, "monte_carlo.n is 'x', not a whole number"),
         ("monte_carlo", {"name": "sequential", "alpha": 0.001, "n": 1}, "lacks monte_carlo.n0"),
         ("monte_carlo", {"name": "sequential", "alpha": 0.001, "n": 1, "n0": 10**13}, "monte_carlo.n0 is 1000.* to"),

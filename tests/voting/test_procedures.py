@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
+from glsmooth.bounds import Outcome
 from glsmooth.bounds.confidence import (
     anytime_lower,
     anytime_samples_needed,
@@ -15,7 +16,7 @@ from glsmooth.bounds.confidence import (
 )
 from glsmooth.errors import UserError
 from glsmooth.voting.draws import Stream
-from glsmooth.voting.procedures import ABSTAIN, FixedSample, Sequential, Tally
+from glsmooth.voting.procedures import ABSTAIN, FixedSample, Sequential, Tally, build_procedure
 
 
 def run(procedure, classes, draw):
@@ -65,16 +66,23 @@ def test_an_image_without_votes_abstains():
 
 
 @pytest.mark.parametrize("h", [0.52, 0.7, 0.9088, 0.92, 0.97])
-def test_sure_images_cost_at_most_half_more_than_any_test(h):
+def test_sure_images_cost_hardly_more_than_any_test_takes(h):
+    """They are looked at exactly when they can be decided."""
     tally = simulate(Sequential({"a": h}), [0, 1.0], np.random.default_rng(0))
     assert tally.p_lower > h
-    assert tally.n <= 1.5 * math.log(1e-3) / math.log(h)
+    assert tally.n0 == 5
+    assert tally.n == anytime_samples_needed(h, 1e-3) <= math.ceil(1.12 * math.log(1e-3) / math.log(h))
 
 
 def test_hopeless_images_cost_little():
-    tally = simulate(Sequential({"a": 0.92}), [0.5, 0.3, 0.2], np.random.default_rng(0))
-    assert tally.p_lower <= 0.92
-    assert tally.n0 + tally.n <= 64
+    rng = np.random.default_rng(0)
+    tallies = [simulate(Sequential({"a": 0.92}), [0.5, 0.3, 0.2], rng) for _ in range(200)]
+    assert max(t.p_lower for t in tallies) <= 0.92
+    assert np.mean([t.n0 + t.n for t in tallies]) <= 24
+    # Enough votes for a prediction, which is reported.
+    assert min(t.n0 + t.n for t in tallies) >= 8
+    for first, second in (np.sort(t.selection)[:0:-1] for t in tallies if t.n0 < 16):
+        assert beta.cdf(0.5, first + 1, second + 1) <= 0.02
 
 
 @pytest.mark.parametrize("h", [0.6, 0.9])
@@ -103,7 +111,7 @@ def test_sequential_decides_as_fixed_samples_do():
         fixed += binom.sf(limit - 1, 1000, p)
         draws += tally.n0 + tally.n
     assert abs(sequential - fixed) / len(rates) < 0.01
-    assert draws / len(rates) < 1200 / 4.5
+    assert draws / len(rates) < 1200 / 6
 
 
 def test_several_regions_share_one_stream_of_votes():
@@ -134,16 +142,16 @@ def evenly(procedure, p, classes=3):
 @pytest.mark.parametrize(
     ("targets", "p", "n0", "n", "count"),
     [
-        ([0.7, 0.9], 1.0, 16, 87, 87),
-        ([0.7, 0.9], 0.97, 16, 229, 222),
-        ([0.7, 0.9], 0.9, 16, 729, 656),
-        ([0.7, 0.9], 0.6, 32, 58, 35),
-        ([0.52], 0.8, 16, 37, 31),
-        ([0.52], 0.6, 32, 710, 427),
-        ([0.52], 0.3, 32, 147, 102),
-        ([0.92221], 0.97, 16, 431, 418),
-        ([0.92221], 0.8, 16, 32, 26),
-        ([0.92221], 0.6, 16, 0, 0),
+        ([0.7, 0.9], 1.0, 5, 71, 71),
+        ([0.7, 0.9], 0.97, 5, 246, 239),
+        ([0.7, 0.9], 0.9, 5, 363, 328),
+        ([0.7, 0.9], 0.6, 60, 0, 0),
+        ([0.52], 0.8, 8, 49, 40),
+        ([0.52], 0.6, 90, 739, 444),
+        ([0.52], 0.3, 30, 146, 102),
+        ([0.92221], 0.97, 5, 461, 447),
+        ([0.92221], 0.8, 8, 32, 26),
+        ([0.92221], 0.6, 17, 0, 0),
     ],
 )
 def test_sequential_runs_are_pinned(targets, p, n0, n, count):
@@ -162,26 +170,60 @@ def voted(selection, count, n):
 
 def test_selection_comes_first_and_ends_for_good():
     procedure = Sequential({"a": 0.52}, n0=40)
-    assert procedure.advance(Tally(0, 2)) == {Stream.SELECTION: 16}
-    assert procedure.advance(voted([9, 7], 0, 0)) == {Stream.SELECTION: 16}  # no clear lead
+    assert procedure.advance(Tally(0, 2)) == {Stream.SELECTION: 5}
+    assert procedure.advance(voted([5, 0], 0, 0)) == {Stream.COUNTING: 8}
+    assert procedure.advance(voted([4, 1], 0, 0)) == {Stream.SELECTION: 3}  # 7 to 1 would be clear
+    assert procedure.advance(voted([9, 7], 0, 0)) == {Stream.SELECTION: 9}
     assert procedure.advance(voted([17, 15], 0, 0)) == {Stream.SELECTION: 8}  # what is left of n0
-    assert list(procedure.advance(voted([12, 4], 0, 0))) == [Stream.COUNTING]
+    assert list(procedure.advance(voted([13, 4], 0, 0))) == [Stream.COUNTING]
     assert list(procedure.advance(voted([21, 19], 0, 0))) == [Stream.COUNTING]  # n0 is used up
     assert list(procedure.advance(voted([9, 7], 20, 32))) == [Stream.COUNTING]
 
 
-@pytest.mark.parametrize("selection", [[16, 0], [12, 4], [40, 8]])
+@pytest.mark.parametrize("second", range(30))
+def test_selection_ends_where_the_second_class_is_hardly_ahead(second):
+    """P(its probability is the larger one), the votes for the two under a uniform prior, is 1/50 at most."""
+    procedure = Sequential({"a": 0.5001}, n0=200)
+    needed = next(first for first in range(100) if beta.cdf(0.5, first + 1, second + 1) <= 0.02)
+    for first in range(max(second, 1), needed + 1):
+        more = {Stream.SELECTION: needed - first} if first < needed else {Stream.COUNTING: 8}
+        assert procedure.advance(voted([first, second], 0, 0)) == more
+
+
+def test_nothing_is_given_up_before_its_prediction_is_settled():
+    procedure = Sequential({"a": 0.97})
+    assert procedure.advance(voted([4, 3, 3], 0, 0)) == {Stream.SELECTION: 7}
+    assert procedure.advance(voted([6, 5, 4], 0, 0)) == {Stream.SELECTION: 9}
+    assert procedure.advance(voted([6, 5, 5], 0, 0)) == {}
+    assert procedure.advance(voted([9, 2, 4], 0, 0)) == {Stream.SELECTION: 4}
+    assert procedure.advance(voted([14, 1, 0], 0, 0)) == {Stream.COUNTING: 8}
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "block"), [(8, 8, 8), (40, 40, 10), (70, 70, 9), (77, 78, 19), (1000, 1060, 33)]
+)
+def test_looks_grow_apart_and_meet_the_first_n_that_can_decide(count, n, block):
+    """Sizes are free, p_A holding at every n; they trade looks against votes that were not needed."""
+    procedure = Sequential({"a": 0.9088})
+    assert anytime_samples_needed(0.9088, 1e-3) == 79
+    assert procedure.advance(voted([5, 0], count, n)) == {Stream.COUNTING: block}
+
+
+@pytest.mark.parametrize("selection", [[16, 0], [12, 4], [30, 2]])
 @pytest.mark.parametrize("n", [32, 100, 700])
 @pytest.mark.parametrize("h", [0.6, 0.92])
-def test_an_image_is_given_up_when_its_chance_is_below_one_in_a_hundred(selection, n, h):
-    """P(the rate of votes that the target needs in the end), all votes so far under a uniform prior."""
-    procedure = Sequential({"a": h}, n=1000)
+def test_an_image_is_given_up_when_its_chance_is_not_worth_the_draws(selection, n, h):
+    """P(the rate of votes that the target needs in the end), all votes so far under a uniform prior, against a quarter
+    of the share of all draws that were used.
+    """
+    procedure = Sequential({"a": h}, n0=100, n=1000)
     rate = fewest_successes(1000, h, 1e-3) / 1000
     tallies = [voted(selection, count, n) for count in range(n + 1)]
     undecided = [t for t in tallies if anytime_lower(t.count, n, 1e-3) <= h]
     chances = [beta.sf(rate, t.count + selection[0] + 1, n - t.count + selection[1] + 1) for t in undecided]
-    assert [bool(procedure.advance(t)) for t in undecided] == [chance > 0.01 for chance in chances]
-    assert 0 < sum(chance > 0.01 for chance in chances) < len(chances)
+    least = 0.25 * (n + sum(selection)) / 1100
+    assert [bool(procedure.advance(t)) for t in undecided] == [chance > least for chance in chances]
+    assert 0 < sum(chance > least for chance in chances) < len(chances)
     # A decided one is finished, with its bound.
     assert procedure.advance(tallies[-1]) == {} or len(undecided) > n
     assert (procedure.lower_bound(tallies[-1]) > h) == (len(undecided) <= n)
@@ -200,8 +242,8 @@ def test_a_bound_equal_to_the_target_leaves_it_open():
 
 def test_draws_range():
     assert FixedSample(20, 100).draws_range() == (120, 120)
-    assert Sequential({"a": 0.6}, n0=50, n=300).draws_range() == (16, 350)
-    assert Sequential({"a": 0.6}, n0=5, n=300).draws_range() == (5, 305)
+    assert Sequential({"a": 0.6}, n0=50, n=300).draws_range() == (5, 350)
+    assert Sequential({"a": 0.6}, n0=4, n=300).draws_range() == (4, 304)
 
 
 def test_the_chance_of_a_coin():
@@ -268,7 +310,7 @@ def test_sequential_bounds_are_within_what_their_counts_can_have_given():
     """Most end with the bound of their counts; what an earlier look had shown is kept, and is not above a target."""
     procedure = Sequential({"a": 0.6, "b": 0.8, "c": 0.95, "never": 0.9999999}, n0=50, n=1000, alpha=0.01)
     rng, kept = np.random.default_rng(0), 0
-    for p in np.tile(np.linspace(0.3, 1.0, 40), 10):
+    for p in np.tile(np.linspace(0.3, 1.0, 40), 20):
         tally = simulate(procedure, [p, 1 - p], rng)
         least, most = procedure.bound_range(tally.count, tally.n)
         assert least <= tally.p_lower <= most
@@ -289,3 +331,25 @@ def test_sequential_bounds_beyond_the_targets_are_those_of_the_counts():
     # Without a target within reach there is one look, at the end.
     bound = anytime_lower(7, 40, 0.01)
     assert Sequential({"a": 0.9999}, n=1000, alpha=0.01).bound_range(7, 40) == (bound, bound)
+
+
+def test_runs_that_name_no_test_were_taken_with_the_uniform_mixture():
+    """Numbers of the version before descriptions named it; ``sure`` gives others."""
+    outcomes = {"a": Outcome(0.6, None, "a"), "b": Outcome(0.8, None, "b")}
+    spec = {"name": "sequential", "n0": 50, "n": 1000, "alpha": 0.01}
+    old, new = (build_procedure(spec | more, outcomes, None) for more in ({}, {"mixture": "sure"}))
+    assert (old.describe()["mixture"], new.describe()["mixture"]) == ("uniform", "sure")
+    assert Sequential({"a": 0.6}).describe()["mixture"] == "sure"
+    for votes, (least, most) in {
+        (90, 90): (0.9308878302052196, 0.9308878302052196),
+        (90, 100): (0.7697986803026509, 0.8),
+        (7, 40): (0.03277412235944369, 0.41546085004229255),
+    }.items():
+        assert old.bound_range(*votes) == pytest.approx((least, most), rel=1e-11)
+        assert new.bound_range(*votes) != pytest.approx((least, most), rel=1e-6)
+    assert new.bound_range(90, 90)[0] > old.bound_range(90, 90)[0]
+    assert old.draws_needed(0.9088) > new.draws_needed(0.9088)
+    # Other rules of selection and blocks are free: the test decides what votes prove.
+    tally = voted([5, 0], 95, 95)
+    assert old.lower_bound(tally) == anytime_lower(95, 95, 0.01, "uniform")
+    assert new.lower_bound(tally) == anytime_lower(95, 95, 0.01, "sure")

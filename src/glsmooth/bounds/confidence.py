@@ -8,14 +8,19 @@ direction: lower bounds down, upper bounds up, evidence down.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincc, betaincinv, betaln
 
 from glsmooth.errors import UserError
 
 __all__ = [
+    "MIXTURE",
+    "MIXTURES",
+    "Mixture",
     "anytime_lower",
     "anytime_samples_needed",
     "clopper_pearson_lower",
@@ -29,6 +34,7 @@ __all__ = [
 # scipy's incomplete beta functions and their inverses are good to about 1e-13 relative; this is wider.
 _ROUNDING = 1e-11
 _SMALLEST = 1e-9  # lower bounds below it are 0
+_UNDERFLOW = 1e-290  # tails below it are not as good
 
 
 def _check_alpha(alpha: float) -> None:
@@ -106,29 +112,64 @@ def samples_needed(h_min: float, alpha: float) -> int | None:
     return None if h_min == 1 else math.floor(math.log(alpha) / math.log(h_min)) + 1
 
 
-def log_evidence(count: int, n: int, h: float) -> float:
+@dataclass(frozen=True)
+class Mixture:
+    """How an anytime-valid test of ``p <= h`` weighs the alternatives q = h + (1 - h) u, u in (0, 1].
+
+    The weights add up to 1 for every h, and are the same in u for every h.
+
+    Attributes:
+        sure: weight of u = 1, where each vote is a success, in [0, 1).
+        decline: the rest has density b (1 - u)^(b - 1), b = ``decline`` >= 1: more of them near h the larger it is.
+    """
+
+    sure: float
+    decline: int
+
+
+#: Tests by name: a run's description has the name, so that its numbers can be computed again. None may ever change.
+#: ``uniform`` is the test of the runs that name none; ``sure`` was chosen by ``benchmarks/search.py``.
+MIXTURES = {"uniform": Mixture(0.0, 1), "sure": Mixture(0.55, 2)}
+#: The test of new runs.
+MIXTURE = "sure"
+
+
+def log_evidence(count: int, n: int, h: float, mixture: str = MIXTURE) -> float:
     """log M_n(h), the evidence against ``p <= h`` after ``count`` successes in ``n`` draws; 0 < h < 1.
 
-    M_n(h) = ∫_h^1 p^S (1-p)^(n-S) dp / (1-h) / [h^S (1-h)^(n-S)] is a supermartingale in n for every p <= h,
-    so that P(sup_n M_n(h) >= 1/α) <= α: looking after every draw and stopping at will cost nothing. It
-    decreases in h. The value is rounded down.
+    M_n(h) = ∫ q^S (1-q)^F dν(u) / [h^S (1-h)^F] = ∫ (1 + u (1-h)/h)^S (1-u)^F dν(u), with S successes and F failures,
+    q = h + (1-h) u and ν the weights of the :class:`Mixture`. For each u the product gains a factor of mean at most 1 a
+    draw where p <= h. So it is a supermartingale in n for every p <= h, and P(sup_n M_n(h) >= 1/α) <= α: looking after
+    every draw and stopping at will cost nothing. It decreases in h, grows with S and falls with F, as each factor does.
+    The value is rounded down.
+
+    Args:
+        mixture: a name of ``MIXTURES``.
     """
     if n == 0:
         return 0.0
-    tail = float(betaincc(count + 1, n - count + 1, h))  # 1 - I_h(S + 1, n - S + 1)
-    if tail == 0:
-        return -math.inf  # it underflows where h is far above count / n: no evidence
-    log_m = (
-        float(betaln(count + 1, n - count + 1))
-        + math.log(tail)
-        - count * math.log(h)
-        - (n - count + 1) * math.log1p(-h)
-    )
+    weights = MIXTURES[mixture]
+    failures = n - count
+    # ∫_h^1 q^S (1-q)^(F + b - 1) dq by the incomplete beta function.
+    b = weights.decline
+    tail = float(betaincc(count + 1, failures + b, h))
+    log_m = -math.inf
+    if tail > _UNDERFLOW:  # below, h is far above count / n: no evidence
+        log_m = (
+            float(betaln(count + 1, failures + b))
+            + math.log(tail)
+            - count * math.log(h)
+            - (failures + b) * math.log1p(-h)
+            + math.log(b)
+            + math.log1p(-weights.sure)
+        )
+    if weights.sure > 0 and failures == 0:  # a failure rules u = 1 out
+        log_m = float(np.logaddexp(log_m, math.log(weights.sure) - n * math.log(h)))
     # Terms as large as n cancel: their rounding, about n machine epsilons, is taken off.
     return log_m - _ROUNDING - 1e-14 * n
 
 
-def anytime_lower(count: int, n: int, alpha: float) -> float:
+def anytime_lower(count: int, n: int, alpha: float, mixture: str = MIXTURE) -> float:
     """Lower confidence bound of p that holds at every n at once: sup{h : M_n(h) >= 1/α}, rounded down.
 
     P(the bound exceeds p at any n, however the votes decided when to stop) <= alpha. Its running maximum over
@@ -141,7 +182,7 @@ def anytime_lower(count: int, n: int, alpha: float) -> float:
         return 0.0
 
     def excess(h: float) -> float:
-        return log_evidence(count, n, h) - goal
+        return log_evidence(count, n, h, mixture) - goal
 
     # The evidence falls from +inf at h = 0 to at most 1 at h = count / n (to -inf just above, where it underflows).
     if excess(_SMALLEST) < 0:
@@ -153,16 +194,16 @@ def anytime_lower(count: int, n: int, alpha: float) -> float:
     return bound
 
 
-def fewest_successes(n: int, h: float, alpha: float) -> int | None:
+def fewest_successes(n: int, h: float, alpha: float, mixture: str = MIXTURE) -> int | None:
     """Least count of ``n`` draws whose anytime-valid bound exceeds ``h``; None when even n successes do
     not."""
     goal = -math.log(alpha)
-    if log_evidence(n, n, h) < goal:
+    if log_evidence(n, n, h, mixture) < goal:
         return None
     low, high = 0, n  # the evidence grows with the count; `high` always has enough
     while high - low > 1:
         middle = (low + high) // 2
-        if log_evidence(middle, n, h) >= goal:
+        if log_evidence(middle, n, h, mixture) >= goal:
             high = middle
         else:
             low = middle
@@ -170,11 +211,11 @@ def fewest_successes(n: int, h: float, alpha: float) -> int | None:
 
 
 @lru_cache(maxsize=65536)
-def anytime_samples_needed(h: float, alpha: float, failures: int = 0) -> int | None:
+def anytime_samples_needed(h: float, alpha: float, failures: int = 0, mixture: str = MIXTURE) -> int | None:
     """Least n at which the anytime-valid test can exceed ``h`` when ``failures`` of the n votes fail.
 
-    None when ``h`` is 1. With no failures it is about 1.3 times :func:`samples_needed`: the price of a test
-    that may be looked at after every draw.
+    None when ``h`` is 1. With no failures it is at most 1.12 times ln α / ln h, rounded up to a whole draw, for α from
+    1e-6 to 0.01 (1.32 times by ``uniform`` at 0.001): the price of a test that may be looked at after every draw.
     """
     _check_alpha(alpha)
     if h >= 1:
@@ -183,7 +224,7 @@ def anytime_samples_needed(h: float, alpha: float, failures: int = 0) -> int | N
 
     def enough(n: int) -> bool:
         # Without a success there is no evidence: n > failures only keeps counts from being negative.
-        return n > failures and log_evidence(n - failures, n, h) >= goal
+        return n > failures and log_evidence(n - failures, n, h, mixture) >= goal
 
     high = failures + 1
     while not enough(high):

@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from glsmooth.bounds import Outcome, evaluate
+from glsmooth.bounds.confidence import MIXTURE
 from glsmooth.commands.estimate import estimate, preflight
 from glsmooth.commands.mains import certify as main
 from glsmooth.configuration.build import build_family, build_region
@@ -117,6 +118,9 @@ def run(cfg: DictConfig) -> None:
     identity = decisive(settings, "certify") | {"ckpt": job.checkpoint.sha256}  # the one that was read
     if job.approximate is not None:
         identity["approximate"] = True  # rows that never count: mended code shall not take them over
+    mixture = job.procedure.describe().get("mixture")
+    if mixture is not None:
+        identity["monte_carlo.mixture"] = mixture  # the summary names one test for all rows
     if not trainer.is_global_zero:  # started by Slurm or torchrun; the first process keeps the records
         trainer.predict(module, return_predictions=False)
         return
@@ -159,7 +163,7 @@ def _prepare(cfg: DictConfig) -> _Job:
     family.check_region(region)
     approximate = _check_transformation(family, region, images, settings["approximate"])
     outcomes = evaluate(family, region, settings["bound"]["methods"])
-    procedure = build_procedure(settings["monte_carlo"], outcomes, family)
+    procedure = build_procedure({**settings["monte_carlo"], "mixture": MIXTURE}, outcomes, family)
     if approximate is not None:
         # Nothing is certified; votes stop where they would for a certificate.
         residual, why = approximate["residual"], why_approximate(approximate)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from glsmooth.bounds import METHODS, Outcome
+from glsmooth.bounds.confidence import MIXTURES
 from glsmooth.configuration.fields import (
     FLAG,
     OBJECT,
@@ -219,6 +220,7 @@ _RULES = {
     "monte_carlo.n": _COUNT,
     "monte_carlo.alpha": number("a number in [0, 1)", "0.001", lambda v: 0 <= v < 1),
     "monte_carlo.randomised": FLAG.or_null(),
+    "monte_carlo.mixture": choice(*MIXTURES).or_null(),
     "monte_carlo.vote": choice("argmax", "majority").or_null(),
     "monte_carlo.interval": choice("one-sided", "two-sided").or_null(),
     "monte_carlo.stopped_for": OBJECT.or_null(),

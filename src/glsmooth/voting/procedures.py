@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from scipy.special import betaincc
+from scipy.special import betainc, betaincc
 
 from glsmooth.bounds import Outcome
 from glsmooth.bounds.confidence import (
+    MIXTURE,
     anytime_lower,
     anytime_samples_needed,
     clopper_pearson_lower,
@@ -191,11 +192,16 @@ class FixedSample:
         } | ({"randomised": True} if self.randomised else {})
 
 
-# Sequential draws. None of these numbers touches validity; they trade draws against undecided images.
-_SELECTION_BLOCK = 16  # selection draws at a time
-_SELECTION_LEAD = 8  # votes by which the leader must lead the second: a wrong choice only loses the image
-_FIRST_BLOCK = 32  # counting draws until the first look
-_HOPELESS = 0.01  # chance, given the votes, of being certifiable within n below which an image is given up
+# Sequential draws. None of these numbers touches validity; they trade draws against undecided images and were chosen by
+# benchmarks/search.py.
+_DOUBT = 0.02  # chance, given the votes, that the second class is ahead of the first: selection ends at that
+_SETTLED = 16  # selection draws before an image may be given up: its prediction is reported
+# Counting draws between looks. Up to the first n at which the image can be certified: what is missing, but at most
+# _FIRST_BLOCK or one in _GROWTH of those so far. Where that n is near: at least one in _STEP.
+_FIRST_BLOCK, _GROWTH, _STEP = 8, 4, 32
+# An image is given up when its chance, given the votes, of being certifiable within n is at most this times the share
+# of all draws that it has used: the longer it lasts, the more draws it takes to learn more.
+_HOPELESS = 0.25
 
 
 @dataclass(frozen=True)
@@ -212,46 +218,51 @@ class Sequential:
         n0: selection draws, at most.
         n: counting draws, at most.
         alpha: failure probability.
+        mixture: the test, a name of :data:`glsmooth.bounds.confidence.MIXTURES`.
     """
 
     targets: Mapping[str, float]
     n0: int = 200
     n: int = 2000
     alpha: float = 1e-3
+    mixture: str = MIXTURE
     rule: VoteRule = "argmax"
 
     def __post_init__(self) -> None:
         _check(self.n0, self.n, self.alpha)
         # What the rate of votes must be in the end for the target to be certified.
-        needed = {h: fewest_successes(self.n, h, self.alpha) for h in self.targets.values()}
+        needed = {h: fewest_successes(self.n, h, self.alpha, self.mixture) for h in self.targets.values()}
         reachable = {h: count / self.n for h, count in needed.items() if count is not None}
         object.__setattr__(self, "_rates", dict(sorted(reachable.items())))
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
-        if tally.n0 == 0:
-            return {Stream.SELECTION: min(_SELECTION_BLOCK, self.n0)}
         open_targets = self._open(tally)
-        if open_targets and tally.n == 0 and not self._selected(tally):
-            return {Stream.SELECTION: min(_SELECTION_BLOCK, self.n0 - tally.n0)}
+        if tally.n == 0 and tally.n0 < self.n0:
+            more = _until_selected(tally)
+            if more and (open_targets or tally.n0 < _SETTLED):
+                return {Stream.SELECTION: min(more, self.n0 - tally.n0)}
         if open_targets and tally.n < self.n:
             return {Stream.COUNTING: self._block(tally, open_targets[-1])}
         return {}
 
     def lower_bound(self, tally: Tally) -> float:
         # Whatever the bound has been at any time still holds.
-        return max(tally.p_seen, anytime_lower(tally.count, tally.n, self.alpha)) if tally.n else tally.p_seen
+        return max(tally.p_seen, self._bound(tally.count, tally.n)) if tally.n else tally.p_seen
 
     def bound_range(self, count: int, n: int, coin: float = 1.0) -> tuple[float, float]:
         del coin
         if n == 0:
             return 0.0, 0.0
-        least = anytime_lower(count, n, self.alpha)
+        least = self._bound(count, n)
         # An earlier look counts, too. It had at most ``count`` successes, and the evidence falls with every failure:
         # it cannot have reached more than all successes and no failure do. And votes went on after it only for a
         # target that it had not passed.
         rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
-        earlier = min(anytime_lower(count, count, self.alpha), max(rates)) if count and rates else 0.0
+        earlier = min(self._bound(count, count), max(rates)) if count and rates else 0.0
         return least, max(least, earlier)
+
+    def _bound(self, count: int, n: int) -> float:
+        return anytime_lower(count, n, self.alpha, self.mixture)
 
     def _open(self, tally: Tally) -> list[float]:
         """Targets that are neither certified nor hopeless, ascending; certified ones raise ``tally.p_seen``."""
@@ -259,37 +270,33 @@ class Sequential:
             return []
         rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
         count, n = tally.count, tally.n
+        goal = -math.log(self.alpha)
         # Whether >= or > decides nothing: log_evidence is rounded down, and p_A is what certifies.
-        if n and any(h >= tally.p_seen and log_evidence(count, n, h) >= -np.log(self.alpha) for h in rates):
-            tally.p_seen = max(tally.p_seen, anytime_lower(count, n, self.alpha))
+        if n and any(h >= tally.p_seen and log_evidence(count, n, h, self.mixture) >= goal for h in rates):
+            tally.p_seen = max(tally.p_seen, self._bound(count, n))
         # P(p >= rate) given all votes for the class, under a uniform prior.
         successes = count + int(tally.selection[tally.prediction])
         failures = n + tally.n0 - successes
+        least = _HOPELESS * (tally.n0 + n) / (self.n0 + self.n)
         return [
-            h
-            for h, rate in rates.items()
-            if h >= tally.p_seen and betaincc(successes + 1, failures + 1, rate) > _HOPELESS
+            h for h, rate in rates.items() if h >= tally.p_seen and betaincc(successes + 1, failures + 1, rate) > least
         ]
-
-    def _selected(self, tally: Tally) -> bool:
-        second, first = np.sort(tally.selection)[-2:]
-        return tally.n0 >= self.n0 or first - second >= _SELECTION_LEAD
 
     def _block(self, tally: Tally, target: float) -> int:
         """Up to the first n at which the target can be certified, by steps that grow with n.
 
         Any sizes would do, since p_A holds at every n; but the records depend on them.
         """
-        earliest = anytime_samples_needed(target, self.alpha, tally.n - tally.count)
+        earliest = anytime_samples_needed(target, self.alpha, tally.n - tally.count, self.mixture)
         assert earliest is not None
-        block = min(max(earliest - tally.n, tally.n // 16, 1), max(_FIRST_BLOCK, tally.n // 2))
+        block = min(max(earliest - tally.n, tally.n // _STEP, 1), max(_FIRST_BLOCK, tally.n // _GROWTH))
         return min(block, self.n - tally.n)
 
     def draws_needed(self, h_min: float) -> int | None:
-        return anytime_samples_needed(h_min, self.alpha)
+        return anytime_samples_needed(h_min, self.alpha, mixture=self.mixture)
 
     def draws_range(self) -> tuple[int, int]:
-        return min(_SELECTION_BLOCK, self.n0), self.n0 + self.n
+        return min(_until_selected(Tally(0, 2)), self.n0), self.n0 + self.n
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -297,9 +304,20 @@ class Sequential:
             "n0": self.n0,
             "n": self.n,
             "alpha": self.alpha,
+            "mixture": self.mixture,
             "vote": self.rule,
             "stopped_for": dict(self.targets),
         }
+
+
+def _until_selected(tally: Tally) -> int:
+    """Fewest selection draws more that can end the selection; 0 where it has ended."""
+    second, first = (int(votes) for votes in np.sort(tally.selection)[-2:])
+    more = 0
+    # P(the second class is the more probable one) given the votes for the two, under a uniform prior.
+    while betainc(first + more + 1, second + 1, 0.5) > _DOUBT:
+        more += 1
+    return more
 
 
 def fewest_visits(law: FiniteLaw, masses: Iterable[int], leader: int, n: int) -> int:
@@ -396,7 +414,8 @@ def build_procedure(spec: Mapping[str, Any], outcomes: Mapping[str, Outcome], fa
     """The procedure of a configuration's ``monte_carlo``, or of the description of a run.
 
     Args:
-        spec: name, n0, n, alpha and, for a fixed number of draws, randomised.
+        spec: name, n0, n, alpha; for a fixed number of draws randomised, for sequential ones the mixture (``uniform``
+            where none is given: the runs that name none were taken with it).
         outcomes: those that may stop the votes of an image.
 
     Raises:
@@ -408,7 +427,7 @@ def build_procedure(spec: Mapping[str, Any], outcomes: Mapping[str, Outcome], fa
         return Exhaustive(FiniteLaw.of(family), targets)
     n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
     if name == "sequential":
-        return Sequential(targets, n0, n, alpha)
+        return Sequential(targets, n0, n, alpha, spec.get("mixture") or "uniform")
     randomised = bool(spec.get("randomised", False))
     if name == "paper":
         return FixedSample(n0, n, alpha, randomised=randomised)
