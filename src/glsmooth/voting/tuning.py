@@ -6,6 +6,7 @@ real batches, from draws to votes, say more than any rule. What is chosen change
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -138,8 +139,9 @@ class _Search:
         self.all_threads = threads
         self.rates: dict[Speed, float] = {}  # evaluations a second; 0 where they are not possible
         self.note, self.cut = "", False
-        least = procedure.draws_range()[0] + clean
-        self.evaluations = images * least  # at least
+        least, most = (draws + clean for draws in procedure.draws_range())
+        # Where votes stop early, a typical image takes about the geometric mean of what it can take.
+        self.evaluations = images * math.sqrt(least * most)
         self.most = min(largest_batch(procedure, images, clean), max(_SMALL, images * least))
         self.start = time.perf_counter()
         self.seconds = _SECONDS
