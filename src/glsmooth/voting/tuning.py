@@ -289,6 +289,8 @@ class _Search:
         if self.device == "cpu":
             torch.set_num_threads(int(speed.threads))
         size = int(speed.batch_size)
+        # A GPU works while the host draws the next batch; to wait for each would be to measure something else.
+        batches = 1 if self.device == "cpu" else 4
         # More draws than will be taken of one image.
         engine = VoteEngine(self.classifier, self.family, FixedSample(n0=1, n=2**40), batch_size=size)
         engine.add(*self.image)
@@ -300,10 +302,11 @@ class _Search:
         start, fastest = time.perf_counter(), 0.0
         for number in range(_MOST):
             before = time.perf_counter()
-            engine.step()
+            for _ in range(batches):
+                engine.step()
             self._wait()
             now = time.perf_counter()
-            fastest = max(fastest, size / (now - before))
+            fastest = max(fastest, batches * size / (now - before))
             if number + 1 >= _LEAST and now - start > enough:
                 break
         return fastest
