@@ -38,7 +38,7 @@ DEFAULTS = {
     "transform": "contrast_brightness",
     "batches": [1, 2, 4, 8, 16, 32, 64, 128, 256],
     "gpu_batches": [32, 64, 128, 256, 512, 1024, 2048, 4096],
-    "most": 20.0,  # seconds of one batch, above which larger ones are not tried
+    "most": 4.0,  # seconds of one batch, above which larger ones are not tried
     "seconds": 0.3,  # of a measurement, at least
     "turns": 3,
 }
