@@ -89,7 +89,7 @@ def run(cfg: DictConfig) -> None:
         print(f"Resuming from {last}", file=sys.stderr)
     start = time.monotonic()
     with wandb_run(settings, directory) as logged, spawned(family):
-        trainer = _trainer(settings, directory, logged)
+        trainer = make_training(settings, directory, logged)
         try:
             trainer.fit(module, ckpt_path=last if last.is_file() else None)
         except Stopped as stop:
@@ -161,7 +161,7 @@ def _refuse_another_run(last: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _trainer(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
+def make_training(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
     chosen = settings["trainer"]
     saved: dict[str, Any] = {
         "dirpath": directory,
@@ -170,6 +170,8 @@ def _trainer(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
     }
     # A version each time that the run is started: a resumed run keeps the metrics of its first part.
     loggers: list[Logger] = [CSVLogger(directory, name="metrics")]
+    # Of what deterministic="warn" asks for below: to fill memory before it is written, as no step here needs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if logged is not None:
         from lightning.pytorch.loggers import WandbLogger
 
