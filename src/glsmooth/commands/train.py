@@ -35,6 +35,7 @@ from glsmooth.learning.trainer import (
     make_trainer,
     quieten_lightning,
     spawned,
+    training_precision,
     wandb_run,
 )
 from glsmooth.learning.training import CLEAN, UNDER_LAW, TrainingModule, TrainingProgress
@@ -61,9 +62,13 @@ def run(cfg: DictConfig) -> None:
         # The checkpoint is used from other directories.
         settings["dataset"]["root"] = str(Path(settings["dataset"]["root"]).expanduser().resolve())
     settings["model"] = resolve_model(settings["model"], data.name)
-    payload = make_payload(settings, data)
     last, best = directory / "last.ckpt", directory / "best.ckpt"
-    _refuse_another_run(last, payload["identity"])
+    begun = _own(last) if last.is_file() else None
+    asked = settings["trainer"]["precision"]
+    settings["trainer"]["precision"] = training_precision(settings, begun.precision if begun else None)
+    payload = make_payload(settings, data)
+    if begun is not None:
+        _refuse_another_run(directory, begun.identity, payload["identity"])
     if (directory / SUMMARY).is_file() and best.is_file():
         print(f"This run is finished already. To train anew, change a setting (seed=1) or remove {directory}")
         _say_what_next(best, _own(best))
@@ -85,8 +90,11 @@ def run(cfg: DictConfig) -> None:
         remove_leftovers(directory)
         write_config(directory, settings)
     before = {checkpoint: file_digest(checkpoint) for checkpoint in (last, best) if checkpoint.is_file()}
-    if last.is_file():
+    if begun is not None:
         print(f"Resuming from {last}", file=sys.stderr)
+    if asked == "auto" and is_first_process():
+        kept = ", as in last.ckpt" if begun is not None else ""
+        print(f"trainer.precision=auto: {payload['precision']}{kept}", file=sys.stderr)
     start = time.monotonic()
     with wandb_run(settings, directory) as logged, spawned(family):
         trainer = make_training(settings, directory, logged)
@@ -150,18 +158,17 @@ def _own(file: Path) -> Checkpoint:
         raise UserError(f"{file}: missing, damaged, or not of this program; {_AFRESH}") from error
 
 
-def _refuse_another_run(last: Path, identity: Mapping[str, Any]) -> None:
+def _refuse_another_run(directory: Path, begun: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Stop before an existing run in the same directory is resumed with other settings."""
-    if not last.is_file():
-        return
-    other = difference(_own(last).identity, identity)
+    other = difference(begun, identity)
     if other is not None:
         raise UserError(
-            f"hydra.run.dir={last.parent}: holds a run with {other}; use another hydra.run.dir, or remove that one"
+            f"hydra.run.dir={directory}: holds a run with {other}; use another hydra.run.dir, or remove that one"
         )
 
 
 def make_training(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
+    """The Trainer of a run: its bar, its checkpoints and its logs, in the precision of ``settings``, not auto."""
     chosen = settings["trainer"]
     saved: dict[str, Any] = {
         "dirpath": directory,
