@@ -8,6 +8,8 @@ with the same optimizer, precision, memory format and loss on one ready batch of
 step, with torch's fastest algorithms. Both run in turns in this process: training is held up in the middle of its epoch
 for the bare loop's steps. Starting, validation and what is saved after an epoch do not count. The quieter half of the
 turns does; on a CPU there is also the ratio of CPU time, which other programs disturb less.
+
+The part ``precision`` compares precisions alone: steps of the bare loop and forward passes, in turns.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ from glsmooth.learning.losses import training_loss
 from glsmooth.learning.models import build_model
 from glsmooth.learning.trainer import quieten_lightning
 from glsmooth.learning.training import TrainingModule
-from glsmooth.voting.classifier import PRECISIONS
+from glsmooth.voting.classifier import PRECISIONS, BaseClassifier
+from glsmooth.voting.engine import keep_freed_memory
 
 DEFAULTS = {
+    "parts": ["training", "precision"],
     "device": None,  # null: a GPU if there is one
     "threads": None,  # torch's threads on a CPU
-    # Network, channels, image size, images a batch on a CPU and on a GPU; each has m = 2 copies.
-    "networks": [["small_cnn", 1, 32, 64, 64], ["cifar_resnet20", 3, 32, 128, 128], ["resnet50", 3, 224, 2, 64]],
+    # Network, channels, image size, images a batch on a CPU (null: too slow there) and on a GPU; each has m = 2 copies.
+    "networks": [["small_cnn", 1, 32, 64, 64], ["cifar_resnet20", 3, 32, 128, 128], ["resnet50", 3, 224, None, 64]],
     "precisions": ["32-true", "bf16-mixed"],
     "transform": "contrast_brightness",
     "turns": 20,
@@ -164,6 +168,78 @@ def measure(
     return turns.quiet()
 
 
+def training(cfg: DictConfig, device: torch.device) -> None:
+    """Print a table of ratios: training over the bare loop."""
+    cpu = device.type == "cpu"
+    more = " ratio of CPU time | training, images/CPU s |" * cpu
+    print(f"\n| network | precision | bare loop, images/s | training, images/s | ratio |{more}")
+    print("|---|---|---:|---:|---:|" + "---:|---:|" * cpu)
+    for name, channels, size, batch_size in batches(cfg, device):
+        for precision in cfg.precisions:
+            wall, cpu_time, bare_wall, bare_cpu = measure(cfg, device, name, channels, size, batch_size, precision)
+            print(
+                f"| {name} {channels}×{size}×{size}, {batch_size} images, 2 copies | {precision} "
+                f"| {batch_size / bare_wall:,.1f} | {batch_size / wall:,.1f} | {bare_wall / wall:.3f} |"
+                + (f" {bare_cpu / cpu_time:.3f} | {batch_size / cpu_time:,.1f} |" if cpu else ""),
+                flush=True,
+            )
+
+
+def precision(cfg: DictConfig, device: torch.device) -> None:
+    """Print how much faster every precision is than the first, in CPU time on a CPU: medians of the turns' ratios."""
+    if device.type == "cpu":
+        keep_freed_memory()  # as training and certification do
+    number = cfg.gpu_steps if device.type == "cuda" else 1
+    print(f"\n| network | precision | training over {cfg.precisions[0]} | evaluation over {cfg.precisions[0]} |")
+    print("|---|---|---:|---:|")
+    for name, channels, size, batch_size in batches(cfg, device):
+        works: list[tuple[Any, Any]] = []
+        for chosen in cfg.precisions:
+            settings = settings_of(cfg, device, chosen, batch_size)
+            copies = settings["loss"]["copies"]
+            images = torch.rand(copies * batch_size, channels, size, size, device=device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            labels = torch.randint(10, (batch_size,), device=device)
+            model = network(name, channels, size).to(device, memory_format=torch.channels_last)
+            classifier = BaseClassifier(
+                network(name, channels, size).eval(), 10, device=device, precision=chosen, channels_last=True
+            )
+            works.append((bare_loop(model, settings, images, labels), forward(classifier, images)))
+        turns = []
+        for _ in range(cfg.turns + 1):
+            turns.append([[seconds(work, number, device) for work in pair] for pair in works])
+        times = np.array(turns[1:])
+        for chosen, gains in zip(cfg.precisions, np.median(times[:, :1] / times, axis=0), strict=True):
+            print(f"| {name} {channels}×{size}×{size} | {chosen} | {gains[0]:.2f}× | {gains[1]:.2f}× |", flush=True)
+
+
+def forward(classifier: BaseClassifier, images: torch.Tensor) -> Any:
+    """Passes of the network alone on one batch."""
+
+    @torch.inference_mode()
+    def passes(number: int) -> None:
+        for _ in range(number):
+            classifier(images)
+
+    return passes
+
+
+def seconds(work: Any, number: int, device: torch.device) -> float:
+    """Of CPU time on a CPU."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    began = clock()
+    work(number)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - began
+
+
+def batches(cfg: DictConfig, device: torch.device) -> list[tuple[str, int, int, int]]:
+    """Network, channels, image size and images a batch on this device."""
+    chosen = [(*rest, cpu if device.type == "cpu" else gpu) for *rest, cpu, gpu in cfg.networks]
+    return [batch for batch in chosen if batch[-1] is not None]
+
+
 def main() -> None:
     cfg = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
     assert isinstance(cfg, DictConfig)
@@ -173,21 +249,10 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__} on {name}, seed {cfg.seed}")
     quieten_lightning()
-    cpu = device.type == "cpu"
-    print("\n| network | precision | bare loop, images/s | training, images/s | ratio |" + " ratio of CPU time |" * cpu)
-    print("|---|---|---:|---:|---:|" + "---:|" * cpu)
-    for network_name, channels, size, cpu_batch, gpu_batch in cfg.networks:
-        batch_size = cpu_batch if cpu else gpu_batch
-        for precision in cfg.precisions:
-            wall, cpu_time, bare_wall, bare_cpu = measure(
-                cfg, device, network_name, channels, size, batch_size, precision
-            )
-            print(
-                f"| {network_name} {channels}×{size}×{size}, {batch_size} images, 2 copies | {precision} "
-                f"| {batch_size / bare_wall:,.1f} | {batch_size / wall:,.1f} | {bare_wall / wall:.3f} |"
-                + (f" {bare_cpu / cpu_time:.3f} |" if cpu else ""),
-                flush=True,
-            )
+    if "training" in cfg.parts:
+        training(cfg, device)
+    if "precision" in cfg.parts:
+        precision(cfg, device)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def test_checkpoints(finished):
     for name in ("best.ckpt", "last.ckpt"):
         content = torch.load(finished / name, weights_only=True)
         assert content["glsmooth"]["transform"]["_target_"] == "glsmooth.transforms.ContrastBrightness"
+        assert all(value.is_contiguous() for value in content["state_dict"].values())
     last, best = load_checkpoint(finished / "last.ckpt"), load_checkpoint(finished / "best.ckpt")
     assert last.metrics["epoch"] == 4
     assert best.metrics[UNDER_LAW] >= last.metrics[UNDER_LAW]

@@ -200,6 +200,8 @@ class TrainingModule(LightningModule):
                 raise ValueError(f"the optimizer's momentum {number} has shape {tuple(momentum.shape)}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Weights lie in the file as any other program has them.
+        checkpoint["state_dict"] = {name: value.contiguous() for name, value in checkpoint["state_dict"].items()}
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint[KEY] = {**self.payload, "metrics": {"epoch": self.current_epoch + 1, **metrics}}
 
