@@ -4,6 +4,7 @@ precision it trains."""
 import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy
 
 from glsmooth.errors import UserError
@@ -32,6 +33,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_S
 def environment(monkeypatch):
     for name in [*SRUN, *TORCHRUN]:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # Lightning notes it, and later tests are alone
 
     def set_(variables):
         for name, value in variables.items():
