@@ -256,6 +256,8 @@ def test_the_speed_is_measured_printed_recorded_and_kept(checkpoint, tmp_path, c
     assert line.startswith(f"Speed: {Speed(**kept).words('cpu')} (measured in ")
     assert read(tmp_path / "auto")[1]["speed"] == kept
     check_stored(tmp_path / "auto")
+    typed = " ".join(f"{key}={json.dumps(value)}" for key, value in kept.items())  # as it is typed to run it again
+    assert ("speed", typed) in tables.provenance(load_run(tmp_path / "auto"))
     # No draw depends on it; nor does a vote, here.
     records = (tmp_path / "auto" / "records.csv").read_bytes()
     assert records == (tmp_path / "settled" / "records.csv").read_bytes()
