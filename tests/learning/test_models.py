@@ -216,3 +216,15 @@ def test_weights_of_strange_names_and_shapes_are_told_shortly(tmp_path, change, 
         build_model(spec, 10, 1, (0.5,), (0.5,), (8, 8))
     assert len(str(refused.value)) < 500
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "cifar_resnet20", "resnet18", "efficientnet_lite0"])
+def test_logits_are_of_float32_in_half_precision(name):
+    """Of bfloat16 they have 8 bits: the two largest are often equal, and a tie is no vote."""
+    torch.manual_seed(0)
+    spec = {"name": name, "pretrained": False, "weights": None}
+    model = build_model(spec, 10, 3, [0.5] * 3, [0.25] * 3, (32, 32)).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.rand(64, 3, 32, 32))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())

@@ -5,6 +5,7 @@ Help, and mistakes that Hydra finds, come without torch: whatever imports it is 
 
 from __future__ import annotations
 
+import atexit
 import copy
 import errno
 import gc
@@ -157,8 +158,15 @@ def _importing() -> Iterator[None]:
     finally:
         if len(sys.modules) > modules:  # else there may be garbage, of the jobs before
             gc.freeze()
+            atexit.register(_unfreeze)
         if searching:
             gc.enable()
+
+
+def _unfreeze() -> None:
+    # What binds triton to Python complains of every object that outlives the program, and of hundreds.
+    if "triton" in sys.modules:
+        gc.unfreeze()
 
 
 def _run_of(command: str) -> Callable[[DictConfig], None]:

@@ -49,6 +49,17 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
 
+class Head(nn.Linear):
+    """A last layer that computes in float32 also where autocast has the others in half precision.
+
+    Logits of 8 bits tie now and then, and a tie is no vote.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(features.float(), self.weight, self.bias)
+
+
 def _conv_bn(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
@@ -71,7 +82,7 @@ class SmallCNN(nn.Module):
             _conv_bn(64, 128),
             nn.ReLU(),
         )
-        self.fc = nn.Linear(128, num_classes)
+        self.fc = Head(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.features(images).mean(dim=(2, 3)))
@@ -108,7 +119,7 @@ class CifarResNet(nn.Module):
                 blocks.append(_BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(64, num_classes)
+        self.fc = Head(64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -164,6 +175,9 @@ def build_model(
         _load_weights(network, Path(weights).expanduser(), num_classes, bool(spec.get("new_head")))
     elif spec.get("pretrained"):
         _new_head_of_pretrained(network, name, num_classes, bool(spec.get("new_head")))
+    for layer in map(dict(network.named_modules()).get, _layers_of_head(network)):
+        if type(layer) is nn.Linear:
+            layer.__class__ = Head  # the same weights under the same names
     check_takes(model, name, channels, image_size)
     return model
 
@@ -230,9 +244,13 @@ def _new_head_of_pretrained(network: Any, name: str, num_classes: int, wanted: b
 
 def _head_of(network: nn.Module) -> set[str]:
     """Names of the last layer's tensors: timm says which layer it is, the networks of this module call it fc."""
-    layers = getattr(network, "default_cfg", {}).get("classifier", "fc")
-    prefixes = tuple(f"{layer}." for layer in ([layers] if isinstance(layers, str) else layers))
+    prefixes = tuple(f"{layer}." for layer in _layers_of_head(network))
     return {key for key in network.state_dict() if key.startswith(prefixes)}
+
+
+def _layers_of_head(network: nn.Module) -> list[str]:
+    layers = getattr(network, "default_cfg", {}).get("classifier", "fc")
+    return [layers] if isinstance(layers, str) else list(layers)
 
 
 def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bool) -> None:
