@@ -157,9 +157,9 @@ def answer(cfg: DictConfig, device: torch.device) -> None:
     case = Case(*cfg.case)
     torch.manual_seed(0)
     spec = {"name": cfg.network, "pretrained": False, "weights": None}
-    model = build_model(spec, 10, 3, [0.5] * 3, [0.25] * 3, (case.size, case.size))
+    model = build_model(spec, 10, 3, [0.5] * 3, [0.25] * 3, (case.size, case.size)).eval()
     classifier = BaseClassifier(model, 10, device=device)
-    procedure = FixedSample(N0, case.n)
+    family, procedure = case.family, FixedSample(N0, case.n)
     batch = torch.rand(cfg.batch_size, 3, case.size, case.size, device=device)
     memory = Memory(device)
 
@@ -169,15 +169,14 @@ def answer(cfg: DictConfig, device: torch.device) -> None:
             yield index, torch.rand(3, case.size, case.size)
 
     def certified() -> None:
-        engine = VoteEngine(classifier, case.family, procedure, batch_size=cfg.batch_size)
+        engine = VoteEngine(classifier, family, procedure, batch_size=cfg.batch_size)
         for tally in engine.run(images()):
             procedure.lower_bound(tally)
 
     @torch.inference_mode()
     def network() -> None:
-        with classifier.ready(batch[0].cpu()):
-            for _ in range(BATCHES):
-                classifier(batch)
+        for _ in range(BATCHES):
+            classifier(batch)
 
     print("ready", flush=True)
     for _ in sys.stdin:
