@@ -55,8 +55,8 @@ DEFAULTS = {
     "seed": 0,
 }
 CLASSES = 10
-#: Images are compared where p_A is at least this: there, n0 = 100 votes select another class about once in a thousand times
-#: even if all other votes are for one class.
+#: Images are compared where p_A is at least this: there, n0 = 100 votes select another class about once in a thousand
+#: times even if all other votes are for one class.
 SURE = 0.65
 #: Two counts that are less probable than this, if both are votes of one classifier, are not chance.
 CHANCE = 1e-6
