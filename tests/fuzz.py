@@ -366,6 +366,7 @@ def _digits_checkpoint() -> dict[str, Any]:
         "model": {"name": "small_cnn", "pretrained": None, "weights": None},
         "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
         "optimizer": {},
+        "trainer": {"precision": "32-true"},
         "seed": 0,
     }
     torch.manual_seed(0)

@@ -39,6 +39,7 @@ def untrained(tmp_path_factory):
         "model": {"name": "small_cnn", "pretrained": None, "weights": None},
         "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
         "optimizer": {},
+        "trainer": {"precision": "32-true"},
     }  # fmt: skip
     paths = []
     for seed in range(2):

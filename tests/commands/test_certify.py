@@ -35,6 +35,7 @@ from glsmooth.runs.run import load_run
 from glsmooth.runs.summary import Numbers
 from glsmooth.transforms import Translation
 from glsmooth.voting import tuning
+from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.draws import coin
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import FixedSample, Sequential
@@ -57,6 +58,7 @@ def checkpoint(tmp_path_factory):
         "model": {"name": "small_cnn", "pretrained": None, "weights": None},
         "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
         "optimizer": {},
+        "trainer": {"precision": "32-true"},
         "seed": 0,
     }
     settings["dataset"]["subset_seed"] = 0
@@ -159,6 +161,35 @@ def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("no_report")
+def test_what_is_certified_is_the_network_in_the_precision_of_its_training(
+    checkpoint, tmp_path, capsys, no_report, monkeypatch
+):
+    content = torch.load(checkpoint, weights_only=True)
+    content[KEY]["precision"] = "bf16-mixed"
+    torch.save(content, tmp_path / "best.ckpt")
+    used = set()
+
+    class Watched(BaseClassifier):
+        def __init__(self, *args, precision, **options):
+            used.add(precision)
+            super().__init__(*args, precision=precision, **options)
+
+    monkeypatch.setattr(certification, "BaseClassifier", Watched)
+    run(tmp_path / "best.ckpt", tmp_path / "auto")
+    assert used == {"bf16-mixed"}
+    assert "another base classifier" not in capsys.readouterr().err
+    run(tmp_path / "best.ckpt", tmp_path / "typed", "precision=32-true")
+    assert (
+        "precision=32-true: certifies another base classifier than the one that was trained and validated, in "
+        "bf16-mixed\n" in capsys.readouterr().err
+    )
+    run(tmp_path / "best.ckpt", tmp_path / "auto", "precision=bf16-mixed")  # the same run, which is finished
+    assert used == {"bf16-mixed", "32-true"}
+    for name, precision in (("auto", "bf16-mixed"), ("typed", "32-true")):
+        assert read(tmp_path / name)[1]["precision"] == precision
+        assert f"precision: {precision}\n" in (tmp_path / name / "config.yaml").read_text()
+
+
 def test_the_same_command_again_and_a_torn_file(checkpoint, tmp_path):
     run(checkpoint, tmp_path)
     content = (tmp_path / "records.csv").read_bytes()
@@ -225,6 +256,8 @@ def test_the_speed_is_measured_printed_recorded_and_kept(checkpoint, tmp_path, c
     assert line.startswith(f"Speed: {Speed(**kept).words('cpu')} (measured in ")
     assert read(tmp_path / "auto")[1]["speed"] == kept
     check_stored(tmp_path / "auto")
+    typed = " ".join(f"{key}={json.dumps(value)}" for key, value in kept.items())  # as it is typed to run it again
+    assert ("speed", typed) in tables.provenance(load_run(tmp_path / "auto"))
     # No draw depends on it; nor does a vote, here.
     records = (tmp_path / "auto" / "records.csv").read_bytes()
     assert records == (tmp_path / "settled" / "records.csv").read_bytes()
@@ -368,6 +401,7 @@ def test_classes_and_images_may_be_called_anything(tmp_path, capsys):
         "model": {"name": "small_cnn", "pretrained": None, "weights": None},
         "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
         "optimizer": {},
+        "trainer": {"precision": "32-true"},
         "seed": 0,
     }
     data = load_dataset(dataset)

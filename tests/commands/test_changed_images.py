@@ -67,6 +67,7 @@ def run(tmp_path, folder, *overrides):
         "model": {"name": "small_cnn", "pretrained": None, "weights": None},
         "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
         "optimizer": {},
+        "trainer": {"precision": "32-true"},
     }  # fmt: skip
     checkpoint = tmp_path / "best.ckpt"
     if not checkpoint.exists():

@@ -17,6 +17,7 @@ from glsmooth.commands import train
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import file_digest
 from glsmooth.errors import UserError
+from glsmooth.learning import trainer
 from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.trainer import WholeCheckpoints
 from glsmooth.learning.training import UNDER_LAW, TrainingModule
@@ -24,6 +25,7 @@ from glsmooth.learning.training import UNDER_LAW, TrainingModule
 SHORT = [
     "trainer.accelerator=cpu",
     "trainer.limit_train_batches=2",
+    "trainer.precision=32-true",
     "trainer.progress=false",
     "optimizer.epochs=4",
     "dataset.image_size=[16,16]",
@@ -52,6 +54,7 @@ def test_checkpoints(finished):
     for name in ("best.ckpt", "last.ckpt"):
         content = torch.load(finished / name, weights_only=True)
         assert content["glsmooth"]["transform"]["_target_"] == "glsmooth.transforms.ContrastBrightness"
+        assert all(value.is_contiguous() for value in content["state_dict"].values())
     last, best = load_checkpoint(finished / "last.ckpt"), load_checkpoint(finished / "best.ckpt")
     assert last.metrics["epoch"] == 4
     assert best.metrics[UNDER_LAW] >= last.metrics[UNDER_LAW]
@@ -202,6 +205,42 @@ def test_mixed_precision(tmp_path):
     run(tmp_path / "run", "trainer.precision=bf16-mixed", "optimizer.epochs=1")
     state = load_checkpoint(tmp_path / "run" / "best.ckpt").state_dict
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_the_precision_that_is_chosen_is_said_and_stored(tmp_path, monkeypatch, capsys, native, precision):
+    monkeypatch.setattr(trainer, "_computes_in_bfloat16", lambda accelerator: native)
+    run(tmp_path / "run", "trainer.precision=auto", "optimizer.epochs=1")
+    for name in ("best.ckpt", "last.ckpt"):
+        assert load_checkpoint(tmp_path / "run" / name).precision == precision
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["precision"] == precision
+    assert f"precision: {precision}\n" in (tmp_path / "run" / "config.yaml").read_text()
+    assert capsys.readouterr().err.splitlines().count(f"trainer.precision=auto: {precision}") == 1
+
+
+def test_a_resumed_run_keeps_its_precision_on_another_machine(tmp_path, monkeypatch, capsys):
+    auto = "trainer.precision=auto"
+    monkeypatch.setattr(trainer, "_computes_in_bfloat16", lambda accelerator: True)
+    run(tmp_path / "whole", auto)
+    started = TrainingModule.on_train_epoch_start
+
+    def interrupted(module):
+        if module.current_epoch == 2:
+            raise KeyboardInterrupt
+        started(module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
+        with pytest.raises(SystemExit):
+            run(tmp_path / "run", auto)
+    monkeypatch.setattr(trainer, "_computes_in_bfloat16", lambda accelerator: False)
+    capsys.readouterr()
+    run(tmp_path / "run", auto)
+    assert "trainer.precision=auto: bf16-mixed, as in last.ckpt" in capsys.readouterr().err
+    assert torch.equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    run(tmp_path / "run", "trainer.precision=bf16-mixed")  # finished
+    with pytest.raises(ValueError, match=r"trainer.precision=bf16-mixed, this run has trainer.precision=32-true;"):
+        run(tmp_path / "run", "trainer.precision=32-true")
 
 
 def test_relative_root_is_stored_as_absolute(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def checkpoint(private):
         "model": {"name": "small_cnn", "pretrained": None, "weights": None},
         "loss": {"copies": 2, "consistency": 0.0, "entropy": 0.0, "pixel_noise": 0.0},
         "optimizer": {},
+        "trainer": {"precision": "32-true"},
         "seed": 0,
     }
     model = build_model(settings["model"], 2, 3, data.mean, data.std, data.image_size)

@@ -262,6 +262,8 @@ MISTAKES = [
     ("train", ["dataset.name=digit"], ["dataset.name='digit'", "did you mean 'digits'"]),
     ("train", ["trainer.devices=0"], ["trainer.devices=0 ", "number of devices"]),
     ("train", ["trainer.precision=16"], ["trainer.precision=16 ", "16-mixed"]),
+    ("train", ["trainer.precision=bf16-true"], ["trainer.precision='bf16-true' ", "did you mean 'bf16-mixed'"]),
+    ("train", ["trainer.precision=64-true"], ["trainer.precision='64-true' ", "32-true"]),
     ("train", ["trainer.limit_val_batches=2.5"], ["trainer.limit_val_batches=2.5", "share"]),
     ("certify", [], ["ckpt is missing", "ckpt=outputs/train/"]),
     ("certify", ["ckpt=no.ckpt"], ["ckpt='no.ckpt'", "not a file"]),
@@ -499,7 +501,7 @@ DECISIVE = [
     ("bounds", "image_size=[32,32]"),
 ]
 UNDECISIVE = [
-    ("train", "trainer=ddp", "trainer.precision=32-true"),
+    ("train", "trainer=ddp"),
     ("train", "trainer.devices=2"),
     ("train", "logger=wandb"),
     ("train", "dataset.num_workers=3"),

@@ -24,8 +24,8 @@ def test_a_group_offers_what_its_folder_holds():
 @pytest.mark.parametrize(
     ("field", "choices"),
     [
-        ("precision", PRECISIONS),
-        ("trainer.precision", PRECISIONS),
+        ("precision", ["auto", *PRECISIONS]),
+        ("trainer.precision", ["auto", *PRECISIONS]),
         ("smoothing.*.law", LAWS),
         ("monte_carlo.name", PROCEDURES),
         ("dataset.name", data.NAMES),

@@ -24,7 +24,7 @@ SETTINGS = {
     "model": {"name": "small_cnn", "pretrained": False, "weights": "where/training/started.pt"},
     "loss": {"copies": 2, "consistency": 5.0, "entropy": 0.5, "pixel_noise": 0.1},
     "optimizer": {"lr": 0.1},
-    "trainer": {"devices": 1},
+    "trainer": {"devices": 1, "precision": "bf16-mixed"},
     "seed": 3,
 }
 
@@ -47,9 +47,33 @@ def test_it_knows_what_it_is(path):
     checkpoint = load_checkpoint(path)
     for name in ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "seed"):
         assert getattr(checkpoint, name) == SETTINGS[name]
+    assert checkpoint.precision == "bf16-mixed"
     assert checkpoint.classes == list("0123456789")
     assert checkpoint.image_size == [16, 16]
     assert checkpoint.metrics == {"epoch": 2}
+
+
+def test_precision_of_older_checkpoints(path):
+    content = torch.load(path, weights_only=True)
+    del content[KEY]["precision"]
+    torch.save(content, path)
+    assert load_checkpoint(path).precision == "bf16-mixed"  # as its identity says
+    del content[KEY]["identity"]["trainer.precision"]
+    torch.save(content, path)
+    assert load_checkpoint(path).precision == "32-true"
+    del content[KEY]["identity"]
+    torch.save(content, path)
+    assert load_checkpoint(path).precision == "32-true"
+
+
+def test_weights_in_channels_last_are_read_as_others(path, model):
+    content = torch.load(path, weights_only=True)
+    for name, value in content["state_dict"].items():
+        if value.ndim == 4:
+            content["state_dict"][name] = value.contiguous(memory_format=torch.channels_last)
+    torch.save(content, path)
+    images = torch.rand(3, 1, 16, 16)
+    assert torch.equal(load_checkpoint(path).build_model()(images), model(images))
 
 
 def test_model_comes_back(path, model):
@@ -126,7 +150,7 @@ WRONG = [
     (key, value, key)
     for key in (
         *("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "identity", "metrics"),
-        *("classes", "image_size", "mean", "std", "seed"),
+        *("classes", "image_size", "mean", "std", "seed", "precision"),
     )
     for value in (None, "x", 1.5, [None])
     if not (key == "classes" and value == ["x"])
@@ -158,6 +182,7 @@ WRONG = [
     ("std", [0.0], "std"),
     ("std", [0.1, 0.1, 0.1], "std"),
     ("seed", -1, "seed"),
+    ("precision", "auto", "precision is 'auto', not one of"),
     ("seed", 2**70, "64 bits"),
     ("model", {"name": torch.zeros(2)}, "Tensor"),
     ("model", {3: "small_cnn"}, "no texts"),

@@ -19,10 +19,13 @@ from glsmooth.learning.data import (
     Batches,
     Data,
     FolderImages,
+    ResidentBatches,
     TensorImages,
     certification_images,
     load_dataset,
     loader,
+    pixel_batches,
+    unit,
 )
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10.tar.gz"
@@ -140,6 +143,59 @@ class TestBatches:
             assert label == digits.test[index][1]
 
 
+class TestPixelBatches:
+    CPU = torch.device("cpu")
+
+    def test_images_in_memory_come_as_they_are(self, digits):
+        sampler = Batches(len(digits.test), 7, shuffle_seed=0)
+        batches = pixel_batches(digits.test, sampler, 3, self.CPU)
+        assert isinstance(batches, ResidentBatches)
+        assert batches.images.data_ptr() == digits.test.images.data_ptr()  # no copy
+        assert len(batches) == len(sampler) == len(list(batches))
+        for (pixels, labels), index in zip(batches, sampler, strict=True):
+            assert pixels.dtype == torch.uint8
+            assert torch.equal(unit(pixels), digits.test[index][0])
+            assert torch.equal(labels, digits.test.labels[index])
+
+    def test_the_order_follows_the_epoch(self, digits):
+        batches = pixel_batches(digits.test, Batches(len(digits.test), 50, shuffle_seed=0), 0, self.CPU)
+        first, again = next(iter(batches))[1], next(iter(batches))[1]
+        batches.sampler.set_epoch(1)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, next(iter(batches))[1])
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_files_are_decoded_in_processes(self, tmp_path, num_workers):
+        fill(tmp_path, {"a": 3, "b": 2})
+        files = sorted(tmp_path.rglob("*.png"))
+        lazy = FolderImages(files, torch.tensor([0, 0, 0, 1, 1]), (10, 8), (10, 8))
+        (pixels, labels), (rest, _) = pixel_batches(lazy, Batches(5, 3), num_workers, self.CPU)
+        assert pixels.dtype == rest.dtype == torch.uint8
+        assert torch.equal(unit(pixels), lazy[[0, 1, 2]][0])
+        assert labels.tolist() == [0, 0, 0]
+
+    def test_one_image_of_sixteen_bits_widens_its_batch(self, tmp_path):
+        for name, values in {"8": GREY8, "16": GREY16}.items():
+            Image.fromarray(values).save(tmp_path / f"{name}.png")
+        files = [tmp_path / "8.png", tmp_path / "16.png"]
+        lazy = FolderImages(files, torch.tensor([0, 1]), (10, 8), (10, 8))
+        ((pixels, _),) = pixel_batches(lazy, Batches(2, 2), 0, self.CPU)
+        assert pixels.dtype == torch.int32
+        for i in (0, 1):
+            assert torch.equal(unit(pixels)[i], unit(lazy.decode(i)))
+
+    @pytest.mark.parametrize(("dtype", "largest"), [(torch.uint8, 255), (torch.int32, 65535)])
+    def test_every_value_is_the_nearest_to_its_fraction(self, dtype, largest):
+        values = torch.arange(largest + 1, dtype=dtype)
+        assert torch.equal(unit(values), (values.double() / largest).float())
+
+    def test_images_that_a_gpu_has_no_room_for_stay_here(self, digits, monkeypatch):
+        size = digits.test.images.nbytes
+        for free, fits in ((4 * size, True), (4 * size - 4, False)):
+            monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10 * free))
+            assert data_module._fits(digits.test.images, torch.device("cuda")) is fits
+
+
 class TestAugment:
     def test_crops_of_the_padded_image(self):
         rows, columns = torch.meshgrid(torch.arange(1.0, 7), torch.arange(1.0, 7), indexing="ij")
@@ -158,6 +214,11 @@ class TestAugment:
         # 50 equally likely outcomes: every one within five standard deviations of n / 50, and nothing else.
         assert sum(counts.values()) == n
         assert max(abs(count - n / 50) for count in counts.values()) < 5 * (n / 50) ** 0.5
+
+    def test_before_and_after_scaling_are_the_same(self, digits):
+        pixels = digits.test.images[:50]
+        before = unit(digits.augment(pixels, torch.Generator().manual_seed(0)))
+        assert torch.equal(before, digits.augment(unit(pixels), torch.Generator().manual_seed(0)))
 
     def test_nothing_asked_nothing_done(self):
         images = torch.rand(3, 1, 6, 6)

@@ -1,14 +1,17 @@
-"""Which processes a command counts as its own: those that srun or torchrun started alone; and what Lightning says."""
+"""Which processes a command counts as its own: those that srun or torchrun started alone; what Lightning says; and in
+which precision a training runs."""
 
 import subprocess
 import sys
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies import DDPStrategy
 
 from glsmooth.errors import UserError
-from glsmooth.learning.trainer import make_trainer, started_with_others
+from glsmooth.learning.trainer import make_trainer, started_with_others, training_precision
 
 ALLOCATION = {"SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "work", "SLURM_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}
 #: Where one process runs, whatever NTASKS says: a shell in an allocation (salloc), the script of sbatch, and the step
@@ -33,6 +36,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_S
 def environment(monkeypatch):
     for name in [*SRUN, *TORCHRUN]:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # Lightning notes it, and later tests are alone
 
     def set_(variables):
         for name, value in variables.items():
@@ -94,3 +98,39 @@ def test_lightning_warns_once_and_does_not_greet():
     done = subprocess.run([sys.executable, "-c", SPEAKING], capture_output=True, text=True, check=True)
     said = [line for line in done.stderr.splitlines() if "a warning" in line or "a greeting" in line]
     assert said == [f"WARNING:lightning.{part}.part:a warning of {part}" for part in ("pytorch", "fabric")]
+
+
+def precision(typed="auto", accelerator="cpu", begun=None):
+    return training_precision({"trainer": {"accelerator": accelerator, "precision": typed}}, begun)
+
+
+def test_auto_is_bfloat16_where_the_cpu_computes_in_it(monkeypatch):
+    for avx512, amx, found in (
+        (False, False, "32-true"),
+        (True, False, "bf16-mixed"),
+        (False, True, "bf16-mixed"),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=avx512: found, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda found=amx: found, raising=False)
+        assert precision() == found
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name)
+    assert precision() == "32-true"  # a torch that has no such question
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_where_the_gpu_does_not_emulate_it(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    assert precision(accelerator="gpu") == ("bf16-mixed" if native else "32-true")
+
+
+def test_auto_keeps_the_precision_of_what_it_goes_on_from(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert precision(begun="32-true") == "32-true"
+    assert precision("bf16-mixed", begun="32-true") == "bf16-mixed"  # for others to refuse
+
+
+def test_float16_is_not_silently_bfloat16():
+    with pytest.raises(UserError, match=r"^trainer.precision=16-mixed: .*set trainer.precision=bf16-mixed, or 32-true"):
+        precision("16-mixed")
+    assert precision("16-mixed", "gpu") == "16-mixed"

@@ -7,8 +7,10 @@ from torch import nn
 
 import glsmooth as gs
 from glsmooth.errors import UserError
-from glsmooth.learning.data import Data, TensorImages
-from glsmooth.learning.training import CLEAN, UNDER_LAW, VALIDATION_COPIES, TrainingModule
+from glsmooth.learning import training
+from glsmooth.learning.data import Data, TensorImages, unit
+from glsmooth.learning.losses import LossTerms, training_loss
+from glsmooth.learning.training import _STEPS_A_LOOK, CLEAN, UNDER_LAW, VALIDATION_COPIES, TrainingModule
 
 LOSS = {"copies": 2, "consistency": 1.0, "entropy": 0.5}
 OPTIMIZER = {
@@ -41,14 +43,17 @@ def make(family=BRIGHTNESS, data=None, **changes):
     return module
 
 
-def batch(n=500, value=0.5):
-    return torch.full((n, 1, 4, 4), value), torch.zeros(n, dtype=torch.long), torch.arange(n)
+GREY = 0.6  # 153 / 255
+
+
+def batch(n=500):
+    return torch.full((n, 1, 4, 4), 153, dtype=torch.uint8), torch.zeros(n, dtype=torch.long)
 
 
 def test_copies_are_drawn_independently_from_the_law():
     module = make(loss={"copies": 3})
     module.training_step(batch(2000))
-    brightness = module.model.seen[:, 0, 0, 0] - 0.5
+    brightness = module.model.seen[:, 0, 0, 0] - GREY
     assert brightness.shape == (6000,)
     assert len(brightness.unique()) > 5990
     copies = brightness.view(3, 2000)
@@ -85,7 +90,7 @@ def test_pixel_noise():
     family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 1e-6)}, pixel_noise=0.25)
     module = make(family)
     module.training_step(batch())
-    noise = module.model.seen - 0.5
+    noise = module.model.seen - GREY
     assert noise.std().item() == pytest.approx(0.25, abs=4 * 0.25 * noise.numel() ** -0.5)
 
 
@@ -101,8 +106,63 @@ def test_unknown_schedule():
 
 
 def test_loss_that_is_not_finite_stops():
+    module = make()
+    torch.nn.init.constant_(module.model.linear.weight, torch.nan)
     with pytest.raises(UserError, match=r"^lr=0.1: the loss is nan in epoch 1, step 1; use a smaller"):
-        make().training_step(batch(value=float("nan")))
+        module.training_step(batch())
+
+
+def test_a_loss_that_is_looked_at_later_is_named_by_its_step(monkeypatch):
+    """As on a GPU, which is not waited for at every step."""
+    module = make()
+    monkeypatch.setattr(TrainingModule, "device", property(lambda self: torch.device("meta")))
+    monkeypatch.setattr(TrainingModule, "global_step", property(lambda self: step))
+    for step in range(_STEPS_A_LOOK - 1):
+        module.training_step(batch(8))
+        if step == 2:
+            torch.nn.init.constant_(module.model.linear.weight, torch.inf)
+    step += 1
+    with pytest.raises(UserError, match="the loss is nan in epoch 1, step 4;"):
+        module.training_step(batch(8))
+    module.training_step(batch(8))
+    with pytest.raises(UserError, match=f"step {_STEPS_A_LOOK};"):  # the epoch ends before it is time again
+        module.on_train_epoch_end()
+
+
+def test_logged_loss_is_the_mean_over_images(stripes, tmp_path, monkeypatch):
+    seen = []
+
+    def loss(*args):
+        seen.append((len(args[1]), training_loss(*args)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(training, "training_loss", loss)
+    stripes.train.images, stripes.train.labels = stripes.train.images[:60], stripes.train.labels[:60]
+    trainer = fit(make(data=stripes), tmp_path)
+    assert [size for size, _ in seen] == [8] * 7 + [4]
+    for name in LossTerms._fields:
+        mean = sum(size * getattr(terms, name).item() for size, terms in seen) / 60
+        assert trainer.callback_metrics[f"train/{name}"].item() == pytest.approx(mean, rel=1e-6)
+
+
+def test_convolutions_run_channels_last_from_the_same_weights(stripes, tmp_path):
+    class Convolution(Watched):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, images):
+            self.seen = images
+            return self.conv(images).mean((2, 3))
+
+    model = Convolution()
+    weights = model.conv.weight.detach().clone()
+    data = Data("x", ("a", "b"), (4, 4), (0,) * 3, (1,) * 3, {})
+    module = TrainingModule(model, BRIGHTNESS, data, LOSS, OPTIMIZER, 0, {})
+    assert torch.equal(model.conv.weight, weights)
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    module.training_step((torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.zeros(8, dtype=torch.long)))
+    assert model.seen.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_half_precision_leaves_the_transformation_alone():
@@ -162,7 +222,7 @@ def test_epochs_are_compared_on_the_same_validation_draws():
     module, seen = make(), []
     for _ in range(2):
         module.on_validation_epoch_start()
-        module.transformed_logits(batch()[0], VALIDATION_COPIES)
+        module.transformed_logits(unit(batch()[0]), VALIDATION_COPIES)
         seen.append(module.model.seen)
     assert torch.equal(*seen)
 

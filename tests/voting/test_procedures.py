@@ -353,3 +353,21 @@ def test_runs_that_name_no_test_were_taken_with_the_uniform_mixture():
     tally = voted([5, 0], 95, 95)
     assert old.lower_bound(tally) == anytime_lower(95, 95, 0.01, "uniform")
     assert new.lower_bound(tally) == anytime_lower(95, 95, 0.01, "sure")
+
+
+def test_the_test_of_older_runs_still_decides():
+    procedure = Sequential({"a": 0.9088}, mixture="uniform")
+    tally = simulate(procedure, [0, 1.0], np.random.default_rng(0))
+    assert tally.n == anytime_samples_needed(0.9088, 1e-3, mixture="uniform") == 95
+    assert procedure.advance(voted([5, 0], 78, 78)) == {Stream.COUNTING: 95 - 78}
+    assert tally.p_lower > 0.9088
+    # After a vote against, it has enough evidence before the present test has.
+    needed = anytime_samples_needed(0.9088, 1e-3, 1, "uniform")
+    assert needed < anytime_samples_needed(0.9088, 1e-3, 1)
+    tally = voted([5, 0], needed - 1, needed)
+    assert procedure.advance(tally) == {}
+    assert tally.p_seen > 0.9088
+    # What is within its reach decides what an earlier look can have shown.
+    old, new = (Sequential({"a": 0.9088}, n=90, mixture=name) for name in ("uniform", "sure"))
+    assert old.bound_range(50, 60) == (anytime_lower(50, 60, 1e-3, "uniform"),) * 2
+    assert new.bound_range(50, 60)[1] == anytime_lower(50, 50, 1e-3, "sure")

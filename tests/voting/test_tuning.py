@@ -39,6 +39,7 @@ def simulated(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: THREADS[-1])
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.setattr(tuning, "can_compile", lambda _: True)
+    monkeypatch.setattr(tuning, "undisturbed", lambda _: nullcontext())
     clock = [0.0]
     monkeypatch.setattr(tuning.time, "perf_counter", lambda: clock[0])
     measured = []
@@ -361,3 +362,32 @@ def test_auto_is_what_nobody_set():
         "batches of 8, channels last, not compiled, 2 threads"
     )
     assert Speed(8, channels_last=False, compile=True, threads=1).words("cuda") == "batches of 8, contiguous, compiled"
+
+
+def test_a_search_leaves_the_global_generators_as_they_were():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = small_network()
+
+        def forward(self, images):
+            return self.network(images) + 0.1 * torch.randn(len(images), 4)
+
+    torch.manual_seed(5)
+    classifier = BaseClassifier(Noisy(), 4, stochastic=True)
+    with classifier.ready(IMAGE):  # its trial passes draw; they are the same each time, and made once
+        pass
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    choose_speed(Speed(), classifier, affine_family(), FixedSample(), IMAGE, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_trial_passes_take_no_more_images_than_fit():
+    model = Hungry(4)
+    chosen = choose_speed(Speed(), BaseClassifier(model, 4), affine_family(), FixedSample(), IMAGE, 100)
+    assert chosen.speed.batch_size <= 4
+    with pytest.raises(
+        OutOfMemory, match=r"^two images of shape \(3, 16, 16\) are too large for the free memory of cpu"
+    ):
+        choose_speed(Speed(), BaseClassifier(Hungry(1), 4), affine_family(), FixedSample(), IMAGE, 100)

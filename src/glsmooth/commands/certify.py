@@ -155,6 +155,7 @@ def _prepare(cfg: DictConfig) -> _Job:
     _check_root(cfg, settings)
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
+    settings["precision"] = _precision(settings["precision"], checkpoint)
     data = load_dataset(settings["dataset"])
     _check_dataset(data, checkpoint)
     images = certification_images(data, settings["dataset"]["subset"], settings["dataset"]["subset_seed"])
@@ -193,6 +194,17 @@ def _prepare(cfg: DictConfig) -> _Job:
         procedure,
         options,
     )
+
+
+def _precision(asked: str, checkpoint: Checkpoint) -> str:
+    """The precision that is meant, which is part of the base classifier: auto is the one that it was trained in."""
+    if asked not in ("auto", checkpoint.precision):
+        print(
+            f"precision={asked}: certifies another base classifier than the one that was trained and validated, in "
+            f"{checkpoint.precision}",
+            file=sys.stderr,
+        )
+    return checkpoint.precision if asked == "auto" else asked
 
 
 def _stored_dataset(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def estimate(
     """Passes, time, memory and disk that a run would take, from a few batches of its own."""
     size = len(images)  # type: ignore[arg-type]
     classifier = options.classifier(model, num_classes, device)
-    chosen = choose_speed(options.speed, classifier, family, procedure, images[0][0], size, clean=True, measure=True)
+    chosen = choose_speed(
+        options.speed, classifier, family, procedure, images[0][0], size, clean=True, measure=True, show=True
+    )
     rate = chosen.rate
     assert rate is not None
     # Each image is also classified as it is.

@@ -35,6 +35,7 @@ from glsmooth.learning.trainer import (
     make_trainer,
     quieten_lightning,
     spawned,
+    training_precision,
     wandb_run,
 )
 from glsmooth.learning.training import CLEAN, UNDER_LAW, TrainingModule, TrainingProgress
@@ -61,9 +62,13 @@ def run(cfg: DictConfig) -> None:
         # The checkpoint is used from other directories.
         settings["dataset"]["root"] = str(Path(settings["dataset"]["root"]).expanduser().resolve())
     settings["model"] = resolve_model(settings["model"], data.name)
-    payload = make_payload(settings, data)
     last, best = directory / "last.ckpt", directory / "best.ckpt"
-    _refuse_another_run(last, payload["identity"])
+    begun = _own(last) if last.is_file() else None
+    asked = settings["trainer"]["precision"]
+    settings["trainer"]["precision"] = training_precision(settings, begun.precision if begun else None)
+    payload = make_payload(settings, data)
+    if begun is not None:
+        _refuse_another_run(directory, begun.identity, payload["identity"])
     if (directory / SUMMARY).is_file() and best.is_file():
         print(f"This run is finished already. To train anew, change a setting (seed=1) or remove {directory}")
         _say_what_next(best, _own(best))
@@ -85,11 +90,14 @@ def run(cfg: DictConfig) -> None:
         remove_leftovers(directory)
         write_config(directory, settings)
     before = {checkpoint: file_digest(checkpoint) for checkpoint in (last, best) if checkpoint.is_file()}
-    if last.is_file():
+    if begun is not None:
         print(f"Resuming from {last}", file=sys.stderr)
+    if asked == "auto" and is_first_process():
+        kept = ", as in last.ckpt" if begun is not None else ""
+        print(f"trainer.precision=auto: {payload['precision']}{kept}", file=sys.stderr)
     start = time.monotonic()
     with wandb_run(settings, directory) as logged, spawned(family):
-        trainer = _trainer(settings, directory, logged)
+        trainer = make_training(settings, directory, logged)
         try:
             trainer.fit(module, ckpt_path=last if last.is_file() else None)
         except Stopped as stop:
@@ -150,18 +158,17 @@ def _own(file: Path) -> Checkpoint:
         raise UserError(f"{file}: missing, damaged, or not of this program; {_AFRESH}") from error
 
 
-def _refuse_another_run(last: Path, identity: Mapping[str, Any]) -> None:
+def _refuse_another_run(directory: Path, begun: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Stop before an existing run in the same directory is resumed with other settings."""
-    if not last.is_file():
-        return
-    other = difference(_own(last).identity, identity)
+    other = difference(begun, identity)
     if other is not None:
         raise UserError(
-            f"hydra.run.dir={last.parent}: holds a run with {other}; use another hydra.run.dir, or remove that one"
+            f"hydra.run.dir={directory}: holds a run with {other}; use another hydra.run.dir, or remove that one"
         )
 
 
-def _trainer(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
+def make_training(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
+    """The Trainer of a run: its bar, its checkpoints and its logs, in the precision of ``settings``, not auto."""
     chosen = settings["trainer"]
     saved: dict[str, Any] = {
         "dirpath": directory,
@@ -170,6 +177,8 @@ def _trainer(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
     }
     # A version each time that the run is started: a resumed run keeps the metrics of its first part.
     loggers: list[Logger] = [CSVLogger(directory, name="metrics")]
+    # Of what deterministic="warn" asks for below: to fill memory before it is written, as no step here needs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if logged is not None:
         from lightning.pytorch.loggers import WandbLogger
 

@@ -184,6 +184,7 @@ class CertificationModule(LightningModule):
                 max(1, remaining // self.trainer.world_size),
                 clean=True,
                 index=self.indices[first],
+                show=self.progress,
             )
             write_speed(self.directory, name, chosen.speed)
             _say(chosen, self.options.speed, kept, self.device.type)

@@ -20,7 +20,7 @@ from glsmooth.learning.data import LARGEST_IMAGE, Data
 from glsmooth.learning.data import NAMES as DATASETS
 from glsmooth.learning.models import build_model, tensor_shapes
 from glsmooth.learning.tensors import in_brief, read_tensors
-from glsmooth.voting.classifier import nonfinite
+from glsmooth.voting.classifier import PRECISIONS, nonfinite
 
 #: Key of the payload in the checkpoint that Lightning writes.
 KEY = "glsmooth"
@@ -30,12 +30,13 @@ def make_payload(settings: Mapping[str, Any], data: Data) -> dict[str, Any]:
     """What a checkpoint says about itself, in plain primitives.
 
     Args:
-        settings: the resolved configuration of a training run, as plain dictionaries.
+        settings: the resolved configuration of a training run, as plain dictionaries; its precision is not auto.
         data: its dataset.
     """
     parts = ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer", "seed")
     return {
         **{part: settings[part] for part in parts},
+        "precision": settings["trainer"]["precision"],
         "identity": decisive(settings, "train"),
         "classes": list(data.class_names),
         "image_size": list(data.image_size),
@@ -49,8 +50,10 @@ class Checkpoint:
     """A trained base classifier with everything that it was trained with.
 
     The dictionaries are configuration groups as in a run's config.yaml; ``identity`` is what decided the training
-    (:func:`glsmooth.configuration.identity.decisive`; empty where an older version did not say); ``metrics`` are the
-    validation results of the epoch that was saved; ``mean`` and ``std`` are per channel; ``sha256`` is the file's.
+    (:func:`glsmooth.configuration.identity.decisive`; empty where an older version did not say); ``precision`` (one
+    of :data:`glsmooth.voting.classifier.PRECISIONS`) is that of the network that was trained and validated; ``metrics``
+    are the validation results of the epoch that was saved; ``mean`` and ``std`` are per channel; ``sha256`` is the
+    file's.
     """
 
     transform: dict[str, Any]
@@ -65,6 +68,7 @@ class Checkpoint:
     image_size: list[int]
     mean: list[float]
     std: list[float]
+    precision: str
     identity: dict[str, Any]
     metrics: dict[str, float]
     sha256: str
@@ -135,15 +139,23 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
         )
     try:
         payload = plain_values({"identity": {}, **{name: payload[name] for name in payload}})
+        payload.setdefault("precision", _older_precision(payload["identity"]))
         state = _state(content.get("state_dict"))
     except ValueError as error:
         raise UserError(f"ckpt={path}: not a checkpoint that train wrote: {error}; {_FIX}") from None
     _check_payload(payload, f"ckpt={path}")
-    return Checkpoint(**{name: payload[name] for name in (*_NAMES, "identity")}, sha256=digest, state_dict=state)
+    return Checkpoint(
+        **{name: payload[name] for name in (*_NAMES, "precision", "identity")}, sha256=digest, state_dict=state
+    )
 
 
-#: What every checkpoint says about itself; older ones lack the identity.
-_NAMES = {field.name for field in fields(Checkpoint)} - {"identity", "sha256", "state_dict"}
+def _older_precision(identity: Any) -> Any:
+    """Older checkpoints name their precision among what decided the training, the oldest nowhere."""
+    return identity.get("trainer.precision", "32-true") if isinstance(identity, dict) else None
+
+
+#: What every checkpoint says about itself; older ones lack the precision and the identity.
+_NAMES = {field.name for field in fields(Checkpoint)} - {"precision", "identity", "sha256", "state_dict"}
 _GROUPS = ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer")
 _FIX = "give a best.ckpt that train wrote"
 _NUMBERS = number("a finite number")
@@ -156,6 +168,7 @@ _RULES = {
     "model.name": text("the name of a network"),
     "loss.pixel_noise": RULES["loss.pixel_noise"],
     "seed": RULES["seed"],
+    "precision": choice(*PRECISIONS),
     "classes": list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2),
     "image_size": list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2),
     "mean": list_of(_NUMBERS, "a list of 1 or 3 numbers", "[0.5]", least=1),
@@ -172,7 +185,7 @@ def _check_payload(payload: Mapping[str, Any], name: str) -> None:
     """
     if not isinstance(payload["identity"], dict):  # its names have dots
         raise UserError(f"{name}: identity is {shown(payload['identity'])}, not an object; {_FIX}")
-    check_file({key: payload[key] for key in _NAMES}, _RULES, name, _FIX)
+    check_file({key: payload[key] for key in (*_NAMES, "precision")}, _RULES, name, _FIX)
     size, classes, mean = payload["image_size"], payload["classes"], payload["mean"]
     if size[0] * size[1] > LARGEST_IMAGE:
         raise UserError(f"{name}: image_size is {size}, more than {LARGEST_IMAGE} pixels; {_FIX}")

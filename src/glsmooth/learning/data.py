@@ -3,7 +3,8 @@
 Small images are decoded once and kept as one tensor; a batch is then an indexing operation. Large folders are decoded
 as they are read. Both kinds take a position or a list of positions, for one loader.
 
-Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits; either is scaled to [0, 1].
+Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits; either is scaled to [0, 1]: here for
+certification, image by image, and on the device for training (:func:`pixel_batches`, :func:`unit`).
 """
 
 from __future__ import annotations
@@ -72,10 +73,14 @@ class TensorImages(Dataset[Any]):
 
     def __getitem__(self, index: int | list[int]) -> tuple[Any, Any, Any]:
         """(image float32 in [0, 1], label, index); for a list of positions a batch of each."""
-        images = _unit(self.images[index])
+        images = unit(self.images[index])
         if isinstance(index, list):
             return images, self.labels[index], torch.tensor(index)
         return images, int(self.labels[index]), index
+
+    def raw(self, index: list[int]) -> Tensor:
+        """Unscaled pixels of some images: uint8 or int32 `N x C x H x W`."""
+        return self.images[index]
 
     def names(self) -> list[str]:
         """What a message calls each image."""
@@ -123,9 +128,14 @@ class FolderImages(Dataset[Any]):
     def __getitem__(self, index: int | list[int]) -> tuple[Any, Any, Any]:
         """(image float32 in [0, 1], label, index); for a list of positions a batch of each."""
         if isinstance(index, list):
-            images = torch.stack([_unit(self.decode(i)) for i in index])
-            return images, self.labels[index], torch.tensor(index)
-        return _unit(self.decode(index)), int(self.labels[index]), index
+            return unit(self.raw(index)), self.labels[index], torch.tensor(index)
+        return unit(self.decode(index)), int(self.labels[index]), index
+
+    def raw(self, index: list[int]) -> Tensor:
+        """Unscaled pixels of some images, `N x C x H x W`: uint8, or all int32 where one of them has 16 bits."""
+        images = [self.decode(i) for i in index]
+        wide = any(image.dtype != torch.uint8 for image in images)
+        return torch.stack([_widened(image) for image in images] if wide else images)
 
     def decode(self, index: int) -> Tensor:
         """One image, `C x H x W`: uint8, or int32 in 0 … 65535 where its file has 16 bits.
@@ -203,8 +213,8 @@ class FolderImages(Dataset[Any]):
             if images.dtype == torch.uint8 and pixels.dtype != torch.uint8:
                 if 4 * images.numel() > _MEMORY_LIMIT:
                     return self
-                images = images.to(torch.int32) * 257  # 255 becomes 65535, exactly
-            images[i] = pixels if pixels.dtype == images.dtype else pixels.to(torch.int32) * 257
+                images = _widened(images)
+            images[i] = pixels if pixels.dtype == images.dtype else _widened(pixels)
         return TensorImages(images, self.labels, self)
 
 
@@ -224,9 +234,15 @@ def _no_limit_of_pil() -> Iterator[None]:
 _DAMAGED = (EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error, ZeroDivisionError)
 
 
-def _unit(pixels: Tensor) -> Tensor:
-    """Pixels as float32 in [0, 1]."""
-    return pixels.float() / (255 if pixels.dtype == torch.uint8 else 65535)
+def unit(pixels: Tensor) -> Tensor:
+    """Pixels as float32 in [0, 1], to the bit the same on every device."""
+    # Divided by a tensor: a GPU would multiply by the inverse of a number, and round otherwise.
+    return pixels.float() / torch.full((), 255.0 if pixels.dtype == torch.uint8 else 65535.0, device=pixels.device)
+
+
+def _widened(pixels: Tensor) -> Tensor:
+    """Pixels of 8 or 16 bits as those of 16: 255 becomes 65535, exactly."""
+    return pixels if pixels.dtype == torch.int32 else pixels.to(torch.int32) * 257
 
 
 # Modes of PIL whose conversion to RGB or grey is certain; 16 bits and what may be transparent have rules of their own.
@@ -280,7 +296,8 @@ class Batches(Sampler[list[int]]):
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
-    def _positions(self) -> Tensor:
+    def positions(self) -> Tensor:
+        """All positions of the epoch for this process, in their order."""
         if self.shuffle_seed is None:
             return torch.arange(self.size)[self.rank :: self.world_size]
         generator = torch.Generator().manual_seed(self.shuffle_seed * 1_000_003 + self.epoch)
@@ -288,18 +305,79 @@ class Batches(Sampler[list[int]]):
         return order[: self.size - self.size % self.world_size][self.rank :: self.world_size]
 
     def __iter__(self) -> Iterator[list[int]]:
-        positions = self._positions().tolist()
+        positions = self.positions().tolist()
         return (positions[i : i + self.batch_size] for i in range(0, len(positions), self.batch_size))
 
     def __len__(self) -> int:
-        return -(-len(self._positions()) // self.batch_size)
+        return -(-len(self.positions()) // self.batch_size)
 
 
-def loader(dataset: Dataset[Any], batches: Batches, num_workers: int = 0) -> DataLoader[Any]:
-    """A loader of ready-made batches (images `N x C x H x W`, labels `N`, indices `N`)."""
+def loader(dataset: Dataset[Any], batches: Batches, num_workers: int = 0, pin_memory: bool = False) -> DataLoader[Any]:
+    """A loader of ready-made batches, as ``dataset`` returns them for a list of positions."""
     return DataLoader(
-        dataset, sampler=batches, batch_size=None, num_workers=num_workers, persistent_workers=num_workers > 0
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
     )
+
+
+class _Pixels(Dataset[Any]):
+    """Unscaled pixels and labels of lists of positions."""
+
+    def __init__(self, images: TensorImages | FolderImages) -> None:
+        self.images = images
+
+    def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor]:
+        return self.images.raw(index), self.images.labels[index]
+
+
+class ResidentBatches:
+    """Batches of images that lie on the device: gathered there, by positions that are sent once an epoch.
+
+    Args:
+        images: copied to ``device`` unless they are there.
+        sampler: the batches; Lightning, which knows it by this name, tells it the epoch.
+        device: of the batches.
+    """
+
+    def __init__(self, images: TensorImages, sampler: Batches, device: torch.device) -> None:
+        self.images, self.labels = images.images.to(device), images.labels.to(device)
+        self.sampler, self.batch_sampler = sampler, None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        positions = self.sampler.positions().to(self.images.device)
+        for index in positions.split(self.sampler.batch_size):
+            yield self.images[index], self.labels[index]
+
+
+#: Share of a GPU's free memory that images may take.
+_RESIDENT_SHARE = 0.25
+
+
+def pixel_batches(
+    dataset: Dataset[Any], batches: Batches, num_workers: int, device: torch.device
+) -> ResidentBatches | DataLoader[Any]:
+    """Batches of (unscaled pixels `N x C x H x W`, labels `N`) for :func:`unit` on ``device``.
+
+    Images in memory lie on the device where they fit, and are gathered there; others come from ``num_workers``
+    processes.
+    """
+    assert isinstance(dataset, TensorImages | FolderImages)
+    if isinstance(dataset, TensorImages) and _fits(dataset.images, device):
+        return ResidentBatches(dataset, batches, device)
+    return loader(_Pixels(dataset), batches, num_workers, pin_memory=device.type == "cuda")
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return device.type == "cpu"
+    return images.nbytes <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 @dataclass
@@ -341,7 +419,7 @@ class Data:
         return self.splits["test"]()
 
     def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The standard training augmentation, batched on the images' device.
+        """The standard training augmentation, batched on the images' device, of pixels before or after scaling.
 
         Zero padding by ``crop_padding``, a random crop to ``image_size``, and with ``flip`` a mirror image
         half of the time.
@@ -357,9 +435,9 @@ class Data:
         columns = draw(padded_width - width + 1) + torch.arange(width, device=images.device)
         if self.flip:
             columns = torch.where(draw(2) == 1, columns.flip(1), columns)
-        batch = torch.arange(n, device=images.device).view(n, 1, 1, 1)
-        channel = torch.arange(channels, device=images.device).view(1, channels, 1, 1)
-        return images[batch, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        index = (rows[:, :, None] * padded_width + columns[:, None, :]).view(n, 1, height * width)
+        index = index.expand(n, channels, height * width)
+        return images.flatten(2).gather(2, index).view(n, channels, height, width)
 
 
 def certification_images(data: Data, subset: int | None = None, seed: int = 0) -> Dataset[Any]:

@@ -42,6 +42,7 @@ __all__ = [
     "quieten_lightning",
     "spawned",
     "started_with_others",
+    "training_precision",
     "wandb_run",
 ]
 
@@ -60,6 +61,37 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {device.type.upper()}, {torch.get_num_threads()} threads"
+
+
+def training_precision(settings: Mapping[str, Any], begun: str | None) -> str:
+    """The precision that a training runs in: as typed, or for auto the fastest of those that need no care.
+
+    That is bf16-mixed where the accelerator computes in bfloat16 itself, and 32-true elsewhere.
+
+    Args:
+        settings: of train.
+        begun: the precision of the checkpoint that the training goes on from, which auto keeps.
+
+    Raises:
+        UserError: float16 on a CPU, for which Lightning would take bfloat16 without saying so.
+    """
+    chosen, device = str(settings["trainer"]["precision"]), accelerator(settings)
+    if chosen == "auto":
+        chosen = begun or ("bf16-mixed" if _computes_in_bfloat16(device) else "32-true")
+    if chosen == "16-mixed" and device == "cpu":
+        raise UserError(
+            "trainer.precision=16-mixed: needs a GPU to train; set trainer.precision=bf16-mixed, or 32-true"
+        )
+    return chosen
+
+
+def _computes_in_bfloat16(accelerator: str) -> bool:
+    """Has the accelerator instructions for bfloat16? Where it has none, torch converts, which is slow."""
+    if accelerator in ("gpu", "cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # AVX512-bf16 and AMX. torch has no public question for them.
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return accelerator == "cpu" and any(getattr(torch.cpu, name, bool)() for name in questions)
 
 
 #: Steps of Slurm that srun did not start have numbers from here on: the script of sbatch, the shell of salloc.

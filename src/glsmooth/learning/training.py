@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.checkpoint import KEY
-from glsmooth.learning.data import Batches, Data, loader
-from glsmooth.learning.losses import training_loss
+from glsmooth.learning.data import Batches, Data, pixel_batches, unit
+from glsmooth.learning.losses import LossTerms, training_loss
 from glsmooth.learning.trainer import progress_bar
+from glsmooth.voting.memory import keep_freed_memory
 
 #: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
 CLEAN = "val/accuracy"
@@ -28,9 +28,14 @@ SCHEDULES = ("cosine", "constant")
 #: Transformed copies of each validation image: more than one steadies the choice of best.ckpt.
 VALIDATION_COPIES = 4
 
+#: Steps after which the losses of a GPU are looked at: each time it must be waited for.
+_STEPS_A_LOOK = 50
+
 
 class TrainingModule(LightningModule):
     """Trains a base classifier on transformed copies with the consistency loss (Jeong & Shin 2020).
+
+    The network runs in the channels-last memory format.
 
     Args:
         model: images in [0, 1] `N x C x H x W` to logits `N x K`.
@@ -65,12 +70,15 @@ class TrainingModule(LightningModule):
             )
         if optimizer["schedule"] not in SCHEDULES:
             raise UserError(f"schedule={optimizer['schedule']}: use {' or '.join(SCHEDULES)}")
-        self.model, self.family, self.data = model, family, data
+        self.model, self.family, self.data = model.to(memory_format=torch.channels_last), family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
         self.draws = torch.Generator()
         #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
         self.begun = False
         self._first_epoch = 0
+        # Of the epoch: steps that were not looked at yet (number, images, loss terms), and the sums of the others.
+        self._steps: list[tuple[int, int, Tensor]] = []
+        self._sums, self._images = torch.zeros(len(LossTerms._fields), dtype=torch.float64), 0
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images)
@@ -93,45 +101,63 @@ class TrainingModule(LightningModule):
             if self.family.pixel_noise > 0:
                 noise = torch.randn(images.shape, generator=self.draws, device=images.device)
                 images = images + self.family.pixel_noise * noise
-        logits: Tensor = self(images).unflatten(0, (copies, -1))
+        logits: Tensor = self(images.contiguous(memory_format=torch.channels_last)).unflatten(0, (copies, -1))
         return logits
 
     def on_train_start(self) -> None:
         self.begun = True
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def on_train_epoch_start(self) -> None:
         self.restart_draws(0, self.current_epoch)
+        self._steps, self._sums, self._images = [], torch.zeros_like(self._sums), 0
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        images, labels, _ = batch
-        logits = self.transformed_logits(self.data.augment(images, self.draws), self.loss["copies"])
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        pixels, labels = batch
+        images = unit(self.data.augment(pixels, self.draws))
+        logits = self.transformed_logits(images, self.loss["copies"])
         terms = training_loss(logits, labels, self.loss["consistency"], self.loss["entropy"])
-        if not torch.isfinite(terms.total):
-            raise UserError(
-                f"lr={self.optimizer['lr']}: the loss is {terms.total.item()} in epoch "
-                f"{self.current_epoch + 1}, step {self.global_step + 1}; use a smaller one, "
-                "or check the images and the precision"
-            )
-        for name, value in terms._asdict().items():
-            self.log(
-                f"train/{name}",
-                value.detach(),
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                batch_size=len(labels),
-            )
+        self._steps.append((self.global_step + 1, len(labels), torch.stack(terms).detach()))
+        if self.device.type == "cpu" or len(self._steps) == _STEPS_A_LOOK:
+            self._look_at_steps()
         return terms.total
+
+    def _look_at_steps(self) -> None:
+        """Add up the loss terms of the last steps, for which a GPU is waited for.
+
+        Raises:
+            UserError: one that is not finite.
+        """
+        if not self._steps:
+            return
+        numbers, sizes, terms = zip(*self._steps, strict=True)
+        self._steps = []
+        values = torch.stack(terms).to("cpu", torch.float64)
+        for number, total in zip(numbers, values[:, 0].tolist(), strict=True):
+            if not math.isfinite(total):
+                raise UserError(
+                    f"lr={self.optimizer['lr']}: the loss is {total} in epoch {self.current_epoch + 1}, step {number}; "
+                    "use a smaller one, or check the images and the precision"
+                )
+        self._sums += torch.tensor(sizes, dtype=torch.float64) @ values
+        self._images += sum(sizes)
+
+    def on_train_epoch_end(self) -> None:
+        self._look_at_steps()
+        for name, total in zip(LossTerms._fields, self._sums.tolist(), strict=True):
+            self.log(f"train/{name}", total / self._images, sync_dist=True, batch_size=self._images)
 
     def on_validation_epoch_start(self) -> None:
         # The same draws after every epoch, so that epochs are compared on the same transformed images.
         self.restart_draws(1, 0)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> None:
-        images, labels, _ = batch
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        pixels, labels = batch
+        images = unit(pixels)
         logits = self.transformed_logits(images, VALIDATION_COPIES)
         for name, correct in (
-            (CLEAN, self(images).argmax(-1) == labels),
+            (CLEAN, self(images.contiguous(memory_format=torch.channels_last)).argmax(-1) == labels),
             (UNDER_LAW, logits.argmax(-1) == labels),
         ):
             self.log(name, correct.float().mean(), on_epoch=True, sync_dist=True, batch_size=len(labels))
@@ -151,13 +177,13 @@ class TrainingModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> Any:
         batches = self._batches(self.data.train, shuffle_seed=self.seed)
         batches.set_epoch(self._first_epoch)
-        return loader(self.data.train, batches, self.data.num_workers)
+        return pixel_batches(self.data.train, batches, self.data.num_workers, self.device)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        return loader(self.data.val, self._batches(self.data.val), self.data.num_workers)
+    def val_dataloader(self) -> Any:
+        return pixel_batches(self.data.val, self._batches(self.data.val), self.data.num_workers, self.device)
 
     def _batches(self, dataset: Any, shuffle_seed: int | None = None) -> Batches:
         world = self.trainer.global_rank, self.trainer.world_size
@@ -174,6 +200,8 @@ class TrainingModule(LightningModule):
                 raise ValueError(f"the optimizer's momentum {number} has shape {tuple(momentum.shape)}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Weights lie in the file as any other program has them.
+        checkpoint["state_dict"] = {name: value.contiguous() for name, value in checkpoint["state_dict"].items()}
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         checkpoint[KEY] = {**self.payload, "metrics": {"epoch": self.current_epoch + 1, **metrics}}
 

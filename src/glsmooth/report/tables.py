@@ -292,12 +292,16 @@ def _votes(run: Run) -> str:
 
 
 def provenance(run: Run) -> list[tuple[str, str]]:
-    """Seed, checkpoint, hardware, versions: what is needed to run it again."""
+    """Seed, checkpoint, precision, speed, hardware, versions: what is needed to run it again."""
     summary = run.summary
     rows = [("run directory", run.label), ("seed", str(summary.seed))]
     checkpoint = summary.checkpoint
     if isinstance(checkpoint, Mapping):
         rows.append(("checkpoint", f"{checkpoint.get('path')} (sha256 {str(checkpoint.get('sha256'))[:16]}…)"))
+    if summary.precision is not None:
+        rows.append(("precision", summary.precision))
+    if summary.speed:
+        rows.append(("speed", " ".join(f"{key}={str(value).lower()}" for key, value in summary.speed.items())))
     seconds = summary.seconds_per_image
     if seconds is not None:
         rows.append(("seconds an image", f"{float(seconds):.3g}"))

@@ -28,6 +28,7 @@ from glsmooth.configuration.fields import (
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.runs.files import SUMMARY, read_json, write_text
 from glsmooth.runs.records import Columns
+from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import given_up
 
 __all__ = ["DEFAULT_SIZES", "IMAGE_SIZES", "Numbers", "Summary", "check_methods", "robust_accuracy"]
@@ -204,7 +205,8 @@ _REAL = number("a finite number")
 _RULES = {
     # As in the configuration.
     **rules_under("transform", "smoothing", "region", "dataset", "model"),
-    **{key: RULES[key].or_null() for key in ("seed", "pixel_noise", "stochastic", "precision")},
+    **{key: RULES[key].or_null() for key in ("seed", "pixel_noise", "stochastic")},
+    "precision": choice(*PRECISIONS).or_null(),
     # On a larger torus bounds take minutes and gigabytes.
     "image_size": list_of(whole(1, 32, most=4096), "a size [height,width] in whole pixels", "[32,32]", 2).or_null(),
     "transform": OBJECT,

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from glsmooth.errors import UserError, out_of_memory
 from glsmooth.voting.memory import keep_freed_memory
 
-__all__ = ["PRECISIONS", "BaseClassifier", "can_compile", "nonfinite"]
+__all__ = ["PRECISIONS", "BaseClassifier", "can_compile", "nonfinite", "undisturbed"]
 
 #: Lightning's names of precisions and the type that autocast uses; None is plain float32.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -25,9 +25,10 @@ PRECISIONS: dict[str, torch.dtype | None] = {
     "16-mixed": torch.float16,
 }
 
-# Images of a trial batch; passes that test the independence of a random network's draws, and the probability with
-# which a good one may be refused.
-_TRIAL, _PASSES, _REFUSAL = 16, 64, 1e-8
+# Images of a trial batch, fewer where those do not fit into memory; passes that test the independence of a random
+# network's draws, and the probability with which a good one may be refused.
+_TRIALS, _PASSES, _REFUSAL = (16, 4, 2), 64, 1e-8
+_TRIAL = _TRIALS[0]
 
 
 class BaseClassifier:
@@ -144,7 +145,7 @@ class BaseClassifier:
                 broken = None if self._module is None else nonfinite(self._module)
                 if broken is not None:
                     raise UserError(f"the network's {broken}; its votes mean nothing, give the weights of a whole one")
-                self._tried[key] = self._try(image)
+                self._tried[key] = self._try_what_fits(image)
             self.deterministic = self._tried[key]
             if not (self.deterministic or self.stochastic):
                 raise UserError(
@@ -213,12 +214,25 @@ class BaseClassifier:
                 f"({reason}); give images of the size and channels that it takes, or mend it"
             ) from error
 
+    def _try_what_fits(self, image: Tensor) -> bool:
+        """:meth:`_try` with as many images as there is memory for."""
+        for size in _TRIALS:
+            try:
+                return self._try(image, size)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or size == _TRIALS[-1]:
+                    raise
+            # After the except clause, whose error holds on to what the passes had allocated.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        raise AssertionError
+
     @torch.inference_mode()
-    def _try(self, image: Tensor) -> bool:
+    def _try(self, image: Tensor, size: int) -> bool:
         """Trial passes: is the network deterministic? Refuses what no votes can be taken of."""
         image = image.to(self.device, torch.float32)
         generator = torch.Generator().manual_seed(0)
-        others = torch.rand(2, _TRIAL - 1, *image.shape, generator=generator).to(self.device)
+        others = torch.rand(2, size - 1, *image.shape, generator=generator).to(self.device)
         batch, company = (torch.cat([image[None], other]) for other in others)
         # Other company that is far from the first, for statistics of a batch.
         company[1:] = 0.1 * company[1:]
@@ -263,16 +277,11 @@ class BaseClassifier:
 
     def _seeded(self, images: Tensor) -> Tensor | None:
         """A pass from fixed seeds, which leaves the global generators as they were."""
-        states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is what networks use
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with undisturbed(self.device):
             torch.manual_seed(0)
             random.seed(0)
             np.random.seed(0)  # noqa: NPY002
-            try:
-                return self._pass(images)
-            finally:
-                random.setstate(states[0])
-                np.random.set_state(states[1])  # noqa: NPY002
+            return self._pass(images)
 
     def _check_independent(self, image: Tensor) -> None:
         """Votes count as independent draws: a random network may not share its randomness within a batch.
@@ -308,6 +317,18 @@ _BATCH = (
     "the network's logits for an image depend on {}, so its votes are not independent draws; normalise by fixed "
     "statistics (is a BatchNorm in training mode?), or run it image by image inside the model"
 )
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """The global generators of torch, NumPy and random, which a network may draw from, are afterwards as before."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global generator is what networks use
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def can_compile(device: str) -> bool:

@@ -150,15 +150,15 @@ class VoteEngine:
         self.batch_size = batch_size
         self.clean = clean
         self._on_smaller = on_smaller
-        #: Images on the device at once, at most: enough to fill the batches under way even when each asks for a few
-        #: draws at a time.
-        self.capacity = max(4, batch_size // 4)
         #: Network evaluations so far, padding included.
         self.evaluations = 0
         dtype = classifier.autocast or torch.float32
         self._epsilon = _NEAR_TIE_EPSILONS * torch.finfo(dtype).eps
         # Batches that may be under way before the host waits for the oldest. A CPU runs each at once.
         self._lag = 3 if classifier.device.type == "cuda" else 1
+        #: Images on the device at once, at most: enough to fill the batches under way even when each asks for a few
+        #: draws at a time.
+        self.capacity = max(4, self._lag * batch_size // 4)
         self._identity = family.transform.identity.numpy()
         self._jobs: dict[int, _Job] = {}  # by index, oldest first
         self._batches: deque[_Batch] = deque()

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from glsmooth.errors import OutOfMemory, UserError
+from glsmooth.errors import OutOfMemory, UserError, out_of_memory
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.voting.classifier import BaseClassifier, can_compile
+from glsmooth.voting.classifier import BaseClassifier, can_compile, undisturbed
 from glsmooth.voting.engine import VoteEngine, largest_batch
 from glsmooth.voting.procedures import FixedSample, Procedure
 from glsmooth.voting.speed import AUTO, Speed
@@ -75,6 +76,7 @@ def choose_speed(
     clean: bool = False,
     index: int = 0,
     measure: bool = False,
+    show: bool = False,
 ) -> Chosen:
     """Settle what ``speed`` leaves open, and arrange the classifier so.
 
@@ -87,6 +89,7 @@ def choose_speed(
         clean: each image is also classified as it is.
         index: what to call the image in an error.
         measure: measure the speed of settings that leave nothing open, too.
+        show: a bar, where the search takes more than two seconds.
 
     Raises:
         UserError: the network is one that no votes can be taken of, or not even a single image fits into memory.
@@ -100,12 +103,22 @@ def choose_speed(
         _arrange(classifier, speed)
         return Chosen(speed)
     threads = torch.get_num_threads()
-    with classifier.ready(image):
-        try:
-            search = _Search(speed, classifier, family, procedure, (index, image), images, clean, threads)
-            best = search.run()
-        finally:
-            torch.set_num_threads(threads)
+    try:
+        with classifier.ready(image), undisturbed(classifier.device):
+            search = _Search(speed, classifier, family, procedure, (index, image), images, clean, threads, show)
+            try:
+                best = search.run()
+            finally:
+                search.bar.close()
+    except (RuntimeError, MemoryError) as error:  # the trial passes; the search takes smaller batches
+        if not out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"two images of shape {tuple(image.shape)} are too large for the free memory of {classifier.device}; use "
+            "another device"
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
     _arrange(classifier, best)
     return Chosen(best, search.rates[best], search.seconds_taken, not search.cut, search.note)
 
@@ -132,6 +145,7 @@ class _Search:
         images: int,
         clean: bool,
         threads: int,
+        show: bool,
     ) -> None:
         self.classifier, self.family, self.image = classifier, family, image
         self.asked = speed
@@ -145,6 +159,14 @@ class _Search:
         self.most = min(largest_batch(procedure, images, clean), max(_SMALL, images * least))
         self.start = time.perf_counter()
         self.seconds = _SECONDS
+        self.bar = tqdm(
+            desc="Measuring speed",
+            total=_SECONDS,
+            bar_format="{desc}: |{bar}| {n:.0f} of about {total:.0f} s",
+            delay=2,
+            leave=False,
+            disable=not show,
+        )
 
     @property
     def seconds_taken(self) -> float:
@@ -176,6 +198,7 @@ class _Search:
         # Known from here on: how long the run will take, and so how long a search is worth while.
         run = self.evaluations / self.rate(start)
         self.seconds = max(_SECONDS, *(min(share * run, most) for share, most in _SHARES))
+        self.bar.total = self.seconds
         self.threads()
         self.other_format()
         self.larger(self.best())
@@ -282,6 +305,7 @@ class _Search:
                 self.rates[speed] = 0.0
             if not self.rates[speed] and self.device == "cuda":
                 torch.cuda.empty_cache()
+            self.bar.update(min(self.seconds_taken, self.seconds) - self.bar.n)
         return self.rates[speed]
 
     def _measure(self, speed: Speed, enough: float = _ENOUGH) -> float:
@@ -289,6 +313,8 @@ class _Search:
         if self.device == "cpu":
             torch.set_num_threads(int(speed.threads))
         size = int(speed.batch_size)
+        # A GPU works while the host draws the next batch; to wait for each would be to measure something else.
+        batches = 1 if self.device == "cpu" else 4
         # More draws than will be taken of one image.
         engine = VoteEngine(self.classifier, self.family, FixedSample(n0=1, n=2**40), batch_size=size)
         engine.add(*self.image)
@@ -300,10 +326,11 @@ class _Search:
         start, fastest = time.perf_counter(), 0.0
         for number in range(_MOST):
             before = time.perf_counter()
-            engine.step()
+            for _ in range(batches):
+                engine.step()
             self._wait()
             now = time.perf_counter()
-            fastest = max(fastest, size / (now - before))
+            fastest = max(fastest, batches * size / (now - before))
             if number + 1 >= _LEAST and now - start > enough:
                 break
         return fastest
