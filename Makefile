@@ -6,6 +6,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+RIVALS := $(VENV)/.installed-rivals
 CONSTRAINTS ?= constraints.txt
 NEWEST := .venv-newest
 DEMO := outputs/demo
@@ -31,6 +32,8 @@ newest:
 constraints:
 	python3.11 --version
 	$(MAKE) newest BASE_PYTHON=python3.11
+	$(MAKE) $(NEWEST)/.installed-rivals VENV=$(NEWEST) CONSTRAINTS=
+	test -f $(NEWEST)/.installed-rivals
 	@set -eo pipefail; { grep '^#' constraints.txt; \
 	    $(NEWEST)/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude uv --exclude wheel \
 	    | grep -vE '^(nvidia|cuda|triton)' | sed 's/+.*//' | tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > $(NEWEST)/constraints.txt
@@ -49,7 +52,8 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
-bench: $(INSTALLED)
+# With the rivals that benchmarks/rivals.py compares with, where they can be had; it says so where they cannot.
+bench: $(INSTALLED) $(RIVALS)
 	for benchmark in benchmarks/*.py; do $(PYTHON) "$$benchmark" || exit 1; done
 
 # Results in outputs/ stay.
@@ -57,14 +61,23 @@ clean:
 	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .ruff_cache .mypy_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# uv is fast and compiles the bytecode that would otherwise slow the first start; pip does as well without it.
+# glsmooth with an extra. uv is fast and compiles the bytecode that would otherwise slow the first start; pip does as
+# well without it.
+define install
+uv=$$(command -v uv || true); \
+if [ -z "$$uv" ] && $(PYTHON) -m pip install --quiet uv 2>/dev/null; then uv=$(VENV)/bin/uv; fi; \
+if [ -n "$$uv" ] && "$$uv" pip install --quiet --compile-bytecode --python $(PYTHON) $(CONSTRAINTS:%=-c %) -e '.[$(1)]'; \
+then :; else $(PYTHON) -m pip install --quiet $(CONSTRAINTS:%=-c %) -e '.[$(1)]'; fi
+endef
+
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(PYTHON)
 	@echo "Installing glsmooth and its dependencies into $(VENV) (once)"
-	@set -e; uv=$$(command -v uv || true); \
-	if [ -z "$$uv" ] && $(PYTHON) -m pip install --quiet uv 2>/dev/null; then uv=$(VENV)/bin/uv; fi; \
-	if [ -n "$$uv" ] && "$$uv" pip install --quiet --compile-bytecode --python $(PYTHON) $(CONSTRAINTS:%=-c %) -e '.[dev]'; \
-	then :; else $(PYTHON) -m pip install --quiet $(CONSTRAINTS:%=-c %) -e '.[dev]'; fi
+	@$(call install,dev)
 	@touch $@
+
+$(RIVALS): $(INSTALLED)
+	@echo "Installing what benchmarks compare with into $(VENV) (once)"
+	@if $(call install,bench); then touch $@; else echo "glsmooth[bench] cannot be installed here" >&2; fi
 
 # A system Python may lack ensurepip (Debian's python3-venv); then uv, or the pip of the system, fills the environment.
 $(PYTHON):

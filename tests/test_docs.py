@@ -171,7 +171,10 @@ def benchmark(path):
     """A benchmark as a module."""
     spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)  # they import from each other
+        patch.setitem(sys.modules, spec.name, module)  # where dataclasses look
+        spec.loader.exec_module(module)
     return module
 
 
