@@ -31,9 +31,9 @@ _GAIN, _PATIENCE = 1.02, 2
 # Batches of a measurement, at least and at most, and the seconds that are enough for it, and in the finals. The fastest
 # counts: whatever else the machine does only makes a batch slower.
 _LEAST, _MOST, _ENOUGH, _FINALS = 2, 20, 0.03, 0.1
-# Seconds that the whole search takes at least, and shares of the run with the seconds up to which they are taken: a few
-# seconds for short runs, a minute for days. No measurement is broken off.
-_SECONDS, _SHARES = 0.3, ((0.1, 8.0), (0.001, 60.0))
+# Seconds that the whole search may take in any case, and shares of the run with the seconds up to which they may be
+# taken: a few seconds for short runs, a minute for days. No measurement is begun that would take longer.
+_SECONDS, _SHARES = 0.2, ((0.1, 8.0), (0.001, 60.0))
 # The best so many are measured once more, in turns.
 _FINALISTS, _TURNS = 3, 2
 # On a GPU of equally fast batches the largest is taken, for other networks of the run's life may be faster in it; on a
@@ -151,6 +151,8 @@ class _Search:
         self.asked = speed
         self.device = classifier.device.type
         self.all_threads = threads
+        # A GPU works while the host draws the next batch; to wait for each would be to measure something else.
+        self.batches = 1 if self.device == "cpu" else 4
         self.rates: dict[Speed, float] = {}  # evaluations a second; 0 where they are not possible
         self.note, self.cut = "", False
         least, most = (draws + clean for draws in procedure.draws_range())
@@ -172,9 +174,10 @@ class _Search:
     def seconds_taken(self) -> float:
         return time.perf_counter() - self.start
 
-    @property
-    def late(self) -> bool:
-        late = self.seconds_taken > self.seconds
+    def late(self, speed: Speed) -> bool:
+        """Would a measurement of these settings end too late, at the best rate so far?"""
+        batches = (1 + _LEAST) * int(speed.batch_size) * self.batches
+        late = self.seconds_taken + batches / max(self.rates.values()) > self.seconds
         self.cut |= late
         return late
 
@@ -223,11 +226,13 @@ class _Search:
         if self.asked.batch_size != AUTO:
             return
         best, failures, speed = self.rate(start), 0, start
-        while failures < _PATIENCE and not self.late:
-            if 2 * int(speed.batch_size) > self.most:
+        while failures < _PATIENCE:
+            speed = replace(speed, batch_size=2 * int(speed.batch_size))
+            if int(speed.batch_size) > self.most:
                 self.cut = True
                 return
-            speed = replace(speed, batch_size=2 * int(speed.batch_size))
+            if self.late(speed):
+                return
             rate = self.rate(speed)
             if not rate:  # out of memory
                 return
@@ -239,15 +244,16 @@ class _Search:
             return
         best = self.best()
         other = replace(best, channels_last=not best.channels_last)
-        if not self.late and self.rate(other) > self.rate(best) and int(best.batch_size) > 1:
+        if not self.late(other) and self.rate(other) > self.rate(best) and int(best.batch_size) > 1:
             self.neighbours(other)
 
     def neighbours(self, speed: Speed) -> None:
         """Batches of half and of twice the size; and on, as long as that helps."""
         if self.asked.batch_size != AUTO:
             return
-        if not self.late and int(speed.batch_size) > 1:
-            self.rate(replace(speed, batch_size=int(speed.batch_size) // 2))
+        half = replace(speed, batch_size=max(1, int(speed.batch_size) // 2))
+        if not self.late(half):
+            self.rate(half)
         self.larger(speed)
 
     def threads(self) -> None:
@@ -262,7 +268,7 @@ class _Search:
             best = start
             for number in further:
                 other = replace(best, threads=number)
-                if self.late or self.rate(other) <= self.rate(best):
+                if self.late(other) or self.rate(other) <= self.rate(best):
                     break
                 best = other
 
@@ -274,7 +280,7 @@ class _Search:
             return
         for _ in range(_TURNS):
             for speed in finalists:
-                if not self.late:
+                if not self.late(speed):
                     self.rates[speed] = max(self.rates[speed], self._measure(speed, _FINALS))
 
     def compiled(self) -> None:
@@ -313,8 +319,6 @@ class _Search:
         if self.device == "cpu":
             torch.set_num_threads(int(speed.threads))
         size = int(speed.batch_size)
-        # A GPU works while the host draws the next batch; to wait for each would be to measure something else.
-        batches = 1 if self.device == "cpu" else 4
         # More draws than will be taken of one image.
         engine = VoteEngine(self.classifier, self.family, FixedSample(n0=1, n=2**40), batch_size=size)
         engine.add(*self.image)
@@ -326,11 +330,11 @@ class _Search:
         start, fastest = time.perf_counter(), 0.0
         for number in range(_MOST):
             before = time.perf_counter()
-            for _ in range(batches):
+            for _ in range(self.batches):
                 engine.step()
             self._wait()
             now = time.perf_counter()
-            fastest = max(fastest, batches * size / (now - before))
+            fastest = max(fastest, self.batches * size / (now - before))
             if number + 1 >= _LEAST and now - start > enough:
                 break
         return fastest
