@@ -19,8 +19,10 @@ demo: $(INSTALLED)
 	@echo
 	@echo "The report: $(CURDIR)/$(DEMO)/certify/report.html"
 
+# Two processes, each with one thread: with more, they would wait for each other. A file's tests stay together, for they
+# share what takes long to make.
 test: $(INSTALLED)
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 # The tests with the newest releases that pyproject.toml allows, in an environment made anew: does one of them break us?
 newest:

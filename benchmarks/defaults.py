@@ -59,7 +59,7 @@ class Network:
         self.cfg = cfg
 
     def chosen(self, images: int) -> Any:
-        return choose_speed(Speed(), self.classifier, self.family, FixedSample(), self.image, images)
+        return choose_speed(Speed(compile=False), self.classifier, self.family, FixedSample(), self.image, images)
 
     def rate(self, speed: Speed) -> float:
         """Evaluations a second, from draws to votes; 0 where they do not fit into memory."""

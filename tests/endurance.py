@@ -55,7 +55,7 @@ ROOT = Path(__file__).parents[1]
 MAIN = {"certify": certify.main, "train": train.main}
 
 #: Keys of summary.json that say when and on what a run was made; all others are compared.
-OF_THE_START = ("seconds_per_image", "invocation", "hardware")
+OF_THE_START = ("seconds_per_image", "invocation", "hardware", "speed")
 #: Files of a certify run that are compared to the byte.
 SAME_BYTES = ("records.csv", "identity.json", "images.json", "figure1.npz")
 

@@ -131,7 +131,12 @@ def test_what_is_set_is_not_touched(simulated):
         speed = simulated(rate, speed=fixed).speed
         assert speed.settled
         assert fixed.filled(speed) == speed
-        assert all(fixed.filled(tried) == tried for tried in simulated.measured)
+        # The network is compiled once, for the batch that it will be used with.
+        *tried, last = simulated.measured
+        assert all(replace(fixed, compile=AUTO).filled(other) == other for other in tried)
+        assert not any(other.compile for other in tried)
+        assert last.compile == (fixed.compile is True)
+        assert not last.compile or last == speed
         simulated.measured.clear()
     settled = Speed(8, channels_last=False, compile=False, threads=2)
     chosen = simulated(rate, speed=settled)
@@ -164,7 +169,7 @@ def test_compilation_is_tried_where_it_can_pay_back(simulated):
     broken = lambda speed: RuntimeError("no such operator\nmore") if speed.compile else rate(speed)  # noqa: E731
     chosen = simulated(broken, images=10_000)
     assert not chosen.speed.compile
-    assert chosen.note == "torch.compile fails for this network (no such operator); it runs as it is"
+    assert chosen.note == "Without torch.compile: it fails for this network (no such operator)"
 
 
 def test_few_images_have_no_large_batches(simulated):
@@ -391,3 +396,60 @@ def test_trial_passes_take_no_more_images_than_fit():
         OutOfMemory, match=r"^two images of shape \(3, 16, 16\) are too large for the free memory of cpu"
     ):
         choose_speed(Speed(), BaseClassifier(Hungry(1), 4), affine_family(), FixedSample(), IMAGE, 100)
+
+
+class Views(nn.Module):
+    """Takes for granted that memory is contiguous, as many networks do; an error elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 16 * 16, 4)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).relu().view(len(images), -1))
+
+
+class Misreads(Views):
+    """Reads memory as if it were contiguous, as a kernel of one's own may; other numbers elsewhere."""
+
+    def forward(self, images):
+        features = self.conv(images).relu()
+        return self.fc(features.as_strided((len(images), 4 * 16 * 16), (4 * 16 * 16, 1)))
+
+
+@pytest.mark.parametrize(("network", "reason"), [(Views, "view size is not compatible"), (Misreads, "its logits are")])
+def test_a_network_that_is_not_itself_in_another_format_is_run_as_it_is(network, reason):
+    torch.manual_seed(0)
+    model = network()
+    chosen = choose_speed(Speed(), BaseClassifier(model, 4), affine_family(), FixedSample(), IMAGE, 100)
+    assert not chosen.speed.channels_last
+    assert chosen.speed.batch_size > 1
+    assert chosen.note.startswith(f"Without the channels-last memory format: it fails for this network ({reason}")
+    region, many = gs.Box(brightness=(-0.1, 0.1)), dict(n0=10, n=90)
+    plain = Speed(100, channels_last=False, compile=False, threads=1)
+    found = [
+        gs.SmoothedClassifier(model, affine_family(), 4, **settings).certify(IMAGE, region, **many)
+        for settings in ({}, vars(plain))
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_compiler_that_is_mistaken_is_not_used(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: lambda images: -model(images))
+    monkeypatch.setattr(tuning, "_WORTH_COMPILING", {"cpu": 0.0})
+    monkeypatch.setattr(tuning, "can_compile", lambda _: True)
+    chosen = choose_speed(Speed(), BaseClassifier(small_network(), 4), affine_family(), FixedSample(), IMAGE, 100)
+    assert not chosen.speed.compile
+    assert chosen.note == "Without torch.compile: it fails for this network (its logits are others)"
+
+
+@pytest.mark.parametrize("settings", [{}, {"channels_last": True}])
+def test_the_networks_own_error_is_not_hidden(settings):
+    class Broken(nn.Module):
+        def forward(self, images):
+            if len(images) != 16:  # the trial passes
+                raise RuntimeError("no such size")
+            return images.mean((2, 3))
+
+    with pytest.raises(RuntimeError, match="no such size"):
+        choose_speed(Speed(**settings), BaseClassifier(Broken(), 3), affine_family(), FixedSample(), IMAGE, 100)

@@ -36,9 +36,12 @@ _LEAST, _MOST, _ENOUGH, _FINALS = 2, 20, 0.03, 0.1
 _SECONDS, _SHARES = 0.2, ((0.1, 8.0), (0.001, 60.0))
 # The best so many are measured once more, in turns.
 _FINALISTS, _TURNS = 3, 2
-# On a GPU of equally fast batches the largest is taken, for other networks of the run's life may be faster in it; on a
-# CPU the smallest, which needs the least memory.
+# Of equally fast batches a GPU gets the largest, with which the host has least to do, and a CPU the smallest, which
+# needs the least memory.
 _EQUAL = 0.99
+# How far logits may be, relative to the largest, from those of the network as it is: rounding, and no other function.
+# Images on which they are compared.
+_ROUNDING, _ROUNDING_OF_HALF, _COMPARED = 1e-2, 1e-1, 2
 # Seconds that a run must at least take for torch.compile to be tried: compiling takes about a minute, and gains a few
 # hundredths on a CPU and a fifth or more on a GPU.
 _WORTH_COMPILING = {"cpu": 3600.0, "cuda": 300.0}
@@ -154,6 +157,7 @@ class _Search:
         # A GPU works while the host draws the next batch; to wait for each would be to measure something else.
         self.batches = 1 if self.device == "cpu" else 4
         self.rates: dict[Speed, float] = {}  # evaluations a second; 0 where they are not possible
+        self.same: dict[tuple[object, ...], bool] = {}  # by memory format and compilation
         self.note, self.cut = "", False
         least, most = (draws + clean for draws in procedure.draws_range())
         # Where votes stop early, a typical image takes about the geometric mean of what it can take.
@@ -183,14 +187,12 @@ class _Search:
 
     def run(self) -> Speed:
         """The settings to take."""
-        start = self.asked.filled(
-            Speed(
-                min(_FIRST.get(self.device, _FIRST["cuda"]), self.most),
-                channels_last=True,
-                compile=False,
-                threads=self.all_threads,
-            )
+        size = min(_FIRST.get(self.device, _FIRST["cuda"]), self.most)
+        start = replace(self.asked, compile=False).filled(
+            Speed(size, channels_last=True, compile=False, threads=self.all_threads)
         )
+        if not self.rate(start) and self.asked.channels_last == AUTO:
+            start = replace(start, channels_last=False)
         while not self.rate(start) and start.batch_size != 1 and self.asked.batch_size == AUTO:
             start = replace(start, batch_size=int(start.batch_size) // 2)
         if not self.rate(start):
@@ -211,8 +213,14 @@ class _Search:
         if self.best().threads != before.threads:
             self.neighbours(self.best())
         self.finals()
-        self.compiled()
-        return self.best()
+        best = self.best()
+        if self.asked.compile is True:  # once, for the batch that it will be used with
+            best = replace(best, compile=True)
+            self.rates[best] = self._measure(best)
+        elif self.asked.compile == AUTO:
+            self.compiled(best)
+            best = self.best()
+        return best
 
     def best(self) -> Speed:
         fastest = max(self.rates.values())
@@ -281,43 +289,70 @@ class _Search:
         for _ in range(_TURNS):
             for speed in finalists:
                 if not self.late(speed):
-                    self.rates[speed] = max(self.rates[speed], self._measure(speed, _FINALS))
+                    self.rates[speed] = max(self.rates[speed], self._attempt(speed, _FINALS))
 
-    def compiled(self) -> None:
-        best = self.best()
-        if self.asked.compile != AUTO or not can_compile(self.device):
-            return
-        if self.evaluations / self.rate(best) < _WORTH_COMPILING.get(self.device, float("inf")):
-            return
-        compiled = replace(best, compile=True)
-        try:
-            self.rate(compiled)
-        except Exception as error:
-            if isinstance(error, UserError):
-                raise
-            # The compiler fails in many ways, and the network runs without it.
-            self.rates[compiled] = 0.0
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.note = f"torch.compile fails for this network ({reason}); it runs as it is"
-        if self.rates[compiled] < _GAIN * self.rate(best):
-            self.rates[compiled] = 0.0
+    def compiled(self, best: Speed) -> None:
+        """Compiles, where the run is long enough for that to pay back."""
+        run = self.evaluations / self.rate(best)
+        if can_compile(self.device) and run >= _WORTH_COMPILING.get(self.device, math.inf):
+            compiled = replace(best, compile=True)
+            if self.rate(compiled) < _GAIN * self.rate(best):
+                self.rates[compiled] = 0.0
 
     def rate(self, speed: Speed) -> float:
-        """Evaluations a second, measured when first asked for; 0 where they do not fit into memory."""
+        """Evaluations a second, measured when first asked for; 0 where that is not possible."""
         if speed not in self.rates:
-            try:
-                self.rates[speed] = self._measure(speed)
-            except OutOfMemory:
-                self.rates[speed] = 0.0
-            if not self.rates[speed] and self.device == "cuda":
-                torch.cuda.empty_cache()
+            self.rates[speed] = self._attempt(speed)
             self.bar.update(min(self.seconds_taken, self.seconds) - self.bar.n)
         return self.rates[speed]
+
+    def _attempt(self, speed: Speed, enough: float = _ENOUGH) -> float:
+        """:meth:`_measure`; 0 where it does not fit into memory, or the network cannot be run so."""
+        reason = ""
+        try:
+            return self._measure(speed, enough)
+        except Exception as error:
+            plain = not (speed.compile or (speed.channels_last and self.asked.channels_last == AUTO))
+            if not isinstance(error, OutOfMemory) and not out_of_memory(error):
+                if plain or isinstance(error, UserError):
+                    raise
+                # What a network does in another memory format, or a compiler with it, fails in many ways.
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if reason:
+            what = "torch.compile" if speed.compile else "the channels-last memory format"
+            self.note = f"Without {what}: it fails for this network ({reason})"
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+        return 0.0
+
+    @torch.inference_mode()
+    def _same(self, speed: Speed) -> bool:
+        """Is the network the same function when it is run so? A kernel, or a compiler, may be mistaken."""
+        if self.classifier.deterministic is False:
+            return True
+        image = self.image[1].to(self.classifier.device, torch.float32)
+        size = int(speed.batch_size) if speed.compile else _COMPARED  # compiled, another size would be compiled anew
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(size, *image.shape, generator=generator).to(image.device)
+        images[0] = image
+        _arrange(self.classifier, replace(speed, channels_last=False, compile=False))
+        expected = self.classifier(images).float()
+        _arrange(self.classifier, speed)
+        found = self.classifier(images).float()
+        share = _ROUNDING if self.classifier.autocast is None else _ROUNDING_OF_HALF
+        finite = expected.isfinite() & found.isfinite()
+        scale = float(expected[finite].abs().max()) if bool(finite.any()) else 0.0
+        return torch.allclose(found, expected, rtol=0, atol=share * scale, equal_nan=True)
 
     def _measure(self, speed: Speed, enough: float = _ENOUGH) -> float:
         _arrange(self.classifier, speed)
         if self.device == "cpu":
             torch.set_num_threads(int(speed.threads))
+        manner = (speed.channels_last, speed.compile)
+        if manner not in self.same:
+            self.same[manner] = not any(manner) or self._same(speed)
+        if not self.same[manner]:
+            raise RuntimeError("its logits are others")
         size = int(speed.batch_size)
         # More draws than will be taken of one image.
         engine = VoteEngine(self.classifier, self.family, FixedSample(n0=1, n=2**40), batch_size=size)
