@@ -164,7 +164,6 @@ class _Search:
         self.evaluations = images * math.sqrt(least * most)
         self.most = min(largest_batch(procedure, images, clean), max(_SMALL, images * least))
         self.start = time.perf_counter()
-        self.seconds = _SECONDS
         self.bar = tqdm(
             desc="Measuring speed",
             total=_SECONDS,
@@ -177,6 +176,12 @@ class _Search:
     @property
     def seconds_taken(self) -> float:
         return time.perf_counter() - self.start
+
+    @property
+    def seconds(self) -> float:
+        """How long the search may take, by how long the run will."""
+        run = self.evaluations / (max(self.rates.values(), default=0.0) or math.inf)
+        return max(_SECONDS, *(min(share * run, most) for share, most in _SHARES))
 
     def late(self, speed: Speed) -> bool:
         """Would a measurement of these settings end too late, at the best rate so far?"""
@@ -200,10 +205,6 @@ class _Search:
                 f"batch_size={start.batch_size}: too large for the free memory of {self.classifier.device}; use "
                 "another device"
             )
-        # Known from here on: how long the run will take, and so how long a search is worth while.
-        run = self.evaluations / self.rate(start)
-        self.seconds = max(_SECONDS, *(min(share * run, most) for share, most in _SHARES))
-        self.bar.total = self.seconds
         self.threads()
         self.other_format()
         self.larger(self.best())
@@ -303,6 +304,7 @@ class _Search:
         """Evaluations a second, measured when first asked for; 0 where that is not possible."""
         if speed not in self.rates:
             self.rates[speed] = self._attempt(speed)
+            self.bar.total = self.seconds
             self.bar.update(min(self.seconds_taken, self.seconds) - self.bar.n)
         return self.rates[speed]
 
