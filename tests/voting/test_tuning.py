@@ -115,7 +115,7 @@ def test_the_search_takes_a_tenth_of_the_run_and_seconds_at_most(simulated):
         run = 1200 * images / (top / 4)
         # The last measurement may be of slower settings than it was taken for.
         slowest = max(3 * speed.batch_size / curve(16, top)(speed) for speed in simulated.measured)
-        assert chosen.seconds <= max(0.2, min(8.0, 0.1 * run), min(60.0, 1e-3 * run)) + max(slowest, tuning._FINALS)
+        assert chosen.seconds <= max(0.4, min(8.0, 0.1 * run), min(60.0, 1e-3 * run)) + max(slowest, tuning._FINALS)
         simulated.measured.clear()
 
 

@@ -30,10 +30,10 @@ _FIRST = {"cpu": 1, "cuda": 32}
 _GAIN, _PATIENCE = 1.02, 2
 # Batches of a measurement, at least and at most, and the seconds that are enough for it, and in the finals. The fastest
 # counts: whatever else the machine does only makes a batch slower.
-_LEAST, _MOST, _ENOUGH, _FINALS = 2, 20, 0.03, 0.1
+_LEAST, _MOST, _ENOUGH, _FINALS = 2, 20, 0.02, 0.1
 # Seconds that the whole search may take in any case, and shares of the run with the seconds up to which they may be
 # taken: a few seconds for short runs, a minute for days. No measurement is begun that would take longer.
-_SECONDS, _SHARES = 0.2, ((0.1, 8.0), (0.001, 60.0))
+_SECONDS, _SHARES = 0.4, ((0.1, 8.0), (0.001, 60.0))
 # The best so many are measured once more, in turns.
 _FINALISTS, _TURNS = 3, 2
 # Of equally fast batches a GPU gets the largest, with which the host has least to do, and a CPU the smallest, which
