@@ -56,7 +56,7 @@ lint: $(INSTALLED)
 
 # With the rivals that benchmarks/rivals.py compares with, where they can be had; it says so where they cannot.
 bench: $(INSTALLED) $(RIVALS)
-	for benchmark in benchmarks/*.py; do $(PYTHON) "$$benchmark" || exit 1; done
+	for benchmark in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do $(PYTHON) "$$benchmark" || exit 1; done
 
 # Results in outputs/ stay.
 clean:

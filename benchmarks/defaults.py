@@ -17,13 +17,10 @@ import time
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from glsmooth.configuration.build import build_family
-from glsmooth.configuration.groups import member
+from common import begin, default_family, machine, untrained
 from glsmooth.errors import OutOfMemory
-from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.models import build_model
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.procedures import FixedSample
@@ -48,13 +45,9 @@ class Network:
     """A network, an image, and how fast settings are."""
 
     def __init__(self, name: str, size: int, cfg: DictConfig, device: torch.device) -> None:
-        spec = {"name": name, "pretrained": False, "weights": None}
         torch.manual_seed(0)
-        model = build_model(spec, 10, 3, [0.5] * 3, [0.25] * 3, (size, size))
-        self.classifier = BaseClassifier(model, 10, device=device)
-        self.family: SmoothedFamily = build_family(
-            member("transform", cfg.transform), member("smoothing", cfg.transform), (size, size)
-        )
+        self.classifier = BaseClassifier(untrained(name, size), 10, device=device)
+        self.family = default_family(cfg.transform, size)
         self.image = torch.rand(3, size, size)
         self.cfg = cfg
 
@@ -119,13 +112,8 @@ def compare(name: str, size: int, images: int, cfg: DictConfig, device: torch.de
 
 
 def main() -> None:
-    cfg = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
-    assert isinstance(cfg, DictConfig)
-    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__} on {name}\n")
+    cfg, device = begin(DEFAULTS)
+    print(f"{machine(device)}\n")
     print(
         "| network | plain: 256, contiguous, all threads, passes/s | chosen | seconds of search | passes/s "
         "| best of all | passes/s | chosen over best | chosen over plain |"

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -29,13 +27,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
-from glsmooth.configuration.build import build_family
-from glsmooth.configuration.groups import member
+from common import begin, default_family, machine, read, untrained
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.models import build_model
 from glsmooth.voting.engine import BaseClassifier, VoteEngine
 from glsmooth.voting.procedures import FixedSample
 
@@ -74,8 +70,7 @@ class Case(NamedTuple):
     @property
     def family(self) -> SmoothedFamily:
         """The transformation's default laws."""
-        size = (self.size, self.size)
-        return build_family(member("transform", self.transform), member("smoothing", self.transform), size)
+        return default_family(self.transform, self.size)
 
 
 class Cost(NamedTuple):
@@ -104,25 +99,6 @@ def table(cfg: DictConfig, what: str) -> list[tuple[int, Case]]:
     raise SystemExit(f"parts={what}: choose from {', '.join(DEFAULTS['parts'])}")
 
 
-def machine(device: torch.device) -> str:
-    """What figures are to be quoted with: processor, versions, threads, and what else it had to do."""
-    model = re.search(r"model name\s*: (.*)", _read(Path("/proc/cpuinfo")))
-    name = model.group(1) if model else platform.processor() or platform.machine()
-    cuda = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return (
-        f"{cuda}{name}, {os.cpu_count()} cores{load}; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"{torch.get_num_threads()} thread(s)"
-    )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
-
-
 class Memory:
     """The most that this process has used since it was made, beyond what it used then."""
 
@@ -148,7 +124,7 @@ class Memory:
 
     @staticmethod
     def _resident(which: str) -> float:
-        found = re.search(rf"{which}:\s*(\d+) kB", _read(PROC / "status"))
+        found = re.search(rf"{which}:\s*(\d+) kB", read(PROC / "status"))
         return int(found.group(1)) * 1024 / 1e6 if found else math.nan
 
 
@@ -156,8 +132,7 @@ def answer(cfg: DictConfig, device: torch.device) -> None:
     """A row's process: certifies once for each line that it is sent, and says what that took."""
     case = Case(*cfg.case)
     torch.manual_seed(0)
-    spec = {"name": cfg.network, "pretrained": False, "weights": None}
-    model = build_model(spec, 10, 3, [0.5] * 3, [0.25] * 3, (case.size, case.size)).eval()
+    model = untrained(cfg.network, case.size).eval()
     classifier = BaseClassifier(model, 10, device=device)
     family, procedure = case.family, FixedSample(N0, case.n)
     batch = torch.rand(cfg.batch_size, 3, case.size, case.size, device=device)
@@ -241,10 +216,7 @@ def line(amounts: list[int], seconds: list[float]) -> tuple[float, float, float]
 
 
 def main() -> None:
-    cfg = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
-    assert isinstance(cfg, DictConfig)
-    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    torch.set_num_threads(cfg.threads)
+    cfg, device = begin(DEFAULTS)
     if cfg.case is not None:
         answer(cfg, device)
         return

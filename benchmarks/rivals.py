@@ -28,15 +28,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from scipy import stats
 from torch import Tensor, nn
 
 import glsmooth as gs
+from common import begin, machine, untrained
 from glsmooth.bounds.confidence import clopper_pearson_lower
-from glsmooth.learning.models import build_model
 from glsmooth.voting.memory import keep_freed_memory
-from growth import machine, timed
+from growth import timed
 
 DEFAULTS = {
     "device": None,  # null: a GPU if there is one
@@ -101,8 +101,7 @@ class Problem:
             return 0.5 * patterns[labels] + 0.5 * torch.rand(n, 3, *size, generator=generator), labels
 
         torch.manual_seed(cfg.seed)
-        spec = {"name": cfg.network, "pretrained": False, "weights": None}
-        self.network = build_model(spec, CLASSES, 3, [0.5] * 3, [0.25] * 3, size).to(device)
+        self.network = untrained(cfg.network, cfg.size, CLASSES).to(device)
         optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
         self.network.train()
         for _ in range(cfg.steps):
@@ -284,11 +283,7 @@ def check_same(what: str, mine: Found, other: Found, cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    cfg = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
-    assert isinstance(cfg, DictConfig)
-    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    cfg, device = begin(DEFAULTS)
     cfg.n = cfg.n or (10_000 if device.type == "cuda" else 400)
     keep_freed_memory()  # as glsmooth does in any case: the others have it from their first turn, too
     print(machine(device))

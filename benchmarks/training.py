@@ -22,15 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
+from common import begin, default_family, machine, untrained
 from glsmooth.commands.train import make_training
-from glsmooth.configuration.build import build_family
 from glsmooth.configuration.groups import member
 from glsmooth.learning.data import Data, TensorImages
 from glsmooth.learning.losses import training_loss
-from glsmooth.learning.models import build_model
 from glsmooth.learning.trainer import quieten_lightning
 from glsmooth.learning.training import TrainingModule
 from glsmooth.voting.classifier import PRECISIONS, BaseClassifier
@@ -101,11 +100,6 @@ def settings_of(cfg: DictConfig, device: torch.device, precision: str, batch_siz
     }
 
 
-def network(name: str, channels: int, size: int) -> nn.Module:
-    spec = {"name": name, "pretrained": False, "weights": None}
-    return build_model(spec, 10, channels, [0.5] * channels, [0.25] * channels, (size, size))
-
-
 def bare_loop(model: nn.Module, settings: dict[str, Any], images: torch.Tensor, labels: torch.Tensor) -> Any:
     """Steps of the network alone on one batch that is ready on its device."""
     loss, chosen = settings["loss"], settings["optimizer"]
@@ -148,14 +142,14 @@ def measure(
         crop_padding=4,
         flip=True,
     )
-    family = build_family(member("transform", cfg.transform), member("smoothing", cfg.transform), (size, size))
+    family = default_family(cfg.transform, size)
     module = TrainingModule(
-        network(name, channels, size), family, data, settings["loss"], settings["optimizer"], cfg.seed, {}
+        untrained(name, size, channels=channels), family, data, settings["loss"], settings["optimizer"], cfg.seed, {}
     )
     copies = settings["loss"]["copies"]
     ready = torch.rand(copies * batch_size, channels, size, size, device=device)
     bare = bare_loop(
-        network(name, channels, size).to(device, memory_format=torch.channels_last),
+        untrained(name, size, channels=channels).to(device, memory_format=torch.channels_last),
         settings,
         ready.contiguous(memory_format=torch.channels_last),
         torch.randint(10, (batch_size,), device=device),
@@ -200,9 +194,9 @@ def precision(cfg: DictConfig, device: torch.device) -> None:
             images = torch.rand(copies * batch_size, channels, size, size, device=device)
             images = images.contiguous(memory_format=torch.channels_last)
             labels = torch.randint(10, (batch_size,), device=device)
-            model = network(name, channels, size).to(device, memory_format=torch.channels_last)
+            model = untrained(name, size, channels=channels).to(device, memory_format=torch.channels_last)
             classifier = BaseClassifier(
-                network(name, channels, size).eval(), 10, device=device, precision=chosen, channels_last=True
+                untrained(name, size, channels=channels).eval(), 10, device=device, precision=chosen, channels_last=True
             )
             works.append((bare_loop(model, settings, images, labels), forward(classifier, images)))
         turns = []
@@ -241,13 +235,8 @@ def batches(cfg: DictConfig, device: torch.device) -> list[tuple[str, int, int, 
 
 
 def main() -> None:
-    cfg = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
-    assert isinstance(cfg, DictConfig)
-    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__} on {name}, seed {cfg.seed}")
+    cfg, device = begin(DEFAULTS)
+    print(f"{machine(device)}, seed {cfg.seed}")
     quieten_lightning()
     if "training" in cfg.parts:
         training(cfg, device)

@@ -28,17 +28,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from scipy.special import betaincinv
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from common import begin, default_family, machine, untrained
 from glsmooth import bounds, laws, transforms
 from glsmooth.bounds.confidence import clopper_pearson_lower
 from glsmooth.configuration.build import build_family, build_region
-from glsmooth.configuration.groups import member
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.models import build_model
 from glsmooth.runs.records import RecordWriter, columns, row
 from glsmooth.smoothing import Verdict
 from glsmooth.transforms import Brightness
@@ -84,16 +83,8 @@ def throughput(cfg: DictConfig, device: torch.device) -> None:
     for name, size, cpu_batch, gpu_batch in cfg.networks:
         batch_size = gpu_batch if device.type == "cuda" else cpu_batch
         for precision, channels_last, compiled in options:
-            model = build_model(
-                {"name": name, "pretrained": False, "weights": None},
-                10,
-                3,
-                [0.5] * 3,
-                [0.25] * 3,
-                (size, size),
-            )
             classifier = BaseClassifier(
-                model,
+                untrained(name, size),
                 10,
                 device=device,
                 precision=precision,
@@ -111,11 +102,6 @@ def throughput(cfg: DictConfig, device: torch.device) -> None:
                     + (f" {cpu_ratio:.3f} |" if cpu else ""),
                     flush=True,
                 )
-
-
-def default_family(transform: str, size: int) -> SmoothedFamily:
-    """The family of a transformation's default laws."""
-    return build_family(member("transform", transform), member("smoothing", transform), (size, size))
 
 
 @torch.inference_mode()
@@ -304,13 +290,8 @@ def command(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    cfg = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
-    assert isinstance(cfg, DictConfig)
-    device = torch.device(cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__} on {name}")
+    cfg, device = begin(DEFAULTS)
+    print(machine(device))
     if device.type == "cpu":
         keep_freed_memory()  # as certification does
     if "throughput" in cfg.parts:

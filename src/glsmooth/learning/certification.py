@@ -31,7 +31,7 @@ from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.procedures import FixedSample, Procedure
 from glsmooth.voting.speed import AUTO, Speed
-from glsmooth.voting.tuning import Chosen, choose_speed
+from glsmooth.voting.tuning import Chosen, arrange, choose_speed
 
 __all__ = ["CertificationModule", "Options", "clear", "read_evaluations"]
 
@@ -190,8 +190,7 @@ class CertificationModule(LightningModule):
             _say(chosen, self.options.speed, kept, self.device.type)
         chosen = self.trainer.strategy.broadcast(chosen, src=0)
         assert chosen is not None
-        if self.global_rank > 0:
-            choose_speed(chosen.speed, classifier, self.family, self.procedure, self.images[[0]][0][0], 1)
+        arrange(classifier, chosen.speed)
         return chosen.speed
 
     def _smaller(self, speed: Speed) -> Callable[[int], None]:

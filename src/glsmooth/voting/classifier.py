@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from glsmooth.errors import UserError, out_of_memory
 from glsmooth.voting.memory import keep_freed_memory
 
-__all__ = ["PRECISIONS", "BaseClassifier", "can_compile", "nonfinite", "undisturbed"]
+__all__ = ["PRECISIONS", "BaseClassifier", "alike", "can_compile", "nonfinite", "undisturbed"]
 
 #: Lightning's names of precisions and the type that autocast uses; None is plain float32.
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -271,9 +271,7 @@ class BaseClassifier:
         if exact:
             return torch.equal(one.nan_to_num(), other.nan_to_num())
         share = 2e-2 if self.autocast is not None else 1e-4 if self.device.type == "cuda" else 1e-5
-        finite = one.isfinite()
-        scale = float(one[finite].abs().max()) if bool(finite.any()) else 0.0
-        return torch.allclose(one, other, rtol=0, atol=share * scale, equal_nan=True)
+        return alike(one, other, share)
 
     def _seeded(self, images: Tensor) -> Tensor | None:
         """A pass from fixed seeds, which leaves the global generators as they were."""
@@ -317,6 +315,13 @@ _BATCH = (
     "the network's logits for an image depend on {}, so its votes are not independent draws; normalise by fixed "
     "statistics (is a BatchNorm in training mode?), or run it image by image inside the model"
 )
+
+
+def alike(one: Tensor, other: Tensor, share: float) -> bool:
+    """Are these logits the same but for this share of the largest of ``one``?"""
+    finite = one.isfinite()
+    scale = float(one[finite].abs().max()) if bool(finite.any()) else 0.0
+    return torch.allclose(one, other, rtol=0, atol=share * scale, equal_nan=True)
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from glsmooth.errors import OutOfMemory, UserError, out_of_memory
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.voting.classifier import BaseClassifier, can_compile, undisturbed
+from glsmooth.voting.classifier import BaseClassifier, alike, can_compile, undisturbed
 from glsmooth.voting.engine import VoteEngine, largest_batch
 from glsmooth.voting.procedures import FixedSample, Procedure
 from glsmooth.voting.speed import AUTO, Speed
 
-__all__ = ["Chosen", "choose_speed"]
+__all__ = ["Chosen", "arrange", "choose_speed"]
 
 # Where the search starts: a batch of one fills a CPU with a large network, a GPU takes many times that.
 _FIRST = {"cpu": 1, "cuda": 32}
@@ -103,7 +103,7 @@ def choose_speed(
     if speed.batch_size != AUTO:
         speed = replace(speed, batch_size=min(int(speed.batch_size), largest_batch(procedure, images, clean)))
     if speed.settled and not measure:
-        _arrange(classifier, speed)
+        arrange(classifier, speed)
         return Chosen(speed)
     threads = torch.get_num_threads()
     try:
@@ -122,11 +122,12 @@ def choose_speed(
         ) from error
     finally:
         torch.set_num_threads(threads)
-    _arrange(classifier, best)
+    arrange(classifier, best)
     return Chosen(best, search.rates[best], search.seconds_taken, not search.cut, search.note)
 
 
-def _arrange(classifier: BaseClassifier, speed: Speed) -> None:
+def arrange(classifier: BaseClassifier, speed: Speed) -> None:
+    """Have the classifier run as a settled speed says."""
     assert speed.settled
     classifier.arrange(
         compile=bool(speed.compile),
@@ -337,17 +338,15 @@ class _Search:
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(size, *image.shape, generator=generator).to(image.device)
         images[0] = image
-        _arrange(self.classifier, replace(speed, channels_last=False, compile=False))
+        arrange(self.classifier, replace(speed, channels_last=False, compile=False))
         expected = self.classifier(images).float()
-        _arrange(self.classifier, speed)
+        arrange(self.classifier, speed)
         found = self.classifier(images).float()
         share = _ROUNDING if self.classifier.autocast is None else _ROUNDING_OF_HALF
-        finite = expected.isfinite() & found.isfinite()
-        scale = float(expected[finite].abs().max()) if bool(finite.any()) else 0.0
-        return torch.allclose(found, expected, rtol=0, atol=share * scale, equal_nan=True)
+        return alike(expected, found, share)
 
     def _measure(self, speed: Speed, enough: float = _ENOUGH) -> float:
-        _arrange(self.classifier, speed)
+        arrange(self.classifier, speed)
         if self.device == "cpu":
             torch.set_num_threads(int(speed.threads))
         manner = (speed.channels_last, speed.compile)
