@@ -38,7 +38,7 @@ from glsmooth.learning.trainer import (
     training_precision,
     wandb_run,
 )
-from glsmooth.learning.training import CLEAN, UNDER_LAW, TrainingModule, TrainingProgress
+from glsmooth.learning.training import CLEAN, UNDER_LAW, SavesInsideEpochs, TrainingModule, TrainingProgress
 from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
 from glsmooth.runs.own import remember
 
@@ -197,6 +197,7 @@ def make_training(settings: dict[str, Any], directory: Path, logged: Any) -> Tra
             # best first: last.ckpt then remembers the best score, and a resumed run keeps it.
             ModelCheckpoint(filename="best", monitor=UNDER_LAW, mode="max", save_weights_only=True, **saved),
             ModelCheckpoint(filename="last", **saved),
+            SavesInsideEpochs(directory / "last.ckpt"),
         ],
         plugins=[WholeCheckpoints()],
         default_root_dir=directory,

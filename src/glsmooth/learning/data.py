@@ -291,13 +291,22 @@ class Batches(Sampler[list[int]]):
     ) -> None:
         self.size, self.batch_size, self.shuffle_seed = size, batch_size, shuffle_seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.begun = (-1, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch."""
         self.epoch = epoch
 
+    def resume(self, epoch: int, done: int) -> None:
+        """Go on in an epoch of which ``done`` batches were seen before; its length stays."""
+        self.epoch, self.begun = epoch, (epoch, done)
+
     def positions(self) -> Tensor:
-        """All positions of the epoch for this process, in their order."""
+        """The positions of the epoch for this process, in their order, but for those that were seen before."""
+        epoch, done = self.begun
+        return self._all()[done * self.batch_size if epoch == self.epoch else 0 :]
+
+    def _all(self) -> Tensor:
         if self.shuffle_seed is None:
             return torch.arange(self.size)[self.rank :: self.world_size]
         generator = torch.Generator().manual_seed(self.shuffle_seed * 1_000_003 + self.epoch)
@@ -309,7 +318,7 @@ class Batches(Sampler[list[int]]):
         return (positions[i : i + self.batch_size] for i in range(0, len(positions), self.batch_size))
 
     def __len__(self) -> int:
-        return -(-len(self.positions()) // self.batch_size)
+        return -(-len(self._all()) // self.batch_size)
 
 
 def loader(dataset: Dataset[Any], batches: Batches, num_workers: int = 0, pin_memory: bool = False) -> DataLoader[Any]:

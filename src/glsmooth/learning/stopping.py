@@ -1,8 +1,11 @@
-"""SIGTERM, SIGINT and SIGUSR2 stop a command within five seconds, and its exit status says by which.
+"""SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 stop a command within five seconds, and its exit status says by which.
 
 What is on disk is whole at any moment, so a command may stop anywhere: the signal is raised as an exception where the
-program happens to be. Should that lead nowhere (a long call into C, a hook that swallows it, a W&B that does not
-answer), the process ends by itself :data:`GRACE` seconds after the signal; a second signal ends it at once.
+program happens to be, or a moment later, at the next :func:`boundary`, where something is worth saving. Should that
+lead nowhere (a long call into C, a hook that swallows it, a W&B that does not answer), the process ends by itself
+:data:`GRACE` seconds after the signal; a second signal ends it at once.
+
+Schedulers say by SIGUSR1 and SIGUSR2 that a job has to make room. A command that runs as a job is then queued again.
 """
 
 from __future__ import annotations
@@ -10,19 +13,24 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from typing import Any, NoReturn
 
-__all__ = ["Stopped", "end_with_us", "handle_signals", "stoppable"]
+__all__ = ["Stopped", "asked", "boundary", "end_with_us", "handle_signals", "started_by_srun", "stoppable"]
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+#: Those that ask a job to make room for another, or say that its time is nearly up.
+MAKE_ROOM = (signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds from the signal to the end of the process, at most.
 GRACE = 4.0
+#: The same of a job that is queued again: schedulers leave half a minute, and a step of training may take long.
+JOB_GRACE = 20.0
 # One stop may come as two signals: timeout(1) and some schedulers send to the process and to its group.
 _SAME_STOP = 0.5
 
@@ -41,15 +49,19 @@ class Stopped(BaseException):
 class _Stop:
     """The signals of one process: its handlers, its watching thread, and what has come."""
 
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
+    def __init__(self, advice: str, take: bool, requeue: Callable[[int], object] | None) -> None:
+        self.advice, self.requeue = advice, requeue
         self.signum: int | None = None
+        self.waits = False  # for a boundary
         self.launcher: Any = None  # of the processes that end with this one
         self.told = False
         self.begin = ""
         self.before = {number: signal.getsignal(number) for number in SIGNALS}
-        # Whoever ignores a signal (nohup, a shell's background job) or handles it (submitit) has a reason.
-        self.ours = [n for n in SIGNALS if self.before[n] in (signal.SIG_DFL, signal.default_int_handler)]
+        # Whoever ignores a signal (nohup, a shell's background job) or handles it has a reason.
+        defaults = (signal.SIG_DFL, signal.default_int_handler)
+        self.ours = [
+            n for n in SIGNALS if self.before[n] in defaults or (take and self.before[n] is not signal.SIG_IGN)
+        ]
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
 
@@ -76,13 +88,29 @@ class _Stop:
             self.signum = signum
             # torch raises an error where a data loading process has died; they may have had the signal, too.
             signal.signal(signal.SIGCHLD, lambda *_: None)
-            self._end_processes()
-            raise Stopped(signum)
+            if not self.waits:
+                self.stop()
+
+    def stop(self) -> NoReturn:
+        """Leave what runs inside, which a signal has asked for."""
+        assert self.signum is not None
+        self.waits = False
+        self._end_processes()
+        raise Stopped(self.signum)
+
+    def grace(self, signum: int) -> float:
+        return JOB_GRACE if self.requeue is not None and signum in MAKE_ROOM else GRACE
+
+    def queue_again(self, signum: int) -> None:
+        """Have the job queued again, once."""
+        requeue, self.requeue = self.requeue, None
+        if requeue is not None and signum in MAKE_ROOM:
+            requeue(signum)
 
     def _watch(self) -> None:
         first, came = 0, 0.0
         while True:
-            wait = came + GRACE - time.monotonic() if first else None
+            wait = came + self.grace(first) - time.monotonic() if first else None
             if wait is not None and not select.select([self.reader], [], [], max(0.0, wait))[0]:
                 self._leave(first)
             numbers = os.read(self.reader, 64)
@@ -100,6 +128,8 @@ class _Stop:
     def _leave(self, signum: int) -> NoReturn:
         self._end_processes()
         self.tell(signum)
+        with suppress(BaseException):
+            self.queue_again(signum)
         os._exit(128 + signum)
 
     def _end_processes(self) -> None:
@@ -129,17 +159,22 @@ _active: _Stop | None = None
 
 
 @contextmanager
-def stoppable(advice: str) -> Iterator[None]:
+def stoppable(
+    advice: str, take: bool = False, requeue: Callable[[int], object] | None = None
+) -> Iterator[None]:
     """Have the signals stop what runs inside, and then this process, with status 128 + number and one line.
 
     Args:
         advice: how to go on, at the end of that line.
+        take: handle signals, too, that somebody else handles.
+        requeue: of a job: has it queued again, called with the signal when one of :data:`MAKE_ROOM` has stopped it.
+            It may end the process by SystemExit.
     """
     global _active
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread has signals
         return
-    outer, stop = _active, _Stop(advice)
+    outer, stop = _active, _Stop(advice, take, requeue)
     _active = stop
     stop.install()
     try:
@@ -149,12 +184,49 @@ def stoppable(advice: str) -> Iterator[None]:
         if stop.signum is not None:
             sys.stdout.flush()
             stop.tell(stop.signum, error.progress if isinstance(error, Stopped) else "")
+            stop.queue_again(stop.signum)
             sys.exit(128 + stop.signum)  # still watched: the end may hang, too
         raise
     finally:
         if stop.signum is None or sys.exc_info()[0] is None:
             stop.close()
             _active = outer
+
+
+def boundary(waits: bool) -> None:
+    """Stop here where a signal has asked for it; from here on, signals wait for the next boundary, or do not."""
+    if _active is not None:
+        if _active.signum is not None:
+            _active.stop()
+        _active.waits = waits
+
+
+def asked() -> bool:
+    """Has a signal come, so that the next :func:`boundary` will not be passed?"""
+    return _active is not None and _active.signum is not None
+
+
+def scontrol_requeue(signum: int) -> None:
+    """Queue the Slurm job of this process again, where the first of its processes calls it."""
+    del signum
+    if not _is_first_process():
+        return
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    # One that cannot be (salloc's) says so on standard error.
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["scontrol", "requeue", job], timeout=10, check=False)
+
+
+#: Steps of Slurm that srun did not start have numbers from here on: the script of sbatch, the shell of salloc.
+_NO_STEP_OF_SRUN = 0xFFFFFFF0
+
+
+def started_by_srun() -> bool:
+    """Did srun start this process, maybe as one of several? Other variables of Slurm's stand in any shell of a job."""
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < _NO_STEP_OF_SRUN
 
 
 def end_with_us(launcher: Any) -> None:

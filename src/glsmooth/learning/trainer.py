@@ -94,19 +94,9 @@ def _computes_in_bfloat16(accelerator: str) -> bool:
     return accelerator == "cpu" and any(getattr(torch.cpu, name, bool)() for name in questions)
 
 
-#: Steps of Slurm that srun did not start have numbers from here on: the script of sbatch, the shell of salloc.
-_NO_STEP_OF_SRUN = 0xFFFFFFF0
-
-
-def _under_srun() -> bool:
-    """Did srun start this process, maybe as one of several? Other variables of Slurm's stand in any shell of a job."""
-    step = os.environ.get("SLURM_STEP_ID", "")
-    return step.isdecimal() and int(step) < _NO_STEP_OF_SRUN and SLURMEnvironment.detect()
-
-
 def started_with_others() -> bool:
     """Did srun or torchrun start this process, so that its rank and those of the others come from there?"""
-    return TorchElasticEnvironment.detect() or _under_srun()
+    return TorchElasticEnvironment.detect() or (stopping.started_by_srun() and SLURMEnvironment.detect())
 
 
 def make_trainer(settings: Mapping[str, Any], callbacks: Sequence[Callback] = (), **options: Any) -> Trainer:
@@ -185,6 +175,7 @@ def quieten_lightning() -> None:
         "does not have many workers",
         "`srun` command is available",
         "exists and is not empty",
+        "dataloader is not resumable",  # its order of the images is (glsmooth.learning.data.Batches)
         "smaller than the logging",
         "predict returned None",
         "LeafSpec.*is deprecated",

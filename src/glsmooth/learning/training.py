@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.learning import stopping
 from glsmooth.learning.checkpoint import KEY
 from glsmooth.learning.data import Batches, Data, pixel_batches, unit
 from glsmooth.learning.losses import LossTerms, training_loss
@@ -27,6 +30,14 @@ SCHEDULES = ("cosine", "constant")
 
 #: Transformed copies of each validation image: more than one steadies the choice of best.ckpt.
 VALIDATION_COPIES = 4
+
+#: In last.ckpt, what was done of an epoch that has not ended.
+BEGUN = "begun"
+
+#: Seconds after which last.ckpt is saved inside an epoch, also where no signal asks for it.
+SECONDS_A_SAVE = 600.0
+#: Seconds of training that are saved before the last step of an epoch: validation follows, and may take long.
+_WORTH_SAVING = 30.0
 
 #: Steps after which the losses of a GPU are looked at: each time it must be waited for.
 _STEPS_A_LOOK = 50
@@ -75,7 +86,10 @@ class TrainingModule(LightningModule):
         self.draws = torch.Generator()
         #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
         self.begun = False
-        self._first_epoch = 0
+        #: While a checkpoint is saved inside an epoch, the steps of it that were made; else 0.
+        self.steps_begun = 0
+        # Where training goes on: the epoch, and its steps that were made before.
+        self._first_epoch, self._first_step = 0, 0
         # Of the epoch: steps that were not looked at yet (number, images, loss terms), and the sums of the others.
         self._steps: list[tuple[int, int, Tensor]] = []
         self._sums, self._images = torch.zeros(len(LossTerms._fields), dtype=torch.float64), 0
@@ -84,10 +98,10 @@ class TrainingModule(LightningModule):
         logits: Tensor = self.model(images)
         return logits
 
-    def restart_draws(self, purpose: int, epoch: int) -> None:
-        """Restart the random draws from seed and epoch: a resumed run repeats them exactly."""
+    def restart_draws(self, purpose: int, epoch: int, step: int) -> None:
+        """Restart the random draws from seed, epoch and step: a resumed run repeats them exactly."""
         seed = 0
-        for number in (self.seed, self.global_rank, purpose, epoch):
+        for number in (self.seed, self.global_rank, purpose, epoch, step):
             seed = (seed * 1_000_003 + number) % 2**63
         self.draws = torch.Generator(self.device).manual_seed(seed)
 
@@ -109,12 +123,12 @@ class TrainingModule(LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
 
-    def on_train_epoch_start(self) -> None:
-        self.restart_draws(0, self.current_epoch)
+    def on_train_epoch_start(self) -> None:  # not called where training goes on inside an epoch
         self._steps, self._sums, self._images = [], torch.zeros_like(self._sums), 0
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         pixels, labels = batch
+        self.restart_draws(0, self.current_epoch, batch_idx)
         images = unit(self.data.augment(pixels, self.draws))
         logits = self.transformed_logits(images, self.loss["copies"])
         terms = training_loss(logits, labels, self.loss["consistency"], self.loss["entropy"])
@@ -150,7 +164,7 @@ class TrainingModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         # The same draws after every epoch, so that epochs are compared on the same transformed images.
-        self.restart_draws(1, 0)
+        self.restart_draws(1, 0, 0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         pixels, labels = batch
@@ -179,7 +193,7 @@ class TrainingModule(LightningModule):
 
     def train_dataloader(self) -> Any:
         batches = self._batches(self.data.train, shuffle_seed=self.seed)
-        batches.set_epoch(self._first_epoch)
+        batches.resume(self._first_epoch, self._first_step)
         return pixel_batches(self.data.train, batches, self.data.num_workers, self.device)
 
     def val_dataloader(self) -> Any:
@@ -192,6 +206,10 @@ class TrainingModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
         self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
+        begun = checkpoint[KEY].get(BEGUN)
+        if begun is not None:
+            self._first_step, self._images = int(begun["steps"]), int(begun["images"])
+            self._sums = torch.tensor(begun["sums"], dtype=torch.float64).reshape(self._sums.shape)
         # The optimizer takes any tensors, and fails at its first step.
         parameters = list(self.parameters())
         for number, state in checkpoint["optimizer_states"][0]["state"].items():
@@ -203,7 +221,64 @@ class TrainingModule(LightningModule):
         # Weights lie in the file as any other program has them.
         checkpoint["state_dict"] = {name: value.contiguous() for name, value in checkpoint["state_dict"].items()}
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
-        checkpoint[KEY] = {**self.payload, "metrics": {"epoch": self.current_epoch + 1, **metrics}}
+        finished = self.current_epoch + (self.steps_begun == 0)
+        checkpoint[KEY] = {**self.payload, "metrics": {"epoch": finished, **metrics}}
+        if self.steps_begun:
+            self._look_at_steps()
+            checkpoint[KEY][BEGUN] = {
+                "steps": self.steps_begun,
+                "images": self._images,  # of the first process
+                "sums": self._sums.tolist(),
+            }
+
+
+class SavesInsideEpochs(Callback):
+    """Saves last.ckpt inside an epoch, too: when a signal stops the training, every ten minutes, and near the end.
+
+    Signals wait for the end of a step. In the last one, and in the validation that follows, they do not: that is
+    repeated.
+
+    Args:
+        path: of last.ckpt.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.saved = path, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = time.monotonic()
+        stopping.boundary(waits=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stopping.boundary(waits=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        steps, left = batch_idx + 1, int(trainer.num_training_batches) - (batch_idx + 1)
+        if not trainer.is_global_zero:
+            return  # the others go on until the first is done: it may need them for its step
+        since = time.monotonic() - self.saved
+        due = stopping.asked() or since > SECONDS_A_SAVE or (left == 1 and since > _WORTH_SAVING)
+        if left > 0 and due and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer, pl_module, steps)
+        stopping.boundary(waits=left > 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved = time.monotonic()  # ModelCheckpoint does
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stopping.boundary(waits=False)
+
+    def _save(self, trainer: Trainer, module: LightningModule, steps: int) -> None:
+        assert isinstance(module, TrainingModule)
+        module.steps_begun = steps
+        try:
+            # trainer.save_checkpoint would wait for processes that are at another step.
+            trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), self.path)
+        finally:
+            module.steps_begun = 0
+        self.saved = time.monotonic()
 
 
 class TrainingProgress(Callback):
