@@ -60,7 +60,8 @@ def test_numbers_are_those_counted_by_hand():
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
-    written = summary(approximate=None, pixel_noise=0.25, stochastic=True)
+    training = {"optimizer.lr": 0.1, "seed": 2, "transform.order": "contrast_first", "region.b": [-1, 1], "a.b": None}
+    written = summary(approximate=None, pixel_noise=0.25, stochastic=True, training=training)
     written.write(tmp_path)
     assert Summary.read(tmp_path) == written
     content = json.loads((tmp_path / "summary.json").read_text())
@@ -149,6 +150,10 @@ def test_no_file_makes_a_method_sound(tmp_path):
         ("hardware", "fast", "hardware is 'fast', not an object"),
         ("versions", {"torch": 2}, "versions.torch is 2, not a text"),
         ("checkpoint", {"sha256": 7}, "checkpoint.sha256 is 7, not a text"),
+        ("training", ["seed"], "training is .'seed'., not an object"),
+        ("training", {"seed": 2**64}, "training: it has a number beyond 64 bits"),
+        ("training", {"seed": "x" * 10**5}, "training: it has a text of 100000 characters"),
+        ("training", {"x": [[[0] * 400] * 400]}, "training: it holds more values"),
     ],
 )
 def test_impossible_values_are_named(tmp_path, key, value, words):
@@ -158,3 +163,8 @@ def test_impossible_values_are_named(tmp_path, key, value, words):
     with pytest.raises(UserError, match=words) as refusal:
         Summary.read(tmp_path)
     assert len(str(refusal.value).replace(str(tmp_path), "")) < 300
+
+
+def test_names_of_training_show_no_control_characters(tmp_path):
+    summary(training={"a\x1b.b": "x\u202e"}).write(tmp_path)
+    assert Summary.read(tmp_path).training == {"a\\x1b.b": "x\\u202e"}

@@ -302,6 +302,7 @@ def _summary(job: _Job, records: Columns, invocation: dict[str, Any], trainer: T
         stochastic=settings["stochastic"],
         classes=list(job.classes),
         checkpoint={"path": str(settings["ckpt"]), "sha256": job.checkpoint.sha256},
+        training=job.checkpoint.identity,
         seed=settings["seed"],
         precision=settings["precision"],
         speed=None if speed is None else asdict(speed),

@@ -25,6 +25,7 @@ from glsmooth.configuration.fields import (
     text,
     whole,
 )
+from glsmooth.configuration.untrusted import plain_values
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.runs.files import SUMMARY, read_json, write_text
 from glsmooth.runs.records import Columns
@@ -111,6 +112,8 @@ class Summary:
         stochastic: whether a random network was accepted.
         classes: their names.
         checkpoint: path and sha256.
+        training: what decided the checkpoint's training, dotted names with plain values
+            (:attr:`glsmooth.learning.checkpoint.Checkpoint.identity`); empty or None where it is not known.
         precision: of the base classifier.
         speed: batch size and what else of :class:`glsmooth.voting.speed.Speed` was last used.
         invocation: images, seconds and network evaluations of the last start of the command.
@@ -132,6 +135,7 @@ class Summary:
     stochastic: bool = False
     classes: list[str] | None = None
     checkpoint: dict[str, Any] | None = None
+    training: dict[str, Any] | None = None
     seed: int = 0
     precision: str | None = None
     speed: dict[str, Any] | None = None
@@ -170,7 +174,8 @@ class Summary:
         content = read_json(file, "run the same certify command again")
         if isinstance(content, dict):  # what another version adds is not read
             content = {key: value for key, value in content.items() if key in _KEYS}
-        check_file(content, _RULES, file, _FIX)
+            content["training"] = _training(content.get("training"), file)
+        check_file(_without_training(content), _RULES, file, _FIX)
         check_methods(content["methods"], f"{file}: methods")
         _check_together(content, file)
         given = {name: content[name] for name in _PLAIN if content.get(name) is not None}
@@ -264,7 +269,24 @@ _RULES = {
     "versions": OBJECT.or_null(),
     "versions.*": _TEXT.or_null(),
 }
-_KEYS = frozenset(key.partition(".")[0] for key in _RULES)
+_KEYS = frozenset(key.partition(".")[0] for key in _RULES) | {"training"}
+
+
+def _without_training(content: Any) -> Any:
+    """What rules are about: names of ``training`` have dots, and are those of a checkpoint of any version."""
+    return {k: v for k, v in content.items() if k != "training"} if isinstance(content, dict) else content
+
+
+def _training(value: Any, file: Path) -> dict[str, Any] | None:
+    """The field ``training``, under the limits by which certify took it from the checkpoint."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: training is {shown(value)}, not an object; {_FIX}")
+    try:
+        return dict(plain_values(value))
+    except ValueError as error:
+        raise UserError(f"{file}: training: {error}; {_FIX}") from None
 
 
 def _check_together(content: Mapping[str, Any], file: Path) -> None:
