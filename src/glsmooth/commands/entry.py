@@ -37,10 +37,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from glsmooth.commands.jobs import job_of, table_of_failures, told_by_job
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.untrusted import Limits, using_limits
 from glsmooth.errors import UserError, did_you_mean, keyed, near_field, visible
-from glsmooth.learning.stopping import stoppable
+from glsmooth.learning.stopping import scontrol_requeue, started_by_srun, stoppable
 from glsmooth.runs.files import check_writable
 
 __all__ = ["entry"]
@@ -87,6 +88,8 @@ def entry(
         says; any other exception passes through.
     """
 
+    advice = _GO_ON.get(command, "")
+
     def task(cfg: DictConfig) -> None:
         with _importing():
             from glsmooth.configuration.fields import keys
@@ -112,10 +115,16 @@ def entry(
         sys.argv[1:] = map(_quoted, sys.argv[1:])
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
-        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(_elsewhere(task))
+        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(
+            job_of(task, advice)
+        )
         try:
-            with _environment(), _site_first(), stoppable(_GO_ON.get(command, "")):
-                start()
+            requeue = scontrol_requeue if started_by_srun() else None
+            with _environment(), _site_first(), stoppable(advice, requeue=requeue):
+                try:
+                    start()
+                finally:
+                    print(table_of_failures(), end="", file=sys.stderr)
         except UserError as error:
             log.debug("", exc_info=True)  # its traceback, with hydra.verbose=true
             _stop(str(error))
@@ -137,7 +146,7 @@ def entry(
                 f"set {field}=DIR to a directory that can be"
             )
         except Exception as error:
-            message = _told_by_job(error)
+            message = told_by_job(error)
             if message is None:
                 raise
             _stop(message)
@@ -243,35 +252,6 @@ def _of_hydra(error: OSError, task: Callable[[DictConfig], None]) -> bool:
     """Did Hydra meet it while it made the directories that the run writes to, before the task?"""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     return task.__code__ not in codes and any(code.co_name in ("run_job", "sweep") for code in codes)
-
-
-def _elsewhere(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """The task, whose exceptions carry their traceback as a note from the job of a cluster to this process."""
-
-    def job(cfg: DictConfig) -> None:
-        try:
-            task(cfg)
-        except UserError:
-            raise
-        except Exception as error:
-            if not HydraConfig.get().launcher._target_.endswith(".BasicLauncher"):
-                error.add_note(f"In the job:\n{traceback.format_exc()}")
-            raise
-
-    return job
-
-
-def _told_by_job(error: Exception) -> str | None:
-    """The user's mistake for which a job of a cluster ended before its task: Hydra asks for the run directory first.
-
-    Submitit brings the traceback of such a job as text.
-    """
-    if type(error).__name__ != "FailedJobError":
-        return None
-    told = re.search(
-        r"^\S*: UserError raised while resolving interpolation: (.*?)\n    full_key: ", str(error), re.M | re.S
-    )
-    return told.group(1) if told else None
 
 
 def _behind(error: BaseException | None) -> UserError | None:

@@ -22,7 +22,18 @@ from contextlib import contextmanager, suppress
 from multiprocessing import active_children
 from typing import Any, NoReturn
 
-__all__ = ["Stopped", "asked", "boundary", "end_with_us", "handle_signals", "started_by_srun", "stoppable"]
+__all__ = [
+    "MAKE_ROOM",
+    "Stopped",
+    "asked",
+    "boundary",
+    "end_with_us",
+    "handle_signals",
+    "is_first_process",
+    "scontrol_requeue",
+    "started_by_srun",
+    "stoppable",
+]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 #: Those that ask a job to make room for another, or say that its time is nearly up.
@@ -147,7 +158,7 @@ class _Stop:
             process.join(1.0)
 
     def tell(self, signum: int, progress: str = "") -> None:
-        if not self.told and _is_first_process():
+        if not self.told and is_first_process():
             self.told = True
             name = signal.Signals(signum).name
             text = f"{self.begin}Stopped by {name}{f' {progress}' if progress else ''}{self.advice}\n"
@@ -209,7 +220,7 @@ def asked() -> bool:
 def scontrol_requeue(signum: int) -> None:
     """Queue the Slurm job of this process again, where the first of its processes calls it."""
     del signum
-    if not _is_first_process():
+    if not is_first_process():
         return
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
@@ -241,7 +252,7 @@ def handle_signals() -> None:
         _active.handle_signals()
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this is the one process that speaks, by the variables that Lightning, torchrun and Slurm set."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"

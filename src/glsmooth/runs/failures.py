@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glsmooth.configuration.fields import shown
 from glsmooth.errors import UserError
-from glsmooth.runs.files import CONFIG, FIGURE, RECORDS, SUMMARY
+from glsmooth.runs.files import CONFIG, FAILED, FIGURE, RECORDS, SUMMARY, read_json, write_text
 
-__all__ = ["Failure", "find_runs"]
+__all__ = ["Failure", "find_runs", "forget_failure", "leave_failure"]
 
 #: Entries of a folder that are looked at: more are no sweep.
 _MOST_ENTRIES = 10_000
+#: Characters of a text that are shown.
+_LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,33 @@ class Failure:
     state: str
     reason: str = ""
     log: str = ""
+
+
+def leave_failure(directory: Path, failure: Failure) -> None:
+    """Leave in a run directory why there is no result, for whoever reads the sweep's folder; best effort."""
+    with suppress(UserError):  # where the disk is full, that is why
+        write_text(directory / FAILED, json.dumps(asdict(failure), indent=2) + "\n")
+
+
+def forget_failure(directory: Path) -> None:
+    """The run has begun anew, or ended."""
+    with suppress(OSError):
+        (directory / FAILED).unlink()
+
+
+def _left(directory: Path) -> Failure | None:
+    """What :func:`leave_failure` left; None where that is nothing of ours."""
+    file = directory / FAILED
+    if file.is_symlink() or not file.is_file():
+        return None
+    try:
+        content = read_json(file, "remove it")
+    except UserError:
+        return None
+    texts = isinstance(content, dict) and content.keys() == Failure.__dataclass_fields__.keys()
+    if not texts or not all(isinstance(text, str) for text in content.values()):
+        return None
+    return Failure(**{name: text[:_LONGEST] for name, text in content.items()})
 
 
 def find_runs(paths: Sequence[str]) -> tuple[list[str], list[Failure]]:
@@ -91,6 +122,8 @@ def _inside(folder: Path) -> tuple[list[str], list[Failure]]:
             )
         elif (directory / SUMMARY).is_file() and (directory / RECORDS).is_file():
             runs.append(str(directory))
+        elif (left := _left(directory)) is not None:
+            failures.append(left)
         elif any((directory / file).is_file() for file in (SUMMARY, RECORDS, CONFIG)):
             failures.append(Failure(name, "unfinished", "certify has not finished; its command again resumes it"))
     return runs, failures

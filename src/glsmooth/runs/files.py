@@ -18,6 +18,7 @@ from glsmooth.errors import UserError, visible
 
 __all__ = [
     "CONFIG",
+    "FAILED",
     "FIGURE",
     "IDENTITY",
     "IMAGES",
@@ -43,8 +44,8 @@ os.umask(_UMASK)
 _PART = ".part"
 
 #: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
-#: one image's draws for a picture; the batch size and what else decides the speed.
-RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED = (
+#: one image's draws for a picture; the batch size and what else decides the speed; why there is no result.
+RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED = (
     "records.csv",
     "summary.json",
     "identity.json",
@@ -52,6 +53,7 @@ RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED = (
     "config.yaml",
     "figure1.npz",
     "speed.json",
+    "failed.json",
 )
 
 
