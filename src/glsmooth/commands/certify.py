@@ -37,7 +37,7 @@ from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Options, clear, read_evaluations
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
-from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions
+from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions, share
 from glsmooth.learning.models import check_takes
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import (
@@ -54,6 +54,7 @@ from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
 from glsmooth.runs.own import is_own, remember, run_files
 from glsmooth.runs.records import Columns, Images, Records, read_records
+from glsmooth.runs.shards import parse
 from glsmooth.runs.speed import read_speed
 from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
 from glsmooth.voting.classifier import can_compile
@@ -159,6 +160,9 @@ def _prepare(cfg: DictConfig) -> _Job:
     data = load_dataset(settings["dataset"])
     _check_dataset(data, checkpoint)
     images = certification_images(data, settings["dataset"]["subset"], settings["dataset"]["subset_seed"])
+    shard = parse(settings["shard"])
+    if shard is not None:
+        images = share(images, *shard)
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
     region = build_region(settings["region"], family.transform)
     family.check_region(region)
@@ -304,6 +308,7 @@ def _summary(job: _Job, records: Columns, invocation: dict[str, Any], trainer: T
         checkpoint={"path": str(settings["ckpt"]), "sha256": job.checkpoint.sha256},
         training=job.checkpoint.identity,
         seed=settings["seed"],
+        shard=settings["shard"],
         precision=settings["precision"],
         speed=None if speed is None else asdict(speed),
         seconds_per_image=invocation["seconds"] / invocation["images"] if invocation["images"] else None,

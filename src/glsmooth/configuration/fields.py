@@ -172,6 +172,7 @@ RULES: dict[str, Rule] = {
     "channels_last": FLAG.or_auto(),
     "threads": whole(1, 2).or_auto(),
     "dry_run": FLAG,
+    "shard": Rule(lambda v: isinstance(v, str) and 0 < len(v) < 32, "i/n with i from 0 to n - 1", "0/4").or_null(),
     "approximate": FLAG,
     "stochastic": FLAG,
     "pixel_noise": _NOT_NEGATIVE.or_null(),

@@ -61,6 +61,8 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     }
     if fields.get("dataset.root") is not None:
         fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
+    if fields.get("shard") is None:  # older runs do not say so
+        fields.pop("shard", None)
     if "ckpt" in settings:
         fields["ckpt"] = file_digest(settings["ckpt"])
     weights = fields.get("model.weights") if command == "train" else None

@@ -466,6 +466,19 @@ def certification_images(data: Data, subset: int | None = None, seed: int = 0) -
     return Subset(data.test, sorted(chosen.tolist()))
 
 
+def share(images: Dataset[Any], number: int, shares: int) -> Dataset[Any]:
+    """Every ``shares``-th of the images from :func:`certification_images`, from the one of that number on.
+
+    Raises:
+        UserError: there are fewer images than shares.
+    """
+    held = positions(images)
+    if shares > len(held):
+        raise UserError(f"shard={number}/{shares}: there are {len(held)} images; split them into {len(held)} at most")
+    whole = images.dataset if isinstance(images, Subset) else images
+    return Subset(whole, held[number::shares])
+
+
 def positions(images: Dataset[Any]) -> list[int]:
     """The position in the test split of each image from :func:`certification_images`, in their order."""
     return list(images.indices) if isinstance(images, Subset) else list(range(len(images)))  # type: ignore[arg-type]

@@ -247,7 +247,8 @@ def settings(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[tup
         (
             "images",
             f"{run.images} of the test split of {run.name}"
-            + (f" (random subset, seed {dataset.get('subset_seed')})" if subset is not None else ""),
+            + (f" (random subset, seed {dataset.get('subset_seed')})" if subset is not None else "")
+            + (f", shard {run.summary.shard} of the certification" if run.summary.shard else ""),
         )
     )
     model = run.summary.model

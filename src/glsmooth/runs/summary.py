@@ -107,6 +107,7 @@ class Summary:
         robust_accuracy: certified robust accuracy by method.
         numbers: what the records say.
         image_size: (height, width).
+        shard: ``i/n``, where the run is one of n shares of a certification.
         pixel_noise: standard deviation.
         approximate: residual, identity, alpha and beta of a transformation that is only approximately resolvable.
         stochastic: whether a random network was accepted.
@@ -130,6 +131,7 @@ class Summary:
     robust_accuracy: dict[str, float | None] = field(default_factory=dict)
     model: dict[str, Any] | None = None
     image_size: tuple[int, int] | None = None
+    shard: str | None = None
     pixel_noise: float = 0.0
     approximate: dict[str, Any] | None = None
     stochastic: bool = False
@@ -214,6 +216,7 @@ _RULES = {
     "precision": choice(*PRECISIONS).or_null(),
     # On a larger torus bounds take minutes and gigabytes.
     "image_size": list_of(whole(1, 32, most=4096), "a size [height,width] in whole pixels", "[32,32]", 2).or_null(),
+    "shard": RULES["shard"],
     "transform": OBJECT,
     "transform._target_": text("the name of a class"),
     "smoothing": OBJECT,
