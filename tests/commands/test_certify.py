@@ -28,7 +28,8 @@ from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 from glsmooth.learning.trainer import device_name
 from glsmooth.report import tables, wording
-from glsmooth.report.page import recertified_note, write_comparison
+from glsmooth.report.comparison import write_comparison
+from glsmooth.report.page import recertified_note
 from glsmooth.runs.own import remember
 from glsmooth.runs.records import Records
 from glsmooth.runs.run import load_run

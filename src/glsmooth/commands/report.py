@@ -16,6 +16,8 @@ from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.report import page, published
+from glsmooth.report.comparison import write_comparison
+from glsmooth.runs.failures import find_runs
 from glsmooth.runs.files import write_text
 from glsmooth.runs.run import Run, load_run
 from glsmooth.runs.summary import check_methods
@@ -51,20 +53,22 @@ def run(cfg: DictConfig) -> None:
         raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
     root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
-    runs = [load_run(path, transform_target=typed.get("_target_"), dataset_root=root) for path in paths]
+    found, unfinished = find_runs(paths)
+    runs = [load_run(path, transform_target=typed.get("_target_"), dataset_root=root) for path in found]
     _check_transform(typed, runs)
-    if len(runs) == 1 and not overrides and methods is None:
+    alone = found == paths and len(runs) == 1  # a folder of one run is a sweep, too
+    if alone and not overrides and methods is None:
         page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes)
         sys.stdout.write((Path(paths[0]) / "table.md").read_text(encoding="utf-8"))
         return
     results = [decide(run, overrides, methods) for run in runs]
-    if len(results) == 1:
+    if alone:
         stored, region, outcomes = results[0]
         note = page.recertified_note(stored, region, outcomes)
         page.write_run_report(stored, out, region, outcomes, note)
         sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
     else:
-        sys.stdout.write(page.write_comparison(results, out))
+        sys.stdout.write(write_comparison(results, out, unfinished))
 
 
 def decide(

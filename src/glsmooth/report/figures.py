@@ -94,7 +94,7 @@ def rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(theme: Theme, height: float) -> Figure:
+def new_figure(theme: Theme, height: float) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -111,8 +111,8 @@ def _stack(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
     return parts
 
 
-def _axes(figure: Figure, theme: Theme) -> Axes:
-    axes = figure.add_subplot(facecolor=theme.paper)
+def new_axes(figure: Figure, theme: Theme, *place: Any, **options: Any) -> Axes:
+    axes: Axes = figure.add_subplot(*place, facecolor=theme.paper, **options)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -123,17 +123,17 @@ def _axes(figure: Figure, theme: Theme) -> Axes:
     return axes
 
 
-def _label(axes: Axes, theme: Theme, x: str, y: str) -> None:
+def label_axes(axes: Axes, theme: Theme, x: str, y: str) -> None:
     axes.set_xlabel(x, color=theme.ink, fontsize=9.5)
     axes.set_ylabel(y, color=theme.ink, fontsize=9.5)
 
 
-def _legend(axes: Axes, theme: Theme, **options: Any) -> None:
+def add_legend(axes: Axes, theme: Theme, **options: Any) -> None:
     options = {"framealpha": 1.0, **options}
     axes.legend(fontsize=8.5, labelcolor=theme.ink, facecolor=theme.paper, edgecolor=theme.rule, **options)
 
 
-def _percent_axis(axes: Axes) -> None:
+def percent_axis(axes: Axes) -> None:
     from matplotlib.ticker import PercentFormatter
 
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
@@ -152,8 +152,8 @@ class Series:
 
 def region_curve(theme: Theme, series: Sequence[Series], smoothed_accuracy: float) -> Figure:
     """CRA against region size; 1 is the region of the run."""
-    figure = _figure(theme, 3.3)
-    axes = _axes(figure, theme)
+    figure = new_figure(theme, 3.3)
+    axes = new_axes(figure, theme)
     axes.axhline(smoothed_accuracy, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
     end = max(max(one.sizes) for one in series)
     axes.annotate(
@@ -176,9 +176,9 @@ def region_curve(theme: Theme, series: Sequence[Series], smoothed_accuracy: floa
         axes.plot(one.sizes, one.cra, color=theme.line(one.method), label=one.title, **style)
     axes.set_xlim(0, end)
     axes.set_ylim(-0.02, 1.05)
-    _percent_axis(axes)
-    _label(axes, theme, "region size (0: identity alone, 1: this region)", "certified robust accuracy")
-    _legend(axes, theme, loc="lower left")
+    percent_axis(axes)
+    label_axes(axes, theme, "region size (0: identity alone, 1: this region)", "certified robust accuracy")
+    add_legend(axes, theme, loc="lower left")
     return figure
 
 
@@ -190,8 +190,8 @@ def threshold_curve(
     titles: Mapping[str, str],
 ) -> Figure:
     """Fraction of images that are correct with p_A above t, against t; each h_min is a vertical line."""
-    figure = _figure(theme, 3.1)
-    axes = _axes(figure, theme)
+    figure = new_figure(theme, 3.1)
+    axes = new_axes(figure, theme)
     ascending = np.sort(p_lower[correct])
     steps = np.concatenate([[0.5], ascending[ascending > 0.5], [1.0]])
     above = np.array([(ascending > t).sum() for t in steps]) / len(p_lower)
@@ -206,9 +206,9 @@ def threshold_curve(
         )
     axes.set_xlim(0.5, 1.0)
     axes.set_ylim(-0.02, 1.05)
-    _percent_axis(axes)
-    _label(axes, theme, f"required probability {H_MIN}", f"images correct with {P_A} > {H_MIN}")
-    _legend(axes, theme, loc="lower left")
+    percent_axis(axes)
+    label_axes(axes, theme, f"required probability {H_MIN}", f"images correct with {P_A} > {H_MIN}")
+    add_legend(axes, theme, loc="lower left")
     return figure
 
 
@@ -261,8 +261,8 @@ def _plane(
     from matplotlib.ticker import PercentFormatter
 
     share = span[0] == 0.0
-    figure = _figure(theme, 4.2)
-    axes = _axes(figure, theme)
+    figure = new_figure(theme, 4.2)
+    axes = new_axes(figure, theme)
     axes.grid(False)
 
     # Logarithmic axes are drawn in the logarithm, where the nodes are evenly spaced.
@@ -310,7 +310,7 @@ def _plane(
     bar.ax.tick_params(colors=theme.muted, labelsize=9)
     bar.outline.set_visible(False)
     bar.set_label(label, color=theme.ink, fontsize=9.5)
-    _label(axes, theme, wording.axis_label(plane.x.name), wording.axis_label(plane.y.name))
+    label_axes(axes, theme, wording.axis_label(plane.x.name), wording.axis_label(plane.y.name))
     axes.set_title(title, color=theme.ink, fontsize=9.5)
     return figure
 
@@ -370,7 +370,7 @@ def procedure(theme: Theme, what: Procedure) -> Figure:
     columns = 4
     rows = max(1, -(-k // columns))
     heights = [2.1, 0.35 + 1.5 * rows, 1.85]
-    figure = _figure(theme, sum(heights))
+    figure = new_figure(theme, sum(heights))
     top, middle, bottom = _stack(figure, heights)
 
     grid = top.add_gridspec(1, 2, width_ratios=[1, 1.35])
@@ -478,7 +478,7 @@ def gallery(
     ]
     blocks = [block for block in blocks if block[1]]
     heights = [0.35 + 1.0 * -(-len(images) // columns) for _, images, _ in blocks]
-    figure = _figure(theme, sum(heights))
+    figure = new_figure(theme, sum(heights))
     for part, (title, images, colour) in zip(_stack(figure, heights), blocks, strict=True):
         part.suptitle(title, fontsize=9.5, color=colour, x=0.01, ha="left")
         cells = part.subplots(-(-len(images) // columns), columns, squeeze=False).ravel()
@@ -488,46 +488,4 @@ def gallery(
             show_image(cell, image)
             _frame(cell, colour, 1.5)
             cell.set_xlabel(caption, fontsize=7, color=theme.ink, labelpad=2)
-    return figure
-
-
-def comparison(theme: Theme, names: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Accuracies of several runs as points, a group a run; ``values`` maps a title to one value a run."""
-    from matplotlib.ticker import PercentFormatter
-
-    step = 0.8 / len(values)
-    figure = _figure(theme, 1.0 + 0.2 * len(values) * (len(names) + 1))
-    axes = _axes(figure, theme)
-    axes.grid(False, axis="y")
-    colours = [theme.muted, *theme.lines.values()]
-    rows = np.arange(len(names))[::-1]
-    for i, (title, series) in enumerate(values.items()):
-        shown = [(value, row) for value, row in zip(series, rows, strict=True) if value is not None]
-        # One below the other, so that equal values do not hide each other.
-        heights = [row + 0.4 - step * (i + 0.5) for _, row in shown]
-        axes.plot(
-            [value for value, _ in shown],
-            heights,
-            "osD^vP"[i % 6],
-            color=colours[i % len(colours)],
-            markersize=6,
-            label=title,
-            clip_on=False,
-        )
-    for row in rows[1:]:
-        axes.axhline(row + 0.5, color=theme.rule, linewidth=0.8)
-    axes.set_yticks(rows, names, parse_math=False)  # directories may be called anything
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(-0.5, len(names) - 0.5)
-    axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("share of the test images", color=theme.ink, fontsize=9.5)
-    figure.legend(
-        loc="outside lower center",
-        ncols=3,
-        fontsize=8.5,
-        labelcolor=theme.ink,
-        facecolor=theme.paper,
-        frameon=False,
-    )
     return figure

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d1d1f; --muted: #65656b; --page: #f4f4f6; --card: #ffffff;
-  --rule: #d9d9de; --yes: #0072b2; --no: #b34a00; }
+  --rule: #d9d9de; --edge: #00000033; --yes: #0072b2; --no: #b34a00; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #f2f2f4; --muted: #a5a5ad; --page: #000000; --card: #1c1c1e; --rule: #3a3a3e;
+  :root { --ink: #f2f2f4; --muted: #a5a5ad; --page: #000000; --card: #1c1c1e; --rule: #3a3a3e; --edge: #ffffff40;
     --yes: #56b4e9; --no: #f0904a; }
 }
 * { box-sizing: border-box; }
@@ -20,7 +20,11 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 46rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.15rem; margin: .5rem 0 1rem; color: var(--muted); font-weight: 600; }
 h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
-.scroll { margin: 0 0 .7rem; overflow-x: auto; }
+.scroll { margin: 0 0 .7rem; overflow-x: auto; background:
+  linear-gradient(to right, var(--card) 1.2rem, transparent) local,
+  linear-gradient(to left, var(--card) 1.2rem, transparent) right local,
+  linear-gradient(to right, var(--edge), transparent) left / .7rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--edge), transparent) right / .7rem 100% no-repeat scroll; }
 section, .headline { background: var(--card); border-radius: 12px; padding: 1rem 1.1rem; margin: 0 0 1rem; }
 .headline p { margin: 0; font-size: 1.3rem; line-height: 1.4; }
 .headline .note { font-size: .95rem; color: var(--muted); margin-top: .6rem; }
@@ -75,26 +79,34 @@ def table(
     rows: Sequence[Sequence[str]],
     numeric: Sequence[int] = (),
     flagged: Sequence[int] = (),
+    strong: Collection[tuple[int, int]] = (),
 ) -> str:
-    """A table; ``numeric`` columns are right-aligned, ``flagged`` rows carry the warning colour."""
+    """A table; ``numeric`` columns are right-aligned, ``flagged`` rows carry the warning colour, ``strong`` cells (row,
+    column) are bold."""
 
-    def cell(tag: str, column: int, words: str) -> str:
+    def cell(tag: str, column: int, words: str, bold: bool = False) -> str:
         kind = ' class="number"' if column in numeric else ""
-        return f"<{tag}{kind}>{text(words)}</{tag}>"
+        content = f"<strong>{text(words)}</strong>" if bold else text(words)
+        return f"<{tag}{kind}>{content}</{tag}>"
 
     def line(number: int, row: Sequence[str]) -> str:
         kind = ' class="unsound"' if number in flagged else ""
-        return f"<tr{kind}>{''.join(cell('td', i, words) for i, words in enumerate(row))}</tr>"
+        cells = (cell("td", i, words, (number, i) in strong) for i, words in enumerate(row))
+        return f"<tr{kind}>{''.join(cells)}</tr>"
 
     head = "".join(cell("th", i, words) for i, words in enumerate(header))
     body = "".join(line(number, row) for number, row in enumerate(rows))
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"{_SCROLL}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """A table of (name, value) without a header."""
     body = "".join(f'<tr><th>{text(k)}</th><td class="wrap">{text(v)}</td></tr>' for k, v in rows)
-    return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
+    return f"{_SCROLL}<table><tbody>{body}</tbody></table></div>"
+
+
+#: What is wider than the page scrolls by itself, by keyboard, too.
+_SCROLL = '<div class="scroll" tabindex="0">'
 
 
 def bullets(sentences: Sequence[str], small: bool = False) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from glsmooth import bounds
 from glsmooth.bounds import Outcome
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import holds
@@ -63,63 +62,34 @@ def write_run_report(run: Run, out: Path, region: Box, outcomes: Mapping[str, Ou
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", tables.run_table(run, region, outcomes, note))
     log.info("report: pictures of %d images under %s", run.images, out)
-    sections = [_result(run, outcomes)]
-    for title, build in (
-        ("What was done to one image", _procedure),
-        ("Certified robust accuracy against the size of the region", _region_curve),
-        ("Certified robust accuracy at every point of the plane", _plane),
-        ("How far the images are from the threshold", _threshold),
-        ("Some of the images", _gallery),
-    ):
-        picture = build(run, region, outcomes, out)
-        if picture is not None:
-            sections.append(html.section(title, html.figure(picture)))
-    sections.append(html.section("Settings", html.pairs(tables.settings(run, region, outcomes))))
-    sections.append(html.section("What the certificate assumes", html.bullets(tables.assumptions(run, outcomes))))
-    sections.append(html.section("Every image", _images(run, outcomes)))
-    sections.append(html.section("This run", html.pairs(tables.provenance(run))))
+
+    def picture(
+        title: str, build: Callable[[Run, Box, Mapping[str, Outcome], Path], html.Picture | None]
+    ) -> Iterator[str]:
+        found = build(run, region, outcomes, out)
+        if found is not None:
+            yield html.section(title, html.figure(found))
+
+    sections = [
+        # What was certified.
+        _result(run, outcomes),
+        *picture("Certified robust accuracy against the size of the region", _region_curve),
+        *picture("Certified robust accuracy at every point of the plane", _plane),
+        *picture("Some of the images", _gallery),
+        # How sure that is.
+        *picture("How far the images are from the threshold", _threshold),
+        html.section("What the certificate assumes", html.bullets(tables.assumptions(run, outcomes))),
+        # How it was done.
+        *picture("What was done to one image", _procedure),
+        html.section("Settings", html.pairs(tables.settings(run, region, outcomes))),
+        html.section("Every image", _images(run, outcomes)),
+        html.section("This run", html.pairs(tables.provenance(run))),
+    ]
     title = f"Certified robustness: {run.family.transform.name} on {run.name}"
     file = out / "report.html"
     write_text(file, html.page(title, tables.headline(run, region, outcomes), note, sections))
     log.info("report: wrote %s", file)
     return file
-
-
-def write_comparison(results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]], out: Path) -> str:
-    """Write table.md, report.html and comparison.svg/png of several runs to ``out``; returns the table."""
-    out.mkdir(parents=True, exist_ok=True)
-    header, rows = tables.comparison_rows(results)
-    notes = [note for result in results if (note := recertified_note(*result))]
-    table = tables.markdown(header, rows, numeric_from=4)
-    if notes:
-        table += "\n" + tables.bullets(notes)
-    write_text(out / "table.md", table)
-    names = [f"{run.family.transform.name}\n{run.name}, {run.label}" for run, _, _ in results]
-    methods = [name for name in bounds.METHODS if any(name in _sound(d) for _, _, d in results)]
-    values: dict[str, list[float | None]] = {
-        "smoothed accuracy": [float(np.mean(run.correct)) for run, _, _ in results]
-    }
-    for method in methods:
-        series: list[float | None] = []
-        for run, _, outcomes in results:
-            outcome = _sound(outcomes).get(method)
-            series.append(None if outcome is None else float(np.mean(run.robust(outcome))))
-        values[f"CRA {wording.METHODS.get(method, method)}"] = series
-    picture = save_picture(
-        lambda theme: figures.comparison(theme, names, values),
-        out,
-        "comparison",
-        "Accuracies of the runs as points, one line a run.",
-        "Smoothed accuracy is that of the untransformed images; CRA is that of the region in the table.",
-    )
-    sections = [
-        html.section("Result", html.table(header, rows, range(4, len(header))), html.bullets(notes, small=True)),
-        html.section("In a picture", html.figure(picture)),
-    ]
-    page = html.page("Certified robustness: comparison", f"{len(results)} runs compared.", "", sections)
-    write_text(out / "report.html", page)
-    log.info("report: wrote %s", out / "report.html")
-    return table
 
 
 def recertified_note(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> str:

@@ -1,9 +1,12 @@
-"""The tables of a report, as Markdown."""
+"""The tables of a report, as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -41,12 +44,93 @@ def bullets(sentences: Iterable[str]) -> str:
     return "".join(f"* {escaped(sentence)}\n" for sentence in sentences)
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int = 1) -> str:
-    """A Markdown table; columns from ``numeric_from`` on are right-aligned."""
+def markdown(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric_from: int = 1,
+    strong: Collection[tuple[int, int]] = (),
+) -> str:
+    """A Markdown table; columns from ``numeric_from`` on are right-aligned, cells (row, column) of ``strong`` bold."""
     lines = ["| " + " | ".join(map(escaped, header)) + " |"]
     lines.append("|" + "|".join("---" if i < numeric_from else "---:" for i in range(len(header))) + "|")
-    lines += ["| " + " | ".join(map(escaped, row)) + " |" for row in rows]
+    for number, row in enumerate(rows):
+        cells = [f"**{escaped(cell)}**" if (number, i) in strong else escaped(cell) for i, cell in enumerate(row)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+#: Signs that LaTeX reads as commands, or sets as others in its oldest font encoding. A bracket or a star that opens a
+#: row would belong to the end of the row before.
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "_%&#${}"},
+    **{sign: f"{{{sign}}}" for sign in "[]*-`'?!,"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\char34{}",
+    "–": r"\textendash{}",
+    "−": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "×": r"$\times$",
+    "±": r"$\pm$",
+    "²": "$^2$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "γ": r"$\gamma$",
+    "σ": r"$\sigma$",
+    "φ": r"$\varphi$",
+    "…": r"\dots{}",
+}
+
+
+def latex_escaped(text: str) -> str:
+    """A text for LaTeX that shows as it is, with any engine and font; a sign that few fonts have by its number."""
+
+    def sign(char: str) -> str:
+        known = _LATEX.get(char)
+        if known is not None:
+            return known
+        # Latin letters with accents are known to every LaTeX since 2018.
+        plain = char.isascii() or (char <= "ÿ" and unicodedata.normalize("NFD", char)[0].isascii())
+        return char if plain and char.isprintable() else f"{{[}}U+{ord(char):04X}{{]}}"
+
+    words = re.sub(r"\bh\\_min\b", r"$h_{\\min}$", "".join(map(sign, text.strip())))
+    return re.sub(r"\bp\\_A\b", "$p_A$", words)
+
+
+def latex(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric_from: int = 1,
+    strong: Collection[tuple[int, int]] = (),
+) -> str:
+    """A LaTeX table, for the package booktabs; arguments as :func:`markdown` has them."""
+    columns = "".join("l" if i < numeric_from else "r" for i in range(len(header)))
+    lines = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(map(latex_escaped, header)) + r" \\"]
+    lines.append(r"\midrule")
+    for number, row in enumerate(rows):
+        cells = [
+            f"\\textbf{{{latex_escaped(cell)}}}" if (number, i) in strong else latex_escaped(cell)
+            for i, cell in enumerate(row)
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def comma_separated(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A CSV file with numbers as they are. A text that a spreadsheet would compute has an apostrophe before it."""
+
+    def cell(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerows([[cell(value) for value in row] for row in [header, *rows]])
+    return stream.getvalue()
 
 
 def count(flags: np.ndarray) -> int:
@@ -340,32 +424,3 @@ def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str 
     parts.append(bullets(assumptions(run, outcomes)))
     parts.append(markdown(("run", "value"), provenance(run), numeric_from=2))
     return "\n".join(parts)
-
-
-def comparison_rows(
-    results: Sequence[tuple[Run, Box, Mapping[str, Outcome]]],
-) -> tuple[list[str], list[list[str]]]:
-    """Header and one row a run, with one CRA column for every method that occurs in any of them."""
-    methods = [name for name in bounds.METHODS if any(name in outcomes for _, _, outcomes in results)]
-    header = ["run", "dataset", "transformation", "region", "images", "base", "smoothed"]
-    for name in methods:
-        short = wording.METHODS.get(name, name)
-        header.append(f"CRA {short} (h_min)" if bounds.METHODS[name].sound else f"{short}: unsound, not counted")
-    rows = []
-    for run, region, outcomes in results:
-        accuracies = [share for _, _, share in accuracy_rows(run)[:2]]
-        row = [run.label, run.name, run.family.transform.name, wording.region(region.intervals)]
-        row += [str(run.images), *accuracies]
-        row += [_comparison_cell(run, outcomes.get(name)) for name in methods]
-        rows.append(row)
-    return header, rows
-
-
-def _comparison_cell(run: Run, outcome: Outcome | None) -> str:
-    if outcome is None:
-        return "–"
-    if outcome.h_min is None:
-        return "n/a"
-    if not outcome.sound:
-        return wording.standing(outcome)
-    return f"{wording.percent(robust_count(run, outcome), run.images)} ({wording.ceil(outcome.h_min, 5)})"

@@ -43,8 +43,12 @@ def ceil(value: float, digits: int) -> str:
 
 def caption(name: str, length: int) -> str:
     """A class name for a picture: cut to ``length`` signs, with no sign that matplotlib would interpret."""
-    short = name if len(name) <= length else name[: length - 1].rstrip(" ,") + "…"
-    return literal(short)
+    return literal(shortened(name, length))
+
+
+def shortened(words: str, length: int) -> str:
+    """``words`` cut to ``length`` signs."""
+    return words if len(words) <= length else words[: length - 1].rstrip(" ,") + "…"
 
 
 def literal(text: str) -> str:
