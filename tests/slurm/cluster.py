@@ -1,7 +1,7 @@
 """A real Slurm of one node for tests: on loopback, without systemd, everything under one folder.
 
-``python tests/slurm/cluster.py install`` installs Debian's packages (as root); ``start DIR`` and ``stop DIR`` are for use
-by hand: ``start`` prints the SLURM_CONF that clients need. Tests use :func:`cluster`.
+``python tests/slurm/cluster.py install`` installs Debian's packages (as root); ``start DIR`` and ``stop DIR`` are for
+use by hand: ``start`` prints the SLURM_CONF that clients need. Tests use :func:`cluster`.
 """
 
 from __future__ import annotations

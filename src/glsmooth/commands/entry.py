@@ -115,9 +115,7 @@ def entry(
         sys.argv[1:] = map(_quoted, sys.argv[1:])
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
-        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(
-            job_of(task, advice)
-        )
+        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(job_of(task, advice))
         try:
             requeue = scontrol_requeue if started_by_srun() else None
             with _environment(), _site_first(), stoppable(advice, requeue=requeue):

@@ -1,8 +1,8 @@
 """The jobs of a sweep, whoever starts them: what a job leaves behind, and what is said at the end of those that failed.
 
 A job of ``--multirun`` runs in this process, one after another, or as a process of its own that submitit starts on a
-cluster. There it takes the scheduler's signals, leaves with a status that says whether it failed, so that other jobs can
-depend on it, and brings its mistakes back to the process that waits for it.
+cluster. There it takes the scheduler's signals, leaves with a status that says whether it failed, so that other jobs
+can depend on it, and brings its mistakes back to the process that waits for it.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def _by_submitit() -> bool:
 def _on_cluster(advice: str) -> Iterator[None]:
     """Signals of the scheduler's stop the task where it can go on, and submitit, which handles them, comes after that.
 
-    SIGUSR1 and SIGUSR2 have the job queued again, as submitit does for the one that it is told of. SIGTERM does not: the
-    scheduler sends it to a job that it queues again itself, or that its user has cancelled.
+    SIGUSR1 and SIGUSR2 have the job queued again, as submitit does for the one that it is told of. SIGTERM does not:
+    the scheduler sends it to a job that it queues again itself, or that its user has cancelled.
     """
     if not _by_submitit():
         yield

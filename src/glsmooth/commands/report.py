@@ -20,6 +20,7 @@ from glsmooth.report.comparison import write_comparison
 from glsmooth.runs.failures import find_runs
 from glsmooth.runs.files import write_text
 from glsmooth.runs.run import Run, load_run
+from glsmooth.runs.shards import merge
 from glsmooth.runs.summary import check_methods
 
 __all__ = ["decide", "main", "run"]
@@ -54,12 +55,25 @@ def run(cfg: DictConfig) -> None:
     root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
     found, unfinished = find_runs(paths)
-    runs = [load_run(path, transform_target=typed.get("_target_"), dataset_root=root) for path in found]
-    _check_transform(typed, runs)
-    alone = found == paths and len(runs) == 1  # a folder of one run is a sweep, too
+
+    def load(path: str | Path) -> Run:
+        return load_run(path, transform_target=typed.get("_target_"), dataset_root=root)
+
+    read = [load(path) for path in found]
+    _check_transform(typed, read)
+    whole, incomplete = (read, []) if len(read) == 1 else merge(read, out / "shards")
+    runs = [one if isinstance(one, Run) else load(one) for one in whole]
+    unfinished += incomplete
+    if not runs:
+        raise UserError(f"runs: {unfinished[0].job}: {unfinished[0].reason}")
+    # A folder of one run is a sweep, too; what was put together is one run.
+    alone = len(runs) == 1 and (found == paths or (runs != read and not unfinished))
+    for one in whole:
+        if not isinstance(one, Run):
+            print(f"Shards put together: {one}", file=sys.stderr)
     if alone and not overrides and methods is None:
         page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes)
-        sys.stdout.write((Path(paths[0]) / "table.md").read_text(encoding="utf-8"))
+        sys.stdout.write((runs[0].path / "table.md").read_text(encoding="utf-8"))
         return
     results = [decide(run, overrides, methods) for run in runs]
     if alone:

@@ -161,7 +161,10 @@ class _Stop:
         if not self.told and is_first_process():
             self.told = True
             name = signal.Signals(signum).name
-            text = f"{self.begin}Stopped by {name}{f' {progress}' if progress else ''}{self.advice}\n"
+            advice = self.advice
+            if self.requeue is not None and signum in MAKE_ROOM:
+                advice = "; the job is queued again, and goes on from here"
+            text = f"{self.begin}Stopped by {name}{f' {progress}' if progress else ''}{advice}\n"
             with suppress(OSError):
                 os.write(2, text.encode())  # from any thread, whatever the main one holds
 
@@ -170,9 +173,7 @@ _active: _Stop | None = None
 
 
 @contextmanager
-def stoppable(
-    advice: str, take: bool = False, requeue: Callable[[int], object] | None = None
-) -> Iterator[None]:
+def stoppable(advice: str, take: bool = False, requeue: Callable[[int], object] | None = None) -> Iterator[None]:
     """Have the signals stop what runs inside, and then this process, with status 128 + number and one line.
 
     Args:

@@ -222,11 +222,12 @@ def headline(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> str:
     if best is None:
         return f"No sound method applies: none of the {run.images} test images is certified under every {where}."
     robust = robust_count(run, best)
+    part = f" of shard {run.summary.shard}" if run.summary.shard else ""
     if robust == 0:
-        nothing = f"None of the {run.images} test images is certified in its true class under every {where}."
+        nothing = f"None of the {run.images} test images{part} is certified in its true class under every {where}."
         return f"{nothing} {_why_none(run, best)}".rstrip()
     return (
-        f"Of {run.images} test images, {robust} ({wording.percent(robust, run.images)}) provably keep their "
+        f"Of {run.images} test images{part}, {robust} ({wording.percent(robust, run.images)}) provably keep their "
         f"correct class under every {where}, {wording.error(run.alpha, best.failure_probability)}."
     )
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from glsmooth.configuration.fields import shown
-from glsmooth.configuration.identity import difference
 from glsmooth.errors import UserError
 from glsmooth.runs.failures import Failure
 from glsmooth.runs.figure import Draws
@@ -144,7 +143,9 @@ def _images(shards: Sequence[Run]) -> Images:
             )
         twice = digests.keys() & images.digests.keys()
         if twice or set(run.columns["index"].tolist()) != images.digests.keys():
-            raise UserError(f"{run.path}: its images are not the share that shard={run.summary.shard} has; certify it again")
+            raise UserError(
+                f"{run.path}: its images are not the share that shard={run.summary.shard} has; certify it again"
+            )
         digests.update(images.digests)
     return Images(found[0].names, digests)
 
@@ -167,4 +168,6 @@ def _sums(invocations: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | N
         return None
     every = [one for one in invocations if one is not None]
     names = set.intersection(*(set(one) for one in every))
-    return {name: sum(one[name] for one in every) for name in sorted(names) if all(one[name] is not None for one in every)}
+    return {
+        name: sum(one[name] for one in every) for name in sorted(names) if all(one[name] is not None for one in every)
+    }

@@ -1,0 +1,127 @@
+"""A certification that is split over jobs is, put together, the one that was not."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, SUMMARY
+
+SMALL = ("monte_carlo.n0=8", "monte_carlo.n=32", "dataset.subset=10", "trainer.accelerator=cpu")
+
+
+@pytest.fixture(scope="module")
+def certified(untrained, tmp_path_factory):
+    """A whole certification, and the same in three shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    command = [sys.executable, "-m", "glsmooth.certify", f"ckpt={untrained[0]}", *SMALL]
+    subprocess.run([*command, f"hydra.run.dir={folder}/whole"], check=True, capture_output=True)
+    # In another order, with other batches and another fate.
+    for shard in (2, 0, 1):
+        run = [*command, f"hydra.run.dir={folder}/{shard}", f"shard={shard}/3", f"batch_size={8 * shard + 8}"]
+        subprocess.run(run, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def copies(certified, tmp_path):
+    for name in ("0", "1", "2"):
+        shutil.copytree(certified / name, tmp_path / "sweep" / name)
+    return tmp_path / "sweep"
+
+
+def merged(out):
+    (directory,) = (out / "shards").iterdir()
+    return directory
+
+
+def test_put_together_they_are_the_whole(certified, copies, elsewhere, call):
+    status, said = call("report", copies, "hydra.run.dir=out")
+    assert status == 0, said.err
+    directory = merged(elsewhere / "out")
+    for name in (RECORDS, IMAGES, IDENTITY):
+        assert (directory / name).read_bytes() == (certified / "whole" / name).read_bytes(), name
+    numbers, whole = (json.loads((path / SUMMARY).read_text()) for path in (directory, certified / "whole"))
+    for changing in ("seconds_per_image", "invocation", "speed", "hardware"):
+        del numbers[changing], whole[changing]
+    assert numbers == whole
+    assert numbers["shard"] is None
+    assert said.out == (directory / "table.md").read_text()
+    assert "shard" not in said.out
+    assert (directory / "report.html").is_file()
+
+
+def test_what_was_put_together_is_a_run(certified, untrained, copies, elsewhere, call):
+    """report takes it, and certify finds it finished."""
+    call("report", copies, "hydra.run.dir=out")
+    directory = merged(elsewhere / "out")
+    before = (directory / RECORDS).read_bytes()
+    status, _ = call("certify", f"ckpt={untrained[0]}", *SMALL, f"hydra.run.dir={directory}")
+    assert status == 0
+    assert json.loads((directory / SUMMARY).read_text())["invocation"]["images"] == 0
+    assert (directory / RECORDS).read_bytes() == before
+
+
+def test_a_shard_says_that_it_is_one(copies):
+    table = (copies / "1" / "table.md").read_text()
+    assert "3 test images of shard 1/3" in table or "None of the 3 test images of shard 1/3" in table
+
+
+@pytest.mark.parametrize("directories", [("sweep",), ("sweep/0", "sweep/1")])
+def test_a_missing_shard_is_named(copies, elsewhere, call, directories):
+    shutil.rmtree(copies / "2")
+    status, said = call("report", *directories)
+    assert status == 2
+    assert "no result of shard 2/3" in said.err.splitlines()[-1]
+
+
+def test_beside_another_run_the_missing_shard_is_in_the_table(certified, copies, elsewhere, call):
+    shutil.rmtree(copies / "2")
+    shutil.copytree(certified / "whole", copies / "whole")
+    status, said = call("report", copies)
+    assert status == 0, said.err
+    assert "2/3" in said.out
+    assert "unfinished" in said.out
+
+
+def test_shards_of_other_draws_are_not_mixed(certified, untrained, copies, elsewhere, call):
+    """Another seed, or another number of shards, is another certification."""
+    shutil.rmtree(copies / "2")
+    for name, changed in (("seed", ("shard=2/3", "seed=1")), ("four", ("shard=2/4",))):
+        status, said = call("certify", f"ckpt={untrained[0]}", *SMALL, *changed, f"hydra.run.dir=sweep/{name}")
+        assert status == 0, said.err
+    status, said = call("report", copies)
+    assert status == 2
+    assert "no result of shard" in said.err.splitlines()[-1]
+
+
+def test_a_copied_shard_is_refused(copies, elsewhere, call):
+    """The images of shard 0 do not count twice, whatever its files say."""
+    shutil.rmtree(copies / "2")
+    shutil.copytree(copies / "0", copies / "2")
+    for name in (SUMMARY, IDENTITY):
+        file = copies / "2" / name
+        file.write_text(file.read_text().replace("0/3", "2/3"))
+    status, said = call("report", copies)
+    assert status == 2
+    assert "not the share that shard=2/3 has" in said.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("shard", "words"),
+    [
+        ("3/3", "shard='3/3' must be i/n"),
+        ("-1/3", "must be i/n"),
+        ("1", "must be i/n"),
+        ("0/0", "must be i/n"),
+        ("'a/b'", "must be i/n"),
+        ("0/11", "there are 10 images"),
+    ],
+)
+def test_mistakes(untrained, elsewhere, call, shard, words):
+    status, said = call("certify", f"ckpt={untrained[0]}", *SMALL, f"shard={shard}")
+    assert status == 2
+    assert words in said.err.splitlines()[-1]
+    assert "Traceback" not in said.err
