@@ -12,6 +12,7 @@ COMMANDS = {
     "certify": "certify test images of a trained classifier",
     "bounds": "the class probability that a region requires; no model, no data",
     "report": "tables and pictures from finished runs",
+    "sweep": "train, certify and report every combination of the values that are typed",
 }
 
 
@@ -35,6 +36,10 @@ def main() -> None:
         from glsmooth.commands.mains import bounds
 
         bounds()
+    elif name == "sweep":  # which starts processes of the others alone
+        from glsmooth.commands.sweep import main as sweep
+
+        sweep()
     else:
         # As python -m would, sys.argv and __main__ included: Lightning starts further processes by these two.
         runpy.run_module(f"glsmooth.{name}", run_name="__main__", alter_sys=True)

@@ -44,7 +44,17 @@ from glsmooth.errors import UserError, did_you_mean, keyed, near_field, visible
 from glsmooth.learning.stopping import scontrol_requeue, started_by_srun, stoppable
 from glsmooth.runs.files import check_writable
 
-__all__ = ["entry"]
+__all__ = [
+    "behind",
+    "ending",
+    "entry",
+    "environment",
+    "quoted",
+    "show_any_character",
+    "site_first",
+    "task_of",
+    "what_to_type",
+]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +98,28 @@ def entry(
         says; any other exception passes through.
     """
 
-    advice = _GO_ON.get(command, "")
+    def main() -> None:
+        show_any_character()
+        sys.argv[1:] = map(quoted, sys.argv[1:])
+        if positional is not None:
+            sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
+        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task_of(command, run))
+        requeue = scontrol_requeue if started_by_srun() else None
+        with ending(command), environment(), site_first(), stoppable(_GO_ON.get(command, ""), requeue=requeue):
+            try:
+                start()
+            finally:
+                print(table_of_failures(), end="", file=sys.stderr)
+
+    return main
+
+
+def task_of(command: str, run: Callable[[DictConfig], None] | None = None) -> Callable[[DictConfig], None]:
+    """What Hydra runs for a command, as a job of a cluster too: checks the configuration, and does the work.
+
+    Args:
+        command, run: as :func:`entry` has them.
+    """
 
     def task(cfg: DictConfig) -> None:
         with _importing():
@@ -110,46 +141,39 @@ def entry(
                     "writable, and run the same command again"
                 ) from error
 
-    def main() -> None:
-        _show_any_character()
-        sys.argv[1:] = map(_quoted, sys.argv[1:])
-        if positional is not None:
-            sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
-        start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(job_of(task, advice))
-        try:
-            requeue = scontrol_requeue if started_by_srun() else None
-            with _environment(), _site_first(), stoppable(advice, requeue=requeue):
-                try:
-                    start()
-                finally:
-                    print(table_of_failures(), end="", file=sys.stderr)
-        except UserError as error:
-            log.debug("", exc_info=True)  # its traceback, with hydra.verbose=true
-            _stop(str(error))
-        except HydraException as error:
-            cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-            _stop(f"{error}{cause}\n{_what_to_type(error, command)}")
-        except OmegaConfBaseException as error:
-            # Hydra asks for the run directory before the task starts, and naming it validates.
-            mistake = _behind(error)
-            if mistake is None:
-                raise
-            _stop(str(mistake))
-        except OSError as error:
-            if not _of_hydra(error, task):
-                raise
-            field = "hydra.sweep.dir" if get_args_parser().parse_known_args()[0].multirun else "hydra.run.dir"
-            _stop(
-                f"{field}: {error.filename} cannot be made or written ({error.strerror}); "
-                f"set {field}=DIR to a directory that can be"
-            )
-        except Exception as error:
-            message = told_by_job(error)
-            if message is None:
-                raise
-            _stop(message)
+    return job_of(task, _GO_ON.get(command, ""))
 
-    return main
+
+@contextmanager
+def ending(command: str) -> Iterator[None]:
+    """End the process as :func:`entry` says where a mistake of the user's comes out."""
+    try:
+        yield
+    except UserError as error:
+        log.debug("", exc_info=True)  # its traceback, with hydra.verbose=true
+        _stop(str(error))
+    except HydraException as error:
+        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        _stop(f"{error}{cause}\n{what_to_type(error, command)}")
+    except OmegaConfBaseException as error:
+        # Hydra asks for the run directory before the task starts, and naming it validates.
+        mistake = behind(error)
+        if mistake is None:
+            raise
+        _stop(str(mistake))
+    except OSError as error:
+        if not _of_hydra(error):
+            raise
+        field = "hydra.sweep.dir" if get_args_parser().parse_known_args()[0].multirun else "hydra.run.dir"
+        _stop(
+            f"{field}: {error.filename} cannot be made or written ({error.strerror}); "
+            f"set {field}=DIR to a directory that can be"
+        )
+    except Exception as error:
+        message = told_by_job(error)
+        if message is None:
+            raise
+        _stop(message)
 
 
 @contextmanager
@@ -226,14 +250,14 @@ class LogFile(logging.FileHandler):
             super().handleError(record)
 
 
-def _show_any_character() -> None:
+def show_any_character() -> None:
     """Have the standard streams write out what their encoding lacks, rather than fail in the middle of a table."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _quoted(argument: str) -> str:
+def quoted(argument: str) -> str:
     """``key=value`` with the value in quotes where it holds bytes that are no text here: Hydra cannot read them bare.
 
     Any name of a file may hold some, and in the C locale every letter beyond ASCII is one.
@@ -246,13 +270,14 @@ def _quoted(argument: str) -> str:
     return f'{key}="{escaped}"'
 
 
-def _of_hydra(error: OSError, task: Callable[[DictConfig], None]) -> bool:
+def _of_hydra(error: OSError) -> bool:
     """Did Hydra meet it while it made the directories that the run writes to, before the task?"""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return task.__code__ not in codes and any(code.co_name in ("run_job", "sweep") for code in codes)
+    in_task = any(code.co_filename == __file__ and code.co_name == "task" for code in codes)
+    return not in_task and any(code.co_name in ("run_job", "sweep") for code in codes)
 
 
-def _behind(error: BaseException | None) -> UserError | None:
+def behind(error: BaseException | None) -> UserError | None:
     """The user's mistake that OmegaConf wrapped into an error of its own."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
@@ -270,7 +295,7 @@ class _Site(SearchPathPlugin):
 
 
 @contextmanager
-def _site_first() -> Iterator[None]:
+def site_first() -> Iterator[None]:
     """Have files of the site's replace packaged files of the same name."""
     Plugins.instance().register(_Site)
     folder = get_args_parser().parse_known_args()[0].config_dir
@@ -287,7 +312,8 @@ _ENVIRONMENT = {"HYDRA_FULL_ERROR": "1", "PYTHONSAFEPATH": "1"}
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
+def environment() -> Iterator[None]:
+    """The variables of a command and of the processes that it starts."""
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
@@ -319,7 +345,7 @@ def _collect_positional(arguments: list[str], field: str) -> list[str]:
     return rest
 
 
-def _what_to_type(error: HydraException, command: str) -> str:
+def what_to_type(error: HydraException, command: str) -> str:
     """One line that names what is wrong and the fix, to follow Hydra's own text."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
@@ -352,7 +378,7 @@ def _known_keys(command: str) -> list[str]:
     """Groups and fields of the command, under the groups' choices that are typed as far as they compose."""
     chosen = [argument for argument in sys.argv[1:] if (conf_dir() / argument.partition("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
-    with _site_first(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with site_first(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             cfg = hydra.compose(command, chosen)
         except HydraException:

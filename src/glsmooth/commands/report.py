@@ -17,13 +17,14 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.report import page, published
 from glsmooth.report.comparison import write_comparison
-from glsmooth.runs.failures import find_runs
-from glsmooth.runs.files import write_text
+from glsmooth.runs.failures import Failure, find_runs
+from glsmooth.runs.files import SWEEP, write_text
 from glsmooth.runs.run import Run, load_run
 from glsmooth.runs.shards import merge
 from glsmooth.runs.summary import check_methods
+from glsmooth.runs.sweep import Sweep
 
-__all__ = ["decide", "main", "run"]
+__all__ = ["decide", "main", "report_sweep", "run"]
 
 
 def run(cfg: DictConfig) -> None:
@@ -54,28 +55,23 @@ def run(cfg: DictConfig) -> None:
         raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
     root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
-    found, unfinished = find_runs(paths)
-
-    def load(path: str | Path) -> Run:
-        return load_run(path, transform_target=typed.get("_target_"), dataset_root=root)
-
-    read = [load(path) for path in found]
-    _check_transform(typed, read)
-    whole, incomplete = (read, []) if len(read) == 1 else merge(read, out / "shards")
-    runs = [one if isinstance(one, Run) else load(one) for one in whole]
-    unfinished += incomplete
+    loading = {"transform_target": typed.get("_target_"), "dataset_root": root}
+    sweeps = [sweep for path in paths if (sweep := Sweep.read(Path(path))) is not None]
+    found, unfinished = find_runs([path for path in paths if not (Path(path) / SWEEP).is_file()])
+    runs, incomplete = _read([*found, *(run for sweep in sweeps for run in sweep.runs)], out, loading)
+    _check_transform(typed, runs)
+    unfinished += [*incomplete, *(failure for sweep in sweeps for failure in sweep.failures)]
     if not runs:
-        raise UserError(f"runs: {unfinished[0].job}: {unfinished[0].reason}")
-    # A folder of one run is a sweep, too; what was put together is one run.
-    alone = len(runs) == 1 and (found == paths or (runs != read and not unfinished))
-    for one in whole:
-        if not isinstance(one, Run):
-            print(f"Shards put together: {one}", file=sys.stderr)
+        raise UserError(f"runs: {unfinished[0].job}: {unfinished[0].reason}" if unfinished else "runs: none has ended")
+    # A folder of one run is a sweep, too; shards that were put together are one run.
+    together = len(runs) == 1 and runs[0].path.is_relative_to(out) and not unfinished
+    alone = len(runs) == 1 and (found == paths or together)
     if alone and not overrides and methods is None:
         page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes)
         sys.stdout.write((runs[0].path / "table.md").read_text(encoding="utf-8"))
         return
-    results = [decide(run, overrides, methods) for run in runs]
+    regions = [overrides] if overrides else [region for sweep in sweeps for region in sweep.regions]
+    results = [decide(run, region, methods) for run in runs for region in regions or [{}]]
     if alone:
         stored, region, outcomes = results[0]
         note = page.recertified_note(stored, region, outcomes)
@@ -83,6 +79,31 @@ def run(cfg: DictConfig) -> None:
         sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
     else:
         sys.stdout.write(write_comparison(results, out, unfinished))
+
+
+def report_sweep(sweep: Sweep, out: Path, transform_target: str | None = None) -> str:
+    """Write the report of a sweep, every run in every region; returns its table.
+
+    Args:
+        transform_target: ``"package.Class"`` of a transformation of the user's own.
+    """
+    runs, incomplete = _read(sweep.runs, out, {"transform_target": transform_target})
+    results = [decide(run, region, None) for run in runs for region in sweep.regions or [{}]]
+    return write_comparison(results, out, [*sweep.failures, *incomplete]) if results else ""
+
+
+def _read(paths: Sequence[str | Path], out: Path, loading: Mapping[str, Any]) -> tuple[list[Run], list[Failure]]:
+    """The runs, shards put together under ``out``, and the certifications of which shards are missing."""
+    found = [load_run(path, **loading) for path in paths]
+    if len(found) == 1:
+        return found, []
+    runs: list[Run] = []
+    whole, incomplete = merge(found, out / "shards")
+    for one in whole:
+        if not isinstance(one, Run):
+            print(f"Shards put together: {one}", file=sys.stderr)
+        runs.append(one if isinstance(one, Run) else load_run(one, **loading))
+    return runs, incomplete
 
 
 def decide(

@@ -25,6 +25,7 @@ __all__ = [
     "RECORDS",
     "SPEED",
     "SUMMARY",
+    "SWEEP",
     "check_writable",
     "read_json",
     "remove_leftovers",
@@ -44,8 +45,9 @@ os.umask(_UMASK)
 _PART = ".part"
 
 #: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
-#: one image's draws for a picture; the batch size and what else decides the speed; why there is no result.
-RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED = (
+#: one image's draws for a picture; the batch size and what else decides the speed; why there is no result;
+#: and in a sweep's folder, which runs are its own.
+RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED, SWEEP = (
     "records.csv",
     "summary.json",
     "identity.json",
@@ -54,6 +56,7 @@ RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED = (
     "figure1.npz",
     "speed.json",
     "failed.json",
+    "sweep.json",
 )
 
 
