@@ -7,6 +7,7 @@ interruptions and finished runs is theirs: the same sweep again starts only what
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import subprocess
@@ -46,6 +47,7 @@ from glsmooth.commands.jobs import failures, table_of_failures, wait_for
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.learning.stopping import stoppable
+from glsmooth.runs.files import read_json, write_text
 
 __all__ = ["main"]
 
@@ -88,6 +90,9 @@ _BOTH = ("logger", "limits", "cluster", "approximate", "trainer.accelerator", "t
 _OWN: dict[str, Any] = {"jobs": 1, "shards": 1, "dry_run": False}
 #: Keys that decide neither what is trained nor what is certified, and so not the name of the sweep's folder.
 _NO_MATTER = ("jobs", "dry_run", "logger", "cluster", "hydra", "limits", "trainer.accelerator", "trainer.devices")
+
+#: Why a certification did not begin.
+_UNTRAINED = "its training has no result"
 
 
 @dataclass
@@ -396,7 +401,7 @@ def _run_here(plan: Plan, missing: Sequence[Step]) -> None:
             for step in list(waiting):
                 if step.after is not None and step.after.state in ("failed", "killed"):
                     waiting.remove(step)
-                    _fail(plan, step, "failed", "its training has no result", None)
+                    _fail(plan, step, "failed", _UNTRAINED, None)
                     bar.update()
                 elif slots and (step.after is None or step.after.state == "finished"):
                     waiting.remove(step)
@@ -469,36 +474,73 @@ def _fail(plan: Plan, step: Step, state: str, reason: str, log: Path | None) -> 
 
     step.state = state
     where = "" if log is None else os.path.relpath(log, plan.folder)
-    failures.append(Failure(f"{step.command} {step.name}".strip(), state, reason, where))
+    failures.append(Failure(_name(step), state, reason, where))
+
+
+def _name(step: Step) -> str:
+    return f"{step.command} {step.name}".strip()
 
 
 def _run_on_cluster(plan: Plan, missing: Sequence[Step]) -> None:
-    """Jobs of the launcher that is chosen: trainings, and certifications that begin after theirs has ended well."""
-    submitted: list[tuple[Step, Any]] = []
-    trainings = [step for step in missing if step.command == "train"]
-    ready = [step for step in missing if step.after is not None and step.after.state == "finished"]
-    for steps in (trainings, ready):
-        if steps:
-            launcher = _launcher(plan, steps[0])
-            submitted += zip(steps, launcher.submit([step.overrides for step in steps], len(submitted)), strict=True)
-    jobs = {id(step): job for step, job in submitted}
+    """Jobs of the launcher that is chosen: trainings, and certifications that begin after theirs has ended well.
+
+    Those that an earlier start of the same sweep submitted, and that have not ended, are waited for.
+    """
+    file = plan.folder / "jobs.json"
+    known = dict(read_json(file, "remove it")) if file.is_file() else {}
+    jobs: dict[int, Any] = {}
+    for number, step in enumerate(missing):
+        if (job := _submitted_before(plan, step, known)) is not None:
+            jobs[number] = job
+
+    def submit(numbers: Sequence[int], **parameters: str) -> None:
+        steps = [missing[number] for number in numbers]
+        launcher = _launcher(plan, steps[0])
+        for number, job in zip(
+            numbers, launcher.submit([s.overrides for s in steps], numbers[0], **parameters), strict=True
+        ):
+            jobs[number] = job
+            known[_key(missing[number])] = str(job.job_id)
+        write_text(file, json.dumps(known, indent=2) + "\n")
+
+    new = [number for number in range(len(missing)) if number not in jobs]
+    trainings = [number for number in new if missing[number].command == "train"]
+    ready = [n for n in new if (before := missing[n].after) is not None and before.state == "finished"]
+    for numbers in (trainings, ready):
+        if numbers:
+            submit(numbers)
+    for number in new:
+        before = missing[number].after
+        if before is not None and number not in ready:
+            training = jobs[next(n for n, step in enumerate(missing) if step is before)]
+            submit([number], **{"dependency": f"afterok:{training.job_id}", "kill-on-invalid-dep": "yes"})
+    waited = [jobs[number] for number in range(len(missing))]
+    arrays = sorted({str(job.job_id).partition("_")[0] for job in waited}, key=int)
+    print(f"Slurm jobs: {', '.join(arrays)}", file=sys.stderr)
+    wait_for(waited, [[_name(step)] for step in missing], plan.folder)
+    without = {failure.job: failure for failure in failures}
     for step in missing:
-        if step.command == "certify" and step not in ready:
-            after = jobs[id(step.after)].job_id
-            depends = {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
-            (job,) = _launcher(plan, step).submit([step.overrides], len(submitted), **depends)
-            submitted.append((step, job))
-    print(
-        f"Submitted as {', '.join(sorted({str(job.job_id).partition('_')[0] for _, job in submitted}))}",
-        file=sys.stderr,
-    )
-    names = [[f"{step.command} {step.name}"] for step, _ in submitted]
-    results = wait_for([job for _, job in submitted], names, plan.folder)
-    for (step, _), result in zip(submitted, results, strict=True):
-        step.state = "finished" if result.status.name == "COMPLETED" else "failed"
-    for step in missing:
-        if step.state == "finished":
-            step.locate()
+        failure = without.get(_name(step))
+        step.state = "finished" if failure is None and step.locate() else "failed"
+        if step.after is not None and step.after.state == "failed":  # Slurm has removed it
+            failures[:] = [one for one in failures if one.job != _name(step)]
+            _fail(plan, step, "failed", _UNTRAINED, None)
+
+
+def _submitted_before(plan: Plan, step: Step, known: Mapping[str, str]) -> Any:
+    """The job of a step that an earlier start submitted, unless it has ended."""
+    number = known.get(_key(step))
+    if number is None:
+        return None
+    import submitit
+
+    tasks = _compose(step.command, step.overrides, lambda cfg: int(cfg.hydra.launcher.tasks_per_node))
+    job: Any = submitit.SlurmJob(plan.folder / ".submitit" / "%j", str(number), tasks=list(range(tasks)))
+    return None if job.watcher.is_done(job.job_id, mode="force") else job
+
+
+def _key(step: Step) -> str:
+    return shlex.join([step.command, *step.overrides])
 
 
 def _launcher(plan: Plan, step: Step) -> Any:
