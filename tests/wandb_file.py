@@ -6,6 +6,7 @@ what its records mean is in wandb's own protocol buffers.
 
 import json
 import struct
+import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,8 +78,21 @@ class Told:
         return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
 
-def told(directory):
-    """What each start of the command that writes to a run directory told, in their order."""
+def told(directory, ended=True):
+    """What each start of the command that writes to a run directory told, in their order.
+
+    W&B's own process may still be writing when the command is done: the end of the last start is waited for, unless
+    it has none.
+    """
+    end = time.monotonic() + 10
+    while True:
+        starts = _told(directory)
+        if not ended or (starts and starts[-1].exit_code is not None) or time.monotonic() > end:
+            return starts
+        time.sleep(0.05)
+
+
+def _told(directory):
     starts = []
     for path in sorted(Path(directory).glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_ctime):
         start = Told(files=path.parent / "files")
