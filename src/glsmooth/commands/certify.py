@@ -47,9 +47,10 @@ from glsmooth.learning.trainer import (
     quieten_lightning,
     spawned,
     started_with_others,
-    wandb_run,
 )
-from glsmooth.report.page import write_report
+from glsmooth.learning.wandb_log import session
+from glsmooth.report.page import Drawn, write_report
+from glsmooth.report.wandb_log import log_results
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_config
 from glsmooth.runs.own import is_own, remember, run_files
@@ -126,7 +127,13 @@ def run(cfg: DictConfig) -> None:
         trainer.predict(module, return_predictions=False)
         return
     # Held to the end, so that nobody who starts the same command takes files for leftovers that are being written.
-    with Records(directory, identity, module.columns, Images(*digests(job.images))) as held:
+    tags = [job.family.transform.name, settings["dataset"]["name"]]
+    with (
+        Records(directory, identity, module.columns, Images(*digests(job.images))) as held,
+        session(settings, directory, "certify", tags) as logged,
+    ):
+        module.logged = logged
+        logged.checkpoint(Path(settings["ckpt"]).expanduser(), job.checkpoint, made=False)
         invocation = take_votes(trainer, module, held)
         records = read_records(directory)
         summary = _summary(job, records, invocation, trainer)
@@ -134,13 +141,12 @@ def run(cfg: DictConfig) -> None:
         _save_draws(job, records)
         summary.write(directory)
         remember(run_files(directory))
-        report = write_report(directory, family=job.family, dataset_root=settings["dataset"].get("root"))
-    with wandb_run(settings, directory) as logged:
-        if logged is not None:
-            logged.log({name: value for name, value in summary.to_json().items() if isinstance(value, (int, float))})
-            logged.log({f"cra/{method}": share for method, share in summary.robust_accuracy.items()})
-    print((directory / "table.md").read_text(encoding="utf-8"))
-    print(f"Report: {report}")
+        drawn = Drawn()
+        root = settings["dataset"].get("root")
+        report = write_report(directory, family=job.family, dataset_root=root, drawn=drawn)
+        print((directory / "table.md").read_text(encoding="utf-8"))
+        print(f"Report: {report}", flush=True)  # W&B may take its time
+        log_results(logged, drawn, lambda index: job.images[job.indices.index(index)][0])
 
 
 def _prepare(cfg: DictConfig) -> _Job:

@@ -9,8 +9,10 @@ import atexit
 import copy
 import errno
 import gc
+import hashlib
 import importlib
 import io
+import json
 import logging
 import os
 import re
@@ -62,6 +64,8 @@ log = logging.getLogger(__name__)
 USAGE_ERROR = 2
 #: How to go on after a signal, of commands that leave a part of their work behind.
 _GO_ON = dict.fromkeys(("train", "certify"), "; the same command goes on from here")
+#: Commands that have a ``logger``.
+_LOGGED = ("train", "certify")
 #: What the system says of a disk that takes no more. Never a bug, whoever was writing.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 #: Hydra's options that take a value.
@@ -103,6 +107,8 @@ def entry(
         sys.argv[1:] = map(quoted, sys.argv[1:])
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
+        if command in _LOGGED:
+            sys.argv[1:] = _grouped(command, sys.argv[1:])
         start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task_of(command, run))
         requeue = scontrol_requeue if started_by_srun() else None
         with ending(command), environment(), site_first(), stoppable(_GO_ON.get(command, ""), requeue=requeue):
@@ -343,6 +349,15 @@ def _collect_positional(arguments: list[str], field: str) -> list[str]:
         quoted = (argument.replace("\\", "\\\\").replace('"', '\\"') for argument in plain_arguments)
         rest.append(f"{field}=[{','.join(f'{chr(34)}{argument}{chr(34)}' for argument in quoted)}]")
     return rest
+
+
+def _grouped(command: str, arguments: list[str]) -> list[str]:
+    """The arguments, of a sweep with a name for the group of its jobs: the same whenever the same is typed."""
+    typed = any(re.match(r"[+~]*logger\.group\b", argument) for argument in arguments)
+    if typed or not get_args_parser().parse_known_args(arguments)[0].multirun:
+        return arguments
+    words = json.dumps([command, *sorted(arguments)])
+    return [*arguments, f"logger.group=sweep-{hashlib.sha256(words.encode()).hexdigest()[:12]}"]
 
 
 def what_to_type(error: HydraException, command: str) -> str:

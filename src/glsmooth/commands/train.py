@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
@@ -36,9 +36,9 @@ from glsmooth.learning.trainer import (
     quieten_lightning,
     spawned,
     training_precision,
-    wandb_run,
 )
 from glsmooth.learning.training import CLEAN, UNDER_LAW, SavesInsideEpochs, TrainingModule, TrainingProgress
+from glsmooth.learning.wandb_log import LearningRate, Session, TrainingLog, log_pictures, session
 from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
 from glsmooth.runs.own import remember
 
@@ -96,7 +96,10 @@ def run(cfg: DictConfig) -> None:
         kept = ", as in last.ckpt" if begun is not None else ""
         print(f"trainer.precision=auto: {payload['precision']}{kept}", file=sys.stderr)
     start = time.monotonic()
-    with wandb_run(settings, directory) as logged, spawned(family):
+    tags = [family.transform.name, data.name]
+    with session(settings, directory, "train", tags) as logged, spawned(family):
+        if begun is None:
+            log_pictures(logged, module)
         trainer = make_training(settings, directory, logged)
         try:
             trainer.fit(module, ckpt_path=last if last.is_file() else None)
@@ -123,12 +126,15 @@ def run(cfg: DictConfig) -> None:
                 for checkpoint in (last, best):
                     if checkpoint.is_file() and file_digest(checkpoint) != before.get(checkpoint):
                         remember([checkpoint])
+        if trainer.is_global_zero and not settings["trainer"]["fast_dev_run"]:
+            trained = _own(best)
+            logged.summarise({f"best/{name}": value for name, value in trained.metrics.items()})
+            logged.checkpoint(best, trained, made=True)
     if not trainer.is_global_zero:
         return
     if settings["trainer"]["fast_dev_run"]:
         print("One batch of training and of validation passed; nothing was saved.")
         return
-    trained = _own(best)
     summary = {
         "command": "train",
         "checkpoint": {"path": str(best), "sha256": trained.sha256},
@@ -167,7 +173,7 @@ def _refuse_another_run(directory: Path, begun: Mapping[str, Any], identity: Map
         )
 
 
-def make_training(settings: dict[str, Any], directory: Path, logged: Any) -> Trainer:
+def make_training(settings: dict[str, Any], directory: Path, logged: Session) -> Trainer:
     """The Trainer of a run: its bar, its checkpoints and its logs, in the precision of ``settings``, not auto."""
     chosen = settings["trainer"]
     saved: dict[str, Any] = {
@@ -179,10 +185,10 @@ def make_training(settings: dict[str, Any], directory: Path, logged: Any) -> Tra
     loggers: list[Logger] = [CSVLogger(directory, name="metrics")]
     # Of what deterministic="warn" asks for below: to fill memory before it is written, as no step here needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if logged is not None:
-        from lightning.pytorch.loggers import WandbLogger
-
-        loggers.append(WandbLogger(experiment=logged, save_dir=directory))
+    callbacks: list[Callback] = []
+    if settings["logger"]["name"] == "wandb":
+        loggers.append(TrainingLog(logged))
+        callbacks.append(LearningRate(logged))
     return make_trainer(
         settings,
         strategy=chosen["strategy"],
@@ -193,6 +199,7 @@ def make_training(settings: dict[str, Any], directory: Path, logged: Any) -> Tra
         limit_val_batches=chosen["limit_val_batches"],
         logger=loggers,
         callbacks=[
+            *callbacks,
             TrainingProgress(chosen["progress"]),
             # best first: last.ckpt then remembers the best score, and a resumed run keeps it.
             ModelCheckpoint(filename="best", monitor=UNDER_LAW, mode="max", save_weights_only=True, **saved),

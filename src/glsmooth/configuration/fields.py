@@ -247,6 +247,8 @@ RULES: dict[str, Rule] = {
     "logger.name": choice(*members("logger")),
     "logger.project": _TEXT,
     "logger.entity": _TEXT.or_null(),
+    "logger.group": _TEXT.or_null(),
+    "logger.log_checkpoint": FLAG,
 }
 
 

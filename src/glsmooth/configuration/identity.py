@@ -19,7 +19,7 @@ from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, using_limits
 from glsmooth.errors import UserError
 
-__all__ = ["decisive", "difference", "file_digest", "run_id"]
+__all__ = ["decisive", "difference", "digest", "file_digest", "run_id"]
 
 #: Fields that do not decide a command's result: where and how fast it runs, where it reports to, and what only permits
 #: it to run.
@@ -87,14 +87,18 @@ def _stated(name: str, fields: Mapping[str, Any]) -> str:
 
 
 def run_id(cfg: Any, command: str) -> str:
-    """Name of a run: a digest of :func:`decisive`, 12 hexadecimal digits.
+    """Name of a run: the :func:`digest` of what decides it.
 
     Raises:
         UserError: the configuration is not valid; so a mistake leaves no directory behind.
     """
     settings = validate(cfg, command)
     with using_limits(Limits(**settings.get("limits", {}))):
-        fields = decisive(settings, command)
+        return digest(decisive(settings, command))
+
+
+def digest(fields: Mapping[str, Any]) -> str:
+    """A name for a result of :func:`decisive`: 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -23,6 +23,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import Batches, loader
 from glsmooth.learning.trainer import device_name, progress_bar, quieten_lightning
+from glsmooth.learning.wandb_log import Session
 from glsmooth.runs.files import write_text
 from glsmooth.runs.records import Columns, RecordWriter, columns, part_path, read_records, row
 from glsmooth.runs.speed import read_speed, write_speed
@@ -79,6 +80,9 @@ class CertificationModule(LightningModule):
         options: how votes are taken.
         directory: run directory.
         progress: show a bar.
+
+    Attributes:
+        logged: where the first process tells the running CRA, beside the bar.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class CertificationModule(LightningModule):
         self.family, self.procedure, self.num_classes = family, procedure, num_classes
         self.images, self.indices = images, list(indices)
         self.outcomes, self.options, self.directory, self.progress = dict(outcomes), options, directory, progress
+        self.logged = Session()
 
     @property
     def columns(self) -> list[str]:
@@ -254,12 +259,19 @@ def clear(directory: Path) -> None:
 
 
 class _Progress:
-    """A bar with images a second, time left and the running CRA, shown by the first process for its share."""
+    """A bar with images a second, time left and the running CRA, shown by the first process for its share.
+
+    The same CRA goes to W&B.
+    """
 
     def __init__(self, module: CertificationModule, records: Columns) -> None:
         ranks = module.trainer.world_size
-        self.method = next((m for m, outcome in module.outcomes.items() if outcome.h_min is not None), None)
-        self.seen, self.robust = len(records["index"]), self._robust_before(records)
+        self.sound = [m for m, outcome in module.outcomes.items() if outcome.h_min is not None and outcome.sound]
+        stated = (m for m, outcome in module.outcomes.items() if outcome.h_min is not None)
+        self.method = next(stated, None)
+        self.seen = len(records["index"])
+        self.robust = {m: self._robust_before(records, m) for m in {*self.sound, self.method} if m is not None}
+        self.logged = module.logged if module.global_rank == 0 else Session()
         remaining = len(module.indices) - self.seen
         self.bar = progress_bar(
             "Certifying" if ranks == 1 else f"Certifying (device 1 of {ranks})",
@@ -269,18 +281,26 @@ class _Progress:
             show=module.progress and module.global_rank == 0,
         )
 
-    def _robust_before(self, records: Columns) -> int:
-        if self.method is None:
-            return 0
-        certified = records[f"certified_{self.method}"] != 0
+    @staticmethod
+    def _robust_before(records: Columns, method: str) -> int:
+        certified = records[f"certified_{method}"] != 0
         return int(np.count_nonzero(certified & (records["prediction"] == records["label"])))
 
     def update(self, rows: Sequence[Mapping[str, object]]) -> None:
         self.seen += len(rows)
+        for method in self.robust:
+            self.robust[method] += sum(bool(r[f"certified_{method}"]) and r["prediction"] == r["label"] for r in rows)
         if rows and self.method is not None:
-            self.robust += sum(bool(r[f"certified_{self.method}"]) and r["prediction"] == r["label"] for r in rows)
-            self.bar.set_postfix_str(f"CRA {self.robust / self.seen:.1%} ({self.method})", refresh=False)
+            share = self.robust[self.method] / self.seen
+            self.bar.set_postfix_str(f"CRA {share:.1%} ({self.method})", refresh=False)
+        if rows:
+            self._log()
         self.bar.update(len(rows))
+
+    def _log(self, last: bool = False) -> None:
+        self.logged.running(self.seen, {m: self.robust[m] / self.seen for m in self.sound}, last)
 
     def close(self) -> None:
         self.bar.close()
+        if self.seen:
+            self._log(last=True)

@@ -1,4 +1,4 @@
-"""What training and certification share of Lightning: devices, its noise, the bar, W&B, errors of its processes."""
+"""What training and certification share of Lightning: devices, its noise, the bar, errors of its processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.resolvability import is_users
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import stopping
-from glsmooth.runs.files import replacing, wandb_id
+from glsmooth.runs.files import replacing
 
 __all__ = [
     "WholeCheckpoints",
@@ -43,7 +43,6 @@ __all__ = [
     "spawned",
     "started_with_others",
     "training_precision",
-    "wandb_run",
 ]
 
 
@@ -212,35 +211,3 @@ def spawned(family: SmoothedFamily) -> Iterator[None]:
         if message is None:
             raise
         raise UserError(message.group(1)) from error
-
-
-@contextmanager
-def wandb_run(settings: Mapping[str, Any], directory: Path) -> Iterator[Any]:
-    """The run at W&B with ``logger=wandb``, closed at the end whatever happens; None otherwise.
-
-    It keeps its id in the directory, so that a resumed run goes on in it. Only the first process has one.
-
-    Raises:
-        UserError: W&B cannot be had.
-    """
-    logger = settings["logger"]
-    if logger["name"] != "wandb" or not is_first_process():
-        yield None
-        return
-    import wandb  # imported here: it takes a second, and most runs do without
-
-    try:
-        yield wandb.init(
-            project=logger["project"],
-            entity=logger["entity"],
-            id=wandb_id(directory),
-            resume="allow",
-            dir=directory,
-            config=dict(settings),
-        )
-    except wandb.Error as error:
-        raise UserError(
-            f"logger=wandb: {error}; log in with `wandb login`, set WANDB_MODE=offline, or use logger=csv"
-        ) from error
-    finally:
-        wandb.finish()

@@ -105,8 +105,8 @@ class TrainingModule(LightningModule):
             seed = (seed * 1_000_003 + number) % 2**63
         self.draws = torch.Generator(self.device).manual_seed(seed)
 
-    def transformed_logits(self, images: Tensor, copies: int) -> Tensor:
-        """Logits `copies x N x K` of independently transformed copies of ``images``."""
+    def transformed(self, images: Tensor, copies: int) -> Tensor:
+        """Independently transformed copies of ``images`` `N x C x H x W`, one set after the other."""
         images = images.repeat(copies, 1, 1, 1)
         # Half precision is for the network: the transformation is what is certified, and stays exact.
         with torch.autocast(images.device.type, enabled=False):
@@ -115,6 +115,11 @@ class TrainingModule(LightningModule):
             if self.family.pixel_noise > 0:
                 noise = torch.randn(images.shape, generator=self.draws, device=images.device)
                 images = images + self.family.pixel_noise * noise
+        return images
+
+    def transformed_logits(self, images: Tensor, copies: int) -> Tensor:
+        """Logits `copies x N x K` of independently transformed copies of ``images``."""
+        images = self.transformed(images, copies)
         logits: Tensor = self(images.contiguous(memory_format=torch.channels_last)).unflatten(0, (copies, -1))
         return logits
 

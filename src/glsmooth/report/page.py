@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,29 @@ LISTED_IMAGES = 500  # rows of the list of images in report.html; records.csv al
 GALLERY = 12  # images in each half of the gallery
 
 
+@dataclass
+class Drawn:
+    """What a report shows, for whoever shows it elsewhere, too: bounds that took seconds are not computed again.
+
+    Attributes:
+        run: whose report it is; None before it is written.
+        pictures: the files by name.
+        curves: CRA against the size of the region, a series for each sound method.
+        plane: CRA at every point of the plane, by the headline's method.
+    """
+
+    run: Run | None = None
+    pictures: dict[str, Path] = field(default_factory=dict)
+    curves: list[figures.Series] = field(default_factory=list)
+    plane: sweeps.Plane | None = None
+
+
 def write_report(
     run_dir: str | Path,
     transform_target: str | None = None,
     family: SmoothedFamily | None = None,
     dataset_root: str | None = None,
+    drawn: Drawn | None = None,
 ) -> Path:
     """Write table.md, report.html and the pictures of a finished certify run into its directory.
 
@@ -45,6 +64,7 @@ def write_report(
 
     Args:
         transform_target, family, dataset_root: as :func:`glsmooth.runs.run.load_run` has them.
+        drawn: takes what the report shows.
 
     Returns:
         The path of report.html.
@@ -54,33 +74,45 @@ def write_report(
             that is neither built in nor ``transform_target``.
     """
     run = load_run(run_dir, transform_target=transform_target, family=family, dataset_root=dataset_root)
-    return write_run_report(run, run.path, run.region, run.outcomes)
+    return write_run_report(run, run.path, run.region, run.outcomes, drawn=drawn)
 
 
-def write_run_report(run: Run, out: Path, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> Path:
+def write_run_report(
+    run: Run, out: Path, region: Box, outcomes: Mapping[str, Outcome], note: str = "", drawn: Drawn | None = None
+) -> Path:
     """The same for any region and methods, written to ``out``; ``note`` follows the headline."""
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "table.md", tables.run_table(run, region, outcomes, note))
     log.info("report: pictures of %d images under %s", run.images, out)
+    drawn = Drawn() if drawn is None else drawn
+    drawn.run = run
+    drawn.curves, drawn.plane = _curves(run, region, outcomes), _accuracy_plane(run, region, outcomes)
 
-    def picture(
-        title: str, build: Callable[[Run, Box, Mapping[str, Outcome], Path], html.Picture | None]
-    ) -> Iterator[str]:
-        found = build(run, region, outcomes, out)
-        if found is not None:
-            yield html.section(title, html.figure(found))
+    def picture(title: str, name: str, picture: html.Picture | None) -> list[str]:
+        if picture is None:
+            return []
+        drawn.pictures[name] = out / f"{name}.png"
+        return [html.section(title, html.figure(picture))]
 
     sections = [
         # What was certified.
         _result(run, outcomes),
-        *picture("Certified robust accuracy against the size of the region", _region_curve),
-        *picture("Certified robust accuracy at every point of the plane", _plane),
-        *picture("Some of the images", _gallery),
+        *picture(
+            "Certified robust accuracy against the size of the region",
+            "cra_region",
+            _region_curve(run, region, drawn.curves, out),
+        ),
+        *picture(
+            "Certified robust accuracy at every point of the plane",
+            "cra_plane",
+            _plane(run, outcomes, drawn.plane, out),
+        ),
+        *picture("Some of the images", "gallery", _gallery(run, outcomes, out)),
         # How sure that is.
-        *picture("How far the images are from the threshold", _threshold),
+        *picture("How far the images are from the threshold", "threshold", _threshold(run, outcomes, out)),
         html.section("What the certificate assumes", html.bullets(tables.assumptions(run, outcomes))),
         # How it was done.
-        *picture("What was done to one image", _procedure),
+        *picture("What was done to one image", "procedure", _procedure(run, outcomes, out)),
         html.section("Settings", html.pairs(tables.settings(run, region, outcomes))),
         html.section("Every image", _images(run, outcomes)),
         html.section("This run", html.pairs(tables.provenance(run))),
@@ -153,11 +185,12 @@ def _sound(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: d for name, d in outcomes.items() if d.sound and d.h_min is not None}
 
 
-def _region_curve(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
+def _curves(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[figures.Series]:
+    """CRA of each sound method over regions of many sizes."""
     sound = _sound(outcomes)
+    series: list[figures.Series] = []
     if not sound:
-        return None
-    series = []
+        return series
     with _progress("CRA against region size", len(sound) * len(sweeps.SIZES)) as tick:
         for name, outcome in sound.items():
             sizes, cra = sweeps.region_curve(
@@ -174,6 +207,12 @@ def _region_curve(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: P
             # A few values are points; a line between them would claim what was not computed.
             line = len(sizes) >= len(sweeps.SIZES) // 2
             series.append(figures.Series(name, wording.title(outcome), sizes.tolist(), cra.tolist(), line))
+    return series
+
+
+def _region_curve(run: Run, region: Box, series: Sequence[figures.Series], out: Path) -> html.Picture | None:
+    if not series:
+        return None
     smoothed = float(np.mean(run.correct))
     powers = [wording.parameter(name) for name in region.intervals if sweeps.multiplicative(run.family.transform, name)]
     caption = (
@@ -194,7 +233,8 @@ def _stopped(run: Run) -> str:
     return " Votes stopped once the region of this run was decided, so more votes could certify more beyond it."
 
 
-def _plane(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
+def _accuracy_plane(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> sweeps.Plane | None:
+    """CRA at every single point of a two-parameter plane, by the headline's method."""
     best = primary(outcomes)
     if best is None:
         return None
@@ -207,20 +247,26 @@ def _plane(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) ->
     with _progress("CRA over the plane", axes[0].nodes.size * axes[1].nodes.size) as tick:
         needed = sweeps.required_probability_plane(run.family, axes, best.method, tick)
     cra = sweeps.robust_accuracy(run.p_lower, run.correct, needed.values)
-    plane = sweeps.Plane(needed.x, needed.y, cra)
+    return sweeps.Plane(needed.x, needed.y, cra)
+
+
+def _plane(run: Run, outcomes: Mapping[str, Outcome], plane: sweeps.Plane | None, out: Path) -> html.Picture | None:
+    best = primary(outcomes)
+    if best is None or plane is None:
+        return None
     caption = (
         "The colour at a point is the share of the images that are correct and certified at that single "
         f"transformation, by {wording.title(best)}. The box is the region of the headline, which must hold "
         "everywhere inside at once; the cross is the untransformed image." + _stopped(run)
     )
-    words = f"Heat map of CRA over {wording.join(wording.parameter(axis.name) for axis in axes)}."
+    names = wording.join(wording.parameter(axis.name) for axis in (plane.x, plane.y))
+    words = f"Heat map of CRA over {names}."
     return save_picture(
         lambda theme: figures.accuracy_plane(theme, plane, wording.title(best)), out, "cra_plane", words, caption
     )
 
 
-def _threshold(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
-    del region
+def _threshold(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
     sound = _sound(outcomes)
     if not sound:
         return None
@@ -241,9 +287,8 @@ def _threshold(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path
     )
 
 
-def _procedure(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
+def _procedure(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
     """The diagram of one image, from the draws that certify left for one image of the run."""
-    del region
     best, draws = primary(outcomes), run.draws
     if best is None or best.h_min is None or draws is None:
         return None
@@ -297,9 +342,8 @@ def _caption(run: Run, theta: NDArray[np.floating]) -> str:
     return "\n".join(", ".join(words[i : i + 2]) for i in range(0, len(words), 2)).replace("-", "−")
 
 
-def _gallery(run: Run, region: Box, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
+def _gallery(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
     """The first images of each verdict by index: not picked by eye."""
-    del region
     best = primary(outcomes)
     images = _test_images(run)
     if best is None or images is None:
