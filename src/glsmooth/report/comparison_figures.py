@@ -193,7 +193,8 @@ def heat_map(
     from matplotlib.ticker import PercentFormatter
 
     columns, rows = len(x[1]), len(y[1])
-    figure = new_figure(theme, min(8.0, 1.5 + max(0.5 * rows, 1.5)))
+    height = min(max(0.5 * rows, 1.5), 6.5)
+    figure = new_figure(theme, 1.5 + height)
     axes = new_axes(figure, theme)
     axes.grid(False)
     values = np.full((rows, columns), np.nan)
@@ -206,8 +207,8 @@ def heat_map(
     room = (WIDTH - 1.6) / columns  # inches of a cell
     large = 10.5 if room >= 0.6 else 8.5
     for (column, row), cell in cells.items():
-        ink = "white" if cell.share < 0.55 else "black"
-        if room >= 0.42:
+        ink = "white" if cell.share < 0.45 else "black"
+        if room >= 0.42 and height / rows >= 0.36:
             axes.text(column, row, cell.cra, ha="center", va="bottom", fontsize=large, color=ink)
             axes.text(column, row, cell.smoothed, ha="center", va="top", fontsize=0.78 * large, color=ink)
         if cell.best:
