@@ -313,7 +313,7 @@ def test_failures_are_listed_and_escaped(seeds, tmp_path):
 
 def test_page_says_what_then_how_sure_then_how(seeds, tmp_path):
     write_comparison(seeds, tmp_path / "out", FAILURES)
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text().replace("\N{NO-BREAK SPACE}", " ")
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == ["Result", "Jobs without a result", "How sure", "How it was done", "Every run"]
     headline = re.search(r'<div class="headline"><p>(.*?)</p>', page).group(1)

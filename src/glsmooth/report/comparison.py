@@ -108,7 +108,9 @@ def _headline(comparison: Comparison, bests: Sequence[Best]) -> str:
             tally = _tally(comparison, first)
             told.append(f"{_named(comparison, best, best.winners)} with {tally.words()} {_where(comparison, first)}")
         rest = f", and {len(bests) - _NAMES} more in the table" if len(bests) > _NAMES else ""
-        return f"Best settings by {METHODS[method].title}: {'; '.join(told)}{rest}."
+        errors = [(run.alpha, d.failure_probability) for run, _, ds in comparison.results if (d := sound(ds, method))]
+        error = wording.error(*max(errors, key=sum))
+        return f"Best settings by CRA ({METHODS[method].title}), {error}: {'; '.join(told)}{rest}."
     tallies = {i: t for i, setting in enumerate(settings) if (t := comparison.cra(setting, method)) is not None}
     if len(tallies) == 1:
         (only,) = tallies
@@ -525,7 +527,9 @@ def _axis_label(axis: Axis) -> str:
 
 def _mark_words(marked: set[int], comparison: Comparison, what: str) -> str:
     spread = any(len(setting.members) > 1 for setting in comparison.settings)
-    words = f" {what} marks the best setting of those with the same images, region and α." if marked else ""
+    words = (
+        f" {what} marks the best setting of those with the same images, transformation, region and α." if marked else ""
+    )
     return words + (" Points are means over seeds, bars reach from the least to the largest." if spread else "")
 
 

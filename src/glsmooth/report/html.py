@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -39,7 +40,6 @@ th, td { text-align: left; padding: .4rem .8rem .4rem 0;
   border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { color: var(--muted); font-weight: 600; font-size: .85rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th.number { white-space: normal; min-width: 6rem; }
 th:last-child, td:last-child { padding-right: 0; }
 tr.unsound td { color: var(--no); }
 td.wrap { overflow-wrap: anywhere; }
@@ -61,8 +61,13 @@ class Picture:
 
 
 def text(words: str) -> str:
-    """Escaped text, with the two symbols of the comparison set as the literature does."""
-    return escape(words).replace("h_min", "h<sub>min</sub>").replace("p_A", "p<sub>A</sub>")
+    """Escaped text: the two symbols of the comparison as the literature has them, intervals and shares in one piece."""
+    words = _TOGETHER.sub("\N{NO-BREAK SPACE}", escape(words))
+    return words.replace("h_min", "h<sub>min</sub>").replace("p_A", "p<sub>A</sub>")
+
+
+#: The space in [-0.2, 0.2] and before a per cent sign.
+_TOGETHER = re.compile(r"(?<=[\d.],) (?=[\d.−]+\])|(?<=\d) (?=%)")
 
 
 def data_uri(svg: bytes) -> str:
