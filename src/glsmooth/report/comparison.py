@@ -85,7 +85,7 @@ def write_comparison(results: Sequence[Result], out: Path, failures: Sequence[Fa
     if failures:
         listed = html.table(_FAILED, _failed(failures))
         sections.insert(1, html.section("Jobs without a result", listed))
-    write_text(out / "report.html", html.page("Certified robustness: comparison", headline, "", sections))
+    write_text(out / "report.html", html.page("Certified robustness: comparison", headline, "", sections, wide=True))
     log.info("report: wrote %s", out / "report.html")
     return table
 
@@ -108,7 +108,9 @@ def _headline(comparison: Comparison, bests: Sequence[Best]) -> str:
             tally = _tally(comparison, first)
             told.append(f"{_named(comparison, best, best.winners)} with {tally.words()} {_where(comparison, first)}")
         rest = f", and {len(bests) - _NAMES} more in the table" if len(bests) > _NAMES else ""
-        return f"Best settings by {METHODS[method].title}: {'; '.join(told)}{rest}."
+        errors = [(run.alpha, d.failure_probability) for run, _, ds in comparison.results if (d := sound(ds, method))]
+        error = wording.error(*max(errors, key=sum))
+        return f"Best settings by CRA ({METHODS[method].title}), {error}: {'; '.join(told)}{rest}."
     tallies = {i: t for i, setting in enumerate(settings) if (t := comparison.cra(setting, method)) is not None}
     if len(tallies) == 1:
         (only,) = tallies
@@ -295,14 +297,14 @@ def _table(
     """Header, a row a setting, the cells of the best, and the first column of numbers: what varies, what came out."""
     columns = [axis for axis in comparison.axes if axis.name != "images"][:_COLUMNS]
     regions = any(key.name == "region" for axis in comparison.axes for key in axis.keys[1:])
-    methods = [name for name in bounds.METHODS if any(name in outcomes for _, _, outcomes in comparison.results)]
+    occurring = [name for name in bounds.METHODS if any(name in outcomes for _, _, outcomes in comparison.results)]
+    methods = [name for name in occurring if bounds.METHODS[name].sound]
+    unsound = [name for name in occurring if name not in methods]
     header = ["run", *(_title(axis.name) for axis in columns), *(["region"] if regions else [])]
     numeric_from = len(header)
-    header += ["images", "base", "smoothed"]
-    first_method = len(header)
-    for name in methods:
-        short = wording.METHODS.get(name, name)
-        header.append(f"CRA {short} (h_min)" if bounds.METHODS[name].sound else f"{short}: unsound, not counted")
+    header += [f"CRA {wording.METHODS.get(name, name)} (h_min)" for name in methods]
+    header += ["smoothed", "base", "images"]
+    header += [f"{wording.METHODS.get(name, name)}: unsound, not counted" for name in unsound]
     sets = _image_words(comparison)
     rows = []
     for setting in comparison.settings:
@@ -310,12 +312,13 @@ def _table(
         row = [_runs(comparison, setting)]
         row += [axis.words[setting.levels[comparison.axes.index(axis)]] for axis in columns]
         row += [wording.region(region.intervals)] if regions else []
-        row += [sets[setting.members[0]], comparison.base(setting).words(), comparison.smoothed(setting).words()]
         row += [_cell(comparison, setting, name) for name in methods]
+        row += [comparison.smoothed(setting).words(), comparison.base(setting).words(), sets[setting.members[0]]]
+        row += [_cell(comparison, setting, name) for name in unsound]
         rows.append(row)
     strong = set()
     if comparison.method in methods:
-        column = first_method + methods.index(comparison.method)
+        column = numeric_from + methods.index(comparison.method)
         strong = {
             (i, column)
             for best in bests
@@ -464,17 +467,18 @@ def _listing(comparison: Comparison) -> str:
     method = comparison.method
     header = ["run", *(_title(axis.name) for axis in axes), *(key.name for key in comparison.seeds)]
     numeric_from = len(header)
-    header += ["images", "base", "smoothed"]
     header += [] if method is None else [f"CRA {wording.METHODS.get(method, method)}"]
+    header += ["smoothed", "base", "images"]
     rows = []
     for i in _ordered(comparison)[:_LISTED]:
         run, _, outcomes = comparison.results[i]
         row = [cut(run.label), *(axis.words[axis.levels[i]] for axis in axes)]
         row += [key.words[i] for key in comparison.seeds]
-        row += [str(run.images), *(share for _, _, share in tables.accuracy_rows(run)[:2])]
         if method is not None:
             outcome = sound(outcomes, method)
             row.append("–" if outcome is None else wording.percent(tables.robust_count(run, outcome), run.images))
+        base, smoothed = (share for _, _, share in tables.accuracy_rows(run)[:2])
+        row += [smoothed, base, str(run.images)]
         rows.append(row)
     listing = html.table(header, rows, range(numeric_from, len(header)))
     words = "Each run has its own report in the directory of this name. Full precision is in table.csv."
@@ -518,12 +522,14 @@ def _axis_label(axis: Axis) -> str:
     words = _title(axis.name)
     if followers and len(words) + len(followers[0]) < 50:
         words += f" (with {cut(followers[0])}{', …' if len(followers) > 1 else ''})"
-    return words
+    return wording.shortened(words, 64)
 
 
 def _mark_words(marked: set[int], comparison: Comparison, what: str) -> str:
     spread = any(len(setting.members) > 1 for setting in comparison.settings)
-    words = f" {what} marks the best setting of those with the same images, region and α." if marked else ""
+    words = (
+        f" {what} marks the best setting of those with the same images, transformation, region and α." if marked else ""
+    )
     return words + (" Points are means over seeds, bars reach from the least to the largest." if spread else "")
 
 
@@ -549,7 +555,7 @@ def _lines(
 
     settings = dict(enumerate(comparison.settings))
     title = METHODS[method].title
-    beside: list[Curve] = []
+    beside: list[tuple[Curve, Curve]] = []
     if not rest:
         curves = [
             curve(
@@ -570,7 +576,9 @@ def _lines(
             name = ", ".join(comparison.axes[n].words[level] for n, level in zip(rest, levels, strict=True))
             name = wording.shortened(name, 40)
             curves.append(curve(name, "", {i: comparison.cra(s, method) for i, s in inside.items()}, True))
-            beside.append(curve(name, "", {i: comparison.smoothed(s) for i, s in inside.items()}))
+            accuracies = (comparison.smoothed, comparison.base)
+            smoothed, base = (curve(name, "", {i: tally(s) for i, s in inside.items()}) for tally in accuracies)
+            beside.append((smoothed, base))
         other = ", ".join(_title(comparison.axes[n].name) for n in rest)
         words = f"Certified robust accuracy by {title} against {_axis_label(x)}, a line for each value of {other}."
     caption = words + " Lines join what was computed."
@@ -625,15 +633,17 @@ def _points(comparison: Comparison, marked: set[int], out: Path) -> html.Picture
     else:
         groups = [(0, Setting((), (i,), (), 0)) for i in range(len(comparison.results))]
     drawn = groups[:_DRAWN]
-    values: dict[str, list[Dot | None]] = {"smoothed accuracy": [_dot(comparison.smoothed(s)) for _, s in drawn]}
-    values["base accuracy"] = [_dot(comparison.base(setting)) for _, setting in drawn]
+    values: dict[tuple[str, str], list[Dot | None]] = {
+        ("smoothed accuracy", "smoothed"): [_dot(comparison.smoothed(setting)) for _, setting in drawn],
+        ("base accuracy", "base"): [_dot(comparison.base(setting)) for _, setting in drawn],
+    }
     for method in comparison.methods:
         series: list[Dot | None] = []
         for i, setting in drawn:
             tally = comparison.cra(setting, method)
             best = method == comparison.method and i in marked
             series.append(None if tally is None else _dot(tally, best=best))
-        values[f"CRA {wording.METHODS.get(method, method)}"] = series
+        values[f"CRA {wording.METHODS.get(method, method)}", method] = series
     names = [_point_name(comparison, setting) for _, setting in drawn]
     caption = "Accuracies are those of the untransformed images; CRA is that of the region in the table."
     caption += _mark_words(marked, comparison, "The ring")

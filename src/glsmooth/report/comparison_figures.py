@@ -47,40 +47,52 @@ class Curve:
     dots: Sequence[Dot]
 
 
-def lines(theme: Theme, label: str, curves: Sequence[Curve], other: str = "", beside: Sequence[Curve] = ()) -> Figure:
+def lines(
+    theme: Theme,
+    label: str,
+    curves: Sequence[Curve],
+    other: str = "",
+    beside: Sequence[tuple[Curve, Curve]] = (),
+) -> Figure:
     """CRA against a swept number, a line a method, or a line a value of the key ``other``.
 
     Args:
         label: of the axis.
         curves: CRA; without ``other`` also the smoothed and the base accuracy.
-        beside: with ``other``, the smoothed accuracy of the same lines, in a panel below.
+        beside: with ``other``, the smoothed and the base accuracy of each line, in a panel below.
     """
     figure = new_figure(theme, 3.9 + 1.4 * bool(beside) + 0.17 * (len(curves) // 3))
-    if not beside:
-        axes = new_axes(figure, theme)
-        panels = [(axes, curves, "share of the test images")]
-    else:
+    if beside:
         grid = figure.add_gridspec(2, 1, height_ratios=[1.7, 1])
         upper = new_axes(figure, theme, grid[0])
-        lower = new_axes(figure, theme, grid[1], sharex=upper)
+        bottom = new_axes(figure, theme, grid[1], sharex=upper)
         upper.tick_params(axis="x", labelbottom=False)
-        panels = [(upper, curves, "certified robust accuracy"), (lower, beside, "smoothed accuracy")]
-    for axes, drawn, what in panels:
-        for number, curve in enumerate(drawn):
-            _draw_curve(axes, theme, curve, number)
+        named = [(upper, "certified robust accuracy"), (bottom, "accuracy, dotted: base")]
+    else:
+        upper = bottom = new_axes(figure, theme)
+        named = [(upper, "share of the test images")]
+    # Neyman-Pearson is on top, and thinner than what it covers.
+    for number, curve in reversed(list(enumerate(curves))):
+        _draw_curve(upper, theme, curve, number)
+    for number, (smoothed, base) in enumerate(beside):
+        _draw_curve(bottom, theme, smoothed, number)
+        colour = _colour(theme, number)
+        bottom.plot(*_means(base), color=colour, linestyle=(0, (1, 2)), linewidth=1.4)
+    for axes, what in named:
         axes.set_ylim(-0.03, 1.05)
         percent_axis(axes)
         axes.set_ylabel(what, color=theme.ink, fontsize=9.5)
-    bottom = panels[-1][0]
     _number_axis(bottom, [dot.x for curve in curves for dot in curve.dots])
     bottom.set_xlabel(label, color=theme.ink, fontsize=9.5, parse_math=False)
-    _legend_below(figure, panels[0][0], theme, other)
+    _legend_below(figure, upper, theme, other, reverse=True)
     return figure
 
 
-def _legend_below(figure: Figure, axes: Axes, theme: Theme, title: str = "") -> None:
+def _legend_below(figure: Figure, axes: Axes, theme: Theme, title: str = "", reverse: bool = False) -> None:
     """A legend under the axes, in as many columns as its longest title leaves room for."""
     handles, titles = axes.get_legend_handles_labels()
+    if reverse:
+        handles, titles = handles[::-1], titles[::-1]
     legend = figure.legend(
         handles,
         titles,
@@ -98,19 +110,26 @@ def _legend_below(figure: Figure, axes: Axes, theme: Theme, title: str = "") -> 
         words.set_parse_math(False)
 
 
+def _colour(theme: Theme, number: int) -> str:
+    return list(theme.lines.values())[number % len(theme.lines)]
+
+
+def _means(curve: Curve) -> tuple[list[float], list[float]]:
+    return [dot.x for dot in curve.dots], [dot.mean for dot in curve.dots]
+
+
 def _draw_curve(axes: Axes, theme: Theme, curve: Curve, number: int) -> None:
-    x, mean = [dot.x for dot in curve.dots], [dot.mean for dot in curve.dots]
+    x, mean = _means(curve)
     style: dict[str, Any]
     if curve.kind in ("smoothed", "base"):
         dash = (0, (4, 2)) if curve.kind == "smoothed" else (0, (1, 2))
-        style = {"color": theme.muted, "linestyle": dash, "linewidth": 1.3, "marker": "s_"[curve.kind == "base"]}
-        style["markersize"] = 4
+        style = {"color": theme.muted, "linestyle": dash, "linewidth": 1.3, "marker": "."}
     elif curve.kind:
-        style = {"color": theme.line(curve.kind), "linestyle": DASHES.get(curve.kind, "-"), "linewidth": 2}
-        style |= {"marker": _MARKERS[number % 6], "markersize": 5}
+        style = {"color": theme.line(curve.kind), "linestyle": DASHES.get(curve.kind, "-")}
+        style |= {"linewidth": 1.8 + number, "marker": _MARKERS[number % 6], "markersize": 5 + 2 * number}
     else:
-        colour = list(theme.lines.values())[number % len(theme.lines)]
-        style = {"color": colour, "linestyle": list(DASHES.values())[number % len(DASHES)], "linewidth": 2}
+        style = {"color": _colour(theme, number), "linestyle": list(DASHES.values())[number % len(DASHES)]}
+        style |= {"linewidth": 2}
         style |= {"marker": _MARKERS[number % 6], "markersize": 5}
     axes.plot(x, mean, label=curve.title, clip_on=False, zorder=3, **style)
     if any(dot.most > dot.least for dot in curve.dots):
@@ -174,7 +193,8 @@ def heat_map(
     from matplotlib.ticker import PercentFormatter
 
     columns, rows = len(x[1]), len(y[1])
-    figure = new_figure(theme, min(8.0, 1.5 + max(0.42 * rows, 1.5)))
+    height = min(max(0.5 * rows, 1.5), 6.5)
+    figure = new_figure(theme, 1.5 + height)
     axes = new_axes(figure, theme)
     axes.grid(False)
     values = np.full((rows, columns), np.nan)
@@ -185,11 +205,12 @@ def heat_map(
         shown_values, origin="lower", aspect="auto", interpolation="nearest", cmap="cividis", vmin=0, vmax=1
     )
     room = (WIDTH - 1.6) / columns  # inches of a cell
+    large = 10.5 if room >= 0.6 else 8.5
     for (column, row), cell in cells.items():
-        ink = "white" if cell.share < 0.55 else "black"
-        if room >= 0.42:
-            axes.text(column, row, cell.cra, ha="center", va="bottom", fontsize=8.5, color=ink)
-            axes.text(column, row, cell.smoothed, ha="center", va="top", fontsize=6.5, color=ink)
+        ink = "white" if cell.share < 0.45 else "black"
+        if room >= 0.42 and height / rows >= 0.36:
+            axes.text(column, row, cell.cra, ha="center", va="bottom", fontsize=large, color=ink)
+            axes.text(column, row, cell.smoothed, ha="center", va="top", fontsize=0.78 * large, color=ink)
         if cell.best:
             for colour, width in (("black", 3.5), ("white", 1.8)):
                 box = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=colour, linewidth=width)
@@ -214,27 +235,31 @@ def heat_map(
     return figure
 
 
-def points(theme: Theme, names: Sequence[str], values: Mapping[str, Sequence[Dot | None]]) -> Figure:
-    """Accuracies of several settings as points, a group a setting; ``values`` maps a title to one dot a setting."""
+def points(theme: Theme, names: Sequence[str], values: Mapping[tuple[str, str], Sequence[Dot | None]]) -> Figure:
+    """Accuracies of several settings as points, a group a setting.
+
+    Args:
+        values: from title and kind, as :class:`Curve` has them, to one dot a setting.
+    """
     from matplotlib.ticker import PercentFormatter
 
     step = 0.8 / len(values)
     figure = new_figure(theme, 1.0 + 0.2 * len(values) * (len(names) + 1))
     axes = new_axes(figure, theme)
     axes.grid(False, axis="y")
-    colours = [theme.muted, *theme.lines.values()]
     rows = np.arange(len(names))[::-1]
-    for i, (title, series) in enumerate(values.items()):
+    for i, ((title, kind), series) in enumerate(values.items()):
         shown = [(dot, row) for dot, row in zip(series, rows, strict=True) if dot is not None]
         # One below the other, so that equal values do not hide each other.
         heights = [float(row + 0.4 - step * (i + 0.5)) for _, row in shown]
-        colour = colours[i % len(colours)]
+        colour = theme.muted if kind in ("smoothed", "base") else theme.line(kind)
         axes.plot(
             [dot.mean for dot, _ in shown],
             heights,
             _MARKERS[i % 6],
             color=colour,
             markersize=6,
+            fillstyle="none" if kind == "base" else "full",
             label=title,
             clip_on=False,
         )

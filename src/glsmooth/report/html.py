@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,9 +16,10 @@ STYLE = """
     --yes: #56b4e9; --no: #f0904a; }
 }
 * { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
+body { margin: 0; background: var(--page); color: var(--ink); overflow-wrap: break-word;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 46rem; margin: 0 auto; padding: 1rem; }
+main.wide { max-width: 68rem; }
 h1 { font-size: 1.15rem; margin: .5rem 0 1rem; color: var(--muted); font-weight: 600; }
 h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
 .scroll { margin: 0 0 .7rem; overflow-x: auto; background:
@@ -30,7 +32,7 @@ section, .headline { background: var(--card); border-radius: 12px; padding: 1rem
 .headline .note { font-size: .95rem; color: var(--muted); margin-top: .6rem; }
 p { margin: 0 0 .7rem; }
 p.small, ul.small, figcaption { color: var(--muted); font-size: .9rem; }
-figure { margin: 0; }
+figure { margin: 0 auto 1rem; max-width: 44rem; }
 figure img { width: 100%; height: auto; display: block; border-radius: 6px; }
 figcaption { margin-top: .5rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
@@ -38,6 +40,7 @@ th, td { text-align: left; padding: .4rem .8rem .4rem 0;
   border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { color: var(--muted); font-weight: 600; font-size: .85rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th:last-child, td:last-child { padding-right: 0; }
 tr.unsound td { color: var(--no); }
 td.wrap { overflow-wrap: anywhere; }
 sub { line-height: 0; font-size: .75em; }
@@ -58,8 +61,13 @@ class Picture:
 
 
 def text(words: str) -> str:
-    """Escaped text, with the two symbols of the comparison set as the literature does."""
-    return escape(words).replace("h_min", "h<sub>min</sub>").replace("p_A", "p<sub>A</sub>")
+    """Escaped text: the two symbols of the comparison as the literature has them, intervals and shares in one piece."""
+    words = _TOGETHER.sub("\N{NO-BREAK SPACE}", escape(words))
+    return words.replace("h_min", "h<sub>min</sub>").replace("p_A", "p<sub>A</sub>")
+
+
+#: The space in [-0.2, 0.2] and before a per cent sign.
+_TOGETHER = re.compile(r"(?<=[\d.],) (?=[\d.−]+\])|(?<=\d) (?=%)")
 
 
 def data_uri(svg: bytes) -> str:
@@ -129,11 +137,13 @@ def details(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def page(title: str, headline: str, note: str, sections: Sequence[str]) -> str:
+def page(title: str, headline: str, note: str, sections: Sequence[str], wide: bool = False) -> str:
+    """The whole file; ``wide`` leaves room for tables of many columns."""
+    kind = ' class="wide"' if wide else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main{kind}>"
         f'<h1>{escape(title)}</h1><div class="headline"><p>{text(headline)}</p>'
         + (f'<p class="note">{text(note)}</p>' if note else "")
         + f"</div>{''.join(sections)}</main></body></html>\n"
