@@ -105,7 +105,8 @@ def run(cfg: DictConfig) -> None:
             trainer.fit(module, ckpt_path=last if last.is_file() else None)
         except Stopped as stop:
             epoch = _own(last).metrics["epoch"] if last.is_file() else 0
-            stop.progress = f"after {epoch:.0f} of {settings['optimizer']['epochs']} epochs"
+            steps = f" and {module.steps_saved} steps" if module.steps_saved else ""
+            stop.progress = f"after {epoch:.0f} of {settings['optimizer']['epochs']} epochs{steps}"
             raise
         except UserError:
             raise

@@ -88,6 +88,8 @@ class TrainingModule(LightningModule):
         self.begun = False
         #: While a checkpoint is saved inside an epoch, the steps of it that were made; else 0.
         self.steps_begun = 0
+        #: Steps of the epoch that last.ckpt holds.
+        self.steps_saved = 0
         # Where training goes on: the epoch, and its steps that were made before.
         self._first_epoch, self._first_step = 0, 0
         # Of the epoch: steps that were not looked at yet (number, images, loss terms), and the sums of the others.
@@ -213,7 +215,8 @@ class TrainingModule(LightningModule):
         self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
         begun = checkpoint[KEY].get(BEGUN)
         if begun is not None:
-            self._first_step, self._images = int(begun["steps"]), int(begun["images"])
+            self._first_step = self.steps_saved = int(begun["steps"])
+            self._images = int(begun["images"])
             self._sums = torch.tensor(begun["sums"], dtype=torch.float64).reshape(self._sums.shape)
         # The optimizer takes any tensors, and fails at its first step.
         parameters = list(self.parameters())
@@ -271,6 +274,8 @@ class SavesInsideEpochs(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved = time.monotonic()  # ModelCheckpoint does
+        assert isinstance(pl_module, TrainingModule)
+        pl_module.steps_saved = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stopping.boundary(waits=False)
@@ -283,7 +288,7 @@ class SavesInsideEpochs(Callback):
             trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), self.path)
         finally:
             module.steps_begun = 0
-        self.saved = time.monotonic()
+        self.saved, module.steps_saved = time.monotonic(), steps
 
 
 class TrainingProgress(Callback):

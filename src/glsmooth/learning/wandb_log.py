@@ -265,7 +265,7 @@ def _rows(module: TrainingModule) -> list[Tensor]:
     data, images = module.data, cast("Any", module.data.train)
     step = max(1, len(images) // PICTURED)  # a folder's images are in the order of their classes
     pixels = images.raw(list(range(0, len(images), step))[:PICTURED])
-    module.restart_draws(2, 0)  # every epoch restarts them, too
+    module.restart_draws(2, 0, 0)  # every epoch restarts them, too
     with torch.no_grad():
         augmented = unit(data.augment(pixels, module.draws))
         copies = module.transformed(augmented, COPIES).cpu()
