@@ -1,7 +1,6 @@
 """Signals stop a command soon, with its status and one line, and the same command ends as if none had come."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import torch
 
 from glsmooth.learning import stopping
 from glsmooth.learning.checkpoint import KEY, load_checkpoint
+from glsmooth.learning.training import BEGUN
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "heard")
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere", "heard")
 #: processor away for longer, and before this was mended the commands ran on until their work was done.
 SOON = 15.0
 VOTES = ("dataset.subset=16", "monte_carlo.n0=50", "monte_carlo.n=1000")
-STEPS = ("optimizer.epochs=6", "trainer.limit_train_batches=4", "dataset.image_size=[16,16]")
+STEPS = ("optimizer.epochs=9", "trainer.limit_train_batches=4", "dataset.image_size=[16,16]")
 
 
 @pytest.fixture
@@ -28,6 +28,7 @@ def heard():
     defaults = {
         signal.SIGINT: signal.default_int_handler,
         signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGUSR1: signal.SIG_DFL,
         signal.SIGUSR2: signal.SIG_DFL,
     }
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
@@ -116,6 +117,13 @@ def weights(path):
     return torch.cat([value.double().flatten() for value in load_checkpoint(path).state_dict.values()])
 
 
+def saved(directory):
+    """What a stop says of the training that last.ckpt holds."""
+    content = torch.load(directory / "last.ckpt", weights_only=True)[KEY]
+    steps = content[BEGUN]["steps"] if BEGUN in content else 0
+    return f"after {content['metrics']['epoch']:.0f} of 9 epochs{f' and {steps} steps' if steps else ''}"
+
+
 def test_train(elsewhere):
     """Stopped by each signal in turn, it ends with the same networks; no unfinished one passes for finished."""
     whole, stopped = elsewhere / "whole", elsewhere / "stopped"
@@ -124,18 +132,41 @@ def test_train(elsewhere):
         before = epoch(stopped)
         line = stop(start("train", stopped, *STEPS), number, lambda before=before: epoch(stopped) > before)
         name = signal.Signals(number).name
-        assert line == f"Stopped by {name} after {epoch(stopped)} of 6 epochs; the same command goes on from here"
-        assert before < epoch(stopped) < 6
+        assert line == f"Stopped by {name} {saved(stopped)}; the same command goes on from here"
+        assert before < epoch(stopped) < 9
         assert not (stopped / "summary.json").exists()
     assert "Best checkpoint" in finish(start("train", stopped, *STEPS))
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.equal(weights(stopped / name), weights(whole / name))
 
 
+def test_train_inside_an_epoch(elsewhere):
+    """What was done of an epoch is not done again, and the epoch's numbers are those of all its steps."""
+    whole, stopped = elsewhere / "whole", elsewhere / "stopped"
+    long = ("optimizer.epochs=1", "optimizer.batch_size=8", "trainer.limit_val_batches=2", "dataset.image_size=[48,48]")
+    finish(start("train", whole, *long))
+    done = []
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        process = start("train", stopped, *long)
+        said = b""
+        while b"Training:" not in said:  # the bar
+            said += os.read(process.stderr.fileno(), 4096)
+            assert process.poll() is None, said
+        time.sleep(1.0)
+        stop(process, number, lambda: True)
+        done.append(torch.load(stopped / "last.ckpt", weights_only=True)[KEY][BEGUN]["steps"])
+        assert not (stopped / "best.ckpt").exists()
+    assert 0 < done[0] < done[1]
+    finish(start("train", stopped, *long))
+    for name in ("last.ckpt", "best.ckpt"):
+        assert torch.equal(weights(stopped / name), weights(whole / name))
+        assert load_checkpoint(stopped / name).metrics == load_checkpoint(whole / name).metrics
+
+
 def test_train_on_two_devices(elsewhere):
     process = start("train", elsewhere / "run", *STEPS, "trainer.devices=2")
     line = stop(process, signal.SIGTERM, lambda: epoch(elsewhere / "run") > 0)
-    assert re.fullmatch(r"Stopped by SIGTERM after \d of 6 epochs; the same command goes on from here", line)
+    assert line == f"Stopped by SIGTERM {saved(elsewhere / 'run')}; the same command goes on from here"
 
 
 def script(body):

@@ -1,5 +1,7 @@
 """The training module with networks simple enough to see through."""
 
+import itertools
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -52,7 +54,7 @@ def batch(n=500):
 
 def test_copies_are_drawn_independently_from_the_law():
     module = make(loss={"copies": 3})
-    module.training_step(batch(2000))
+    module.training_step(batch(2000), 0)
     brightness = module.model.seen[:, 0, 0, 0] - GREY
     assert brightness.shape == (6000,)
     assert len(brightness.unique()) > 5990
@@ -77,7 +79,7 @@ def test_copies_stay_with_their_labels():
 
 def test_augmentation_comes_before_the_transformation():
     module = make(data=Data("x", ("a", "b"), (4, 4), (0,), (1,), {}, crop_padding=2))
-    module.training_step(batch())
+    module.training_step(batch(), 0)
     seen = module.model.seen[:, 0]
     brightness = seen.amin((1, 2))
     padded = (seen - brightness[:, None, None]).amax((1, 2)) > 0.4  # images with padding in the crop
@@ -89,7 +91,7 @@ def test_augmentation_comes_before_the_transformation():
 def test_pixel_noise():
     family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 1e-6)}, pixel_noise=0.25)
     module = make(family)
-    module.training_step(batch())
+    module.training_step(batch(), 0)
     noise = module.model.seen - GREY
     assert noise.std().item() == pytest.approx(0.25, abs=4 * 0.25 * noise.numel() ** -0.5)
 
@@ -97,7 +99,7 @@ def test_pixel_noise():
 def test_one_copy_leaves_no_consistency():
     with pytest.raises(UserError, match=r"^copies=1 with consistency=1.0: .*would be zero.* copies=2"):
         make(loss={"copies": 1})
-    make(loss={"copies": 1, "consistency": 0.0}).training_step(batch())
+    make(loss={"copies": 1, "consistency": 0.0}).training_step(batch(), 0)
 
 
 def test_unknown_schedule():
@@ -109,22 +111,23 @@ def test_loss_that_is_not_finite_stops():
     module = make()
     torch.nn.init.constant_(module.model.linear.weight, torch.nan)
     with pytest.raises(UserError, match=r"^lr=0.1: the loss is nan in epoch 1, step 1; use a smaller"):
-        module.training_step(batch())
+        module.training_step(batch(), 0)
 
 
 def test_a_loss_that_is_looked_at_later_is_named_by_its_step(monkeypatch):
     """As on a GPU, which is not waited for at every step."""
     module = make()
     monkeypatch.setattr(TrainingModule, "device", property(lambda self: torch.device("meta")))
+    monkeypatch.setattr(TrainingModule, "restart_draws", lambda *_: None)  # which are there
     monkeypatch.setattr(TrainingModule, "global_step", property(lambda self: step))
     for step in range(_STEPS_A_LOOK - 1):
-        module.training_step(batch(8))
+        module.training_step(batch(8), 0)
         if step == 2:
             torch.nn.init.constant_(module.model.linear.weight, torch.inf)
     step += 1
     with pytest.raises(UserError, match="the loss is nan in epoch 1, step 4;"):
-        module.training_step(batch(8))
-    module.training_step(batch(8))
+        module.training_step(batch(8), 0)
+    module.training_step(batch(8), 0)
     with pytest.raises(UserError, match=f"step {_STEPS_A_LOOK};"):  # the epoch ends before it is time again
         module.on_train_epoch_end()
 
@@ -161,7 +164,7 @@ def test_convolutions_run_channels_last_from_the_same_weights(stripes, tmp_path)
     module = TrainingModule(model, BRIGHTNESS, data, LOSS, OPTIMIZER, 0, {})
     assert torch.equal(model.conv.weight, weights)
     assert model.conv.weight.is_contiguous(memory_format=torch.channels_last)
-    module.training_step((torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.zeros(8, dtype=torch.long)))
+    module.training_step((torch.zeros(8, 3, 4, 4, dtype=torch.uint8), torch.zeros(8, dtype=torch.long)), 0)
     assert model.seen.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -171,7 +174,7 @@ def test_half_precision_leaves_the_transformation_alone():
     module = make(family)
     seen = []
     for enabled in (False, True):
-        module.restart_draws(0, 0)
+        module.restart_draws(0, 0, 0)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             logits = module.transformed_logits(images, copies=2)
         seen.append(module.model.seen)
@@ -236,13 +239,12 @@ def test_schedules(stripes, tmp_path):
     assert rates["constant"] == 0.1
 
 
-def test_every_epoch_draws_anew_and_repeats_itself():
+def test_every_step_draws_anew_and_repeats_itself():
     module = make()
     draws = {}
-    for purpose, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
-        module.restart_draws(purpose, epoch)
-        draws.setdefault((purpose, epoch), []).append(module.family.sample(4, generator=module.draws))
-    assert torch.equal(*draws[0, 0])
-    for other in ((0, 1), (1, 0)):
-        assert not torch.equal(draws[0, 0][0], draws[other][0])
-    assert not torch.equal(draws[0, 1][0], draws[1, 0][0])
+    for where in ((0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)):  # purpose, epoch, step
+        module.restart_draws(*where)
+        draws.setdefault(where, []).append(module.family.sample(4, generator=module.draws))
+    assert torch.equal(*draws[0, 0, 0])
+    every = [drawn[0] for drawn in draws.values()]
+    assert not any(torch.equal(*two) for two in itertools.combinations(every, 2))
