@@ -42,7 +42,10 @@ th { color: var(--muted); font-weight: 600; font-size: .85rem; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }
 tr.unsound td { color: var(--no); }
-td.wrap { overflow-wrap: anywhere; }
+table.pairs { table-layout: fixed; }
+table.pairs th { width: 11rem; }
+table.pairs th, table.pairs td { overflow-wrap: break-word; }
+@media (max-width: 40rem) { table.pairs th { width: 43%; } }
 sub { line-height: 0; font-size: .75em; }
 ul { margin: 0 0 .7rem; padding-left: 1.2rem; }
 li { margin-bottom: .35rem; }
@@ -108,9 +111,9 @@ def table(
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> str:
-    """A table of (name, value) without a header."""
-    body = "".join(f'<tr><th>{text(k)}</th><td class="wrap">{text(v)}</td></tr>' for k, v in rows)
-    return f"{_SCROLL}<table><tbody>{body}</tbody></table></div>"
+    """A table of (name, value) without a header; dotted names may break after a dot."""
+    body = "".join(f"<tr><th>{text(k).replace('.', '.<wbr>')}</th><td>{text(v)}</td></tr>" for k, v in rows)
+    return f'{_SCROLL}<table class="pairs"><tbody>{body}</tbody></table></div>'
 
 
 #: What is wider than the page scrolls by itself, by keyboard, too.
