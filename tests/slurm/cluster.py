@@ -220,7 +220,13 @@ def stop(folder: Path) -> None:
             command = Path(f"/proc/{number}/cmdline").read_bytes() + Path(f"/proc/{number}/environ").read_bytes()
             if str(folder).encode() in command:
                 os.kill(number, signal.SIGTERM)
-                _wait(name, lambda number=number: not Path(f"/proc/{number}").exists(), fails=False)
+                _wait(name, lambda number=number: _ended(number), fails=False)
+
+
+def _ended(number: int) -> bool:
+    with suppress(ChildProcessError):  # of a process that is not this one's
+        os.waitpid(number, os.WNOHANG)
+    return not Path(f"/proc/{number}").exists()
 
 
 @contextmanager
