@@ -157,7 +157,7 @@ def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
     assert "MP" in summary["methods"]["mp"]["reason"]
     assert summary["checkpoint"]["sha256"] == file_digest(checkpoint)
     assert summary["training"] == load_checkpoint(checkpoint).identity
-    assert summary["training"]["optimizer.lr"] > 0
+    assert summary["training"]["smoothing.brightness.scale"] == 0.2
     assert summary["monte_carlo"] == {
         "name": "paper", "n0": 20, "n": 100, "alpha": 1e-3, "vote": "argmax", "interval": "one-sided"
     }  # fmt: skip

@@ -482,7 +482,9 @@ def _listing(comparison: Comparison) -> str:
         rows.append(row)
     listing = html.table(header, rows, range(numeric_from, len(header)))
     words = "Each run has its own report in the directory of this name. Full precision is in table.csv."
-    return html.details(f"{len(rows)} of {len(comparison.results)}", listing) + html.paragraph(words, small=True)
+    return html.details(f"{len(rows)} of {len(comparison.results)} results", listing) + html.paragraph(
+        words, small=True
+    )
 
 
 # Pictures
