@@ -26,7 +26,7 @@ LONG = (
     *("dataset.image_size=[72,72]", "logger=wandb"),
 )
 VOTES = ("dataset.subset=8", "monte_carlo.n0=16", "monte_carlo.n=100")
-MANY_VOTES = ("dataset.subset=40", "monte_carlo.n0=200", "monte_carlo.n=6000", "batch_size=64", "logger=wandb")
+MANY_VOTES = ("dataset.subset=24", "monte_carlo.n0=200", "monte_carlo.n=4000", "batch_size=64", "logger=wandb")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,17 @@ def here(command, *arguments):
     return start(f"glsmooth.{command}", "--multirun", *arguments, "trainer.accelerator=cpu")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def out_of_time(home):
+    """Beside all else, a training that takes longer than the minute that it has: it is told half a minute before."""
+    return on_cluster(
+        "train",
+        *("transform=brightness", "optimizer.epochs=4", "optimizer.batch_size=8", "trainer.limit_val_batches=4"),
+        *("dataset.image_size=[80,80]", "hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40"),
+        "hydra.sweep.dir=timed",
+    )
+
+
 def weights(file):
     return torch.cat([value.double().flatten() for value in load_checkpoint(file).state_dict.values()])
 
@@ -98,13 +109,13 @@ def slurm_says(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
-def job_of(sweep, ready=lambda: True, seconds=120):
-    """The number of the running job of a sweep of one, once it is ready."""
-    end = time.monotonic() + seconds
+def job_of(sweep, ready=lambda: True, task=""):
+    """The number of the running job of a sweep, once it is ready."""
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         folders = [path.name for path in Path(sweep, ".submitit").glob("*")]
         running = slurm_says("squeue", "-h", "-t", "R", "-o", "%i").split()
-        found = [name for name in folders if name in running]
+        found = [name for name in folders if name in running and name.endswith(task)]
         if found and ready():
             return found[0]
         time.sleep(0.1)
@@ -253,7 +264,7 @@ def test_certification_that_is_interrupted(trained):
             time.sleep(0.1)
         seen.append(rows())
     finish(process)
-    assert seen[0] < seen[1] < seen[2] < seen[3] < 40
+    assert seen[0] < seen[1] < seen[2] < seen[3] < 24
     assert_same_records("many", "many_here")
     names = {path.name.rpartition("-")[2] for path in Path("many").glob("*/wandb/offline-run-*")}
     assert names == {path.read_text() for path in Path("many").glob("*/wandb_id")}
@@ -261,32 +272,12 @@ def test_certification_that_is_interrupted(trained):
 
 def test_a_killed_job_is_told_from_a_failed_one(home):
     process = on_cluster("train", *LONG, "seed=5,-1", "hydra.sweep.dir=killed")
-    end = time.monotonic() + 120
-    running = []
-    while not running and time.monotonic() < end:
-        running = [one for one in slurm_says("squeue", "-h", "-t", "R", "-o", "%i").split() if one.endswith("_0")]
-        time.sleep(0.1)
-    slurm_says("scancel", running[0])
+    slurm_says("scancel", job_of("killed", task="_0"))
     _, err = finish(process, status=2)
     assert "  killed: " in err
     assert "Slurm says CANCELLED" in err
     assert "  failed: " in err
     assert "Traceback" not in err
-
-
-def test_time_that_runs_out(home):
-    """One minute, and a signal half a minute before: the job is queued again and goes on."""
-    short = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=40")
-    endless = (
-        "optimizer.epochs=5",
-        "optimizer.batch_size=8",
-        "trainer.limit_val_batches=4",
-        "dataset.image_size=[80,80]",
-    )
-    finish(on_cluster("train", "transform=brightness", *endless, *short, "hydra.sweep.dir=timed"))
-    said = "".join(path.read_text() for path in Path("timed", ".submitit").rglob("*_log.err"))
-    assert "this job is timed-out" in said
-    assert "Resuming from" in said
 
 
 def test_a_sweep_of_dependent_jobs(home):
@@ -301,9 +292,9 @@ def test_a_sweep_of_dependent_jobs(home):
         time.sleep(0.2)
     out, err = finish(process, status=2)
     assert "afterok" in depends
-    assert "optimizer.lr=1e+30" in err.splitlines()[-1] or "lr=1e+30" in err.splitlines()[-1]
+    assert "optimizer.lr=1e+30: the loss is" in err.splitlines()[-1]
     table = out.split("Jobs without a result")[1]
-    assert "train optimizer.lr=1e30" in table
+    assert "train optimizer.lr=1e+30" in table
     assert ".submitit/" in table
     assert "its training has no result" in table
     assert out.count("| brightness in [−0.05, 0.05]") + out.count("| brightness in [−0.1, 0.1]") >= 2
@@ -319,3 +310,12 @@ def test_a_sweep_of_dependent_jobs(home):
     shutil.rmtree("again")
     summary = json.loads(next(Path("outputs/certify").glob("*/summary.json")).read_text())
     assert summary["training"]["optimizer.lr"] == 0.05
+
+
+def test_time_that_runs_out(out_of_time):
+    """The job was queued again, and went on where it was."""
+    finish(out_of_time)
+    said = "".join(path.read_text() for path in Path("timed", ".submitit").rglob("*_log.err"))
+    assert "this job is timed-out" in said
+    assert "Resuming from" in said
+    assert len(list(Path("timed").glob("*/best.ckpt"))) == 1

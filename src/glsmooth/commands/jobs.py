@@ -173,12 +173,14 @@ def wait_for(jobs: Sequence[Any], names: Sequence[Sequence[str]], sweep: Path) -
         What each brought back; one that was killed, or did not start, as a failed one with the reason.
     """
     results: dict[int, JobReturn] = {}
+    shared = set.intersection(*map(set, names)) if len(names) > 1 else set()
     bar = tqdm(total=len(jobs), desc="Jobs", unit="job", mininterval=0.5 if sys.stderr.isatty() else 10)
     try:
         while len(results) < len(jobs):
             for number, job in enumerate(jobs):
                 if number not in results and job.done():
-                    results[number], failure = _result(job, names[number], sweep)
+                    own = [one for one in names[number] if one not in shared]
+                    results[number], failure = _result(job, own, sweep)
                     if failure is not None:
                         failures.append(failure)
                         bar.set_postfix_str(f"{len(failures)} without a result")
