@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from glsmooth.commands import certify, train
+from glsmooth.commands.entry import _grouped
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError
 from glsmooth.learning import wandb_log
@@ -137,6 +139,20 @@ def test_trainings_of_a_sweep_are_one_group(trained):
         assert start.config["smoothing"]["brightness"]["scale"] == 0.2
         assert start.config["optimizer"]["epochs"] == 3
         assert start.exit_code == 0
+
+
+def test_the_group_is_that_of_the_command_line():
+    def group(*arguments):
+        return _grouped("train", list(arguments))[len(arguments) :]
+
+    (first,) = group("--multirun", "seed=0,1")
+    assert re.fullmatch(r"logger\.group=sweep-[0-9a-f]{12}", first)
+    assert group("seed=0,1", "--multirun") == [first]
+    assert group("seed=0,1", "-m") != []
+    assert group("--multirun", "seed=0,2") != [first]
+    assert _grouped("certify", ["--multirun", "seed=0,1"])[-1] != first
+    assert group("seed=0") == []
+    assert group("--multirun", "seed=0,1", "logger.group=mine") == []
 
 
 def test_the_metrics_of_a_training(trained):
