@@ -334,7 +334,7 @@ def test_a_certification_that_was_stopped_and_killed_goes_on_in_the_same_run(tra
     directory = tmp_path / "run"
     arguments = (f"ckpt={trained[0] / 'best.ckpt'}", *CERTIFY, *SLOW, "logger.log_checkpoint=false")
     begun = []
-    for number, signum in ((1, signal.SIGTERM), (15, signal.SIGKILL)):
+    for number, signum in ((4, signal.SIGTERM), (15, signal.SIGKILL)):
         process = start("certify", f"hydra.run.dir={directory}", *arguments)
         once_recorded(process, directory, number)
         sent = time.monotonic()
@@ -355,9 +355,9 @@ def test_a_certification_that_was_stopped_and_killed_goes_on_in_the_same_run(tra
     told_of = [start.column("images") for start in (stopped, killed, finished)]
     images = [count for counts in told_of for count in counts]
     assert images == sorted(set(images))  # no step goes backwards, none comes twice
-    assert max(told_of[0]) <= begun[0] < told_of[2][0]
+    assert max(told_of[0], default=0) <= begun[0] < told_of[2][0]
     assert images[-1] == 40
-    assert len(images) >= 4
+    assert len(images) >= 3
     assert not any(models(start) for start in (stopped, killed, finished))
 
 
