@@ -177,7 +177,7 @@ def session(settings: Mapping[str, Any], directory: Path, command: str, tags: Se
             tags=[tag[:_LONGEST_TAG] for tag in tags],
             id=wandb_id(directory),
             resume="allow",
-            dir=directory,
+            dir=str(directory),
             config=dict(settings),
             settings=wandb.Settings(console="off", disable_git=True, save_code=False),
         )
