@@ -9,6 +9,7 @@ from glsmooth.errors import did_you_mean
 
 COMMANDS = {
     "train": "train a base classifier under smoothing laws",
+    "advise": "which smoothing law for a region? What a trained classifier may expect under each",
     "certify": "certify test images of a trained classifier",
     "bounds": "the class probability that a region requires; no model, no data",
     "report": "tables and pictures from finished runs",

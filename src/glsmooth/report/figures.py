@@ -111,7 +111,7 @@ def _stack(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
     return parts
 
 
-def _axes(figure: Figure, theme: Theme) -> Axes:
+def _axes(figure: Figure | SubFigure, theme: Theme) -> Axes:
     axes = figure.add_subplot(facecolor=theme.paper)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -179,6 +179,73 @@ def region_curve(theme: Theme, series: Sequence[Series], smoothed_accuracy: floa
     _percent_axis(axes)
     _label(axes, theme, "region size (0: identity alone, 1: this region)", "certified robust accuracy")
     _legend(axes, theme, loc="lower left")
+    return figure
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A law that was tried: where its scale is, expected CRA with its interval, h_min, and whether votes reach that."""
+
+    x: float
+    cra: float
+    low: float
+    high: float
+    h_min: float
+    reached: bool
+
+
+def advice(
+    theme: Theme, lines: Mapping[str, Sequence[Tried]], label: str, most: float, trained: Tried, best: Tried
+) -> Figure:
+    """Expected CRA with intervals against scale, a line a title; below it h_min, and ``most``, what votes can show."""
+    figure = _figure(theme, 4.9 + 0.16 * len(lines))
+    upper, lower = _stack(figure, [3.1 + 0.16 * len(lines), 1.8])
+    axes, below = _axes(upper, theme), _axes(lower, theme)
+    colours = [*theme.lines.values(), theme.ink]
+    xs = [one.x for line in lines.values() for one in line]
+    # Beside each other, so that intervals at one scale do not hide each other: all within a fortieth of the width.
+    step = (max(xs) / min(xs)) ** (0.025 / len(lines))
+    for i, (title, line) in enumerate(lines.items()):
+        colour, marker = colours[i % len(colours)], "osD^vPXpd"[i % 9]
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "markersize": 5}
+        x = [one.x * step ** (i - len(lines) / 2) for one in line]
+        axes.plot(x, [one.cra for one in line], label=title, marker=marker, **style)
+        reached = [(place, one) for place, one in zip(x, line, strict=True) if one.reached]
+        axes.vlines(
+            [place for place, _ in reached],
+            [one.low for _, one in reached],
+            [one.high for _, one in reached],
+            color=colour,
+            linewidth=1.2,
+            alpha=0.7,
+        )
+        missed = [place for place, one in zip(x, line, strict=True) if not one.reached]
+        axes.plot(missed, [0.0] * len(missed), "x", color=colour, markersize=9, clip_on=False)
+        below.plot(x, [one.h_min for one in line], marker=marker, **style)
+    for panel, height in ((axes, trained.cra), (below, trained.h_min)):
+        panel.plot([trained.x], [height], "o", color=theme.ink, markersize=14, fillstyle="none", clip_on=False)
+    axes.plot([best.x], [1.07], "v", color=theme.ink, markersize=7, clip_on=False)
+    below.axhline(most, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
+    ticks = _plain_ticks(min(xs), max(xs), log=True)
+    for panel in (axes, below):
+        panel.set_xscale("log")
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.set_xticks([], minor=True)
+        panel.set_xlim(min(xs) / 1.15, max(xs) * 1.15)
+    axes.set_ylim(-0.02, 1.1)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    below.set_ylim(0.48, 1.02)
+    _percent_axis(axes)
+    _label(axes, theme, "", "expected CRA")
+    _label(below, theme, label, H_MIN)
+    upper.legend(
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8.5,
+        labelcolor=theme.ink,
+        facecolor=theme.paper,
+        frameon=False,
+    )
     return figure
 
 

@@ -1,0 +1,147 @@
+"""What a few votes on a few images say of the votes that many images will get: the expected CRA.
+
+An image whose class has the probability p under the smoothing law comes out certified in that class with a probability
+g(p) that the binomial law gives. The expected CRA is the mean of g(p) over images like those at hand, of which each has
+shown K of ``votes`` votes for its class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betainc
+
+from glsmooth.bounds import exceeds
+from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
+from glsmooth.voting.procedures import FixedSample
+
+__all__ = ["Expectation", "fewest_counts"]
+
+# What the two ends of an interval may give away, as a share of all images, for what few votes do not tell of one image:
+# less, and more images lie between the thresholds.
+_SLACK = 0.02
+# Nodes of p over [0, 1], evenly spaced in arcsin √p, for each √n: between two nodes tails move by less than 0.004.
+_NODES = 400
+# Nodes of p for the mean over what an image's votes leave open.
+_MEAN = 400
+
+
+def fewest_counts(procedure: FixedSample, h_min: float) -> int | None:
+    """The least count of ``procedure.n`` votes whose p_A is above ``h_min``; None where all of them are not enough."""
+    low, high = -1, procedure.n + 1  # p_A rises with the count
+    while high - low > 1:
+        middle = (low + high) // 2
+        if exceeds(procedure.bound_range(middle, procedure.n)[0], h_min):
+            high = middle
+        else:
+            low = middle
+    return None if high > procedure.n else high
+
+
+def _tail(count: int, n: int, p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """P(at least ``count`` of ``n`` draws of probability p)."""
+    if count <= 0:
+        return np.ones_like(p)
+    return np.zeros_like(p) if count > n else np.asarray(betainc(count, n - count + 1, p))
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """From votes for the true class to the expected CRA.
+
+    Attributes:
+        needed: fewest of ``n`` counting votes that certify (:func:`fewest_counts`).
+        n0, n: votes of an image in the run that is planned.
+        votes: votes that each of the images at hand got.
+    """
+
+    needed: int
+    n0: int
+    n: int
+    votes: int
+
+    def least(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A lower bound of g(p): the class is selected where it has more than half of the n0 votes, and before."""
+        return self.most(p) * _tail(self.n0 // 2 + 1, self.n0, p)
+
+    def most(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
+        """An upper bound of g(p): the class is always selected. Both rise with p."""
+        return _tail(self.needed, self.n, p)
+
+    def estimate(self, counts: NDArray[np.int64]) -> float:
+        """The mean over the images of what g is expected to be, given an image's votes, under Jeffreys' prior of p.
+
+        Args:
+            counts: votes for the true class, (images,).
+        """
+        return float(self._chances[counts].mean())
+
+    def interval(self, counts: NDArray[np.int64], failure: float) -> tuple[float, float]:
+        """A confidence interval of the expected CRA: the lower and the upper end fail with at most ``failure`` / 2 each.
+
+        No shape of the distribution of p over images is assumed. For a threshold c of the votes that is fixed before
+        they are seen, with s = max over p of P(Binomial(votes, p) >= c) - g(p), the mean of g is at least
+        P(K >= c) - s, and P(K >= c) is the probability of an event that each image shows or not: Clopper and Pearson's
+        bound holds for any number of images that are drawn independently of each other. The upper end is found
+        likewise, with another threshold. Votes that are too few for the run that is planned leave s large.
+
+        Args:
+            counts: votes for the true class, (images,).
+            failure: probability that the interval does not cover.
+        """
+        images = len(counts)
+        low_at, low_slack = self._thresholds[0]
+        high_at, high_slack = self._thresholds[1]
+        low = clopper_pearson_lower(int((counts >= low_at).sum()), images, failure / 2) - low_slack
+        high = clopper_pearson_upper(int((counts >= high_at).sum()), images, failure / 2) + high_slack
+        return max(0.0, low), min(1.0, high)
+
+    @property
+    def tells(self) -> bool:
+        """Are the votes enough for the lower end to say something?"""
+        return self._thresholds[0][1] <= 0.5
+
+    @cached_property
+    def _chances(self) -> NDArray[np.float64]:
+        """E g(p) for each count, (votes + 1,): p is Beta(count + 1/2, votes - count + 1/2)."""
+        # Midpoints in arcsin √p, in which the prior is flat.
+        angles = (np.arange(_MEAN * math.isqrt(self.n)) + 0.5) * (math.pi / 2 / (_MEAN * math.isqrt(self.n)))
+        p = np.sin(angles) ** 2
+        count = np.arange(self.votes + 1)[:, None]
+        chance = self.least(p)
+        found = np.empty(self.votes + 1)
+        for part in np.array_split(np.arange(self.votes + 1), self.votes // 16 + 1):
+            log_weight = count[part] * np.log(p) + (self.votes - count[part]) * 2 * np.log(np.cos(angles))
+            weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
+            found[part] = weight @ chance / weight.sum(axis=1)
+        return found
+
+    @cached_property
+    def _thresholds(self) -> tuple[tuple[int, float], tuple[int, float]]:
+        """(c, s) of the lower and of the upper end: those nearest to each other with s at most ``_SLACK``, if any."""
+        nodes = _NODES * math.isqrt(max(self.n, self.votes)) + 1
+        p = np.sin(np.linspace(0.0, math.pi / 2, nodes)) ** 2
+        p[-1] = 1.0
+        least, most = self.least(p), self.most(p)
+
+        # Between two nodes both curves rise: one is below its right value, the other above its left one.
+        def too_many(c: int) -> float:
+            return float((_tail(c, self.votes, p)[1:] - least[:-1]).max())
+
+        def too_few(c: int) -> float:
+            return float((most[1:] - _tail(c, self.votes, p)[:-1]).max())
+
+        low, high = -1, self.votes  # too_many falls with c
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if too_many(middle) <= _SLACK else (middle, high)
+        lower = (high, max(0.0, too_many(high)))
+        low, high = 0, self.votes + 1  # too_few rises with c, and every image counts at 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if too_few(middle) <= _SLACK else (low, middle)
+        return lower, (low, max(0.0, too_few(low)))
