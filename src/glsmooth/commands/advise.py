@@ -318,6 +318,7 @@ def _advice(cfg: DictConfig, job: _Job, trials: Sequence[Trial], images: int) ->
         votes=settings["trial"]["votes"],
         monte_carlo=described,
         most=job.plan.bound_range(job.plan.n, job.plan.n)[0],
+        gain=_gain(job, trials, best),
         failure=_FAILURE,
         certify=_line("certify", _certifying(cfg, job, best.candidate.family)),
         train=_line("train", _training(job, best.candidate.family)),
@@ -330,6 +331,18 @@ def _advice(cfg: DictConfig, job: _Job, trials: Sequence[Trial], images: int) ->
             ("pixel noise", wording.number(job.family.pixel_noise)),
         ],
     )
+
+
+def _gain(job: _Job, trials: Sequence[Trial], best: Trial) -> float | None:
+    """What the best law gains over the network's own at least, though it was chosen for that."""
+    own = next(trial for trial in trials if trial.candidate.own)
+    if own is best:
+        return None
+    if own.counts is None or best.counts is None:
+        return best.low  # a CRA of 0 is certain there
+    voted = sum(trial.counts is not None for trial in trials)
+    counts, others = np.array(best.counts), np.array(own.counts)
+    return _expectation(job, best).gain(_expectation(job, own), counts, others, _FAILURE / (voted - 1))
 
 
 # The lines to type

@@ -76,7 +76,8 @@ class Advice:
         images, votes: how many validation images there were, and votes of each under each law.
         monte_carlo: the votes that are planned (:meth:`glsmooth.voting.procedures.Procedure.describe`).
         most: the largest p_A that they can show.
-        failure: probability that one of the intervals does not cover.
+        gain: lower bound of what the best law gains over the trained one; None where that one is the best.
+        failure: probability that one of the intervals does not cover; and again, that the gain does not hold.
         certify, train: the lines to type, for the best law.
         settings: (name, value) pairs for the page.
     """
@@ -90,6 +91,7 @@ class Advice:
     votes: int
     monte_carlo: Mapping[str, Any]
     most: float
+    gain: float | None
     failure: float
     certify: str
     train: str
@@ -112,7 +114,8 @@ class Advice:
             "images": self.images,
             "votes": self.votes,
             "monte_carlo": dict(self.monte_carlo),
-            "interval_failure": self.failure,
+            "gain_over_trained": self.gain,
+            "failure": self.failure,
             "best": list(self.trials).index(self.best),
             "trained": list(self.trials).index(self.trained),
             "certify": self.certify,
@@ -124,7 +127,7 @@ class Advice:
 def headline(advice: Advice) -> str:
     """The advice in one sentence."""
     best, where = advice.best, wording.region(advice.region)
-    expected = f"CRA {_percent(best.estimate)}, between {_interval(best)}"
+    expected = f"CRA {_percent(best.estimate)} ({_interval(best)})"
     if best.candidate.own:
         return (
             f"None of {len(advice.trials)} laws that were tried for {where} is expected to do better for this network "
@@ -150,15 +153,18 @@ def notes(advice: Advice) -> list[str]:
             "The region holds no transformation but the identity: under every law p_A > 1/2 is enough, and the most "
             "accurate law is the best."
         )
-    if not best.candidate.own:
-        apart = trained.high < best.low
+    if advice.gain is not None:
         found.append(
-            f"Under the law that it was trained with the network is expected to have a CRA of "
-            f"{_percent(trained.estimate)}, between {_interval(trained)}: "
+            (
+                f"Under its own law its CRA is expected to be {_percent(trained.estimate)} ({_interval(trained)})"
+                if trained.counts is not None
+                else "Under its own law the region is out of reach of the planned votes"
+            )
             + (
-                "less, as far as the intervals go."
-                if apart
-                else f"the intervals overlap, so {advice.images} images do not tell the two apart for certain; more do "
+                f"; the gain is at least {_percent(advice.gain)}, except with probability "
+                f"{wording.probability(advice.failure)}."
+                if advice.gain > 0
+                else f". That the other gains is not certain from {advice.images} images; more may show it "
                 "(trial.images)."
             )
         )
@@ -169,13 +175,15 @@ def notes(advice: Advice) -> list[str]:
         f"All {voted} intervals cover at once except with probability {wording.probability(advice.failure)}, whatever "
         f"the images are like, as far as the {advice.images} are drawn at random from all; so the interval of the "
         "law that is chosen holds, too. Its estimate flatters: it is the largest of many.",
+        "The votes are those for one class that the region requires; accuracy is the share of the validation images "
+        "whose class has the most votes.",
         "The validation images chose best.ckpt, which flatters every law a little, and the trained one most.",
         "Under every law an image is transformed by the same random numbers, which certify never draws.",
     ]
     return found
 
 
-_HEADER = ("law", "h_min", "votes needed", "smoothed accuracy", "expected CRA", "interval")
+_HEADER = ("law", "h_min", "votes", "accuracy", "expected CRA", "interval")
 
 
 def _rows(advice: Advice, trials: Sequence[Trial]) -> list[tuple[str, ...]]:
@@ -304,10 +312,10 @@ def _names(candidate: Candidate) -> str:
 def _laws(candidate: Candidate, whole: bool = False) -> str:
     """The laws that differ, or all, in words."""
     names = candidate.family.parameters if whole or candidate.own else candidate.varied
-    laws = {name: wording.law(law_config(candidate.family.laws[name])) for name in names}
+    laws = {name: repr(candidate.family.laws[name]).replace("-", "−") for name in names}
     if len(set(laws.values())) == 1 and len(candidate.family.parameters) == len(names):
         return next(iter(laws.values()))
-    return wording.join(f"{wording.parameter(name)} {law}" for name, law in laws.items())
+    return ", ".join(f"{wording.parameter(name)} ~ {law}" for name, law in laws.items())
 
 
 def _percent(share: float) -> str:
@@ -315,4 +323,4 @@ def _percent(share: float) -> str:
 
 
 def _interval(trial: Trial) -> str:
-    return f"{_percent(trial.low)} and {wording.ceil(100 * trial.high, 1)} %"
+    return f"{wording.floor(100 * trial.low, 1)} to {wording.ceil(100 * trial.high, 1)} %"

@@ -111,8 +111,8 @@ def _stack(figure: Figure, heights: Sequence[float]) -> list[SubFigure]:
     return parts
 
 
-def _axes(figure: Figure | SubFigure, theme: Theme) -> Axes:
-    axes = figure.add_subplot(facecolor=theme.paper)
+def _axes(figure: Figure, theme: Theme, place: Any = 111) -> Axes:
+    axes = figure.add_subplot(place, facecolor=theme.paper)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -198,33 +198,30 @@ def advice(
     theme: Theme, lines: Mapping[str, Sequence[Tried]], label: str, most: float, trained: Tried, best: Tried
 ) -> Figure:
     """Expected CRA with intervals against scale, a line a title; below it h_min, and ``most``, what votes can show."""
-    figure = _figure(theme, 4.9 + 0.16 * len(lines))
-    upper, lower = _stack(figure, [3.1 + 0.16 * len(lines), 1.8])
-    axes, below = _axes(upper, theme), _axes(lower, theme)
+    figure = _figure(theme, 5.0 + 0.09 * len(lines))
+    above, beneath = figure.add_gridspec(2, 1, height_ratios=(1.7, 1))
+    axes, below = _axes(figure, theme, above), _axes(figure, theme, beneath)
     colours = [*theme.lines.values(), theme.ink]
     xs = [one.x for line in lines.values() for one in line]
-    # Beside each other, so that intervals at one scale do not hide each other: all within a fortieth of the width.
-    step = (max(xs) / min(xs)) ** (0.025 / len(lines))
+    # Beside each other, so that intervals at one scale do not hide each other: all within a twentieth of the width.
+    step = (max(xs) / min(xs)) ** (0.05 / len(lines))
+    ring: dict[str, Any] = {"marker": "o", "color": theme.ink, "markersize": 14, "fillstyle": "none", "clip_on": False}
+    places: dict[Tried, float] = {}
     for i, (title, line) in enumerate(lines.items()):
         colour, marker = colours[i % len(colours)], "osD^vPXpd"[i % 9]
         style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "markersize": 5}
-        x = [one.x * step ** (i - len(lines) / 2) for one in line]
+        x = [one.x * step ** (i - (len(lines) - 1) / 2) for one in line]
         axes.plot(x, [one.cra for one in line], label=title, marker=marker, **style)
-        reached = [(place, one) for place, one in zip(x, line, strict=True) if one.reached]
-        axes.vlines(
-            [place for place, _ in reached],
-            [one.low for _, one in reached],
-            [one.high for _, one in reached],
-            color=colour,
-            linewidth=1.2,
-            alpha=0.7,
-        )
-        missed = [place for place, one in zip(x, line, strict=True) if not one.reached]
-        axes.plot(missed, [0.0] * len(missed), "x", color=colour, markersize=9, clip_on=False)
         below.plot(x, [one.h_min for one in line], marker=marker, **style)
-    for panel, height in ((axes, trained.cra), (below, trained.h_min)):
-        panel.plot([trained.x], [height], "o", color=theme.ink, markersize=14, fillstyle="none", clip_on=False)
-    axes.plot([best.x], [1.07], "v", color=theme.ink, markersize=7, clip_on=False)
+        for place, one in zip(x, line, strict=True):
+            places.setdefault(one, place)
+            if one.reached:
+                axes.vlines(place, one.low, one.high, color=colour, linewidth=1.2, alpha=0.7)
+            else:
+                axes.plot([place], [0.0], "x", color=colour, markersize=9, clip_on=False)
+    axes.plot([places[trained]], [trained.cra], **ring)
+    below.plot([places[trained]], [trained.h_min], **ring)
+    axes.plot([places[best]], [1.07], "v", color=theme.ink, markersize=7, clip_on=False)
     below.axhline(most, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
     ticks = _plain_ticks(min(xs), max(xs), log=True)
     for panel in (axes, below):
@@ -232,13 +229,15 @@ def advice(
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.set_xticks([], minor=True)
         panel.set_xlim(min(xs) / 1.15, max(xs) * 1.15)
+    axes.tick_params(labelbottom=False)
     axes.set_ylim(-0.02, 1.1)
     axes.set_yticks(np.linspace(0, 1, 6))
     below.set_ylim(0.48, 1.02)
     _percent_axis(axes)
     _label(axes, theme, "", "expected CRA")
     _label(below, theme, label, H_MIN)
-    upper.legend(
+    figure.legend(
+        *axes.get_legend_handles_labels(),
         loc="outside lower center",
         ncols=2,
         fontsize=8.5,

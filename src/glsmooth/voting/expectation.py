@@ -100,6 +100,23 @@ class Expectation:
         high = clopper_pearson_upper(int((counts >= high_at).sum()), images, failure / 2) + high_slack
         return max(0.0, low), min(1.0, high)
 
+    def gain(self, other: Expectation, counts: NDArray[np.int64], others: NDArray[np.int64], failure: float) -> float:
+        """A lower confidence bound of the expected CRA less that of ``other``, from votes on the same images.
+
+        As in :meth:`interval`, and images that pass both thresholds or neither do not count: with the lower threshold
+        here and the upper one there, the difference is at least P(only here) - P(only there) less both s. It fails with
+        probability ``failure`` at most.
+
+        Args:
+            counts, others: votes for the true class here and there, (images,) each, in one order.
+        """
+        (here, slack), (there, their_slack) = self._thresholds[0], other._thresholds[1]
+        passed, passed_there = counts >= here, others >= there
+        images = len(counts)
+        more = clopper_pearson_lower(int((passed & ~passed_there).sum()), images, failure / 2)
+        less = clopper_pearson_upper(int((~passed & passed_there).sum()), images, failure / 2)
+        return more - less - slack - their_slack
+
     @property
     def tells(self) -> bool:
         """Are the votes enough for the lower end to say something?"""
