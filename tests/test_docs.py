@@ -43,7 +43,7 @@ from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("train", "certify", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "bounds", "report")
 
 
 def each(find, *, files=DOCUMENTS):
@@ -200,7 +200,7 @@ def check_command(command):
 
 def examples(text):
     """Commands in the help texts and the Makefile."""
-    told = re.findall(r"^ {6,}(glsmooth (?:train|certify|bounds|report) .*)", text, flags=re.MULTILINE)
+    told = re.findall(r"^ {6,}(glsmooth (?:train|advise|certify|bounds|report) .*)", text, flags=re.MULTILINE)
     made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
     return [*told, *(f"python {command}" for command in made)]
 
@@ -237,7 +237,7 @@ def test_a_setting_in_the_text_exists(page, item, tmp_path, monkeypatch):
     names = [words.pop(0)] if words[0] in COMMANDS else COMMANDS
     reasons = {}
     for name in names:
-        needed = {"certify": ["ckpt=best.ckpt"], "report": ["run"]}.get(name, [])
+        needed = {"advise": ["ckpt=best.ckpt"], "certify": ["ckpt=best.ckpt"], "report": ["run"]}.get(name, [])
         try:
             compose(name, [*needed, *words])
             return

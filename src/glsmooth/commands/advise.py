@@ -117,6 +117,7 @@ def _prepare(cfg: DictConfig) -> _Job:
     stored["dataset"] = stored_dataset(checkpoint)
     settings = merge_checkpoint(cfg, stored)
     check_root(cfg, settings)
+    _check_beginning(cfg, settings, checkpoint)
     _check_split(cfg, checkpoint)
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
@@ -157,6 +158,18 @@ def _device(settings: Mapping[str, Any]) -> torch.device:
     if chosen != "cpu" and not torch.cuda.is_available():
         raise UserError(f"trainer.accelerator={chosen}: there is no GPU here; set trainer.accelerator=cpu")
     return torch.device("cpu" if chosen == "cpu" else "cuda")
+
+
+def _check_beginning(cfg: DictConfig, settings: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """The laws that are tried lie around those that the network was trained under."""
+    if cfg.get("smoothing"):
+        raise UserError("smoothing: advise varies the laws itself, around those of the checkpoint; leave it out")
+    tried, trained = settings["transform"]["_target_"], checkpoint.transform["_target_"]
+    if tried != trained:
+        raise UserError(
+            f"transform._target_={tried}: the network was trained for {trained}, and no law of that says where to "
+            "begin; leave transform out"
+        )
 
 
 def _check_split(cfg: DictConfig, checkpoint: Checkpoint) -> None:

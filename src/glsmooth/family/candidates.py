@@ -90,6 +90,11 @@ def _median(law: Law) -> float:
     return float(law.icdf(torch.tensor(0.5, dtype=torch.float64)))
 
 
+def _is_at(law: Law, centre: float) -> bool:
+    """Is that its median, but for the rounding of its numbers?"""
+    return math.isclose(_median(law), centre, rel_tol=0.01, abs_tol=1e-9)
+
+
 def _groups(family: SmoothedFamily) -> list[tuple[str, ...]]:
     """Parameters that vary together."""
     shifts = tuple(name for name in family.parameters if name in family.transform.integer_parameters)
@@ -163,7 +168,7 @@ def _replaced(family: SmoothedFamily, name: str, kind: type[Law], multiplier: fl
             base = _with(kind, centre, _matched(kind, centre, spread(family, name), low), low)
         if base is None or base.cyclic:
             return base
-        if low == -math.inf and not math.isclose(_median(base), centre, abs_tol=1e-9):
+        if low == -math.inf and not _is_at(base, centre):
             return None
         return _with(kind, centre, _scale(base) * multiplier, low)
     except UserError:  # too extreme to compute with
@@ -179,7 +184,7 @@ def _with(kind: type[Law], centre: float, scale: float, low: float, law: Law | N
         # Whether the law's loc is its median or the logarithm of it, the law itself says.
         for loc in (centre, *([math.log(centre)] if centre > 0 else [])):
             found = kind(_rounded(loc), scale)
-            if math.isclose(_median(found), centre, rel_tol=0.01, abs_tol=1e-9):
+            if _is_at(found, centre):
                 return found
         return None
     if kind.fields == ("scale",):
