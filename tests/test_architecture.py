@@ -14,7 +14,15 @@ ROOMS = (
     *("smoothing", "configuration", "runs", "learning", "report", "commands"),
 )
 #: What ``python -m`` finds. They may look up, at the commands that they are faces of.
-FACES = {"__init__.py", "__main__.py", "train.py", "advise.py", "certify.py", "bounds/__main__.py", "report/__main__.py"}
+FACES = {
+    "__init__.py",
+    "__main__.py",
+    "train.py",
+    "advise.py",
+    "certify.py",
+    "bounds/__main__.py",
+    "report/__main__.py",
+}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if str(path.relative_to(SOURCE)) not in FACES)
 
 

@@ -1,6 +1,7 @@
 """Laws in the place of a family's own: what comes, that it is admitted, and that it is what it says."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +21,10 @@ NORMAL, LOG_NORMAL = gs.Normal(0.0, 0.6), gs.LogNormal(0.0, 0.6)
 #: Families with a region, and the kinds of laws to expect on each line of parameters.
 FAMILIES = {
     "brightness": (family("brightness", {"brightness": NORMAL}), {"brightness": (-0.2, 0.2)}),
-    "brightness, off its centre": (family("brightness", {"brightness": gs.Normal(0.4, 0.1)}), {"brightness": (0.0, 1.0)}),
+    "brightness, off its centre": (
+        family("brightness", {"brightness": gs.Normal(0.4, 0.1)}),
+        {"brightness": (0.0, 1.0)},
+    ),
     "contrast": (family("contrast", {"contrast": LOG_NORMAL}), {"contrast": (0.7, 1.4)}),
     "gamma": (family("gamma", {"gamma": gs.Rayleigh(0.1)}), {"gamma": (1.0, 2.0)}),
     "blur": (family("gaussian_blur", {"blur": gs.Uniform(0.0, 4.0)}), {"blur": (0.0, 1.0)}),
@@ -116,7 +120,7 @@ def test_scales_are_geometric_around_the_own_one_and_the_region(start, region, s
     assert together[0] <= 0.5
     assert together[-1] >= 2
     for part in ([m for m in together if m <= 1], [m for m in together if m >= 1]):
-        steps = [math.log(b / a) for a, b in zip(part, part[1:], strict=False)]
+        steps = [math.log(b / a) for a, b in pairwise(part)]
         assert max(steps) == pytest.approx(min(steps), rel=1e-6)
 
 

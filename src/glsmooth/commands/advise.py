@@ -39,8 +39,8 @@ from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, load_dataset
 from glsmooth.learning.models import check_takes, resolve_model
 from glsmooth.learning.trainer import accelerator, progress_bar, quieten_lightning
-from glsmooth.report.advice import Advice, Trial, headline, notes, short_table, write_advice
 from glsmooth.report import wording
+from glsmooth.report.advice import Advice, Trial, headline, notes, short_table, write_advice
 from glsmooth.runs.files import write_config, write_text
 from glsmooth.smoothing import check_image
 from glsmooth.voting.classifier import can_compile
@@ -122,17 +122,12 @@ def _prepare(cfg: DictConfig) -> _Job:
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
     settings["precision"] = meant_precision(settings["precision"], checkpoint)
-    plan = build_procedure(settings["monte_carlo"], {}, None) if _fixed(settings["monte_carlo"]) else None
-    if not isinstance(plan, FixedSample):
-        raise UserError(
-            f"monte_carlo={settings['monte_carlo']['name']}: advise plans with a fixed number of votes, not randomised; "
-            "use monte_carlo=paper, and certify under the law as you like"
-        )
     data = load_dataset(settings["dataset"])
     check_dataset(data, checkpoint)
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
     region = build_region(settings["region"], family.transform)
     family.check_region(region)
+    plan = _plan(settings["monte_carlo"], family)
     if settings["compile"] is True and not can_compile(accelerator(settings)):
         raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
     options = Options(
@@ -147,8 +142,17 @@ def _prepare(cfg: DictConfig) -> _Job:
     return _Job(settings, checkpoint, model, data, family, region, plan, options, _device(settings))
 
 
-def _fixed(monte_carlo: Mapping[str, Any]) -> bool:
-    return monte_carlo["name"] in ("paper", "paper_literal") and not monte_carlo.get("randomised")
+def _plan(monte_carlo: Mapping[str, Any], family: SmoothedFamily) -> FixedSample:
+    """The votes that certify will take."""
+    if monte_carlo["name"] in ("paper", "paper_literal") and not monte_carlo.get("randomised"):
+        plan = build_procedure(monte_carlo, {}, family)
+        assert isinstance(plan, FixedSample)
+        return plan
+    raise UserError(
+        f"monte_carlo={monte_carlo['name']}{' with randomised=true' * bool(monte_carlo.get('randomised'))}: advise "
+        "plans with a fixed number of votes and the plain bound; use monte_carlo=paper, and certify under the law with "
+        "what you like"
+    )
 
 
 def _device(settings: Mapping[str, Any]) -> torch.device:
@@ -218,27 +222,21 @@ def _requirements(job: _Job) -> list[Trial]:
 
 
 def _check_reach(job: _Job, trials: Sequence[Trial]) -> None:
-    """Refuse a region that no candidate reaches, and votes that say nothing about any."""
-    within_reach = [trial for trial in trials if trial.needed is not None]
+    """Refuse a region that no candidate reaches."""
+    if any(trial.needed is not None for trial in trials):
+        return
     where = f"region: {wording.region(job.region.intervals)}"
-    if not within_reach:
-        sound = [trial for trial in trials if trial.outcome.sound and trial.outcome.h_min is not None]
-        if not sound:
-            raise UserError(f"{where} cannot be certified under any law: {trials[0].outcome.argument}")
-        least = min(trial.h_min for trial in sound)
-        if least >= 1:
-            raise UserError(f"{where} is out of reach of all {len(trials)} laws that were tried; make it smaller")
-        raise UserError(
-            f"{where} requires {wording.ceil(least, 4)} even under the best of {len(trials)} laws, and monte_carlo.n="
-            f"{job.plan.n} equal votes cannot show that; set monte_carlo.n={job.plan.draws_needed(least)} or more, or "
-            "make it smaller"
-        )
-    votes = job.settings["trial"]["votes"]
-    if not any(_expectation(job, trial).tells for trial in within_reach):
-        raise UserError(
-            f"trial.votes={votes}: too few to say anything of monte_carlo.n={job.plan.n} votes for {where}; set "
-            f"trial.votes={min(10 * votes, job.plan.n)}"
-        )
+    sound = [trial for trial in trials if trial.outcome.sound and trial.outcome.h_min is not None]
+    if not sound:
+        raise UserError(f"{where} has no proof under any law: {trials[0].outcome.argument}; leave advise out")
+    least = min(trial.h_min for trial in sound)
+    if least >= 1:
+        raise UserError(f"{where} is out of reach of all {len(trials)} laws that were tried; make it smaller")
+    raise UserError(
+        f"{where} requires {wording.ceil(least, 4)} even under the best of {len(trials)} laws, and monte_carlo.n="
+        f"{job.plan.n} equal votes cannot show that; set monte_carlo.n={job.plan.draws_needed(least)} or more, or "
+        "make it smaller"
+    )
 
 
 def _expectation(job: _Job, trial: Trial) -> Expectation:
@@ -261,7 +259,15 @@ def _vote(job: _Job, trials: Sequence[Trial], images: Sequence[tuple[int, Tensor
     classifier = job.options.classifier(job.model, len(job.checkpoint.classes), job.device)
     speed = job.options.speed
     chosen = choose_speed(
-        speed, classifier, trials[0].candidate.family, procedure, images[0][1], len(images), measure=True, show=True
+        speed,
+        classifier,
+        trials[0].candidate.family,
+        procedure,
+        images[0][1],
+        len(images),
+        index=FIRST_INDEX + images[0][0],
+        measure=True,
+        show=True,
     )
     passes = len(trials) * len(images) * votes
     assert chosen.rate is not None
@@ -387,8 +393,10 @@ def _training(job: _Job, family: SmoothedFamily) -> list[str]:
     cls = type(family.transform)
     builtin = next((name for name, known in transforms.BUILTIN.items() if known is cls), None)
     transform, dataset = builtin or "custom", settings["dataset"]["name"]
-    usual = groups.command("train", [f"transform={transform}", f"dataset={dataset}"])
     words = [f"transform={transform}", f"dataset={dataset}"]
+    if builtin is None:
+        words.append(f"transform._target_={settings['transform']['_target_']}")
+    usual = groups.command("train", words)
     stored = {
         "transform": settings["transform"],
         "dataset": {key: settings["dataset"].get(key) for key in usual.dataset if key not in _NOT_OF_TRAINING},

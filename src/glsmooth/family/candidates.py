@@ -98,8 +98,8 @@ def _is_at(law: Law, centre: float) -> bool:
 def _groups(family: SmoothedFamily) -> list[tuple[str, ...]]:
     """Parameters that vary together."""
     shifts = tuple(name for name in family.parameters if name in family.transform.integer_parameters)
-    rest = [(name,) for name in family.parameters if name not in shifts]
-    return [shifts, *rest] if shifts else rest  # type: ignore[list-item]
+    alone = [(name,) for name in family.parameters if name not in shifts]
+    return [group for group in (shifts, *alone) if group]
 
 
 def _kinds(family: SmoothedFamily, group: tuple[str, ...]) -> list[type[Law]]:
@@ -149,7 +149,7 @@ def _line(
 
 
 def _replaced(family: SmoothedFamily, name: str, kind: type[Law], multiplier: float) -> Law | None:
-    """A law of this kind in the place of a parameter's law, with ``multiplier`` times its spread; None if there is none.
+    """A law of this kind for a parameter, with ``multiplier`` times its spread; None if there is none.
 
     It has the same median, where its numbers leave that open and the parameter's domain permits. A law that has an end
     where the parameter has none would move all images one way: it needs the median.
@@ -180,21 +180,25 @@ def _with(kind: type[Law], centre: float, scale: float, low: float, law: Law | N
     scale = _rounded(scale)
     if kind.fields == ("loc", "scale"):
         if law is not None:
-            return kind(law.loc, scale)
+            return _made(kind, law.loc, scale)
         # Whether the law's loc is its median or the logarithm of it, the law itself says.
         for loc in (centre, *([math.log(centre)] if centre > 0 else [])):
-            found = kind(_rounded(loc), scale)
+            found = _made(kind, _rounded(loc), scale)
             if _is_at(found, centre):
                 return found
         return None
     if kind.fields == ("scale",):
-        return kind(scale)
+        return _made(kind, scale)
     if kind.fields == ("rate",):
-        return kind(_rounded(1 / scale))
+        return _made(kind, _rounded(1 / scale))
     if kind.fields == ("low", "high"):
         bottom = max(centre - scale, low)
-        return kind(_rounded(bottom), _rounded(bottom + 2 * scale))
+        return _made(kind, _rounded(bottom), _rounded(bottom + 2 * scale))
     return None if kind.fields else kind()
+
+
+def _made(kind: type[Law], *numbers: float) -> Law:
+    return kind(**dict(zip(kind.fields, numbers, strict=True)))
 
 
 def _scale(law: Law) -> float:

@@ -141,7 +141,7 @@ def headline(advice: Advice) -> str:
 
 def notes(advice: Advice) -> list[str]:
     """What a reader must know of the numbers, a sentence each."""
-    best, trained = advice.best, advice.trained
+    trained = advice.trained
     voted = sum(trial.counts is not None for trial in advice.trials)
     found = [
         "This is an estimate to choose a law by, not a certificate: glsmooth certify makes those, on test images.",
@@ -187,7 +187,7 @@ _HEADER = ("law", "h_min", "votes", "accuracy", "expected CRA", "interval")
 
 
 def _rows(advice: Advice, trials: Sequence[Trial]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for trial in trials:
         marks = [word for word, holds in (("best", trial is advice.best), ("trained", trial.candidate.own)) if holds]
         law = _laws(trial.candidate) + (f" ({', '.join(marks)})" if marks else "")
@@ -231,7 +231,9 @@ def write_advice(advice: Advice, out: Path) -> Path:
     )
     first, *others = notes(advice)
     sections = [
-        html.section("What to type", *(html.paragraph(f"{what.capitalize()}:") + html.command(line) for what, line in lines)),
+        html.section(
+            "What to type", *(html.paragraph(f"{what.capitalize()}:") + html.command(line) for what, line in lines)
+        ),
         html.section("Expected CRA against scale", html.figure(_picture(advice, out))),
         html.section(
             "Every law that was tried", html.table(_HEADER, _rows(advice, advice.trials), range(1, len(_HEADER)))

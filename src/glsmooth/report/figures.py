@@ -199,8 +199,8 @@ def advice(
 ) -> Figure:
     """Expected CRA with intervals against scale, a line a title; below it h_min, and ``most``, what votes can show."""
     figure = _figure(theme, 5.0 + 0.09 * len(lines))
-    above, beneath = figure.add_gridspec(2, 1, height_ratios=(1.7, 1))
-    axes, below = _axes(figure, theme, above), _axes(figure, theme, beneath)
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.7, 1))
+    axes, below = _axes(figure, theme, grid[0]), _axes(figure, theme, grid[1])
     colours = [*theme.lines.values(), theme.ink]
     xs = [one.x for line in lines.values() for one in line]
     # Beside each other, so that intervals at one scale do not hide each other: all within a twentieth of the width.

@@ -81,7 +81,7 @@ class Expectation:
         return float(self._chances[counts].mean())
 
     def interval(self, counts: NDArray[np.int64], failure: float) -> tuple[float, float]:
-        """A confidence interval of the expected CRA: the lower and the upper end fail with at most ``failure`` / 2 each.
+        """A confidence interval of the expected CRA: each end fails with probability ``failure`` / 2 at most.
 
         No shape of the distribution of p over images is assumed. For a threshold c of the votes that is fixed before
         they are seen, with s = max over p of P(Binomial(votes, p) >= c) - g(p), the mean of g is at least
@@ -116,11 +116,6 @@ class Expectation:
         more = clopper_pearson_lower(int((passed & ~passed_there).sum()), images, failure / 2)
         less = clopper_pearson_upper(int((~passed & passed_there).sum()), images, failure / 2)
         return more - less - slack - their_slack
-
-    @property
-    def tells(self) -> bool:
-        """Are the votes enough for the lower end to say something?"""
-        return self._thresholds[0][1] <= 0.5
 
     @cached_property
     def _chances(self) -> NDArray[np.float64]:
