@@ -96,6 +96,7 @@ def test_it_tries_every_law_and_says_what_it_found(told, untrained, elsewhere):
     assert not trials[found["trained"]]["votes_for_true_class"]  # out of reach, and no vote was spent on it
     assert "Under its own law the region is out of reach of the planned votes" in printed.out
     assert "an estimate to choose a law by, not a certificate" in printed.out
+    assert "Its estimate flatters: it is the largest of many" in written
     for line in (found["certify"], found["train"]):
         assert line in printed.out
     assert (elsewhere / "outputs" / "advise").is_dir()

@@ -131,6 +131,13 @@ def test_the_spread_of_a_normal_law_is_its_scale():
     assert spread(cyclic, "tx") == pytest.approx(8 * 0.3413, rel=1e-3)
 
 
+def test_a_law_far_from_its_origin_stays_there():
+    start = family("brightness", {"brightness": gs.Normal(1234.5678, 0.1)})
+    for one in found(start, {"brightness": (-0.1, 0.1)}):
+        middle = float(one.family.laws["brightness"].icdf(torch.tensor(0.5, dtype=torch.float64)))
+        assert middle == pytest.approx(1234.5678, abs=0.01 * spread(one.family, "brightness"))
+
+
 def test_several_parameters_vary_together_and_alone():
     start, region = FAMILIES["shifts and brightness"]
     tried = found(start, region)

@@ -157,15 +157,11 @@ def _replaced(family: SmoothedFamily, name: str, kind: type[Law], multiplier: fl
     law, low = family.laws[name], family.transform.domain(name).low
     if type(law) is kind and (multiplier == 1 or law.cyclic):
         return law
+    centre = family.identity[name] if law.cyclic else _median(law)
     try:
-        if not law.cyclic:
-            centre = _median(law)
-            if type(law) is kind:
-                return _with(kind, centre, _scale(law) * multiplier, low, law)
-            base = _with(kind, centre, _matched(kind, centre, _spread(law), low), low)
-        else:  # one that is not cyclic in its place: symmetric about no shift at all
-            centre = family.identity[name]
-            base = _with(kind, centre, _matched(kind, centre, spread(family, name), low), low)
+        if type(law) is kind:
+            return _with(kind, centre, _scale(law) * multiplier, low, law)
+        base = _with(kind, centre, _matched(kind, centre, spread(family, name), low), low)
         if base is None or base.cyclic:
             return base
         if low == -math.inf and not _is_at(base, centre):
@@ -183,7 +179,7 @@ def _with(kind: type[Law], centre: float, scale: float, low: float, law: Law | N
             return _made(kind, law.loc, scale)
         # Whether the law's loc is its median or the logarithm of it, the law itself says.
         for loc in (centre, *([math.log(centre)] if centre > 0 else [])):
-            found = _made(kind, _rounded(loc), scale)
+            found = _made(kind, _rounded(loc, scale), scale)
             if _is_at(found, centre):
                 return found
         return None
@@ -193,7 +189,7 @@ def _with(kind: type[Law], centre: float, scale: float, low: float, law: Law | N
         return _made(kind, _rounded(1 / scale))
     if kind.fields == ("low", "high"):
         bottom = max(centre - scale, low)
-        return _made(kind, _rounded(bottom), _rounded(bottom + 2 * scale))
+        return _made(kind, _rounded(bottom, scale), _rounded(bottom + 2 * scale, scale))
     return None if kind.fields else kind()
 
 
@@ -221,5 +217,8 @@ def _matched(kind: type[Law], centre: float, wanted: float, low: float) -> float
     return above
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _rounded(value: float, unit: float | None = None) -> float:
+    """To so many digits of its own, or to those of ``unit``: a place counts by the law's scale."""
+    if unit is None:
+        return float(f"{value:.{_DIGITS}g}")
+    return round(value, _DIGITS - 1 - math.floor(math.log10(unit)))

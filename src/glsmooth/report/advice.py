@@ -14,7 +14,7 @@ from glsmooth.report import figures, html, tables, wording
 from glsmooth.report.page import save_picture
 from glsmooth.runs.files import write_text
 
-__all__ = ["Advice", "Trial", "headline", "notes", "short_table", "write_advice"]
+__all__ = ["Advice", "Trial", "headline", "meaning", "notes", "short_table", "write_advice"]
 
 #: Laws that the console shows, the trained one beside them.
 _SHOWN = 5
@@ -134,15 +134,14 @@ def headline(advice: Advice) -> str:
             f"than its own, {_laws(best.candidate)}: {expected}."
         )
     return (
-        f"Of {len(advice.trials)} laws that were tried for {where}, {_laws(best.candidate)} is expected to do best "
-        f"for this network: {expected}."
+        f"Of {len(advice.trials)} laws that were tried for {where}, {_laws(best.candidate, whole=True)} is expected "
+        f"to do best for this network: {expected}."
     )
 
 
 def notes(advice: Advice) -> list[str]:
     """What a reader must know of the numbers, a sentence each."""
     trained = advice.trained
-    voted = sum(trial.counts is not None for trial in advice.trials)
     found = [
         "This is an estimate to choose a law by, not a certificate: glsmooth certify makes those, on test images.",
         f"The network was trained under {_laws(trained.candidate, whole=True)}. Another law, the farther from that the "
@@ -168,8 +167,14 @@ def notes(advice: Advice) -> list[str]:
                 "(trial.images)."
             )
         )
+    return found
+
+
+def meaning(advice: Advice) -> list[str]:
+    """What the numbers are, a sentence each."""
+    voted = sum(trial.counts is not None for trial in advice.trials)
     n, alpha = advice.monte_carlo["n"], wording.probability(advice.monte_carlo["alpha"])
-    found += [
+    return [
         f"Expected CRA is the share of images like the {advice.images} validation images for which {n} votes would "
         f"give p_A > h_min in their true class, at α = {alpha}.",
         f"All {voted} intervals cover at once except with probability {wording.probability(advice.failure)}, whatever "
@@ -180,7 +185,6 @@ def notes(advice: Advice) -> list[str]:
         "The validation images chose best.ckpt, which flatters every law a little, and the trained one most.",
         "Under every law an image is transformed by the same random numbers, which certify never draws.",
     ]
-    return found
 
 
 _HEADER = ("law", "h_min", "votes", "accuracy", "expected CRA", "interval")
@@ -227,7 +231,7 @@ def write_advice(advice: Advice, out: Path) -> Path:
         out / "table.md",
         f"# Which law: {tables.escaped(advice.transform)} on {tables.escaped(advice.dataset)}\n\n"
         f"{tables.escaped(headline(advice))}\n{written}\n{tables.markdown(_HEADER, _rows(advice, advice.trials))}\n"
-        f"{tables.bullets(notes(advice))}",
+        f"{tables.bullets([*notes(advice), *meaning(advice)])}",
     )
     first, *others = notes(advice)
     sections = [
@@ -238,7 +242,7 @@ def write_advice(advice: Advice, out: Path) -> Path:
         html.section(
             "Every law that was tried", html.table(_HEADER, _rows(advice, advice.trials), range(1, len(_HEADER)))
         ),
-        html.section("What the numbers mean", html.bullets(others)),
+        html.section("What the numbers mean", html.bullets([*others, *meaning(advice)])),
         html.section("Settings", html.pairs(advice.settings)),
     ]
     title = f"Which smoothing law: {advice.transform} on {advice.dataset}"

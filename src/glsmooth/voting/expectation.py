@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
+from scipy.special import betainc, betaincc, betaln
 
 from glsmooth.bounds import exceeds
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
@@ -26,8 +26,8 @@ __all__ = ["Expectation", "fewest_counts"]
 _SLACK = 0.02
 # Nodes of p over [0, 1], evenly spaced in arcsin √p, for each √n: between two nodes tails move by less than 0.004.
 _NODES = 400
-# Nodes of p for the mean over what an image's votes leave open.
-_MEAN = 400
+# For the estimate: the numbers of a beta law, the smallest weight of a pair of them that matters, and parts of (0, 1).
+_SHAPES, _NEGLIGIBLE, _LEVELS = np.logspace(-2.5, 2.5, 21), 1e-3, 64
 
 
 def fewest_counts(procedure: FixedSample, h_min: float) -> int | None:
@@ -73,12 +73,24 @@ class Expectation:
         return _tail(self.needed, self.n, p)
 
     def estimate(self, counts: NDArray[np.int64]) -> float:
-        """The mean over the images of what g is expected to be, given an image's votes, under Jeffreys' prior of p.
+        """The mean over the images of what g is expected to be, given all their votes.
+
+        The class probabilities are taken to be drawn from a beta law, with a flat prior of the logarithms of its two
+        numbers: how far above 0.99 those images are of which all votes agree, the other images tell. The interval does
+        not rest on this.
 
         Args:
             counts: votes for the true class, (images,).
         """
-        return float(self._chances[counts].mean())
+        found, repeats = np.unique(counts, return_counts=True)
+        a, b = (numbers.reshape(-1, 1) for numbers in np.meshgrid(_SHAPES, _SHAPES))
+        likelihood = (betaln(found + a, self.votes - found + b) - betaln(a, b)) @ repeats
+        weight = np.exp(likelihood - likelihood.max())
+        matters = weight > _NEGLIGIBLE
+        a, b, weight = a[matters], b[matters], weight[matters] / weight[matters].sum()
+        # g is the share of levels u in (0, 1) that it exceeds, so its mean is that of P(p > the p with g(p) = u).
+        above = betaincc((found + a)[..., None], (self.votes - found + b)[..., None], self._levels)
+        return float(weight @ above.mean(axis=2) @ repeats) / len(counts)
 
     def interval(self, counts: NDArray[np.int64], failure: float) -> tuple[float, float]:
         """A confidence interval of the expected CRA: each end fails with probability ``failure`` / 2 at most.
@@ -118,26 +130,22 @@ class Expectation:
         return more - less - slack - their_slack
 
     @cached_property
-    def _chances(self) -> NDArray[np.float64]:
-        """E g(p) for each count, (votes + 1,): p is Beta(count + 1/2, votes - count + 1/2)."""
-        # Midpoints in arcsin √p, in which the prior is flat.
-        angles = (np.arange(_MEAN * math.isqrt(self.n)) + 0.5) * (math.pi / 2 / (_MEAN * math.isqrt(self.n)))
-        p = np.sin(angles) ** 2
-        count = np.arange(self.votes + 1)[:, None]
-        chance = self.least(p)
-        found = np.empty(self.votes + 1)
-        for part in np.array_split(np.arange(self.votes + 1), self.votes // 16 + 1):
-            log_weight = count[part] * np.log(p) + (self.votes - count[part]) * 2 * np.log(np.cos(angles))
-            weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
-            found[part] = weight @ chance / weight.sum(axis=1)
-        return found
+    def _levels(self) -> NDArray[np.float64]:
+        """Where g passes the middles of equal parts of (0, 1)."""
+        p = self._nodes
+        return np.interp((np.arange(_LEVELS) + 0.5) / _LEVELS, self.least(p), p)
+
+    @cached_property
+    def _nodes(self) -> NDArray[np.float64]:
+        nodes = _NODES * math.isqrt(max(self.n, self.votes)) + 1
+        p = np.sin(np.linspace(0.0, math.pi / 2, nodes)) ** 2
+        p[-1] = 1.0
+        return p
 
     @cached_property
     def _thresholds(self) -> tuple[tuple[int, float], tuple[int, float]]:
         """(c, s) of the lower and of the upper end: those nearest to each other with s at most ``_SLACK``, if any."""
-        nodes = _NODES * math.isqrt(max(self.n, self.votes)) + 1
-        p = np.sin(np.linspace(0.0, math.pi / 2, nodes)) ** 2
-        p[-1] = 1.0
+        p = self._nodes
         least, most = self.least(p), self.most(p)
 
         # Between two nodes both curves rise: one is below its right value, the other above its left one.
