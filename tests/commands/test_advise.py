@@ -268,6 +268,15 @@ def test_a_transformation_of_ones_own(told, refused, changed, call, elsewhere):
     assert "approximate=true" not in error
 
 
+def test_what_a_stranger_wrote_is_one_word_of_the_line(told, changed, untrained):
+    model = torch.load(untrained[0], weights_only=True)[KEY]["model"]
+    found, printed, written = told(changed(model=model | {"weights": "w'; echo \"no\x1b[31m\n"}))
+    words = shlex.split(found["train"])
+    assert [word for word in words if "echo" in word] == [word for word in words if word.startswith("model.weights=")]
+    assert "\x1b" not in printed.out + printed.err + written
+    assert found["train"] in printed.out.splitlines()[-3].strip()
+
+
 REFUSALS = [
     (["region.contrast=[0.5,-1]"], "inverted"),
     (["region.contrast=[-1,2]"], "region.contrast=[-1.0, 2.0] leaves the domain of contrast"),

@@ -29,7 +29,7 @@ from glsmooth.configuration import groups
 from glsmooth.configuration.build import build_family, build_law, build_region, law_config
 from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint
-from glsmooth.errors import UserError
+from glsmooth.errors import UserError, visible
 from glsmooth.family.candidates import candidates
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import check_family
@@ -83,14 +83,14 @@ def run(cfg: DictConfig) -> None:
     quieten_lightning()
     job = _prepare(cfg)
     trials = _requirements(job)
-    within_reach = [trial for trial in trials if trial.needed is not None]
     _check_reach(job, trials)
+    within_reach = [trial for trial in trials if trial.needed is not None]
     images = validation_images(job.data, job.settings["trial"]["images"], job.settings["seed"])
     _check_transformation(job, [image for _, image, _ in images[:_TRIED]])
     if len(images) < job.settings["trial"]["images"]:
         print(f"{job.data.name} has {len(images)} validation images: all of them are used", file=sys.stderr)
     print(f"{len(trials)} laws, {len(within_reach)} of them within reach of the planned votes", file=sys.stderr)
-    voted = iter(_vote(job, [trial for trial in trials if trial.needed is not None], images))
+    voted = iter(_vote(job, within_reach, images))
     trials = [trial if trial.needed is None else next(voted) for trial in trials]
     advice = _advice(cfg, job, trials, len(images))
     directory = Path(job.settings["run_dir"])
@@ -277,11 +277,15 @@ def _vote(job: _Job, trials: Sequence[Trial], images: Sequence[tuple[int, Tensor
         file=sys.stderr,
     )
 
-    def smaller(batch_size: int) -> None:
-        print(f"Out of memory: batches of {batch_size} from here on", file=sys.stderr)
-        chosen_size[0] = batch_size
+    batch_size = int(chosen.speed.batch_size)
 
-    chosen_size = [int(chosen.speed.batch_size)]
+    def smaller(size: int) -> None:
+        nonlocal batch_size
+        print(f"Out of memory: batches of {size} from here on", file=sys.stderr)
+        batch_size = size
+
+    labels = {FIRST_INDEX + position: label for position, _, label in images}
+    shown = [(FIRST_INDEX + position, image) for position, image, _ in images]
     voted = []
     bar = progress_bar("Voting", "vote", passes, 0, show=True)
     try:
@@ -291,12 +295,10 @@ def _vote(job: _Job, trials: Sequence[Trial], images: Sequence[tuple[int, Tensor
                 trial.candidate.family,
                 procedure,
                 seed=job.options.seed,
-                batch_size=chosen_size[0],
+                batch_size=batch_size,
                 images=len(images),
                 on_smaller=smaller if speed.batch_size == AUTO else None,
             )
-            labels = {FIRST_INDEX + position: label for position, _, label in images}
-            shown = [(FIRST_INDEX + position, image) for position, image, _ in images]
             counts, right = {}, 0
             for tally in engine.run(shown):
                 of_class = tally.selection + tally.counting
@@ -457,4 +459,5 @@ def _literal(value: Any) -> str:
 
 
 def _line(command: str, words: Iterable[str]) -> str:
-    return " ".join(["glsmooth", command, *map(shlex.quote, words)])
+    # A checkpoint of unknown origin may name what is quoted here, and somebody will paste it.
+    return visible(" ".join(["glsmooth", command, *map(shlex.quote, words)]))
