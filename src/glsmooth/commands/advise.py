@@ -108,7 +108,8 @@ def validation_images(data: Data, number: int, seed: int) -> list[tuple[int, Ten
     """At most ``number`` images of the validation split, chosen at random by ``seed``: (position, image, label)."""
     size = len(data.val)  # type: ignore[arg-type]
     chosen = np.random.default_rng(seed).choice(size, min(number, size), replace=False)
-    return [(position, data.val[position][0], int(data.val[position][1])) for position in sorted(chosen.tolist())]
+    items = ((position, data.val[position]) for position in sorted(chosen.tolist()))
+    return [(position, item[0], int(item[1])) for position, item in items]
 
 
 def _prepare(cfg: DictConfig) -> _Job:
@@ -122,7 +123,7 @@ def _prepare(cfg: DictConfig) -> _Job:
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
     settings["precision"] = meant_precision(settings["precision"], checkpoint)
-    data = load_dataset(settings["dataset"])
+    data = load_dataset(settings["dataset"], in_memory=False)  # a few dozen of perhaps all of ImageNet
     check_dataset(data, checkpoint)
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
     region = build_region(settings["region"], family.transform)
