@@ -11,6 +11,7 @@
 * Names of modules, paths and links lead somewhere, and the examples in docstrings run.
 """
 
+import contextlib
 import doctest
 import importlib
 import importlib.util
@@ -20,6 +21,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -33,17 +35,19 @@ from scipy.stats import binom
 
 import glsmooth as gs
 from glsmooth.bounds import METHODS
-from glsmooth.configuration.build import build_family, build_region
+from glsmooth.configuration.build import build_family, build_region, law_config
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.settings import validate
 from glsmooth.errors import UserError
+from glsmooth.voting.expectation import fewest_counts
+from glsmooth.voting.procedures import FixedSample
 
 from . import pages
 from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("train", "certify", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "bounds", "report")
 
 
 def each(find, *, files=DOCUMENTS):
@@ -200,7 +204,7 @@ def check_command(command):
 
 def examples(text):
     """Commands in the help texts and the Makefile."""
-    told = re.findall(r"^ {6,}(glsmooth (?:train|certify|bounds|report) .*)", text, flags=re.MULTILINE)
+    told = re.findall(r"^ {6,}(glsmooth (?:train|advise|certify|bounds|report) .*)", text, flags=re.MULTILINE)
     made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
     return [*told, *(f"python {command}" for command in made)]
 
@@ -237,7 +241,7 @@ def test_a_setting_in_the_text_exists(page, item, tmp_path, monkeypatch):
     names = [words.pop(0)] if words[0] in COMMANDS else COMMANDS
     reasons = {}
     for name in names:
-        needed = {"certify": ["ckpt=best.ckpt"], "report": ["run"]}.get(name, [])
+        needed = {"advise": ["ckpt=best.ckpt"], "certify": ["ckpt=best.ckpt"], "report": ["run"]}.get(name, [])
         try:
             compose(name, [*needed, *words])
             return
@@ -356,8 +360,51 @@ def check_benchmark(shown, capsys):
     assert values(shown) == values(printed)
 
 
+def check_advice(shown, capsys):
+    """What ``glsmooth advise`` prints for the demo: required probabilities, votes, and both lines; CRA needs votes."""
+    del capsys
+    settings = compose("train", ["experiment=demo"])
+    region = gs.Box(
+        **{
+            name: (float(low), float(high))
+            for name, low, high in re.findall(r"(\w+) in \[(\S+), (\S+?)\]", ascii_minus(shown).splitlines()[0])
+        }
+    )
+    trained = build_family(settings["transform"], settings["smoothing"])
+    procedure = FixedSample(200, 1000, 1e-3)
+    rows = [row for row in table_rows(ascii_minus(shown)) if "~" in row[0]]
+    assert len(rows) > 2
+    found = {}
+    for law, h_min, votes, *_ in rows:
+        laws = {
+            name: getattr(gs, kind)(*map(float, numbers.split(", ")))
+            for name, kind, numbers in re.findall(r"(\w+) ~ (\w+)\((.*?)\)", law)
+        }
+        family = gs.SmoothedFamily(trained.transform, {**trained.laws, **laws})
+        value = gs.required_probability(family, region)
+        assert h_min == f"{math.ceil(value * 1e4 - 1e-7) / 1e4:.4f}"
+        needed = fewest_counts(procedure, value)
+        assert votes == ("out of reach" if needed is None else f"{needed} of 1000")
+        for mark in re.findall(r"best|trained", law):
+            found[mark] = family
+    assert found["trained"].laws == trained.laws
+    assert dict(re.findall(r"(\w+) ~ (\w+\(.*?\))", ascii_minus(shown).splitlines()[0])) == {
+        name: repr(law) for name, law in found["best"].laws.items()
+    }
+    for command in re.findall(r"^  (glsmooth .*)$", shown, flags=re.M):
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            config = compose(*command_parts(command))
+        laws = {
+            name: {**law_config(law), **{k: v for k, v in config["smoothing"][name].items() if v is not None}}
+            for name, law in trained.laws.items()
+        }
+        assert build_family(settings["transform"], laws).laws == found["best"].laws
+        assert build_region(config["region"], trained.transform) == region
+
+
 #: Beginning of an output without its command -> what checks it.
 OUTPUTS = {
+    "Of 21 laws that were tried": check_advice,
     "# Certified robust accuracy: contrast_brightness on digits": lambda shown, capsys: check_demo(shown),
     "x86_64, 2 cores": check_benchmark,
 }
@@ -375,6 +422,27 @@ def test_a_stale_output_fails(said, instead):
     shown = next(output for output in pages.outputs((ROOT / "README.md").read_text()) if said in output)
     with pytest.raises((AssertionError, Stale)):
         check_demo(shown.replace(said, instead, 1))
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [
+        ("0.9887", "0.9888"),
+        ("998 of", "997 of"),
+        ("[0.3, 3.3]", "[0.3, 3.2]"),
+        ("Normal(0, 0.796) is expected", "Normal(0, 0.8) is expected"),
+        (
+            "certify ckpt=outputs/demo/train/best.ckpt 'region",
+            "certify ckpt=x.ckpt seed=0 smoothing.contrast.scale=1 'region",
+        ),
+        ("loc:0,scale:0.796", "loc:0,scale:0.8"),
+    ],
+)
+def test_a_stale_advice_fails(said, instead, capsys):
+    (shown,) = [output for output in pages.outputs((ROOT / "README.md").read_text()) if said in output]
+    check_advice(shown, capsys)
+    with pytest.raises((AssertionError, Stale)):
+        check_advice(shown.replace(said, instead, 1), capsys)
 
 
 SHOWN = "a\n  b  0.1\n…\nc 2\n"

@@ -9,6 +9,7 @@ from glsmooth.errors import did_you_mean
 
 COMMANDS = {
     "train": "train a base classifier under smoothing laws",
+    "advise": "which smoothing law for a region? What a trained classifier may expect under each",
     "certify": "certify test images of a trained classifier",
     "bounds": "the class probability that a region requires; no model, no data",
     "report": "tables and pictures from finished runs",
@@ -32,10 +33,10 @@ def main() -> None:
         print(f"glsmooth {name}: no such command{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     sys.argv[1:] = arguments
-    if name == "bounds":  # not by its face: the package that it lies in imports torch
-        from glsmooth.commands.mains import bounds
+    if name in ("advise", "bounds"):  # not by a face: the package glsmooth.bounds imports torch, and advise has none
+        from glsmooth.commands import mains
 
-        bounds()
+        getattr(mains, name)()
     elif name == "sweep":  # which starts processes of the others alone
         from glsmooth.commands.sweep import main as sweep
 

@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from glsmooth.commands import certify, report, train
+from glsmooth.commands import advise, certify, report, train
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 
-MAIN = {"certify": certify.main, "report": report.main, "train": train.main}
+MAIN = {"advise": advise.main, "certify": certify.main, "report": report.main, "train": train.main}
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
 
-COMMANDS = ("train", "certify", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "bounds", "report")
 
 
 def compose(command, *overrides):
@@ -47,7 +47,7 @@ MEMBERS = [
     for group in groups_of(command)
     if group != "experiment"
     for member in members(group)
-    if member != "from_checkpoint" or command in ("certify", "report")
+    if member != "from_checkpoint" or command in ("advise", "certify", "report")
 ]
 EXPERIMENTS = [
     (command, name)
@@ -499,6 +499,8 @@ DECISIVE = [
     ("certify", "region.contrast=[0.9,1.1]"),
     ("certify", "precision=bf16-mixed"),
     ("bounds", "image_size=[32,32]"),
+    ("advise", "trial.votes=100"),
+    ("advise", "monte_carlo.n=2000"),
 ]
 UNDECISIVE = [
     ("train", "trainer=ddp"),
@@ -511,11 +513,12 @@ UNDECISIVE = [
     ("certify", "compile=true"),
     ("certify", "dry_run=true"),
     ("bounds", "format=json"),
+    ("advise", "batch_size=7"),
 ]
 
 
 def identity(command, ckpt, *overrides):
-    return run_id(compose(command, *([ckpt] if command == "certify" else []), *overrides), command)
+    return run_id(compose(command, *([ckpt] if command in ("advise", "certify") else []), *overrides), command)
 
 
 @pytest.mark.parametrize("case", DECISIVE)

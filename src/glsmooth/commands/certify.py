@@ -63,7 +63,7 @@ from glsmooth.voting.engine import VoteEngine, check_random
 from glsmooth.voting.procedures import Procedure, build_procedure
 from glsmooth.voting.speed import Speed
 
-__all__ = ["main", "run", "take_votes"]
+__all__ = ["check_dataset", "check_root", "main", "meant_precision", "run", "stored_dataset", "take_votes"]
 
 #: Transformed copies in the picture of what was done to one image.
 _FIGURE_COPIES = 8
@@ -157,14 +157,14 @@ def _prepare(cfg: DictConfig) -> _Job:
     """
     checkpoint = load_checkpoint(cfg.ckpt)
     stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
-    stored["dataset"] = _stored_dataset(checkpoint)
+    stored["dataset"] = stored_dataset(checkpoint)
     settings = merge_checkpoint(cfg, stored)
-    _check_root(cfg, settings)
+    check_root(cfg, settings)
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
-    settings["precision"] = _precision(settings["precision"], checkpoint)
+    settings["precision"] = meant_precision(settings["precision"], checkpoint)
     data = load_dataset(settings["dataset"])
-    _check_dataset(data, checkpoint)
+    check_dataset(data, checkpoint)
     images = certification_images(data, settings["dataset"]["subset"], settings["dataset"]["subset_seed"])
     shard = parse(settings["shard"])
     if shard is not None:
@@ -206,7 +206,7 @@ def _prepare(cfg: DictConfig) -> _Job:
     )
 
 
-def _precision(asked: str, checkpoint: Checkpoint) -> str:
+def meant_precision(asked: str, checkpoint: Checkpoint) -> str:
     """The precision that is meant, which is part of the base classifier: auto is the one that it was trained in."""
     if asked not in ("auto", checkpoint.precision):
         print(
@@ -217,7 +217,7 @@ def _precision(asked: str, checkpoint: Checkpoint) -> str:
     return checkpoint.precision if asked == "auto" else asked
 
 
-def _stored_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
+def stored_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
     """The data set as the checkpoint describes it, without what only the user may ask of this machine."""
     stored = {key: value for key, value in checkpoint.dataset.items() if key != "download"}
     if stored.get("num_workers"):
@@ -225,7 +225,7 @@ def _stored_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
     return stored
 
 
-def _check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
+def check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
     """Refuse a folder of images that is named by a checkpoint alone, unless train wrote that here."""
     root = settings["dataset"].get("root")
     if root is None or cfg.dataset.root is not None or is_own([Path(settings["ckpt"]).expanduser()]):
@@ -340,7 +340,7 @@ def _save_draws(job: _Job, records: Columns) -> None:
     Draws(index, image.numpy(), transformed.numpy(), theta.numpy(), votes.numpy()).save(job.directory, job.classes)
 
 
-def _check_dataset(data: Data, checkpoint: Checkpoint) -> None:
+def check_dataset(data: Data, checkpoint: Checkpoint) -> None:
     fix = "give the dataset that the checkpoint was trained for"
     found, trained = list(data.class_names), list(checkpoint.classes)
     if found != trained:

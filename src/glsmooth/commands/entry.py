@@ -381,7 +381,7 @@ def what_to_type(error: HydraException, command: str) -> str:
         hint = near_field(key, _known_keys(command))
         typed = next((a for a in sys.argv[1:] if a.lstrip("+~").startswith(key)), key)
         own = ""
-        if command in ("certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
+        if command in ("advise", "certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
             own = f", or +{typed} for a transformation of your own"  # what the checkpoint holds is not known yet
         return f"{typed} is not a field of {command}{hint}{own} (glsmooth {command} --help)"
     if isinstance(error, SearchPathException):

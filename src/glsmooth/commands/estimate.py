@@ -17,7 +17,7 @@ from glsmooth.report import wording
 from glsmooth.voting.procedures import Exhaustive, FixedSample, Procedure
 from glsmooth.voting.tuning import choose_speed
 
-__all__ = ["estimate", "preflight"]
+__all__ = ["duration", "estimate", "preflight"]
 
 #: For the estimate of disk space: a row of records.csv, and the report with its pictures.
 _ROW_BYTES, _REPORT_MEBIBYTES = 100, 3
@@ -78,7 +78,7 @@ def estimate(
     lines = [
         f"Images:          {size:,}",
         f"Network passes:  {' to '.join(f'{n:,}' for n in passes)}",
-        f"Time:            {' to '.join(_duration(n / rate) for n in passes)} on one device",
+        f"Time:            {' to '.join(duration(n / rate) for n in passes)} on one device",
         f"Speed:           {rate:,.0f} passes a second in {chosen.speed.words(device.type)}",
         f"GPU memory:      {memory}; it does not grow with images or draws",
         f"Disk:            {size * _ROW_BYTES / 2**20 + _REPORT_MEBIBYTES:.0f} MiB",
@@ -87,7 +87,8 @@ def estimate(
     return "\n".join(lines)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, rounded up, in words."""
     minutes, rest = divmod(math.ceil(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -6,8 +6,9 @@ from multiprocessing import current_process
 
 from glsmooth.commands.entry import entry
 
-__all__ = ["bounds", "certify", "report", "train"]
+__all__ = ["advise", "bounds", "certify", "report", "train"]
 
+advise = entry("advise")
 bounds = entry("bounds")
 certify = entry("certify")
 report = entry("report", positional="runs")

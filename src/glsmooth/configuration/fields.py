@@ -194,6 +194,9 @@ RULES: dict[str, Rule] = {
         lambda v: v is None or v == {}, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
     ),
     "region.*": INTERVAL.or_null(),
+    "trial.images": whole(2, 48),
+    "trial.votes": whole(20, 200),
+    "trial.scales": whole(3, 6),
     "bound.methods": list_of(
         choice(*METHODS), f"a list of methods among {', '.join(METHODS)}", "[neyman_pearson,gl]", least=1
     ).or_null(),

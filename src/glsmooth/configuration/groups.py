@@ -9,11 +9,12 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.plain import plain
 
-__all__ = ["chosen", "member"]
+__all__ = ["chosen", "command", "member"]
 
 
 def member(group: str, name: str) -> dict[str, Any]:
@@ -22,8 +23,7 @@ def member(group: str, name: str) -> dict[str, Any]:
     Inside a running command the search path is the command's own, in the jobs of a sweep too. Elsewhere, as in
     Python, it is the packaged folder alone.
     """
-    typed = HydraConfig.get().overrides.hydra if _in_command() else []
-    overrides = [override for override in typed if override.startswith("hydra.searchpath=")]
+    overrides = _search_path()
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         known = loader.get_group_options(group, overrides=overrides)
@@ -32,10 +32,24 @@ def member(group: str, name: str) -> dict[str, Any]:
         return found
 
 
+def command(name: str, choices: list[str]) -> DictConfig:
+    """The configuration of a command as it would be composed with these ``group=choice``; not resolved.
+
+    Seen from where :func:`member` looks.
+    """
+    with _hydra():
+        return hydra.compose(name, [*_search_path(), *choices])
+
+
 def chosen(group: str) -> str | None:
     """The member of ``group`` that the running command was composed of; None outside a command."""
     name: str | None = HydraConfig.get().runtime.choices.get(group) if _in_command() else None
     return name
+
+
+def _search_path() -> list[str]:
+    typed = HydraConfig.get().overrides.hydra if _in_command() else []
+    return [override for override in typed if override.startswith("hydra.searchpath=")]
 
 
 def _in_command() -> bool:

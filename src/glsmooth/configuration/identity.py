@@ -35,6 +35,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         "dataset.subset_seed",
         "approximate",
     ),
+    "advise": ("batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "certify": (
         *("batch_size", "compile", "channels_last", "threads", "dry_run"),
         *("approximate", "stochastic", "trainer.*"),

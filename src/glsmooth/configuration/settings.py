@@ -23,7 +23,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     """Check a composed configuration before any work.
 
     Args:
-        cfg: the configuration of ``command`` (``train``, ``certify``, ``bounds`` or ``report``).
+        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``bounds`` or ``report``).
 
     Returns:
         The configuration as plain dictionaries.

@@ -182,6 +182,72 @@ def region_curve(theme: Theme, series: Sequence[Series], smoothed_accuracy: floa
     return figure
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A law that was tried: where its scale is, expected CRA with its interval, h_min, and whether votes reach that."""
+
+    x: float
+    cra: float
+    low: float
+    high: float
+    h_min: float
+    reached: bool
+
+
+def advice(
+    theme: Theme, lines: Mapping[str, Sequence[Tried]], label: str, most: float, trained: Tried, best: Tried
+) -> Figure:
+    """Expected CRA with intervals against scale, a line a title; below it h_min, and ``most``, what votes can show."""
+    figure = new_figure(theme, 5.0 + 0.09 * len(lines))
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.7, 1))
+    axes, below = new_axes(figure, theme, grid[0]), new_axes(figure, theme, grid[1])
+    colours = [*theme.lines.values(), theme.ink]
+    xs = [one.x for line in lines.values() for one in line]
+    # Beside each other, so that intervals at one scale do not hide each other: all within a twentieth of the width.
+    step = (max(xs) / min(xs)) ** (0.05 / len(lines))
+    ring: dict[str, Any] = {"marker": "o", "color": theme.ink, "markersize": 14, "fillstyle": "none", "clip_on": False}
+    places: dict[Tried, float] = {}
+    for i, (title, line) in enumerate(lines.items()):
+        colour, marker = colours[i % len(colours)], "osD^vPXpd"[i % 9]
+        style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "markersize": 5}
+        x = [one.x * step ** (i - (len(lines) - 1) / 2) for one in line]
+        axes.plot(x, [one.cra for one in line], label=title, marker=marker, **style)
+        below.plot(x, [one.h_min for one in line], marker=marker, **style)
+        for place, one in zip(x, line, strict=True):
+            places.setdefault(one, place)
+            if one.reached:
+                axes.vlines(place, one.low, one.high, color=colour, linewidth=1.2, alpha=0.7)
+            else:
+                axes.plot([place], [0.0], "x", color=colour, markersize=9, clip_on=False)
+    axes.plot([places[trained]], [trained.cra], **ring)
+    below.plot([places[trained]], [trained.h_min], **ring)
+    axes.plot([places[best]], [1.07], "v", color=theme.ink, markersize=7, clip_on=False)
+    below.axhline(most, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
+    ticks = _plain_ticks(min(xs), max(xs), log=True)
+    for panel in (axes, below):
+        panel.set_xscale("log")
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.set_xticks([], minor=True)
+        panel.set_xlim(min(xs) / 1.15, max(xs) * 1.15)
+    axes.tick_params(labelbottom=False)
+    axes.set_ylim(-0.02, 1.1)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    below.set_ylim(0.48, 1.02)
+    percent_axis(axes)
+    label_axes(axes, theme, "", "expected CRA")
+    label_axes(below, theme, label, H_MIN)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8.5,
+        labelcolor=theme.ink,
+        facecolor=theme.paper,
+        frameon=False,
+    )
+    return figure
+
+
 def threshold_curve(
     theme: Theme,
     p_lower: NDArray[np.float64],

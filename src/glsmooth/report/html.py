@@ -50,6 +50,8 @@ sub { line-height: 0; font-size: .75em; }
 ul { margin: 0 0 .7rem; padding-left: 1.2rem; }
 li { margin-bottom: .35rem; }
 summary { cursor: pointer; }
+pre { margin: 0 0 .7rem; padding: .6rem .8rem; border: 1px solid var(--rule); border-radius: 6px; font-size: .85rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
@@ -134,6 +136,11 @@ def section(title: str, *content: str) -> str:
 def paragraph(words: str, small: bool = False) -> str:
     kind = ' class="small"' if small else ""
     return f"<p{kind}>{text(words)}</p>"
+
+
+def command(line: str) -> str:
+    """A line to type, as it is."""
+    return f"<pre><code>{escape(line)}</code></pre>"
 
 
 def details(title: str, content: str) -> str:
