@@ -23,11 +23,10 @@ from scipy.stats import binom
 
 from glsmooth.bounds.confidence import MIXTURES, Mixture, anytime_samples_needed, clopper_pearson_lower
 from glsmooth.voting import procedures
-from votes import Published, published_runs
+from votes import CLASSES, Published, published_runs
 
 DEFAULTS = {"votes": "../shared/data/published_votes.json", "seeds": 40, "first_seed": 0}
 N0, N, ALPHA = 200, 2000, 1e-3
-CLASSES = 10  # the other votes are spread over nine, as in the replay
 
 
 @dataclass(frozen=True)

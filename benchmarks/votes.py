@@ -43,7 +43,7 @@ from glsmooth.smoothing import Verdict
 from glsmooth.transforms import Brightness
 from glsmooth.voting.engine import BaseClassifier, VoteEngine
 from glsmooth.voting.memory import keep_freed_memory
-from glsmooth.voting.procedures import FixedSample, Sequential, Tally
+from glsmooth.voting.procedures import FixedSample, Procedure, Sequential, Tally
 
 DEFAULTS = {
     "parts": ["throughput", "replay", "checkpoints"],
@@ -62,6 +62,7 @@ DEFAULTS = {
     "subset": 100,  # images of each checkpoint
 }
 CPU_OPTIONS: list[Any] = [["32-true", False, False], ["32-true", True, False]]
+CLASSES = 10  # of the replay: votes that are not for class 0 are spread over the others
 GPU_OPTIONS: list[Any] = [
     ["32-true", False, False],
     ["32-true", True, False],
@@ -160,8 +161,8 @@ class Replayed(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         draw = images[:, 1, 0, 0]
         for_class = draw < images[:, 0, 0, 0] - draw
-        other = 1 + (draw.double() * 1e4).floor().long() % 9
-        return nn.functional.one_hot(torch.where(for_class, 0, other), 10).float()
+        other = 1 + (draw.double() * 1e4).floor().long() % (CLASSES - 1)
+        return nn.functional.one_hot(torch.where(for_class, 0, other), CLASSES).float()
 
 
 def replay_image(probability: float) -> Tensor:
@@ -206,24 +207,32 @@ def published_runs(path: str | Path) -> list[Published]:
     return runs
 
 
+def replayed(rates: np.ndarray, procedure: Procedure, seed: int = 0, batch_size: int = 256) -> tuple[list[Tally], int]:
+    """Votes of images with these shares, (images,), by the engine: their tallies in order, and network evaluations.
+
+    The image itself is classified, too; padding counts.
+    """
+    family = SmoothedFamily(Brightness(), {"brightness": laws.Normal(0.0, 1.0)})
+    classifier = BaseClassifier(Replayed(), CLASSES)
+    engine = VoteEngine(classifier, family, procedure, seed=seed, batch_size=batch_size, clean=True)
+    tallies = list(engine.run(enumerate(replay_image(rate) for rate in rates)))
+    return sorted(tallies, key=lambda tally: tally.index), engine.evaluations
+
+
 def replay(cfg: DictConfig) -> None:
     """Print passes an image and CRA of both procedures on the published votes."""
     path = Path(cfg.votes)
     if not path.is_file():
         print(f"\nvotes={path} is not there: no replay of published votes")
         return
-    family = SmoothedFamily(Brightness(), {"brightness": laws.Normal(0.0, 1.0)})
-    classifier = BaseClassifier(Replayed(), 10)
     print("\n| data | transformation | region | h_min | passes/image | saved | surest | CRA fixed | CRA sequential |")
     print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     saved, moved = [], []
     for run in published_runs(path):
         h_min, rates, correct, alpha = run.h_min, run.rates, run.correct, run.alpha
         procedure = Sequential({"neyman_pearson": h_min}, alpha=alpha)
-        engine = VoteEngine(classifier, family, procedure, seed=cfg.seed, clean=True)
-        images = enumerate(replay_image(rate) for rate in rates)
-        tallies = sorted(engine.run(images), key=lambda tally: tally.index)
-        passes = engine.evaluations / len(rates)
+        tallies, evaluations = replayed(rates, procedure, cfg.seed)
+        passes = evaluations / len(rates)
         above = [procedure.lower_bound(tally) > h_min for tally in tallies]
         sequential = np.array([ok and tally.prediction == 0 for ok, tally in zip(above, tallies, strict=True)])
         # Fresh votes for the fixed procedure, too.

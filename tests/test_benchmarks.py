@@ -25,6 +25,19 @@ def growth(monkeypatch):
     return importlib.import_module("growth")
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        return importlib.import_module("cluster")
+
+
+@pytest.fixture(scope="module")
+def table_1(cluster):
+    """The rows of the paper's table, without published votes."""
+    return cluster.rows([])
+
+
 def printed(name, *keys):
     done = subprocess.run(
         [sys.executable, BENCHMARKS / name, *keys],
@@ -106,3 +119,101 @@ def test_other_work_is_not_compared(rivals, mine, other):
     cfg = OmegaConf.create({"n": 100, "alpha": 1e-3})
     with pytest.raises(SystemExit, match="a loop, image"):
         rivals.check_same("a loop, image 0", rivals.Found(*mine), rivals.Found(*other), cfg)
+
+
+def test_shards_hold_whole_images_and_end_in_time(cluster):
+    # Ten images of an hour each.
+    for job_hours, jobs in ((10, 1), (9.9, 2), (5, 2), (4.9, 3), (3.4, 4), (1, 10)):
+        assert cluster.certification(10, 36_000, 1, job_hours) == cluster.Work(10, jobs)
+    with pytest.raises(SystemExit, match=r"job_hours=0\.9: not one image"):
+        cluster.certification(10, 36_000, 1, 0.9)
+
+
+def test_a_training_is_started_until_it_is_done(cluster):
+    for job_hours, starts in ((5, 1), (4.9, 2), (2.5, 2), (2, 3)):
+        assert cluster.training(36_000, 2, job_hours) == cluster.Work(5, starts)
+
+
+def test_hours_are_rounded_up(cluster):
+    assert [cluster.up(hours) for hours in (0.01, 0.1, 1.2, 1.21, 1234.5)] == ["0.1", "0.1", "1.2", "1.3", "1,234.5"]
+
+
+def test_hours_on_several_gpus(cluster):
+    works = [cluster.Work(6, 3), cluster.Work(3, 1), cluster.Work(1, 1)]
+    assert [cluster.elapsed(works, gpus) for gpus in (1, 2, 3, 9)] == [10, 5, 4, 3]
+    # Starts of one training follow each other.
+    assert [cluster.elapsed(works, gpus, chain=True) for gpus in (1, 2, 9)] == [10, 6, 6]
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(3, 64), (2, 1201), (1, 7)])
+def test_passes_are_those_that_the_engine_counts(cluster, images, batch_size):
+    counted = cluster.replayed(np.full(images, 0.9), cluster.FixedSample(), batch_size=batch_size)[1]
+    assert cluster.fixed_passes(images, batch_size) == counted
+    assert counted % batch_size == 0
+    assert 0 <= counted - 1201 * images < batch_size
+
+
+def test_rows_of_the_paper(table_1):
+    assert [row.number for row in table_1] == list(range(1, 10))
+    assert [row.like for row in table_1] == [None] * 8 + [8]  # gamma above and below 1: one law
+    # By closed forms: a ratio of Rayleigh tails, for exponents of at most 2 and at least 1/2.
+    assert [row.h_min for row in table_1[7:]] == pytest.approx([1 - 2**-4, 0.5**0.25], abs=1e-6)
+
+
+def test_images_beyond_the_replay_count_as_those_in_it(cluster, table_1):
+    row = table_1[0]._replace(rates=np.array([0.2, 0.99]))
+    most = cluster.REPLAYED
+    assert cluster.sequential_passes(row, 5 * most, 64, 0) == 5 * cluster.sequential_passes(row, most, 64, 0)
+
+
+def test_no_image_takes_more_than_the_one_that_takes_most(cluster, table_1):
+    h_min = table_1[1].h_min
+    most = cluster.most_passes(h_min, 0)
+    assert most < cluster.sequential(h_min).draws_range()[1]
+    for rate in (0.5, h_min, 1.0):
+        # Padding of the last batches is not in it.
+        assert cluster.replayed(np.full(300, rate), cluster.sequential(h_min), batch_size=16)[1] / 300 < 1.1 * most
+
+
+def test_totals_count_shared_votes_and_networks_once(cluster, table_1, monkeypatch, capsys):
+    monkeypatch.setattr(cluster, "sequential_passes", lambda row, images, batch_size, seed: images * row.number * 1000)
+    cfg = OmegaConf.create({**cluster.DEFAULTS, "images": [256], "certify_rate": 100, "train_rate": 10, "gpus": 2})
+    passes = cluster.passes_table(table_1, cfg)
+    _, *found, total = rows(capsys.readouterr().out)
+    assert [row[4] for row in found] == ["0.307"] * 8 + ["as row 8"]
+    assert total[4:] == [f"{8 * 256 * 1201 / 1e6:.3f}", "≤ 11.520"]
+    cluster.hours_table(table_1, passes, 180_000, cfg)  # five hours, twice what a job may last
+    _, *found, total, over = rows(capsys.readouterr().out)
+    assert [row[1] for row in found] == ["5.0 h, 2"] * 8 + ["as row 8"]
+    assert total[1:] == ["40.0 h, 16", f"{cluster.up(8 * 256 * 1201 / 100 / 3600)} h, 8", "32.0 h, 13"]
+    assert over[:2] == ["hours on 2 at once", "20.0"]
+
+
+def test_a_row_of_records_has_at_most_the_bytes_that_are_said(cluster):
+    row = "49999,999,999,200,1000,923,0.8935382616674469,999,1000,1000,1000,1,1,1,1\n"
+    assert len(row) <= cluster.row_bytes() <= len(row) + 5  # digits of p_lower and of the count
+
+
+def test_checkpoints_hold_weights_and_momentum(cluster):
+    best, last = cluster.checkpoint_bytes()
+    parameters = 4 * 25_557_032  # of a ResNet-50, in float32
+    assert parameters < best < 1.01 * parameters
+    assert 2 * parameters < last < 2.01 * parameters
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["certify_rat=3000"], "certify_rat: there is no such key"),
+        (["certify_rate=3000"], "give both, or neither"),
+        (["certify_rate=0", "train_rate=1"], "certify_rate=0: give a number above 0"),
+        (["gpus=1.5"], r"gpus=1\.5: give a whole number"),
+        (["images=500"], r"images=500: give a list"),
+        (["images=[60000]"], "images=60000: there are 50,000"),
+        (["seed=-1"], "seed=-1: give a whole number"),
+    ],
+)
+def test_mistakes_in_settings_are_told(cluster, typed, said, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cluster.py", *typed])
+    with pytest.raises(SystemExit, match=said):
+        cluster.settings()

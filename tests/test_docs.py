@@ -588,6 +588,53 @@ def test_required_probabilities_in_the_text():
     assert len(found) >= 7
 
 
+def imagenet_section():
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    return re.search(r"^## How much is ImageNet\?\n(.*?)(?=^## |\Z)", text, flags=re.DOTALL | re.MULTILINE).group(1)
+
+
+def check_imagenet(section, printed):
+    """Tables and counts of the section are those that its command prints."""
+
+    def lines(text):
+        return [line for line in text.splitlines() if line[:1] == "|"]
+
+    words = " ".join(section.split())
+    assert lines(section) == lines(printed)
+    assert re.search(r"^Training of one row: .*", printed, flags=re.MULTILINE).group() in words
+    assert f"({re.search(r'at most (.* bytes)', printed).group(1)} at most)" in words
+
+
+@pytest.fixture(scope="module")
+def imagenet_printed():
+    if not (ROOT / benchmark(ROOT / "benchmarks" / "cluster.py").DEFAULTS["votes"]).is_file():
+        pytest.skip("the published votes are not here")
+    command = [command for command, _ in pages.commands(imagenet_section()) if "certify_rate" in command]
+    return subprocess.run(
+        [sys.executable, *pages.words_of(command[0])[1:]],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_how_much_imagenet_is(imagenet_printed):
+    check_imagenet(imagenet_section(), imagenet_printed)
+
+
+@pytest.mark.parametrize(
+    ("said", "instead"),
+    [("60.050", "60.051"), ("| 14.5 h, 8 |", "| 14.5 h, 9 |"), ("128,120", "128,121"), ("(75 bytes", "(74 bytes")],
+)
+def test_a_stale_count_of_imagenet_fails(said, instead, imagenet_printed):
+    section = imagenet_section()
+    assert said in section
+    with pytest.raises(AssertionError):
+        check_imagenet(section.replace(said, instead), imagenet_printed)
+
+
 # Names, paths, links
 
 
