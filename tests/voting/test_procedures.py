@@ -74,6 +74,20 @@ def test_sure_images_cost_hardly_more_than_any_test_takes(h):
     assert tally.n == anytime_samples_needed(h, 1e-3) <= math.ceil(1.12 * math.log(1e-3) / math.log(h))
 
 
+@pytest.mark.parametrize("h", [0.9940, 0.9958, 0.9962])
+def test_sure_images_are_not_given_up_where_no_vote_may_differ(h):
+    """The last of these thresholds needs nearly all 2,000 votes, and every one of them for the class."""
+    procedure = Sequential({"a": h})
+    assert fewest_successes(procedure.n, h, procedure.alpha) == procedure.n
+    tally = simulate(procedure, [0, 1.0], np.random.default_rng(0))
+    assert tally.p_lower > h
+    assert tally.n == anytime_samples_needed(h, 1e-3) <= procedure.n
+    # One that differs decides it, and soon ends it.
+    doubtful = simulate(procedure, [0.02, 0.98], np.random.default_rng(0))
+    assert doubtful.p_lower <= h
+    assert doubtful.n < 400
+
+
 def test_hopeless_images_cost_little():
     rng = np.random.default_rng(0)
     tallies = [simulate(Sequential({"a": 0.92}), [0.5, 0.3, 0.2], rng) for _ in range(200)]

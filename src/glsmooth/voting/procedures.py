@@ -230,9 +230,9 @@ class Sequential:
 
     def __post_init__(self) -> None:
         _check(self.n0, self.n, self.alpha)
-        # What the rate of votes must be in the end for the target to be certified.
+        # What the rate of votes must be in the end for the target to be certified; below 1, of which no votes speak.
         needed = {h: fewest_successes(self.n, h, self.alpha, self.mixture) for h in self.targets.values()}
-        reachable = {h: count / self.n for h, count in needed.items() if count is not None}
+        reachable = {h: min(count, self.n - 0.5) / self.n for h, count in needed.items() if count is not None}
         object.__setattr__(self, "_rates", dict(sorted(reachable.items())))
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
