@@ -11,7 +11,7 @@ CONSTRAINTS ?= constraints.txt
 NEWEST := .venv-newest
 DEMO := outputs/demo
 
-.PHONY: demo test newest constraints stress lint bench clean
+.PHONY: demo test test-slurm newest constraints stress lint bench clean
 
 demo: $(INSTALLED)
 	$(PYTHON) -m glsmooth.train experiment=demo hydra.run.dir=$(DEMO)/train
@@ -23,6 +23,11 @@ demo: $(INSTALLED)
 # share what takes long to make.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+
+# Sweeps as jobs of a real Slurm of one node, which it installs (Debian's packages, as root), starts and stops.
+test-slurm: $(INSTALLED)
+	$(PYTHON) tests/slurm/cluster.py install
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/slurm
 
 # The tests with the newest releases that pyproject.toml allows, in an environment made anew: does one of them break us?
 newest:

@@ -117,8 +117,10 @@ def why_not() -> str | None:
 def install() -> None:
     """Install what is missing, as root on Debian or Ubuntu."""
     packages = missing()
-    if not packages:
+    if not packages and why_not() is None:
         return
+    if not packages:
+        sys.exit(why_not())
     if os.getuid() != 0 or shutil.which("apt-get") is None:
         sys.exit(f"not installed: {' '.join(packages)}; they can be installed by root with apt-get alone")
     print(f"Installing {' '.join(packages)}", flush=True)

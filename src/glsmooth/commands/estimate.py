@@ -19,8 +19,9 @@ from glsmooth.voting.tuning import choose_speed
 
 __all__ = ["duration", "estimate", "preflight"]
 
-#: For the estimate of disk space: a row of records.csv, and the report with its pictures.
-_ROW_BYTES, _REPORT_MEBIBYTES = 100, 3
+#: For the estimate of disk space: a row of records.csv, and the report with its pictures, of small images and what
+#: those of 224 x 224 pixels add.
+_ROW_BYTES, _REPORT_MEBIBYTES, _MORE_MEBIBYTES = 100, 3, 8
 
 
 def preflight(outcomes: Mapping[str, Outcome], procedure: Procedure) -> str:
@@ -75,13 +76,15 @@ def estimate(
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         memory = f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} of {total / 2**30:.0f} GiB"
+    height, width = images[0][0].shape[-2:]
+    pictures = _MORE_MEBIBYTES * height * width / 224**2
     lines = [
         f"Images:          {size:,}",
         f"Network passes:  {' to '.join(f'{n:,}' for n in passes)}",
         f"Time:            {' to '.join(duration(n / rate) for n in passes)} on one device",
         f"Speed:           {rate:,.0f} passes a second in {chosen.speed.words(device.type)}",
         f"GPU memory:      {memory}; it does not grow with images or draws",
-        f"Disk:            {size * _ROW_BYTES / 2**20 + _REPORT_MEBIBYTES:.0f} MiB",
+        f"Disk:            {size * _ROW_BYTES / 2**20 + _REPORT_MEBIBYTES + pictures:.0f} MiB",
         "Nothing was started (dry_run=true).",
     ]
     return "\n".join(lines)

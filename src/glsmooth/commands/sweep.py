@@ -45,7 +45,7 @@ from glsmooth.commands.entry import (
 )
 from glsmooth.commands.jobs import failures, table_of_failures, wait_for
 from glsmooth.configuration.folder import conf_dir
-from glsmooth.errors import UserError, did_you_mean
+from glsmooth.errors import UserError, near_field
 from glsmooth.learning.stopping import stoppable
 from glsmooth.runs.files import read_json, write_text
 
@@ -289,7 +289,7 @@ def _commands(key: str, typed: str) -> list[str]:
         return ["train"]
     known = (*_TRAIN, *_CERTIFY, *_BOTH, *_OWN)
     raise UserError(
-        f"{typed} is a field of neither train nor certify{did_you_mean(key, known)} (glsmooth sweep --help)"
+        f"{typed} is a field of neither train nor certify{near_field(key, known)} (glsmooth sweep --help)"
     )
 
 
