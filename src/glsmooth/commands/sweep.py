@@ -106,6 +106,7 @@ class Step:
         after: the training whose checkpoint it certifies.
         directory: of the run, once it is known.
         state: ``waiting``, ``finished``, ``failed`` or ``killed``.
+        group: of its run at W&B; "" where one is typed.
     """
 
     command: str
@@ -114,6 +115,12 @@ class Step:
     after: Step | None = None
     directory: Path | None = None
     state: str = "waiting"
+    group: str = ""
+
+    @property
+    def arguments(self) -> list[str]:
+        """What its command is started with."""
+        return [*self.overrides, f"logger.group={self.group}"] if self.group else self.overrides
 
     def locate(self) -> bool:
         """Find the run's directory, where its name can be known: that of certify follows from the checkpoint.
@@ -205,9 +212,12 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     for step in steps:
         if step.command == "certify":
             step.locate()
-    if folder is None:
-        words = sorted(str(one.input_line) for one in typed if not one.get_key_element().startswith(_NO_MATTER))
-        folder = Path("outputs/sweep") / hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+    words = sorted(str(one.input_line) for one in typed if not one.get_key_element().startswith(_NO_MATTER))
+    name = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+    folder = Path("outputs/sweep", name) if folder is None else folder
+    if not any(one.get_key_element() == "logger.group" for one in typed):
+        for step in steps:
+            step.group = f"sweep-{name}"
     target = next((one.value() for one in typed if one.get_key_element() == "transform._target_"), None)
     return Plan(steps, boxes, folder, settings, None if target is None else str(target))
 
@@ -287,10 +297,9 @@ def _commands(key: str, typed: str) -> list[str]:
         return ["certify"]
     if within(_TRAIN):
         return ["train"]
-    known = (*_TRAIN, *_CERTIFY, *_BOTH, *_OWN)
-    raise UserError(
-        f"{typed} is a field of neither train nor certify{near_field(key, known)} (glsmooth sweep --help)"
-    )
+    known = [one.partition(".")[0] for one in (*_TRAIN, *_CERTIFY, *_BOTH, *_OWN)]
+    hint = near_field(key.partition(".")[0], known)
+    raise UserError(f"{typed} is a field of neither train nor certify{hint} (glsmooth sweep --help)")
 
 
 def _own_transform(typed: Sequence[Override], stages: dict[str, list[Override]]) -> None:
@@ -441,7 +450,7 @@ def _start(step: Step, log: Path, slot: int, jobs: int, site: Sequence[str]) -> 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", f"glsmooth.{step.command}", *site, *step.overrides],
+            [sys.executable, "-m", f"glsmooth.{step.command}", *site, *step.arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -497,7 +506,7 @@ def _run_on_cluster(plan: Plan, missing: Sequence[Step]) -> None:
         steps = [missing[number] for number in numbers]
         launcher = _launcher(plan, steps[0])
         for number, job in zip(
-            numbers, launcher.submit([s.overrides for s in steps], numbers[0], **parameters), strict=True
+            numbers, launcher.submit([s.arguments for s in steps], numbers[0], **parameters), strict=True
         ):
             jobs[number] = job
             known[_key(missing[number])] = str(job.job_id)
