@@ -47,7 +47,7 @@ from glsmooth.commands.jobs import failures, table_of_failures, wait_for
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.learning.stopping import stoppable
-from glsmooth.runs.files import read_json, write_text
+from glsmooth.runs.files import check_writable, read_json, write_text
 
 __all__ = ["main"]
 
@@ -93,6 +93,8 @@ _NO_MATTER = ("jobs", "dry_run", "logger", "cluster", "hydra", "limits", "traine
 
 #: Why a certification did not begin.
 _UNTRAINED = "its training has no result"
+#: Why a job that has ended well counts as failed.
+_NOTHING = "it ended without a result; leave out what makes it a trial (fast_dev_run, dry_run)"
 
 
 @dataclass
@@ -172,10 +174,15 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     for override in typed:
         key = override.get_key_element().lstrip("+~")
         if key == "hydra.run.dir":
-            folder = Path(str(override.value()))
+            folder = _folder(override)
+        elif key.startswith("hydra.sweep."):
+            raise UserError(
+                f"{override.input_line}: runs lie where train and certify write them; leave it out (hydra.run.dir is "
+                "where the report goes)"
+            )
         elif key in _OWN:
             settings[key] = _setting(key, override)
-        elif key.partition(".")[0] in stages:
+        elif key.startswith(("train.", "certify.")):
             command, _, rest = str(override.input_line).lstrip("+~").partition(".")
             prefix = str(override.input_line)[: -len(f"{command}.{rest}")]
             stages[command] += _parse([prefix + rest])
@@ -187,13 +194,20 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     others = [one for one in stages["certify"] if one not in regions]
     boxes = [_region(overrides) for overrides in _product(regions)] if regions else []
     first = _product(regions)[0] if regions else []
+    own = any(one.get_key_element() == "transform._target_" for one in stages["train"])
+    if own and not any(one.get_key_element().lstrip("+").startswith("region.") for one in stages["train"]):
+        stages["train"] += _parse(first)  # train asks for one, and of a transformation of the user's own has none
     shards = range(settings["shards"]) if settings["shards"] > 1 else (None,)
     steps: list[Step] = []
-    trainings, certifications = _product(stages["train"]), _product(others)
+    trainings, certifications = _product(stages["train"]), _without_repeats(_product(others))
+    directories: set[Path] = set()
     for overrides in trainings:
         train = Step("train", overrides, _different(overrides, trainings))
         train.locate()
         assert train.directory is not None
+        if train.directory in directories:
+            continue  # the same in other words: 0.1 and 1e-1
+        directories.add(train.directory)
         steps.append(train)
         for more in certifications:
             for shard in shards:
@@ -224,7 +238,13 @@ def run(plan: Plan) -> None:
         for step in plan.steps:
             print(f"{'done' if step.state == 'finished' else 'to do'}: {step.command} {shlex.join(step.overrides)}")
         return
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={plan.folder}: cannot be made ({error.strerror}); choose another hydra.run.dir"
+        ) from error
+    check_writable(plan.folder)
     if missing:
         launcher = _compose("train", plan.steps[0].overrides, lambda cfg: str(cfg.hydra.launcher._target_))
         if launcher.endswith(".BasicLauncher"):
@@ -253,16 +273,22 @@ def _overrides(arguments: Sequence[str]) -> list[Override]:
     words, skip = [], False
     for argument in arguments:
         if skip:
+            _check_site(argument)
             skip = False
         elif argument in ("--config-dir", "-cd"):
             skip = True  # site_first reads it
         elif argument.startswith("--config-dir="):
-            pass
+            _check_site(argument.removeprefix("--config-dir="))
         elif argument.startswith("-"):
             raise UserError(f"{argument}: sweep takes no such option (glsmooth sweep --help)")
         else:
             words.append(quoted(argument))
     return _parse(words)
+
+
+def _check_site(folder: str) -> None:
+    if not Path(folder).is_dir():
+        raise UserError(f"--config-dir={folder} is not a directory; name one that exists")
 
 
 def _parse(words: Sequence[str]) -> list[Override]:
@@ -310,10 +336,21 @@ def _setting(key: str, override: Override) -> Any:
     return value
 
 
+def _folder(override: Override) -> Path:
+    value = override.value()
+    if override.is_sweep_override() or value in (None, "") or "${" in str(value):
+        raise UserError(f"{override.input_line} must be one folder; set for example hydra.run.dir=outputs/sweep/first")
+    return Path(str(value))
+
+
 def _product(overrides: Sequence[Override]) -> list[list[str]]:
     """The combinations of all values, as overrides."""
     combinations: list[list[str]] = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)[0]
     return combinations
+
+
+def _without_repeats(combinations: Sequence[list[str]]) -> list[list[str]]:
+    return [one for number, one in enumerate(combinations) if one not in combinations[:number]]
 
 
 def _region(overrides: Sequence[str]) -> dict[str, Any]:
@@ -413,10 +450,10 @@ def _run_here(plan: Plan, missing: Sequence[Step]) -> None:
                 step, log, slot = running.pop(process)
                 slots.append(slot)
                 slots.sort()
-                if process.returncode == 0:
-                    step.locate()
-                else:
+                if process.returncode != 0:
                     _fail(plan, step, *_why(process.returncode, log), log)
+                elif not step.locate():
+                    _fail(plan, step, "failed", _NOTHING, log)
                 bar.update()
             time.sleep(0.1)
     finally:
@@ -522,6 +559,8 @@ def _run_on_cluster(plan: Plan, missing: Sequence[Step]) -> None:
     for step in missing:
         failure = without.get(_name(step))
         step.state = "finished" if failure is None and step.locate() else "failed"
+        if failure is None and step.state == "failed":
+            _fail(plan, step, "failed", _NOTHING, None)
         if step.after is not None and step.after.state == "failed":  # Slurm has removed it
             failures[:] = [one for one in failures if one.job != _name(step)]
             _fail(plan, step, "failed", _UNTRAINED, None)
@@ -575,7 +614,8 @@ def _report(plan: Plan) -> None:
     from glsmooth.commands.report import report_sweep
     from glsmooth.runs.sweep import Sweep
 
-    found = [step.directory for step in plan.certifications if step.state == "finished" and step.directory is not None]
+    finished = [step for step in plan.certifications if step.state == "finished"]
+    found = list(dict.fromkeys(step.directory for step in finished if step.directory is not None))
     sweep = Sweep(found, plan.regions, list(failures))
     sweep.write(plan.folder)
     if found:
