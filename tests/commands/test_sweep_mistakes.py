@@ -1,6 +1,7 @@
 """What is typed for a sweep, read before anything begins; and steps that end well without a result."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,12 +43,21 @@ def fresh(monkeypatch):
         ("hydra.run.dir=null", "must be one folder"),
         ("hydra.run.dir=${now:%Y}", "must be one folder"),
         ("hydra.sweep.dir=a", "leave it out"),
+        ("hydra/launcher=submitit_local", "set hydra/launcher=slurm"),
         ("--config-dir=~/nowhere", "is not a directory"),
     ],
 )
 def test_mistakes(typed, words):
     with pytest.raises(UserError, match=words):
         sweep.plan_of(["transform=brightness", typed])
+
+
+def test_a_launcher_needs_slurm(elsewhere, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("PATH", "/nowhere")
+    plan = sweep.plan_of(["hydra/launcher=slurm", "transform=brightness"])
+    with pytest.raises(UserError, match="there is no sbatch here"):
+        sweep.run(plan)
 
 
 def test_a_folder_that_is_no_directory_is_not_looked_in():
@@ -92,3 +102,34 @@ def test_a_trial_is_no_result(elsewhere, monkeypatch, fresh, jobs_at_once):
         ("failed", sweep._NOTHING),
         ("failed", sweep._UNTRAINED),
     ]
+
+
+SCONTROL = """#!/bin/sh
+[ "$3" = 6 ] && {{ echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }}
+[ "$3" = 5 ] || {{ echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }}
+echo 'JobId=5 JobName=train
+   JobState={state} Reason=None Dependency=(null)
+   StdOut={out}'
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "out", "ours"),
+    [
+        ("5", "PENDING", "out/.submitit/5/5_0_log.out", True),
+        ("5", "RUNNING", "out/.submitit/5_3/5_3_0_log.out", True),
+        ("5", "CANCELLED", "out/.submitit/5/5_0_log.out", False),
+        ("5", "RUNNING", "out/.submitit/50/50_0_log.out", False),
+        ("5", "RUNNING", "other/.submitit/5/5_0_log.out", False),
+        ("4", "RUNNING", "", False),
+    ],
+)
+def test_only_a_job_of_this_sweep_is_waited_for(elsewhere, monkeypatch, number, state, out, ours):
+    """A number that Slurm has forgotten, or given to another job, is none."""
+    fake = elsewhere / "scontrol"
+    fake.write_text(SCONTROL.format(state=state, out=elsewhere / out))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(elsewhere), prepend=":")
+    assert sweep._waits_or_runs(number, Path("out/.submitit")) is ours
+    with pytest.raises(UserError, match="Unable to contact"):
+        sweep._waits_or_runs("6", Path("out/.submitit"))

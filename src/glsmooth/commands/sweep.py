@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -144,6 +145,7 @@ class Plan:
     folder: Path
     settings: dict[str, Any]
     transform_target: str | None
+    launcher: str
 
     @property
     def certifications(self) -> list[Step]:
@@ -223,7 +225,13 @@ def plan_of(arguments: Sequence[str]) -> Plan:
         words = sorted(str(one.input_line) for one in typed if not one.get_key_element().startswith(_NO_MATTER))
         folder = Path("outputs/sweep") / hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
     target = next((one.value() for one in typed if one.get_key_element() == "transform._target_"), None)
-    return Plan(steps, boxes, folder, settings, None if target is None else str(target))
+    launcher = str(_compose("train", steps[0].overrides, lambda cfg: cfg.hydra.launcher._target_))
+    if not launcher.endswith((".BasicLauncher", ".glsmooth_launcher.SlurmLauncher")):
+        raise UserError(
+            f"hydra/launcher: sweep starts no jobs by {launcher}; set hydra/launcher=slurm, or leave it out and set "
+            "for example jobs=2"
+        )
+    return Plan(steps, boxes, folder, settings, None if target is None else str(target), launcher)
 
 
 def run(plan: Plan) -> None:
@@ -246,8 +254,7 @@ def run(plan: Plan) -> None:
         ) from error
     check_writable(plan.folder)
     if missing:
-        launcher = _compose("train", plan.steps[0].overrides, lambda cfg: str(cfg.hydra.launcher._target_))
-        if launcher.endswith(".BasicLauncher"):
+        if plan.launcher.endswith(".BasicLauncher"):
             _run_here(plan, missing)
         else:
             _run_on_cluster(plan, missing)
@@ -568,14 +575,39 @@ def _run_on_cluster(plan: Plan, missing: Sequence[Step]) -> None:
 
 def _submitted_before(plan: Plan, step: Step, known: Mapping[str, str]) -> Any:
     """The job of a step that an earlier start submitted, unless it has ended."""
-    number = known.get(_key(step))
-    if number is None:
+    number = str(known.get(_key(step)))
+    if re.fullmatch(r"\d+(_\d+)?", number) is None or not _waits_or_runs(number, plan.folder / ".submitit"):
         return None
     import submitit
 
     tasks = _compose(step.command, step.overrides, lambda cfg: int(cfg.hydra.launcher.tasks_per_node))
-    job: Any = submitit.SlurmJob(plan.folder / ".submitit" / "%j", str(number), tasks=list(range(tasks)))
-    return None if job.watcher.is_done(job.job_id, mode="force") else job
+    return submitit.SlurmJob(plan.folder / ".submitit" / "%j", number, tasks=list(range(tasks)))
+
+
+#: States of a job of Slurm that has not ended.
+_ALIVE = frozenset(
+    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED REQUEUE_FED "
+    "REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD".split()
+)
+
+
+def _waits_or_runs(number: str, logs: Path) -> bool:
+    """Does Slurm still have this job, and is it the one that logs here? Numbers are given again.
+
+    Accounting is not asked: what it has forgotten would look like a job that it does not know yet.
+    """
+    asked = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        if "Invalid job id" in asked.stderr:
+            return False
+        raise UserError(
+            f"scontrol does not say whether job {number} runs ({asked.stderr.strip()}); run the same sweep again when "
+            "Slurm answers"
+        )
+    fields = dict(line.strip().partition("=")[::2] for line in asked.stdout.splitlines())
+    state = str(fields.get("JobState")).partition(" ")[0]
+    ours = str(logs.absolute() / number.partition("_")[0])
+    return state in _ALIVE and fields.get("StdOut", "").startswith((f"{ours}_", f"{ours}/"))
 
 
 def _key(step: Step) -> str:
