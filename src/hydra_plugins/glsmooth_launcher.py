@@ -21,6 +21,8 @@ else:
     from hydra.core.singleton import Singleton
     from hydra.core.utils import filter_overrides
 
+    from glsmooth.errors import UserError
+
     class _Patient(submitit_launcher.BaseSubmititLauncher):
         """What both launchers do."""
 
@@ -34,6 +36,9 @@ else:
 
             Returns:
                 submitit's jobs.
+
+            Raises:
+                UserError: there is no Slurm here, or it refuses them.
             """
             import submitit
 
@@ -45,7 +50,13 @@ else:
             if parameters:
                 params["additional_parameters"] = {**(params.get("additional_parameters") or {}), **parameters}
             shared = {field.name for field in fields(config.BaseQueueConf)}
-            executor = submitit.AutoExecutor(cluster=self._EXECUTOR, **options)
+            try:
+                executor = submitit.AutoExecutor(cluster=self._EXECUTOR, **options)
+            except RuntimeError:
+                raise UserError(
+                    "hydra/launcher: there is no sbatch here; start this where Slurm's commands are, or without a "
+                    "launcher"
+                ) from None
             executor.update_parameters(
                 **{name if name in shared else f"{self._EXECUTOR}_{name}": value for name, value in params.items()}
             )
@@ -55,7 +66,11 @@ else:
                 (list(overrides), "hydra.sweep.dir", number, str(number), state)
                 for number, overrides in enumerate(job_overrides, first)
             ]
-            jobs: list[Any] = executor.map_array(self, *zip(*calls, strict=True))
+            try:
+                jobs: list[Any] = executor.map_array(self, *zip(*calls, strict=True))
+            except submitit.core.utils.FailedJobError as error:
+                said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+                raise UserError(f"Slurm refuses a job ({said}); change hydra.launcher") from None
             return jobs
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -21,6 +21,8 @@ from glsmooth.learning import trainer
 from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.trainer import WholeCheckpoints
 from glsmooth.learning.training import UNDER_LAW, TrainingModule
+from glsmooth.runs.records import holding
+from tests.runs.test_records import in_another_process
 
 SHORT = [
     "trainer.accelerator=cpu",
@@ -386,3 +388,12 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         WholeCheckpoints().save_checkpoint({}, last)
     assert last.read_bytes() == before
     assert not list(last.parent.glob(".last.ckpt.*"))
+
+
+def test_nobody_else_trains_in_the_same_directory(finished, tmp_path):
+    """Two at once would end with the weights of one and the summary of the other."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with holding(tmp_path / "run"):
+        told = in_another_process(lambda: run(tmp_path / "run"))
+    assert "another process is writing here" in told
