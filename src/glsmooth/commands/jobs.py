@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
@@ -31,7 +32,7 @@ from glsmooth.learning import stopping
 if TYPE_CHECKING:  # it imports numpy
     from glsmooth.runs.failures import Failure
 
-__all__ = ["Killed", "failures", "job_of", "table_of_failures", "told_by_job", "wait_for"]
+__all__ = ["Killed", "OneAfterAnother", "behind", "failures", "job_of", "table_of_failures", "told_by_job", "wait_for"]
 
 #: Jobs of this command that have no result.
 failures: list[Failure] = []
@@ -126,6 +127,34 @@ def _failed(error: Exception) -> Failure:
         paths = submitit.JobEnvironment().paths
         log = paths.stdout if config.launcher.get("stderr_to_stdout") else paths.stderr
     return Failure(_name(config.overrides.task), "failed", _reason(error), os.path.relpath(log, sweep))
+
+
+class OneAfterAnother(BasicLauncher):
+    """Hydra's own launcher, but for a job whose directory cannot be named: the others begin all the same."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from glsmooth.runs.failures import Failure
+
+        results: list[JobReturn] = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            try:
+                results += super().launch([overrides], number)
+            except Exception as error:
+                mistake = behind(error)
+                if mistake is None:
+                    raise
+                failures.append(Failure(_name(overrides), "failed", _reason(mistake)))
+                result = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+                result.return_value = mistake
+                results.append(result)
+        return results
+
+
+def behind(error: BaseException | None) -> UserError | None:
+    """The user's mistake that OmegaConf wrapped into an error of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _name(overrides: Sequence[str]) -> str:
@@ -243,5 +272,6 @@ def table_of_failures() -> str:
         return ""
     lines = [f"{len(failures)} of the jobs have no result:"]
     for failure in failures:
-        lines.append(f"  {failure.state}: {failure.job}\n    {failure.reason}\n    log: {failure.log}")
+        lines.append(f"  {failure.state}: {failure.job}\n    {failure.reason}")
+        lines += [f"    log: {failure.log}"] if failure.log else []
     return visible("\n".join(lines), keep="\n") + "\n"

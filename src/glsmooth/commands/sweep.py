@@ -35,7 +35,6 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from glsmooth.commands.entry import (
-    behind,
     ending,
     environment,
     quoted,
@@ -44,7 +43,7 @@ from glsmooth.commands.entry import (
     task_of,
     what_to_type,
 )
-from glsmooth.commands.jobs import failures, table_of_failures, wait_for
+from glsmooth.commands.jobs import behind, failures, table_of_failures, wait_for
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError, near_field
 from glsmooth.learning.stopping import stoppable
@@ -595,8 +594,7 @@ def _submitted_before(plan: Plan, step: Step, known: Mapping[str, str]) -> Any:
 
 #: States of a job of Slurm that has not ended.
 _ALIVE = frozenset(
-    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED REQUEUE_FED "
-    "REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD".split()
+    ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"]
 )
 
 
