@@ -593,9 +593,10 @@ def _submitted_before(plan: Plan, step: Step, known: Mapping[str, str]) -> Any:
 
 
 #: States of a job of Slurm that has not ended.
-_ALIVE = frozenset(
-    ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"]
-)
+_ALIVE = {
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),
+    *("RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+}
 
 
 def _waits_or_runs(number: str, logs: Path) -> bool:
