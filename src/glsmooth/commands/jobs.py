@@ -249,6 +249,10 @@ def _result(job: Any, overrides: Sequence[str], sweep: Path) -> tuple[JobReturn,
 
 def _why_killed(job: Any) -> str:
     state = str(job.state).partition(" ")[0].rstrip("+")
+    with suppress(OSError):
+        said = job.paths.stderr.read_text(encoding="utf-8", errors="replace")
+        if state == "FAILED" and (stopped := re.findall(r"^Stopped by \w+.*", said, re.M)):
+            return str(stopped[-1])
     advice = _ADVICE.get(state, "its log may say why; the same command goes on from here")
     return f"killed (Slurm says {state}): {advice}"
 
