@@ -483,6 +483,7 @@ def _start(step: Step, log: Path, slot: int, jobs: int, site: Sequence[str]) -> 
         if len(gpus) > 1:
             variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # a process of a sweep that was killed may still write to it
     with log.open("wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", f"glsmooth.{step.command}", *site, *step.overrides],
@@ -585,9 +586,9 @@ def _submitted_before(plan: Plan, step: Step, known: Mapping[str, str]) -> Any:
 
 
 #: States of a job of Slurm that has not ended.
-_ALIVE = frozenset(
-    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING REQUEUED REQUEUE_FED "
-    "REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD".split()
+_ALIVE = (
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"),
+    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
 )
 
 
