@@ -218,6 +218,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
                 name = " ".join(filter(None, (train.name, _different(more, certifications), *part)))
                 steps.append(Step("certify", [*checkpoint, *more, *first, *part], name, after=train))
     _check(steps, boxes)
+    _check_regions(steps, _product(regions) if regions else [])
     for step in steps:
         if step.command == "certify":
             step.locate()
@@ -403,6 +404,25 @@ def _check(steps: Sequence[Step], regions: Sequence[Mapping[str, Any]]) -> None:
                 )
 
         _compose("certify", step.overrides, check)
+
+
+def _check_regions(steps: Sequence[Step], regions: Sequence[Sequence[str]]) -> None:
+    """Refuse a region that no votes could decide: all but the first come up when every job has ended.
+
+    Raises:
+        UserError: an interval that is none, or a parameter that the transformation of a training lacks.
+    """
+    for region in regions:
+        for name, interval in _region(region).items():
+            if interval is None:
+                raise UserError(f"region.{name}=null is no region; give [low,high], or leave region out")
+        certify = next(step for step in steps if step.command == "certify")
+        others = [one for one in certify.overrides if not one.lstrip("+").startswith("region.")]
+        _check([Step("certify", [*others, *region], "")], [])
+        if all(one.startswith("region.") for one in region):  # with + it is of a transformation of the user's own
+            for step in steps if region is regions[0] else ():
+                if step.command == "train":
+                    _compose("train", [*step.overrides, *region], lambda cfg: str(cfg.hydra.run.dir))
 
 
 def _compose(command: str, overrides: Sequence[str], read: Callable[[DictConfig], Any]) -> Any:
