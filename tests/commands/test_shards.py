@@ -136,3 +136,35 @@ def test_mistakes(untrained, elsewhere, call, shard, words):
     assert status == 2
     assert words in said.err.splitlines()[-1]
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "words"),
+    [
+        ("seed", ("seed=1",), "was certified with seed=0, this run has seed=1"),
+        ("ckpt", (), "was certified with ckpt="),
+        ("region", ("region.contrast=[0.95,1.05]",), "was certified with region.contrast="),
+        ("alpha", ("monte_carlo.alpha=0.01",), "was certified with monte_carlo.alpha=0.001, this run has"),
+    ],
+)
+def test_an_identity_that_was_put_beside_other_votes(copies, untrained, elsewhere, call, name, changed, words):
+    """The summary of one shard would speak for votes of another kind."""
+    network = untrained[1 if name == "ckpt" else 0]
+    status, said = call("certify", f"ckpt={network}", *SMALL, *changed, "shard=2/3", "hydra.run.dir=other")
+    assert status == 0, said.err
+    identity = json.loads((copies / "2" / IDENTITY).read_text())
+    shutil.rmtree(copies / "2")
+    shutil.copytree("other", copies / "2")
+    (copies / "2" / IDENTITY).write_text(json.dumps(identity))
+    status, said = call("report", copies)
+    assert status == 2
+    assert words in said.err.splitlines()[-1]
+
+
+def test_the_images_are_those_of_the_identity(copies, elsewhere, call):
+    """An image of a share cannot vanish from both tables by hand."""
+    content = json.loads((copies / "2" / IMAGES).read_text())
+    (copies / "2" / IMAGES).write_text(json.dumps(content, indent=4))
+    status, said = call("report", copies)
+    assert status == 2
+    assert "is not that of identity.json" in said.err.splitlines()[-1]

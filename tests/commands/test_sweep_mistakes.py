@@ -44,6 +44,10 @@ def fresh(monkeypatch):
         ("hydra.run.dir=${now:%Y}", "must be one folder"),
         ("hydra.sweep.dir=a", "leave it out"),
         ("hydra/launcher=submitit_local", "set hydra/launcher=slurm"),
+        ("region.brightness=[-0.1,0.1],[0.2,-0.2]", "is inverted"),
+        ("region.brightness=[-0.1,0.1],[0.2]", "must be an interval"),
+        ("region.brightness=[-0.1,0.1],null", "is no region"),
+        ("region.contrast=[0.9,1.1]", r"region\.contrast"),
         ("--config-dir=~/nowhere", "is not a directory"),
     ],
 )

@@ -224,6 +224,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
                 name = " ".join(filter(None, (train.name, _different(more, certifications), *part)))
                 steps.append(Step("certify", [*checkpoint, *more, *first, *part], name, after=train))
     _check(steps, boxes)
+    _check_regions(steps, _product(regions) if regions else [])
     for step in steps:
         if step.command == "certify":
             step.locate()
@@ -413,6 +414,25 @@ def _check(steps: Sequence[Step], regions: Sequence[Mapping[str, Any]]) -> None:
         _compose("certify", step.overrides, check)
 
 
+def _check_regions(steps: Sequence[Step], regions: Sequence[Sequence[str]]) -> None:
+    """Refuse a region that no votes could decide: all but the first come up when every job has ended.
+
+    Raises:
+        UserError: an interval that is none, or a parameter that the transformation of a training lacks.
+    """
+    for region in regions:
+        for name, interval in _region(region).items():
+            if interval is None:
+                raise UserError(f"region.{name}=null is no region; give [low,high], or leave region out")
+        certify = next(step for step in steps if step.command == "certify")
+        others = [one for one in certify.overrides if not one.lstrip("+").startswith("region.")]
+        _check([Step("certify", [*others, *region], "")], [])
+        if all(one.startswith("region.") for one in region):  # with + it is of a transformation of the user's own
+            for step in steps if region is regions[0] else ():
+                if step.command == "train":
+                    _compose("train", [*step.overrides, *region], lambda cfg: str(cfg.hydra.run.dir))
+
+
 def _compose(command: str, overrides: Sequence[str], read: Callable[[DictConfig], Any]) -> Any:
     """What ``read`` finds in a composed configuration, Hydra's own part included.
 
@@ -491,6 +511,7 @@ def _start(step: Step, log: Path, slot: int, jobs: int, site: Sequence[str]) -> 
         if len(gpus) > 1:
             variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # a process of a sweep that was killed may still write to it
     with log.open("wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", f"glsmooth.{step.command}", *site, *step.arguments],
@@ -593,10 +614,10 @@ def _submitted_before(plan: Plan, step: Step, known: Mapping[str, str]) -> Any:
 
 
 #: States of a job of Slurm that has not ended.
-_ALIVE = {
-    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"),
-    *("RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
-}
+_ALIVE = (
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"),
+    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+)
 
 
 def _waits_or_runs(number: str, logs: Path) -> bool:
