@@ -5,6 +5,8 @@ The official ones leave at the first job that was killed, while others run on.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +21,7 @@ except ImportError:  # without the extra glsmooth[slurm] there are no such launc
     pass
 else:
     from hydra.core.singleton import Singleton
-    from hydra.core.utils import filter_overrides
+    from hydra.core.utils import JobStatus, filter_overrides
 
     from glsmooth.errors import UserError
 
@@ -41,7 +43,7 @@ else:
                 submitit's jobs.
 
             Raises:
-                UserError: there is no Slurm here, or it refuses them.
+                UserError: there is no Slurm, or it takes no such jobs.
             """
             import submitit
 
@@ -55,13 +57,9 @@ else:
             if parameters:
                 params["additional_parameters"] = {**(params.get("additional_parameters") or {}), **parameters}
             shared = {field.name for field in fields(config.BaseQueueConf)}
-            try:
-                executor = submitit.AutoExecutor(cluster=self._EXECUTOR, **options)
-            except RuntimeError:
-                raise UserError(
-                    "hydra/launcher: there is no sbatch here; start this where Slurm's commands are, or without a "
-                    "launcher"
-                ) from None
+            if self._EXECUTOR == "slurm" and shutil.which("srun") is None:  # where submitit looks
+                raise UserError("this machine has no Slurm (srun); start from the login node, or leave out cluster=")
+            executor = submitit.AutoExecutor(cluster=self._EXECUTOR, **options)
             executor.update_parameters(
                 **{name if name in shared else f"{self._EXECUTOR}_{name}": value for name, value in params.items()}
             )
@@ -74,8 +72,11 @@ else:
             try:
                 jobs: list[Any] = executor.map_array(self, *zip(*calls, strict=True))
             except submitit.core.utils.FailedJobError as error:
-                said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-                raise UserError(f"Slurm refuses a job ({said}); change hydra.launcher") from None
+                said = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines() if line.strip()]
+                raise UserError(
+                    f"sbatch refuses the jobs ({'; '.join(said)}); set hydra.launcher.partition, account, gres and the "
+                    "others, in the file of cluster=, to what your site has"
+                ) from error
             return jobs
 
         def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -83,7 +84,14 @@ else:
             from glsmooth.commands.jobs import wait_for
 
             jobs = self.submit(job_overrides, initial_job_idx)
-            return wait_for(jobs, [filter_overrides(overrides) for overrides in job_overrides], self._sweep)
+            typed = [filter_overrides(overrides) for overrides in job_overrides]
+            results = wait_for(jobs, typed, self._sweep)
+            shared = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
+            for overrides, result in zip(typed, results, strict=True):  # what a job prints is in its log
+                if result.status == JobStatus.COMPLETED and result.hydra_cfg is not None:
+                    name = " ".join(one for one in overrides if one not in shared)
+                    print(f"{name}: {os.path.relpath(result.hydra_cfg.hydra.runtime.output_dir)}")
+            return results
 
         @property
         def _sweep(self) -> Path:

@@ -191,6 +191,7 @@ class TestPlan:
             ("train.monte_carlo.n=5", "is not a field of train"),
             ("--multirun", "sweep takes no such option"),
             ("nonsense", "cannot be read as key=value"),
+            ("hydra.launcher.timeout_min=4", "jobs have it, with cluster=slurm"),
         ],
     )
     def test_mistakes_are_found_before_anything_begins(self, typed, words, elsewhere):
@@ -198,6 +199,20 @@ class TestPlan:
             sweep.plan_of(["transform=brightness", typed])
         assert words in str(mistake.value).splitlines()[-1]
         assert not list(elsewhere.iterdir())
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ([], "choose from slurm; a file of your own needs --config-dir DIR"),
+            (["--config-dir", "nowhere"], "--config-dir is not a directory"),
+        ],
+    )
+    def test_a_site_that_is_not_found(self, options, words, monkeypatch, elsewhere):
+        arguments = [*options, "transform=brightness", "cluster=mysite"]
+        monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
+        with sweep.site_first(), pytest.raises(UserError) as mistake:
+            sweep.plan_of(arguments)
+        assert words in str(mistake.value).splitlines()[-1]
 
     @pytest.mark.parametrize("procedure", ["sequential", "exhaustive"])
     def test_votes_that_stop_early_decide_one_region(self, procedure):

@@ -42,8 +42,12 @@ def finish(process):
 
 def test_train(elsewhere):
     small = ("optimizer.epochs=1", "optimizer.batch_size=8", "trainer.limit_train_batches=2")
-    status, _, err = finish(start("glsmooth.train", LOCAL, "seed=0,1", *small, "trainer.limit_val_batches=1"))
+    ours = (LOCAL, "hydra.launcher._target_=hydra_plugins.glsmooth_launcher.LocalLauncher")
+    status, out, err = finish(start("glsmooth.train", *ours, "seed=0,1", *small, "trainer.limit_val_batches=1"))
     assert status == 0, err
+    where = dict(line.split(": ") for line in out.splitlines())  # the next command wants their paths
+    said = {seed: json.loads((elsewhere / path / "summary.json").read_text())["seed"] for seed, path in where.items()}
+    assert said == {"seed=0": 0, "seed=1": 1}
     summaries = [json.loads(path.read_text()) for path in elsewhere.glob("outputs/train/*/summary.json")]
     assert sorted(summary["seed"] for summary in summaries) == [0, 1]
     assert len(list(elsewhere.glob("outputs/train/*/best.ckpt"))) == 2
@@ -109,3 +113,37 @@ def test_mistakes_and_bugs(elsewhere):
     assert status == 1
     assert 'my_broken_module.py", line' in err
     assert "KeyError: 'lost'" in err
+
+
+def a_slurm(elsewhere, monkeypatch, sbatch):
+    """A PATH with a Slurm on it that only has srun, and an sbatch that does this; with none, it has no Slurm at all."""
+    (elsewhere / "bin").mkdir()
+    for name, script in {"srun": "exit 1", "sbatch": sbatch}.items() if sbatch else ():
+        (elsewhere / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (elsewhere / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(elsewhere / "bin"))
+
+
+@pytest.mark.parametrize("command", [["train", "--multirun"], ["sweep"]])
+@pytest.mark.parametrize(
+    ("sbatch", "words"),
+    [
+        (
+            "echo 'sbatch: error: no such partition: nope' >&2; echo 'sbatch: error: Submission failed' >&2; exit 1",
+            "sbatch refuses the jobs (no such partition: nope; Submission failed); set hydra.launcher.partition",
+        ),
+        ("", "this machine has no Slurm (srun)"),
+    ],
+)
+def test_what_slurm_refuses_is_one_line(elsewhere, monkeypatch, command, sbatch, words):
+    a_slurm(elsewhere, monkeypatch, sbatch)
+    cluster = ("cluster=slurm", "trainer.accelerator=cpu", "hydra.launcher.partition=nope")
+    process = subprocess.run(
+        [sys.executable, "-m", "glsmooth", *command, *cluster, "transform=brightness"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert words in process.stderr.splitlines()[-1]

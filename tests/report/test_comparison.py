@@ -269,6 +269,23 @@ def test_regions_of_one_run_are_an_axis(tmp_path, seen):
     assert table.count("decided again from the stored votes") == 1
 
 
+@pytest.mark.parametrize(
+    ("wide", "words"),
+    [
+        (0.1, "CRA by Neyman–Pearson is 50.0 % in each of them."),
+        (
+            1.6,
+            "is from 0.0 % under every brightness in [−1.6, 1.6] to 50.0 % under every brightness in [−0.4, 0.4].",
+        ),
+    ],
+)
+def test_ends_are_told_apart_only_where_they_differ(wide, words, tmp_path):
+    run, _, _ = result(tmp_path / "run", robust=10)
+    boxes = [Box(brightness=(-width, width)) for width in (0.4, wide)]
+    table = write_comparison([(run, box, run.evaluate(box, ["neyman_pearson"])) for box in boxes], tmp_path / "out")
+    assert words in table
+
+
 @pytest.mark.parametrize("same", ["model", "nothing"])
 def test_words_are_points(tmp_path, seen, same):
     names = ["small_cnn", "resnet50"] if same == "model" else ["small_cnn"] * 2

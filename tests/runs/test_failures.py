@@ -49,6 +49,12 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path, begun):
         find_runs([str(tmp_path / "sweep")])
 
 
+def test_a_folder_of_trainings_is_told_from_one_of_certifications(tmp_path):
+    make(tmp_path / "train" / "run", "summary.json", "config.yaml", "best.ckpt")
+    with pytest.raises(UserError, match=r"runs: .*train' holds networks that train wrote; give .* outputs/certify"):
+        find_runs([str(tmp_path / "train")])
+
+
 def test_links_lead_nowhere(tmp_path):
     outside = tmp_path / "outside"
     make(outside, "summary.json", "records.csv")

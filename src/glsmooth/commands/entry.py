@@ -329,7 +329,7 @@ def environment() -> Iterator[None]:
 
 def _stop(message: str) -> NoReturn:
     sys.stdout.flush()
-    print(visible(message, keep="\n"), file=sys.stderr)  # it may quote a file
+    print(visible(message, keep="\n\t"), file=sys.stderr)  # it may quote a file
     sys.exit(USAGE_ERROR)
 
 
@@ -355,6 +355,9 @@ def _grouped(command: str, arguments: list[str]) -> list[str]:
     return [*arguments, f"logger.group=sweep-{hashlib.sha256(words.encode()).hexdigest()[:12]}"]
 
 
+_NO_SITE = "--config-dir is not a directory; name one that exists"
+
+
 def what_to_type(error: HydraException, command: str) -> str:
     """One line that names what is wrong and the fix, to follow Hydra's own text."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -362,7 +365,13 @@ def what_to_type(error: HydraException, command: str) -> str:
         if "submitit" in choice:
             return "hydra/launcher=slurm needs the Slurm extra; type pip install 'glsmooth[slurm]'"
         known = [os.path.splitext(option)[0] for option in error.options or ()]
-        return f"{group}={choice} is not a choice{did_you_mean(choice, known)}"
+        site = get_args_parser().parse_known_args()[0].config_dir
+        if site is not None and not os.path.isdir(site):  # a sweep composes without asking Hydra for it
+            return _NO_SITE
+        own = "; a file of your own needs --config-dir DIR, where DIR/cluster has it"
+        return f"{group}={choice} is not a choice{did_you_mean(choice, known)}" + (
+            own if group == "cluster" and site is None else ""
+        )
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override} cannot be read as key=value; quote brackets and braces for the shell "
@@ -378,9 +387,11 @@ def what_to_type(error: HydraException, command: str) -> str:
         own = ""
         if command in ("advise", "certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
             own = f", or +{typed} for a transformation of your own"  # what the checkpoint holds is not known yet
+        if key.startswith("hydra.launcher."):
+            own = "; jobs have it, with cluster=slurm or a file of your own"
         return f"{typed} is not a field of {command}{hint}{own} (glsmooth {command} --help)"
     if isinstance(error, SearchPathException):
-        return "--config-dir is not a directory; name one that exists"
+        return _NO_SITE
     return f"type glsmooth {command} --help for what the command takes"
 
 

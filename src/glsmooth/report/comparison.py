@@ -117,9 +117,11 @@ def _headline(comparison: Comparison, bests: Sequence[Best]) -> str:
         others = f" {len(settings) - 1} other settings have no sound certificate." if len(settings) > 1 else ""
         return f"{_claim(comparison, settings[only], tallies[only])}{others}"
     ends = [choose(tallies, key=lambda i: tallies[i].mean) for choose in (min, max)]
-    told = [f"{_mean(tallies[i])} {_where(comparison, settings[i])}" for i in ends]
+    least, most = (f"{_mean(tallies[i])} {_where(comparison, settings[i])}" for i in ends)
+    alike = tallies[ends[0]].mean == tallies[ends[1]].mean
+    cra = f"{_mean(tallies[ends[0]])} in each of them" if alike else f"from {least} to {most}"
     return (
-        f"{count} compared: CRA by {METHODS[method].title} is from {told[0]} to {told[1]}. None is marked as the best, "
+        f"{count} compared: CRA by {METHODS[method].title} is {cra}. None is marked as the best, "
         f"for each setting has its own {_apart(comparison)}."
     )
 

@@ -86,6 +86,11 @@ def find_runs(paths: Sequence[str]) -> tuple[list[str], list[Failure]]:
             continue
         inside, failures = _inside(folder)
         if not inside:
+            if any((folder / failure.job / "best.ckpt").is_file() for failure in failures):
+                raise UserError(
+                    f"runs: {shown(path)} holds networks that train wrote; give directories that certify wrote for "
+                    "them, outputs/certify for example"
+                )
             begun = f"only {len(failures)} unfinished" if failures else "no finished run"
             raise UserError(
                 f"runs: {shown(path)} is no run and holds {begun}; give directories that certify wrote, or a folder "
