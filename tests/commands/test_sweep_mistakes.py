@@ -49,6 +49,7 @@ def fresh(monkeypatch):
         ("region.brightness=[-0.1,0.1],[0.2]", "must be an interval"),
         ("region.brightness=[-0.1,0.1],null", "is no region"),
         ("region.contrast=[0.9,1.1]", r"region\.contrast"),
+        ("transform._target_=a.B,c.D", "one transformation of your own a sweep"),
         ("--config-dir=~/nowhere", "is not a directory"),
     ],
 )

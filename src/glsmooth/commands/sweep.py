@@ -331,6 +331,9 @@ def _own_transform(typed: Sequence[Override], stages: dict[str, list[Override]])
     """A transformation of the user's own is named to certify, too: a file alone is not trusted with an import."""
     for override in typed:
         key = override.get_key_element().lstrip("+~")
+        if key == "transform._target_" and override.is_sweep_override():
+            # Each network would be certified under the others' transformations, too.
+            raise UserError(f"{override.input_line}: one transformation of your own a sweep; start one for each")
         if key == "transform._target_" or (key == "transform" and override.value() == "custom"):
             stages["certify"].append(override)
 
