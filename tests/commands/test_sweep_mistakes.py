@@ -1,5 +1,6 @@
 """What is typed for a sweep, read before anything begins; and steps that end well without a result."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def fresh(monkeypatch):
         ("region.brightness=[-0.1,0.1],[0.2]", "must be an interval"),
         ("region.brightness=[-0.1,0.1],null", "is no region"),
         ("region.contrast=[0.9,1.1]", r"region\.contrast"),
+        ("transform._target_=a.B,c.D", "one transformation of your own a sweep"),
         ("--config-dir=~/nowhere", "is not a directory"),
     ],
 )
@@ -137,3 +139,26 @@ def test_only_a_job_of_this_sweep_is_waited_for(elsewhere, monkeypatch, number, 
     assert sweep._waits_or_runs(number, Path("out/.submitit")) is ours
     with pytest.raises(UserError, match="Unable to contact"):
         sweep._waits_or_runs("6", Path("out/.submitit"))
+
+
+def test_a_run_that_was_damaged_leaves_the_others(elsewhere, monkeypatch, fresh, capsys):
+    monkeypatch.setattr(sys, "argv", ["sweep"])
+    typed = (
+        *("transform=brightness", "optimizer.epochs=1", "optimizer.batch_size=8", "trainer.limit_train_batches=1"),
+        *("trainer.limit_val_batches=1", "dataset.subset=2", "monte_carlo.n0=4", "monte_carlo.n=8"),
+        *("certify.seed=0,1", "trainer.accelerator=cpu", "hydra.run.dir=out", "jobs=2"),
+    )
+    sweep.run(sweep.plan_of(typed))
+    capsys.readouterr()
+    plan = sweep.plan_of(typed)
+    damaged, whole = (step.directory for step in plan.certifications)
+    (damaged / "records.csv").write_text("")
+    with pytest.raises(UserError, match=f"records.csv: no column 'index'.*; remove {damaged}"):
+        sweep.run(plan)
+    out = capsys.readouterr().out
+    assert "certify seed=0" in out.split("Jobs without a result")[1]
+    assert whole.name in out
+    shutil.rmtree(damaged)
+    jobs.failures.clear()
+    sweep.run(sweep.plan_of(typed))
+    assert (damaged / "summary.json").is_file()

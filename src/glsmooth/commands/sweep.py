@@ -339,6 +339,9 @@ def _own_transform(typed: Sequence[Override], stages: dict[str, list[Override]])
     """A transformation of the user's own is named to certify, too: a file alone is not trusted with an import."""
     for override in typed:
         key = override.get_key_element().lstrip("+~")
+        if key == "transform._target_" and override.is_sweep_override():
+            # Each network would be certified under the others' transformations, too.
+            raise UserError(f"{override.input_line}: one transformation of your own a sweep; start one for each")
         if key == "transform._target_" or (key == "transform" and override.value() == "custom"):
             stages["certify"].append(override)
 
@@ -671,7 +674,19 @@ def _site() -> list[str]:
 
 
 def _report(plan: Plan) -> None:
-    """sweep.json, and the report of what has a result."""
+    """sweep.json, and the report of what has a result.
+
+    A run that was damaged since it ended counts as one without a result, and leaves the others.
+    """
+    try:
+        _report_finished(plan)
+    except UserError:
+        if not _refuse_damaged(plan):
+            raise
+        _report_finished(plan)
+
+
+def _report_finished(plan: Plan) -> None:
     from glsmooth.commands.report import report_sweep
     from glsmooth.runs.sweep import Sweep
 
@@ -682,3 +697,20 @@ def _report(plan: Plan) -> None:
     if found:
         print(report_sweep(sweep, plan.folder, plan.transform_target), end="")
         print(f"\nReport: {plan.folder / 'report.html'}")
+
+
+def _refuse_damaged(plan: Plan) -> bool:
+    """Whether there are runs that cannot be read; they have no result then."""
+    from glsmooth.runs.run import load_run
+
+    damaged = False
+    for step in plan.certifications:
+        if step.state != "finished" or step.directory is None:
+            continue
+        try:
+            load_run(step.directory, transform_target=plan.transform_target)
+        except UserError as error:
+            damaged = True
+            reason = str(error).strip().splitlines()[-1]
+            _fail(plan, step, "failed", f"{reason}; remove {step.directory}, and run the same sweep again", None)
+    return damaged
