@@ -243,5 +243,6 @@ def table_of_failures() -> str:
         return ""
     lines = [f"{len(failures)} of the jobs have no result:"]
     for failure in failures:
-        lines.append(f"  {failure.state}: {failure.job}\n    {failure.reason}\n    log: {failure.log}")
+        log = f"\n    log: {failure.log}" if failure.log else ""  # a job that never began has none
+        lines.append(f"  {failure.state}: {failure.job}\n    {failure.reason}{log}")
     return visible("\n".join(lines), keep="\n") + "\n"
