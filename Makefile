@@ -27,7 +27,7 @@ test: $(INSTALLED)
 # Sweeps as jobs of a real Slurm of one node, which it installs (Debian's packages, as root), starts and stops.
 test-slurm: $(INSTALLED)
 	$(PYTHON) tests/slurm/cluster.py install
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/slurm
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -o addopts=-q --durations=5 tests/slurm
 
 # The tests with the newest releases that pyproject.toml allows, in an environment made anew: does one of them break us?
 newest:

@@ -35,6 +35,7 @@ from scipy.stats import binom
 
 import glsmooth as gs
 from glsmooth.bounds import METHODS
+from glsmooth.commands import sweep
 from glsmooth.configuration.build import build_family, build_region, law_config
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.settings import validate
@@ -143,7 +144,18 @@ def command_parts(command):
 
 
 def compose(name, arguments):
-    """Compose and validate a command; files and folders that it names are made in the current directory."""
+    """Compose and validate a command; files and folders that it names are made in the current directory.
+
+    A site's own cluster is the one that sites copy.
+    """
+    if "--config-dir" in arguments:
+        at = arguments.index("--config-dir")
+        arguments = [*arguments[:at], *arguments[at + 2 :]]
+    arguments = ["cluster=slurm" if a == "cluster=mysite" else a for a in arguments]
+    if "cluster=slurm" in arguments:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    if name == "sweep":
+        return sweep.plan_of(arguments)
     runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
     options = {a for a in arguments if a.startswith("-")}
     assert name in COMMANDS, f"glsmooth {name} is not a command"
@@ -194,7 +206,7 @@ def check_command(command):
         assert (ROOT / words[1]).is_file()
         assert keys <= set(defaults)
     elif words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert set(words[1:]) <= set(targets)
     else:
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -232,24 +244,30 @@ def settings_in(text):
 @each(settings_in)
 def test_a_setting_in_the_text_exists(page, item, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    check_setting(item)
+
+
+def check_setting(item):
+    """One of the commands takes these fields."""
     if item.startswith("hydra/launcher=slurm"):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     words = pages.words_of(item)
     if words[0] in ("glsmooth", "python", "make"):
-        check_command(item)
-        return
+        return check_command(item)
     names = [words.pop(0)] if words[0] in COMMANDS else COMMANDS
     reasons = {}
     for name in names:
         needed = {"advise": ["ckpt=best.ckpt"], "certify": ["ckpt=best.ckpt"], "report": ["run"]}.get(name, [])
         try:
-            compose(name, [*needed, *words])
-            return
+            return compose(name, [*needed, *words])
         except (hydra.errors.HydraException, UserError) as reason:
             reasons[name] = str(reason)
+    with contextlib.suppress(UserError):
+        return compose("sweep", words)
     keys = {word.partition("=")[0] for word in words}
     if not keys <= set(benchmark(ROOT / "benchmarks" / "votes.py").DEFAULTS):
         raise Stale(f"no command takes {item}: {reasons}")
+    return None
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,11 @@ else:
     from hydra.core.singleton import Singleton
     from hydra.core.utils import JobStatus, filter_overrides
 
+    from glsmooth.errors import UserError
+
+    #: srun does not give a job's tasks the processors that sbatch was asked for unless it is told (since Slurm 22.05).
+    _PROCESSORS = 'if [ -n "$SLURM_CPUS_PER_TASK" ]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi'
+
     class _Patient(submitit_launcher.BaseSubmititLauncher):
         """What both launchers do."""
 
@@ -42,13 +47,13 @@ else:
             """
             import submitit
 
-            from glsmooth.errors import UserError
-
             assert self.config is not None
             params = dict(self.params)
             options = {"folder": params.pop("submitit_folder")}
             if "max_num_timeout" in params:
                 options[f"{self._EXECUTOR}_max_num_timeout"] = params.pop("max_num_timeout")
+            if "setup" in params:
+                params["setup"] = [*(params["setup"] or ()), _PROCESSORS]
             if parameters:
                 params["additional_parameters"] = {**(params.get("additional_parameters") or {}), **parameters}
             shared = {field.name for field in fields(config.BaseQueueConf)}

@@ -2,26 +2,37 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
 
-from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, SUMMARY
+from glsmooth.commands import certify
+from glsmooth.report import page
+from glsmooth.report.tables import run_table
+from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, SUMMARY, write_text
 
 SMALL = ("monte_carlo.n0=8", "monte_carlo.n=32", "dataset.subset=10", "trainer.accelerator=cpu")
 
 
 @pytest.fixture(scope="module")
 def certified(untrained, tmp_path_factory):
-    """A whole certification, and the same in three shards."""
+    """A whole certification, and the same in three shards, without pictures."""
     folder = tmp_path_factory.mktemp("shards")
-    command = [sys.executable, "-m", "glsmooth.certify", f"ckpt={untrained[0]}", *SMALL]
-    subprocess.run([*command, f"hydra.run.dir={folder}/whole"], check=True, capture_output=True)
-    # In another order, with other batches and another fate.
-    for shard in (2, 0, 1):
-        run = [*command, f"hydra.run.dir={folder}/{shard}", f"shard={shard}/3", f"batch_size={8 * shard + 8}"]
-        subprocess.run(run, check=True, capture_output=True)
+
+    def table_alone(run, out, region, outcomes, note="", drawn=None):
+        write_text(out / "table.md", run_table(run, region, outcomes, note))
+        return out / "report.html"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "write_run_report", table_alone)
+        # In another order, and with other batches.
+        for name, own in (
+            ("whole", ()),
+            *((str(i), (f"shard={i}/3", f"batch_size={8 * i + 8}")) for i in (2, 0, 1)),
+        ):
+            where = f"hydra.run.dir={folder / name}"
+            patch.setattr(sys, "argv", ["certify", f"ckpt={untrained[0]}", *SMALL, where, *own])
+            certify.main()
     return folder
 
 
@@ -125,3 +136,35 @@ def test_mistakes(untrained, elsewhere, call, shard, words):
     assert status == 2
     assert words in said.err.splitlines()[-1]
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "words"),
+    [
+        ("seed", ("seed=1",), "was certified with seed=0, this run has seed=1"),
+        ("ckpt", (), "was certified with ckpt="),
+        ("region", ("region.contrast=[0.95,1.05]",), "was certified with region.contrast="),
+        ("alpha", ("monte_carlo.alpha=0.01",), "was certified with monte_carlo.alpha=0.001, this run has"),
+    ],
+)
+def test_an_identity_that_was_put_beside_other_votes(copies, untrained, elsewhere, call, name, changed, words):
+    """The summary of one shard would speak for votes of another kind."""
+    network = untrained[1 if name == "ckpt" else 0]
+    status, said = call("certify", f"ckpt={network}", *SMALL, *changed, "shard=2/3", "hydra.run.dir=other")
+    assert status == 0, said.err
+    identity = json.loads((copies / "2" / IDENTITY).read_text())
+    shutil.rmtree(copies / "2")
+    shutil.copytree("other", copies / "2")
+    (copies / "2" / IDENTITY).write_text(json.dumps(identity))
+    status, said = call("report", copies)
+    assert status == 2
+    assert words in said.err.splitlines()[-1]
+
+
+def test_the_images_are_those_of_the_identity(copies, elsewhere, call):
+    """An image of a share cannot vanish from both tables by hand."""
+    content = json.loads((copies / "2" / IMAGES).read_text())
+    (copies / "2" / IMAGES).write_text(json.dumps(content, indent=4))
+    status, said = call("report", copies)
+    assert status == 2
+    assert "is not that of identity.json" in said.err.splitlines()[-1]

@@ -140,6 +140,16 @@ class TestPlan:
         }
         assert plan.regions == [{"brightness": [-0.1, 0.1]}]
 
+    def test_one_group_at_wandb(self):
+        words = ("transform=brightness", "seed=0,1")
+        groups = {step.group for more in ([], ["logger=wandb"]) for step in sweep.plan_of([*words, *more]).steps}
+        (group,) = groups
+        assert group.startswith("sweep-")
+        step = sweep.plan_of(words).steps[0]
+        assert step.arguments == [*step.overrides, f"logger.group={group}"]
+        typed = sweep.plan_of([*words, "logger.group=mine"]).steps[0]
+        assert typed.arguments == ["transform=brightness", "seed=0", "logger.group=mine"]
+
     def test_every_combination(self):
         plan, trainings, certifications = self.steps(
             *("transform=brightness,contrast", "seed=range(0,2)", "monte_carlo.n=50,100", "shards=2")

@@ -78,6 +78,27 @@ def test_certify(elsewhere, untrained):
         assert (path.parent / "report.html").is_file()
 
 
+def test_one_after_another(elsewhere):
+    """In this process: a wrong value, and a training that fails, leave the others, and are listed."""
+    small = (
+        "optimizer.epochs=1",
+        "optimizer.batch_size=8",
+        "trainer.limit_train_batches=2",
+        "dataset.image_size=[16,16]",
+    )
+    what = ("trainer.accelerator=cpu", "trainer.limit_val_batches=1", "transform=brightness")
+    status, _, err = finish(start("glsmooth.train", *small, *what, "seed=-1,0", "optimizer.lr=1e30,0.05"))
+    assert status == 2
+    assert "Traceback" not in err
+    assert len(list(elsewhere.glob("outputs/train/*/best.ckpt"))) == 1
+    assert "3 of the jobs have no result:" in err
+    assert err.splitlines()[-1].startswith("seed=-1 must be a whole number")
+    (failed,) = [json.loads(path.read_text()) for path in elsewhere.glob("outputs/train/*/failed.json")]
+    assert failed["state"] == "failed"
+    assert failed["reason"].startswith("optimizer.lr=1e+30: the loss is")
+    assert "the loss is" in failed["reason"]
+
+
 def test_mistakes_and_bugs(elsewhere):
     """As in one process: a mistake has no traceback and status 2, and a bug has that of the place where it is."""
     (elsewhere / "my_broken_module.py").write_text(BROKEN)

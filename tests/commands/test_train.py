@@ -17,10 +17,12 @@ from glsmooth.commands import train
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import file_digest
 from glsmooth.errors import UserError
-from glsmooth.learning import trainer
+from glsmooth.learning import trainer, training
 from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.trainer import WholeCheckpoints
 from glsmooth.learning.training import UNDER_LAW, TrainingModule
+from glsmooth.runs.records import holding
+from tests.runs.test_records import in_another_process
 
 SHORT = [
     "trainer.accelerator=cpu",
@@ -386,3 +388,54 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         WholeCheckpoints().save_checkpoint({}, last)
     assert last.read_bytes() == before
     assert not list(last.parent.glob(".last.ckpt.*"))
+
+
+def test_nobody_else_trains_in_the_same_directory(finished, tmp_path):
+    """Two at once would end with the weights of one and the summary of the other."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    with holding(tmp_path / "run"):
+        told = in_another_process(lambda: run(tmp_path / "run"))
+    assert "another process is writing here" in told
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory):
+    """A run that was killed after the first of the two steps of its first epoch."""
+    directory, step = tmp_path_factory.mktemp("inside"), TrainingModule.training_step
+
+    def killed(module, batch, batch_idx):
+        if batch_idx == 1:
+            raise RuntimeError("killed")
+        return step(module, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "SECONDS_A_SAVE", -1.0)
+        patch.setattr(TrainingModule, "training_step", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, None),
+        ({"steps": -1}, "1 steps were made, and it says -1"),
+        ({"steps": 2}, "1 steps were made, and it says 2"),
+        ({"images": 0}, "it was changed"),
+        ({"size": 17}, "inside an epoch of 17 images"),
+    ],
+)
+def test_an_epoch_goes_on_with_its_own_batches_alone(finished, inside, tmp_path, changed, words):
+    """Others, of images that came or went meanwhile, would end in other weights without a word."""
+    shutil.copytree(inside, tmp_path / "run")
+    content = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    content["glsmooth"]["begun"].update(changed)
+    torch.save(content, tmp_path / "run" / "last.ckpt")
+    if words is None:
+        run(tmp_path / "run")
+        assert torch.equal(weights(tmp_path / "run"), weights(finished))
+        return
+    with pytest.raises(UserError, match=f"cannot resume from it .*{words}.*train"):
+        run(tmp_path / "run")

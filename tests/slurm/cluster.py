@@ -133,16 +133,18 @@ def install() -> None:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        subprocess.run([*quiet, "update"], check=True, env=environment)
-        subprocess.run(
+        subprocess.run([*quiet, "update"], check=False, env=environment)  # an older list of packages may do
+        done = subprocess.run(
             [*quiet, "install", "--yes", "--no-install-recommends", *packages],
-            check=True,
+            check=False,
             env=environment,
             stdout=subprocess.DEVNULL,
         )
     finally:
         if ours:
             policy.unlink()
+    if done.returncode != 0 or missing():
+        sys.exit(f"apt-get could not install {' '.join(packages)}")
 
 
 def start(folder: Path) -> Path:

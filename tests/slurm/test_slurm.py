@@ -167,6 +167,8 @@ def test_two_devices_are_two_tasks(home):
     said = "".join(path.read_text() for path in Path("two", ".submitit").rglob("*_log.out"))
     assert "global_rank=0(2)" in said
     assert "global_rank=1(2)" in said
+    (script,) = Path("two", ".submitit").rglob("*_submission.sh")
+    assert script.read_text().index("export SRUN_CPUS_PER_TASK=") < script.read_text().index("\nsrun ")
 
 
 def test_two_shards_are_the_whole(trained):

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -39,7 +40,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from glsmooth.commands.jobs import job_of, table_of_failures, told_by_job
+from glsmooth.commands.jobs import OneAfterAnother, behind, job_of, table_of_failures, told_by_job
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.untrusted import Limits, using_limits
 from glsmooth.errors import UserError, did_you_mean, keyed, near_field, visible
@@ -47,7 +48,6 @@ from glsmooth.learning.stopping import scontrol_requeue, started_by_srun, stoppa
 from glsmooth.runs.files import check_writable
 
 __all__ = [
-    "behind",
     "ending",
     "entry",
     "environment",
@@ -283,13 +283,6 @@ def _of_hydra(error: OSError) -> bool:
     return not in_task and any(code.co_name in ("run_job", "sweep") for code in codes)
 
 
-def behind(error: BaseException | None) -> UserError | None:
-    """The user's mistake that OmegaConf wrapped into an error of its own."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 class _Site(SearchPathPlugin):
     """Puts the folder of ``--config-dir`` before the packaged one; Hydra itself looks there last."""
 
@@ -303,7 +296,9 @@ class _Site(SearchPathPlugin):
 @contextmanager
 def site_first() -> Iterator[None]:
     """Have files of the site's replace packaged files of the same name."""
-    Plugins.instance().register(_Site)
+    plugins = Plugins.instance()
+    plugins.register(_Site)
+    plugins.class_name_to_class[f"{BasicLauncher.__module__}.{BasicLauncher.__name__}"] = OneAfterAnother
     folder = get_args_parser().parse_known_args()[0].config_dir
     _Site.folder = None if folder is None else os.path.abspath(folder)
     try:

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
@@ -31,7 +32,7 @@ from glsmooth.learning import stopping
 if TYPE_CHECKING:  # it imports numpy
     from glsmooth.runs.failures import Failure
 
-__all__ = ["Killed", "failures", "job_of", "table_of_failures", "told_by_job", "wait_for"]
+__all__ = ["Killed", "OneAfterAnother", "behind", "failures", "job_of", "table_of_failures", "told_by_job", "wait_for"]
 
 #: Jobs of this command that have no result.
 failures: list[Failure] = []
@@ -128,6 +129,34 @@ def _failed(error: Exception) -> Failure:
     return Failure(_name(config.overrides.task), "failed", _reason(error), os.path.relpath(log, sweep))
 
 
+class OneAfterAnother(BasicLauncher):
+    """Hydra's own launcher, but for a job whose directory cannot be named: the others begin all the same."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from glsmooth.runs.failures import Failure
+
+        results: list[JobReturn] = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            try:
+                results += super().launch([overrides], number)
+            except Exception as error:
+                mistake = behind(error)
+                if mistake is None:
+                    raise
+                failures.append(Failure(_name(overrides), "failed", _reason(mistake)))
+                result = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+                result.return_value = mistake
+                results.append(result)
+        return results
+
+
+def behind(error: BaseException | None) -> UserError | None:
+    """The user's mistake that OmegaConf wrapped into an error of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _name(overrides: Sequence[str]) -> str:
     """A job in its table: what was typed for it, without what all jobs share and no result depends on."""
     return " ".join(one for one in overrides if not one.startswith(("hydra", "logger.group="))) or "defaults"
@@ -220,6 +249,10 @@ def _result(job: Any, overrides: Sequence[str], sweep: Path) -> tuple[JobReturn,
 
 def _why_killed(job: Any) -> str:
     state = str(job.state).partition(" ")[0].rstrip("+")
+    with suppress(OSError):
+        said = job.paths.stderr.read_text(encoding="utf-8", errors="replace")
+        if state == "FAILED" and (stopped := re.findall(r"^Stopped by \w+.*", said, re.M)):
+            return str(stopped[-1])
     advice = _ADVICE.get(state, "its log may say why; the same command goes on from here")
     return f"killed (Slurm says {state}): {advice}"
 
@@ -243,6 +276,6 @@ def table_of_failures() -> str:
         return ""
     lines = [f"{len(failures)} of the jobs have no result:"]
     for failure in failures:
-        log = f"\n    log: {failure.log}" if failure.log else ""  # a job that never began has none
-        lines.append(f"  {failure.state}: {failure.job}\n    {failure.reason}{log}")
+        lines.append(f"  {failure.state}: {failure.job}\n    {failure.reason}")
+        lines += [f"    log: {failure.log}"] if failure.log else []
     return visible("\n".join(lines), keep="\n") + "\n"

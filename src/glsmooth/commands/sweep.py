@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -34,7 +35,6 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from glsmooth.commands.entry import (
-    behind,
     ending,
     environment,
     quoted,
@@ -43,11 +43,11 @@ from glsmooth.commands.entry import (
     task_of,
     what_to_type,
 )
-from glsmooth.commands.jobs import failures, table_of_failures, wait_for
+from glsmooth.commands.jobs import behind, failures, table_of_failures, wait_for
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError, near_field
 from glsmooth.learning.stopping import stoppable
-from glsmooth.runs.files import read_json, write_text
+from glsmooth.runs.files import check_writable, read_json, write_text
 
 __all__ = ["main"]
 
@@ -93,6 +93,8 @@ _NO_MATTER = ("jobs", "dry_run", "logger", "cluster", "hydra", "limits", "traine
 
 #: Why a certification did not begin.
 _UNTRAINED = "its training has no result"
+#: Why a job that has ended well counts as failed.
+_NOTHING = "it ended without a result; leave out what makes it a trial (fast_dev_run, dry_run)"
 
 
 @dataclass
@@ -106,6 +108,7 @@ class Step:
         after: the training whose checkpoint it certifies.
         directory: of the run, once it is known.
         state: ``waiting``, ``finished``, ``failed`` or ``killed``.
+        group: of its run at W&B; "" where one is typed.
     """
 
     command: str
@@ -114,6 +117,12 @@ class Step:
     after: Step | None = None
     directory: Path | None = None
     state: str = "waiting"
+    group: str = ""
+
+    @property
+    def arguments(self) -> list[str]:
+        """What its command is started with."""
+        return [*self.overrides, f"logger.group={self.group}"] if self.group else self.overrides
 
     def locate(self) -> bool:
         """Find the run's directory, where its name can be known: that of certify follows from the checkpoint.
@@ -142,6 +151,7 @@ class Plan:
     folder: Path
     settings: dict[str, Any]
     transform_target: str | None
+    launcher: str
 
     @property
     def certifications(self) -> list[Step]:
@@ -172,10 +182,15 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     for override in typed:
         key = override.get_key_element().lstrip("+~")
         if key == "hydra.run.dir":
-            folder = Path(str(override.value()))
+            folder = _folder(override)
+        elif key.startswith("hydra.sweep."):
+            raise UserError(
+                f"{override.input_line}: runs lie where train and certify write them; leave it out (hydra.run.dir is "
+                "where the report goes)"
+            )
         elif key in _OWN:
             settings[key] = _setting(key, override)
-        elif key.partition(".")[0] in stages:
+        elif key.startswith(("train.", "certify.")):
             command, _, rest = str(override.input_line).lstrip("+~").partition(".")
             prefix = str(override.input_line)[: -len(f"{command}.{rest}")]
             stages[command] += _parse([prefix + rest])
@@ -187,13 +202,20 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     others = [one for one in stages["certify"] if one not in regions]
     boxes = [_region(overrides) for overrides in _product(regions)] if regions else []
     first = _product(regions)[0] if regions else []
+    own = any(one.get_key_element() == "transform._target_" for one in stages["train"])
+    if own and not any(one.get_key_element().lstrip("+").startswith("region.") for one in stages["train"]):
+        stages["train"] += _parse(first)  # train asks for one, and of a transformation of the user's own has none
     shards = range(settings["shards"]) if settings["shards"] > 1 else (None,)
     steps: list[Step] = []
-    trainings, certifications = _product(stages["train"]), _product(others)
+    trainings, certifications = _product(stages["train"]), _without_repeats(_product(others))
+    directories: set[Path] = set()
     for overrides in trainings:
         train = Step("train", overrides, _different(overrides, trainings))
         train.locate()
         assert train.directory is not None
+        if train.directory in directories:
+            continue  # the same in other words: 0.1 and 1e-1
+        directories.add(train.directory)
         steps.append(train)
         for more in certifications:
             for shard in shards:
@@ -202,14 +224,24 @@ def plan_of(arguments: Sequence[str]) -> Plan:
                 name = " ".join(filter(None, (train.name, _different(more, certifications), *part)))
                 steps.append(Step("certify", [*checkpoint, *more, *first, *part], name, after=train))
     _check(steps, boxes)
+    _check_regions(steps, _product(regions) if regions else [])
     for step in steps:
         if step.command == "certify":
             step.locate()
-    if folder is None:
-        words = sorted(str(one.input_line) for one in typed if not one.get_key_element().startswith(_NO_MATTER))
-        folder = Path("outputs/sweep") / hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+    words = sorted(str(one.input_line) for one in typed if not one.get_key_element().startswith(_NO_MATTER))
+    name = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+    folder = Path("outputs/sweep", name) if folder is None else folder
+    if not any(one.get_key_element() == "logger.group" for one in typed):
+        for step in steps:
+            step.group = f"sweep-{name}"
     target = next((one.value() for one in typed if one.get_key_element() == "transform._target_"), None)
-    return Plan(steps, boxes, folder, settings, None if target is None else str(target))
+    launcher = str(_compose("train", steps[0].overrides, lambda cfg: cfg.hydra.launcher._target_))
+    if not launcher.endswith((".BasicLauncher", ".glsmooth_launcher.SlurmLauncher")):
+        raise UserError(
+            f"hydra/launcher: sweep starts no jobs by {launcher}; set hydra/launcher=slurm, or leave it out and set "
+            "for example jobs=2"
+        )
+    return Plan(steps, boxes, folder, settings, None if target is None else str(target), launcher)
 
 
 def run(plan: Plan) -> None:
@@ -224,10 +256,15 @@ def run(plan: Plan) -> None:
         for step in plan.steps:
             print(f"{'done' if step.state == 'finished' else 'to do'}: {step.command} {shlex.join(step.overrides)}")
         return
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"hydra.run.dir={plan.folder}: cannot be made ({error.strerror}); choose another hydra.run.dir"
+        ) from error
+    check_writable(plan.folder)
     if missing:
-        launcher = _compose("train", plan.steps[0].overrides, lambda cfg: str(cfg.hydra.launcher._target_))
-        if launcher.endswith(".BasicLauncher"):
+        if plan.launcher.endswith(".BasicLauncher"):
             _run_here(plan, missing)
         else:
             _run_on_cluster(plan, missing)
@@ -253,16 +290,22 @@ def _overrides(arguments: Sequence[str]) -> list[Override]:
     words, skip = [], False
     for argument in arguments:
         if skip:
+            _check_site(argument)
             skip = False
         elif argument in ("--config-dir", "-cd"):
             skip = True  # site_first reads it
         elif argument.startswith("--config-dir="):
-            pass
+            _check_site(argument.removeprefix("--config-dir="))
         elif argument.startswith("-"):
             raise UserError(f"{argument}: sweep takes no such option (glsmooth sweep --help)")
         else:
             words.append(quoted(argument))
     return _parse(words)
+
+
+def _check_site(folder: str) -> None:
+    if not Path(folder).is_dir():
+        raise UserError(f"--config-dir={folder} is not a directory; name one that exists")
 
 
 def _parse(words: Sequence[str]) -> list[Override]:
@@ -287,10 +330,9 @@ def _commands(key: str, typed: str) -> list[str]:
         return ["certify"]
     if within(_TRAIN):
         return ["train"]
-    known = (*_TRAIN, *_CERTIFY, *_BOTH, *_OWN)
-    raise UserError(
-        f"{typed} is a field of neither train nor certify{near_field(key, known)} (glsmooth sweep --help)"
-    )
+    known = [one.partition(".")[0] for one in (*_TRAIN, *_CERTIFY, *_BOTH, *_OWN)]
+    hint = near_field(key.partition(".")[0], known)
+    raise UserError(f"{typed} is a field of neither train nor certify{hint} (glsmooth sweep --help)")
 
 
 def _own_transform(typed: Sequence[Override], stages: dict[str, list[Override]]) -> None:
@@ -310,10 +352,21 @@ def _setting(key: str, override: Override) -> Any:
     return value
 
 
+def _folder(override: Override) -> Path:
+    value = override.value()
+    if override.is_sweep_override() or value in (None, "") or "${" in str(value):
+        raise UserError(f"{override.input_line} must be one folder; set for example hydra.run.dir=outputs/sweep/first")
+    return Path(str(value))
+
+
 def _product(overrides: Sequence[Override]) -> list[list[str]]:
     """The combinations of all values, as overrides."""
     combinations: list[list[str]] = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)[0]
     return combinations
+
+
+def _without_repeats(combinations: Sequence[list[str]]) -> list[list[str]]:
+    return [one for number, one in enumerate(combinations) if one not in combinations[:number]]
 
 
 def _region(overrides: Sequence[str]) -> dict[str, Any]:
@@ -359,6 +412,25 @@ def _check(steps: Sequence[Step], regions: Sequence[Mapping[str, Any]]) -> None:
                 )
 
         _compose("certify", step.overrides, check)
+
+
+def _check_regions(steps: Sequence[Step], regions: Sequence[Sequence[str]]) -> None:
+    """Refuse a region that no votes could decide: all but the first come up when every job has ended.
+
+    Raises:
+        UserError: an interval that is none, or a parameter that the transformation of a training lacks.
+    """
+    for region in regions:
+        for name, interval in _region(region).items():
+            if interval is None:
+                raise UserError(f"region.{name}=null is no region; give [low,high], or leave region out")
+        certify = next(step for step in steps if step.command == "certify")
+        others = [one for one in certify.overrides if not one.lstrip("+").startswith("region.")]
+        _check([Step("certify", [*others, *region], "")], [])
+        if all(one.startswith("region.") for one in region):  # with + it is of a transformation of the user's own
+            for step in steps if region is regions[0] else ():
+                if step.command == "train":
+                    _compose("train", [*step.overrides, *region], lambda cfg: str(cfg.hydra.run.dir))
 
 
 def _compose(command: str, overrides: Sequence[str], read: Callable[[DictConfig], Any]) -> Any:
@@ -413,10 +485,10 @@ def _run_here(plan: Plan, missing: Sequence[Step]) -> None:
                 step, log, slot = running.pop(process)
                 slots.append(slot)
                 slots.sort()
-                if process.returncode == 0:
-                    step.locate()
-                else:
+                if process.returncode != 0:
                     _fail(plan, step, *_why(process.returncode, log), log)
+                elif not step.locate():
+                    _fail(plan, step, "failed", _NOTHING, log)
                 bar.update()
             time.sleep(0.1)
     finally:
@@ -439,9 +511,10 @@ def _start(step: Step, log: Path, slot: int, jobs: int, site: Sequence[str]) -> 
         if len(gpus) > 1:
             variables["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)  # a process of a sweep that was killed may still write to it
     with log.open("wb") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", f"glsmooth.{step.command}", *site, *step.overrides],
+            [sys.executable, "-m", f"glsmooth.{step.command}", *site, *step.arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -497,7 +570,7 @@ def _run_on_cluster(plan: Plan, missing: Sequence[Step]) -> None:
         steps = [missing[number] for number in numbers]
         launcher = _launcher(plan, steps[0])
         for number, job in zip(
-            numbers, launcher.submit([s.overrides for s in steps], numbers[0], **parameters), strict=True
+            numbers, launcher.submit([s.arguments for s in steps], numbers[0], **parameters), strict=True
         ):
             jobs[number] = job
             known[_key(missing[number])] = str(job.job_id)
@@ -522,6 +595,8 @@ def _run_on_cluster(plan: Plan, missing: Sequence[Step]) -> None:
     for step in missing:
         failure = without.get(_name(step))
         step.state = "finished" if failure is None and step.locate() else "failed"
+        if failure is None and step.state == "failed":
+            _fail(plan, step, "failed", _NOTHING, None)
         if step.after is not None and step.after.state == "failed":  # Slurm has removed it
             failures[:] = [one for one in failures if one.job != _name(step)]
             _fail(plan, step, "failed", _UNTRAINED, None)
@@ -529,14 +604,39 @@ def _run_on_cluster(plan: Plan, missing: Sequence[Step]) -> None:
 
 def _submitted_before(plan: Plan, step: Step, known: Mapping[str, str]) -> Any:
     """The job of a step that an earlier start submitted, unless it has ended."""
-    number = known.get(_key(step))
-    if number is None:
+    number = str(known.get(_key(step)))
+    if re.fullmatch(r"\d+(_\d+)?", number) is None or not _waits_or_runs(number, plan.folder / ".submitit"):
         return None
     import submitit
 
     tasks = _compose(step.command, step.overrides, lambda cfg: int(cfg.hydra.launcher.tasks_per_node))
-    job: Any = submitit.SlurmJob(plan.folder / ".submitit" / "%j", str(number), tasks=list(range(tasks)))
-    return None if job.watcher.is_done(job.job_id, mode="force") else job
+    return submitit.SlurmJob(plan.folder / ".submitit" / "%j", number, tasks=list(range(tasks)))
+
+
+#: States of a job of Slurm that has not ended.
+_ALIVE = (
+    *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"),
+    *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"),
+)
+
+
+def _waits_or_runs(number: str, logs: Path) -> bool:
+    """Does Slurm still have this job, and is it the one that logs here? Numbers are given again.
+
+    Accounting is not asked: what it has forgotten would look like a job that it does not know yet.
+    """
+    asked = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        if "Invalid job id" in asked.stderr:
+            return False
+        raise UserError(
+            f"scontrol does not say whether job {number} runs ({asked.stderr.strip()}); run the same sweep again when "
+            "Slurm answers"
+        )
+    fields = dict(line.strip().partition("=")[::2] for line in asked.stdout.splitlines())
+    state = str(fields.get("JobState")).partition(" ")[0]
+    ours = str(logs.absolute() / number.partition("_")[0])
+    return state in _ALIVE and fields.get("StdOut", "").startswith((f"{ours}_", f"{ours}/"))
 
 
 def _key(step: Step) -> str:
@@ -575,7 +675,8 @@ def _report(plan: Plan) -> None:
     from glsmooth.commands.report import report_sweep
     from glsmooth.runs.sweep import Sweep
 
-    found = [step.directory for step in plan.certifications if step.state == "finished" and step.directory is not None]
+    finished = [step for step in plan.certifications if step.state == "finished"]
+    found = list(dict.fromkeys(step.directory for step in finished if step.directory is not None))
     sweep = Sweep(found, plan.regions, list(failures))
     sweep.write(plan.folder)
     if found:

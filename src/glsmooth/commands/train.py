@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from glsmooth.learning.training import CLEAN, UNDER_LAW, SavesInsideEpochs, Trai
 from glsmooth.learning.wandb_log import LearningRate, Session, TrainingLog, log_pictures, session
 from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
 from glsmooth.runs.own import remember
+from glsmooth.runs.records import holding
 
 __all__ = ["main", "run"]
 
@@ -51,6 +53,12 @@ _AFRESH = "restore it, or remove last.ckpt and summary.json, and the same comman
 def run(cfg: DictConfig) -> None:
     """Train, or resume, or say that it is done. Writes best.ckpt, last.ckpt, metrics and summary.json."""
     settings = plain(cfg)
+    # Two of the same run would write over each other: an earlier epoch's best.ckpt beside a later summary.
+    with holding(Path(settings["run_dir"])) if is_first_process() else nullcontext():
+        _run(settings)
+
+
+def _run(settings: dict[str, Any]) -> None:
     directory = Path(settings["run_dir"])
     seed_everything(settings["seed"], workers=True, verbose=False)
     if settings["trainer"]["num_threads"]:

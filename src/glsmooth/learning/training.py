@@ -210,6 +210,11 @@ class TrainingModule(LightningModule):
         world = self.trainer.global_rank, self.trainer.world_size
         return Batches(len(dataset), self.optimizer["batch_size"], shuffle_seed, *world)
 
+    @property
+    def _size(self) -> int:
+        images: Any = self.data.train
+        return len(images)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
         self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
@@ -217,6 +222,13 @@ class TrainingModule(LightningModule):
         if begun is not None:
             self._first_step = self.steps_saved = int(begun["steps"])
             self._images = int(begun["images"])
+            # Other batches than those that were left would follow, or none.
+            size, now = begun["size"], self._size
+            made = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
+            if size != now:
+                raise ValueError(f"it stopped inside an epoch of {size} images, and now there are {now}")
+            if self._first_step != made or not 0 < self._images <= made * self.optimizer["batch_size"]:
+                raise ValueError(f"it was changed: {made} steps were made, and it says {self._first_step}")
             self._sums = torch.tensor(begun["sums"], dtype=torch.float64).reshape(self._sums.shape)
         # The optimizer takes any tensors, and fails at its first step.
         parameters = list(self.parameters())
@@ -236,6 +248,7 @@ class TrainingModule(LightningModule):
             checkpoint[KEY][BEGUN] = {
                 "steps": self.steps_begun,
                 "images": self._images,  # of the first process
+                "size": self._size,
                 "sums": self._sums.tolist(),
             }
 

@@ -15,7 +15,8 @@ import json
 import os
 import stat
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,7 +33,18 @@ from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, read_json, remove_lef
 from glsmooth.smoothing import Verdict
 from glsmooth.voting.procedures import ABSTAIN
 
-__all__ = ["COLUMNS", "Columns", "Images", "RecordWriter", "Records", "columns", "part_path", "read_records", "row"]
+__all__ = [
+    "COLUMNS",
+    "Columns",
+    "Images",
+    "RecordWriter",
+    "Records",
+    "columns",
+    "holding",
+    "part_path",
+    "read_records",
+    "row",
+]
 
 #: Columns of records.csv; ``coin`` where the bound is randomised, and ``certified_<method>`` for each method follow.
 COLUMNS = (
@@ -296,8 +308,7 @@ class Records:
         self.directory = directory
         self.columns = tuple(columns)
         self.path = directory / RECORDS
-        self._lock = _open(directory / "run.lock")  # the lock lasts as long as the file is open
-        _lock(self._lock.fileno(), directory)
+        self._lock = _hold(directory)
         remove_leftovers(directory)
         #: Images that are on disk.
         self.finished: frozenset[int] = frozenset()
@@ -368,6 +379,26 @@ class Records:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def holding(directory: Path) -> Iterator[None]:
+    """Hold a run directory, which no other process may then write to.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    lock = _hold(directory)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def _hold(directory: Path) -> BinaryIO:
+    lock = _open(directory / "run.lock")  # the lock lasts as long as the file is open
+    _lock(lock.fileno(), directory)
+    return lock
 
 
 def _text(value: object) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from glsmooth.configuration.fields import shown
+from glsmooth.configuration.fields import leaves, shown
+from glsmooth.configuration.identity import difference
 from glsmooth.errors import UserError
 from glsmooth.runs.failures import Failure
 from glsmooth.runs.figure import Draws
-from glsmooth.runs.files import CONFIG, FIGURE, IDENTITY, IMAGES, RECORDS, read_json, write_bytes, write_text
+from glsmooth.runs.files import CONFIG, FIGURE, IDENTITY, IMAGES, RECORDS, SUMMARY, read_json, write_bytes, write_text
 from glsmooth.runs.own import is_own, remember, run_files
 from glsmooth.runs.records import Images
 from glsmooth.runs.run import Run
@@ -93,6 +94,7 @@ def _identity(run: Run) -> dict[str, Any]:
 def _write(shards: Sequence[Run], out: Path) -> None:
     """Write the run directory of the whole certification."""
     first = shards[0]
+    _check_same(shards)
     images = _images(shards)
     header, lines = b"", {}
     for run in shards:
@@ -125,6 +127,47 @@ def _write(shards: Sequence[Run], out: Path) -> None:
     summary.write(out)
     if all(is_own(run_files(run.path)) for run in shards):
         remember(run_files(out))
+
+
+def _check_same(shards: Sequence[Run]) -> None:
+    """Refuse shards whose summaries are of other settings than their identities: one summary will speak for all.
+
+    Raises:
+        UserError: naming the first that differs.
+    """
+    first = shards[0]
+    for run in shards:
+        other = difference(_stated(first), _stated(run))
+        if other is not None:
+            raise UserError(
+                f"{run.path / SUMMARY}: {first.path} was certified with {other}; certify both with the same settings"
+            )
+        digest = hashlib.sha256((run.path / IMAGES).read_bytes()).hexdigest()
+        if read_json(run.path / IDENTITY, "run its certify command again").get("images") != digest:
+            raise UserError(f"{run.path / IMAGES}: is not that of {IDENTITY} beside it; certify this shard again")
+
+
+def _stated(run: Run) -> dict[str, Any]:
+    """What a summary says of how its votes were taken, by dotted name; not what differs from machine to machine."""
+    summary = run.summary
+    fields = {
+        "transform": summary.transform,
+        "smoothing": summary.smoothing,
+        "region": summary.region,
+        "dataset": summary.dataset,
+        "model": summary.model or {},
+        "monte_carlo": summary.monte_carlo,
+        "methods": {name: {"sound": outcome.sound} for name, outcome in run.outcomes.items()},
+        "image_size": None if summary.image_size is None else list(summary.image_size),
+        "pixel_noise": summary.pixel_noise,
+        "stochastic": summary.stochastic,
+        "classes": summary.classes,
+        "ckpt": (summary.checkpoint or {}).get("sha256"),
+        "seed": summary.seed,
+        "precision": summary.precision,
+    }
+    left_out = ("dataset.root", "dataset.num_workers", "dataset.download", "monte_carlo.stopped_for")
+    return {key: value for key, value in leaves(fields) if not key.startswith(left_out)}
 
 
 def _images(shards: Sequence[Run]) -> Images:

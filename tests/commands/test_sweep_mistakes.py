@@ -1,0 +1,139 @@
+"""What is typed for a sweep, read before anything begins; and steps that end well without a result."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from glsmooth.commands import jobs, sweep
+from glsmooth.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+OWN = """
+import torch
+import glsmooth as gs
+
+class Lighter(gs.ResolvableTransform):
+    name = "lighter"
+    parameters = ("light",)
+    identity = torch.zeros(1, dtype=torch.float64)
+
+    def apply(self, images, theta):
+        return images + theta.to(images.dtype).view(-1, 1, 1, 1)
+
+    def resolve(self, alpha, beta):
+        return alpha + beta
+"""
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    monkeypatch.setattr(jobs, "failures", [])
+    monkeypatch.setattr(sweep, "failures", jobs.failures)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("train=1", "train=1 is a field of neither"),
+        ("certify=0.5", "certify=0.5 is a field of neither"),
+        ("hydra.run.dir=a,b", "must be one folder"),
+        ("hydra.run.dir=", "must be one folder"),
+        ("hydra.run.dir=null", "must be one folder"),
+        ("hydra.run.dir=${now:%Y}", "must be one folder"),
+        ("hydra.sweep.dir=a", "leave it out"),
+        ("hydra/launcher=submitit_local", "set hydra/launcher=slurm"),
+        ("region.brightness=[-0.1,0.1],[0.2,-0.2]", "is inverted"),
+        ("region.brightness=[-0.1,0.1],[0.2]", "must be an interval"),
+        ("region.brightness=[-0.1,0.1],null", "is no region"),
+        ("region.contrast=[0.9,1.1]", r"region\.contrast"),
+        ("--config-dir=~/nowhere", "is not a directory"),
+    ],
+)
+def test_mistakes(typed, words):
+    with pytest.raises(UserError, match=words):
+        sweep.plan_of(["transform=brightness", typed])
+
+
+def test_a_launcher_needs_slurm(elsewhere, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("PATH", "/nowhere")
+    plan = sweep.plan_of(["hydra/launcher=slurm", "transform=brightness"])
+    with pytest.raises(UserError, match="there is no sbatch here"):
+        sweep.run(plan)
+
+
+def test_a_folder_that_is_no_directory_is_not_looked_in():
+    with pytest.raises(UserError, match="--config-dir=nowhere is not a directory"):
+        sweep.plan_of(["--config-dir", "nowhere", "transform=brightness"])
+
+
+def test_a_report_that_cannot_be_written_is_noticed_first(elsewhere):
+    (elsewhere / "file").touch()
+    plan = sweep.plan_of(["transform=brightness", "hydra.run.dir=file"])
+    with pytest.raises(UserError, match="choose another"):
+        sweep.run(plan)
+
+
+def test_the_same_value_twice_is_one_run():
+    plan = sweep.plan_of(["transform=brightness", "optimizer.lr=0.1,1e-1", "seed=0,0", "certify.seed=1,1"])
+    assert [step.command for step in plan.steps] == ["train", "certify"]
+
+
+def test_a_transformation_of_ones_own_is_trained_in_the_first_region(elsewhere, monkeypatch):
+    """It has no default, and train asks for one."""
+    (elsewhere / "my_lighter.py").write_text(OWN)
+    monkeypatch.syspath_prepend(elsewhere)
+    own = ("transform=custom", "transform._target_=my_lighter.Lighter", "+smoothing.light={law:Normal,scale:1}")
+    regions = "+region.light=[0,1],[0,2]"
+    train, certify = sweep.plan_of([*own, regions]).steps
+    assert "+region.light=[0,1]" in train.overrides
+    assert "+region.light=[0,1]" in certify.overrides
+    train, _ = sweep.plan_of([*own, regions, "+train.region.light=[0,3]"]).steps
+    assert [one for one in train.overrides if "region" in one] == ["+region.light=[0,3]"]
+
+
+@pytest.mark.parametrize("jobs_at_once", [1, 2])
+def test_a_trial_is_no_result(elsewhere, monkeypatch, fresh, jobs_at_once):
+    """The certification that would follow is not waited for."""
+    monkeypatch.setattr(sys, "argv", ["sweep"])
+    tiny = ("transform=brightness", "optimizer.batch_size=8", "trainer.fast_dev_run=true", "trainer.accelerator=cpu")
+    plan = sweep.plan_of([*tiny, f"jobs={jobs_at_once}", "hydra.run.dir=out"])
+    with pytest.raises(UserError, match="ended without a result"):
+        sweep.run(plan)
+    assert [(one.state, one.reason) for one in jobs.failures] == [
+        ("failed", sweep._NOTHING),
+        ("failed", sweep._UNTRAINED),
+    ]
+
+
+SCONTROL = """#!/bin/sh
+[ "$3" = 6 ] && {{ echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1; }}
+[ "$3" = 5 ] || {{ echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1; }}
+echo 'JobId=5 JobName=train
+   JobState={state} Reason=None Dependency=(null)
+   StdOut={out}'
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "state", "out", "ours"),
+    [
+        ("5", "PENDING", "out/.submitit/5/5_0_log.out", True),
+        ("5", "RUNNING", "out/.submitit/5_3/5_3_0_log.out", True),
+        ("5", "CANCELLED", "out/.submitit/5/5_0_log.out", False),
+        ("5", "RUNNING", "out/.submitit/50/50_0_log.out", False),
+        ("5", "RUNNING", "other/.submitit/5/5_0_log.out", False),
+        ("4", "RUNNING", "", False),
+    ],
+)
+def test_only_a_job_of_this_sweep_is_waited_for(elsewhere, monkeypatch, number, state, out, ours):
+    """A number that Slurm has forgotten, or given to another job, is none."""
+    fake = elsewhere / "scontrol"
+    fake.write_text(SCONTROL.format(state=state, out=elsewhere / out))
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(elsewhere), prepend=":")
+    assert sweep._waits_or_runs(number, Path("out/.submitit")) is ours
+    with pytest.raises(UserError, match="Unable to contact"):
+        sweep._waits_or_runs("6", Path("out/.submitit"))
