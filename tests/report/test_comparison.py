@@ -235,6 +235,18 @@ def test_a_second_key_makes_lines(tmp_path, seen):
     assert len(beside) == 2
 
 
+def test_lines_of_regions_of_two_parameters_are_told_apart(tmp_path, seen):
+    names = [f"contrast in [0.85, 1.15] and brightness in [−0.15, {end}]" for end in (0.15, 0.25)]
+    results = [
+        result(tmp_path / f"{number}{scale}", scale=scale, model={"name": name})
+        for number, name in enumerate(names)
+        for scale in (0.2, 0.3)
+    ]
+    write_comparison(results, tmp_path / "out")
+    ((_, (_, curves, *_)),) = seen
+    assert [curve.title for curve in curves] == names
+
+
 def test_two_numbers_make_a_heat_map(tmp_path, seen):
     results = [
         result(

@@ -578,7 +578,7 @@ def _lines(
         for levels in lines:
             inside = {i: s for i, s in settings.items() if tuple(s.levels[n] for n in rest) == levels}
             name = ", ".join(comparison.axes[n].words[level] for n, level in zip(rest, levels, strict=True))
-            name = wording.shortened(name, 40)
+            name = wording.shortened(name, 68)  # a region of two parameters has some 60 signs, its own ones last
             curves.append(curve(name, "", {i: comparison.cra(s, method) for i, s in inside.items()}, True))
             accuracies = (comparison.smoothed, comparison.base)
             smoothed, base = (curve(name, "", {i: tally(s) for i, s in inside.items()}) for tally in accuracies)
