@@ -35,7 +35,7 @@ from scipy.stats import binom
 
 import glsmooth as gs
 from glsmooth.bounds import METHODS
-from glsmooth.commands import sweep
+from glsmooth.commands.plan import plan_of
 from glsmooth.configuration.build import build_family, build_region, law_config
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.settings import validate
@@ -155,7 +155,7 @@ def compose(name, arguments):
     if "cluster=slurm" in arguments:
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     if name == "sweep":
-        return sweep.plan_of(arguments)
+        return plan_of(arguments)
     runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
     options = {a for a in arguments if a.startswith("-")}
     assert name in COMMANDS, f"glsmooth {name} is not a command"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from glsmooth.commands import sweep
+from glsmooth.commands import steps, sweep
+from glsmooth.commands.plan import Step, plan_of
 from glsmooth.errors import UserError
 
 WHAT = (
@@ -71,7 +72,7 @@ def test_the_same_again_does_what_is_missing(swept):
     larger = [a if not a.startswith("optimizer.lr") else "optimizer.lr=0.05" for a in arguments]
     done = run(folder, *(a for a in larger if a != "hydra.run.dir=sweep"), "hydra.run.dir=other")
     assert done.returncode == 0, done.stderr
-    assert "1 trainings, 1 of them done before\n1 certifications, 1 of them done before" in done.stderr
+    assert "Trainings: 1, done before: 1\nCertifications: 1, done before: 1" in done.stderr
     assert before == {path: path.stat().st_mtime_ns for path in files}
     assert (folder / "other" / "table.csv").read_text() == (folder / "sweep" / "table.csv").read_text()
 
@@ -122,7 +123,7 @@ class TestPlan:
     """What is typed, and what is done for it."""
 
     def steps(self, *arguments):
-        plan = sweep.plan_of(arguments)
+        plan = plan_of(arguments)
         return plan, [step for step in plan.steps if step.command == "train"], plan.certifications
 
     def test_fields_go_to_the_command_that_has_them(self):
@@ -142,12 +143,12 @@ class TestPlan:
 
     def test_one_group_at_wandb(self):
         words = ("transform=brightness", "seed=0,1")
-        groups = {step.group for more in ([], ["logger=wandb"]) for step in sweep.plan_of([*words, *more]).steps}
+        groups = {step.group for more in ([], ["logger=wandb"]) for step in plan_of([*words, *more]).steps}
         (group,) = groups
         assert group.startswith("sweep-")
-        step = sweep.plan_of(words).steps[0]
+        step = plan_of(words).steps[0]
         assert step.arguments == [*step.overrides, f"logger.group={group}"]
-        typed = sweep.plan_of([*words, "logger.group=mine"]).steps[0]
+        typed = plan_of([*words, "logger.group=mine"]).steps[0]
         assert typed.arguments == ["transform=brightness", "seed=0", "logger.group=mine"]
 
     def test_every_combination(self):
@@ -170,7 +171,7 @@ class TestPlan:
 
     def test_the_folder_follows_from_what_decides(self):
         one, two, three = (
-            sweep.plan_of([*more, "transform=brightness", "seed=0,1"]).folder
+            plan_of([*more, "transform=brightness", "seed=0,1"]).folder
             for more in ([], ["jobs=3", "trainer.accelerator=cpu", "logger=wandb"], ["monte_carlo.n=50"])
         )
         assert one == two != three
@@ -196,7 +197,7 @@ class TestPlan:
     )
     def test_mistakes_are_found_before_anything_begins(self, typed, words, elsewhere):
         with pytest.raises(UserError) as mistake:
-            sweep.plan_of(["transform=brightness", typed])
+            plan_of(["transform=brightness", typed])
         assert words in str(mistake.value).splitlines()[-1]
         assert not list(elsewhere.iterdir())
 
@@ -204,20 +205,20 @@ class TestPlan:
         ("options", "words"),
         [
             ([], "choose from slurm; a file of your own needs --config-dir DIR"),
-            (["--config-dir", "nowhere"], "--config-dir is not a directory"),
+            (["--config-dir", "nowhere"], "--config-dir=nowhere is not a directory"),
         ],
     )
     def test_a_site_that_is_not_found(self, options, words, monkeypatch, elsewhere):
         arguments = [*options, "transform=brightness", "cluster=mysite"]
         monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
         with sweep.site_first(), pytest.raises(UserError) as mistake:
-            sweep.plan_of(arguments)
+            plan_of(arguments)
         assert words in str(mistake.value).splitlines()[-1]
 
     @pytest.mark.parametrize("procedure", ["sequential", "exhaustive"])
     def test_votes_that_stop_early_decide_one_region(self, procedure):
         with pytest.raises(UserError, match="stops when one region is decided"):
-            sweep.plan_of(["transform=brightness", REGIONS, f"monte_carlo={procedure}"])
+            plan_of(["transform=brightness", REGIONS, f"monte_carlo={procedure}"])
 
 
 def test_help(capsys, monkeypatch):
@@ -238,7 +239,7 @@ def test_help(capsys, monkeypatch):
 )
 def test_killed_is_told_from_failed(tmp_path, status, log, said):
     (tmp_path / "log").write_text(log)
-    state, reason = sweep._why(status, Path(tmp_path / "log"))
+    state, reason = steps._why(status, Path(tmp_path / "log"))
     assert (state, reason[: len(said[1])]) == said
 
 
@@ -247,10 +248,10 @@ def test_processes_at_once_share_the_processors_and_the_gpus(monkeypatch, tmp_pa
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(sweep.subprocess, "Popen", lambda command, **options: started.append(options["env"]))
-    step = sweep.Step("train", [], "")
+    monkeypatch.setattr(steps.subprocess, "Popen", lambda command, **options: started.append(options["env"]))
+    step = Step("train", [], "")
     for slot in range(3):
-        sweep._start(step, tmp_path / "log", slot, 3, [])
-    sweep._start(step, tmp_path / "log", 0, 1, [])
+        steps._start(step, tmp_path / "log", slot, 3, [])
+    steps._start(step, tmp_path / "log", 0, 1, [])
     assert [env.get("OMP_NUM_THREADS") for env in started] == ["2", "2", "2", None]
     assert [env["CUDA_VISIBLE_DEVICES"] for env in started] == ["4", "7", "4", "4,7"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from glsmooth.commands import jobs, sweep
+from glsmooth.commands import jobs, steps, sweep
+from glsmooth.commands.plan import plan_of
 from glsmooth.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -32,6 +33,7 @@ class Lighter(gs.ResolvableTransform):
 def fresh(monkeypatch):
     monkeypatch.setattr(jobs, "failures", [])
     monkeypatch.setattr(sweep, "failures", jobs.failures)
+    monkeypatch.setattr(steps, "failures", jobs.failures)
 
 
 @pytest.mark.parametrize(
@@ -55,31 +57,31 @@ def fresh(monkeypatch):
 )
 def test_mistakes(typed, words):
     with pytest.raises(UserError, match=words):
-        sweep.plan_of(["transform=brightness", typed])
+        plan_of(["transform=brightness", typed])
 
 
 def test_a_launcher_needs_slurm(elsewhere, monkeypatch):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     monkeypatch.setenv("PATH", "/nowhere")
-    plan = sweep.plan_of(["hydra/launcher=slurm", "transform=brightness"])
-    with pytest.raises(UserError, match="there is no sbatch here"):
+    plan = plan_of(["hydra/launcher=slurm", "transform=brightness"])
+    with pytest.raises(UserError, match="this machine has no Slurm"):
         sweep.run(plan)
 
 
 def test_a_folder_that_is_no_directory_is_not_looked_in():
     with pytest.raises(UserError, match="--config-dir=nowhere is not a directory"):
-        sweep.plan_of(["--config-dir", "nowhere", "transform=brightness"])
+        plan_of(["--config-dir", "nowhere", "transform=brightness"])
 
 
 def test_a_report_that_cannot_be_written_is_noticed_first(elsewhere):
     (elsewhere / "file").touch()
-    plan = sweep.plan_of(["transform=brightness", "hydra.run.dir=file"])
+    plan = plan_of(["transform=brightness", "hydra.run.dir=file"])
     with pytest.raises(UserError, match="choose another"):
         sweep.run(plan)
 
 
 def test_the_same_value_twice_is_one_run():
-    plan = sweep.plan_of(["transform=brightness", "optimizer.lr=0.1,1e-1", "seed=0,0", "certify.seed=1,1"])
+    plan = plan_of(["transform=brightness", "optimizer.lr=0.1,1e-1", "seed=0,0", "certify.seed=1,1"])
     assert [step.command for step in plan.steps] == ["train", "certify"]
 
 
@@ -89,10 +91,10 @@ def test_a_transformation_of_ones_own_is_trained_in_the_first_region(elsewhere, 
     monkeypatch.syspath_prepend(elsewhere)
     own = ("transform=custom", "transform._target_=my_lighter.Lighter", "+smoothing.light={law:Normal,scale:1}")
     regions = "+region.light=[0,1],[0,2]"
-    train, certify = sweep.plan_of([*own, regions]).steps
+    train, certify = plan_of([*own, regions]).steps
     assert "+region.light=[0,1]" in train.overrides
     assert "+region.light=[0,1]" in certify.overrides
-    train, _ = sweep.plan_of([*own, regions, "+train.region.light=[0,3]"]).steps
+    train, _ = plan_of([*own, regions, "+train.region.light=[0,3]"]).steps
     assert [one for one in train.overrides if "region" in one] == ["+region.light=[0,3]"]
 
 
@@ -101,12 +103,12 @@ def test_a_trial_is_no_result(elsewhere, monkeypatch, fresh, jobs_at_once):
     """The certification that would follow is not waited for."""
     monkeypatch.setattr(sys, "argv", ["sweep"])
     tiny = ("transform=brightness", "optimizer.batch_size=8", "trainer.fast_dev_run=true", "trainer.accelerator=cpu")
-    plan = sweep.plan_of([*tiny, f"jobs={jobs_at_once}", "hydra.run.dir=out"])
+    plan = plan_of([*tiny, f"jobs={jobs_at_once}", "hydra.run.dir=out"])
     with pytest.raises(UserError, match="ended without a result"):
         sweep.run(plan)
     assert [(one.state, one.reason) for one in jobs.failures] == [
-        ("failed", sweep._NOTHING),
-        ("failed", sweep._UNTRAINED),
+        ("failed", steps._NOTHING),
+        ("failed", steps._UNTRAINED),
     ]
 
 
@@ -136,9 +138,9 @@ def test_only_a_job_of_this_sweep_is_waited_for(elsewhere, monkeypatch, number, 
     fake.write_text(SCONTROL.format(state=state, out=elsewhere / out))
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(elsewhere), prepend=":")
-    assert sweep._waits_or_runs(number, Path("out/.submitit")) is ours
+    assert steps._waits_or_runs(number, Path("out/.submitit")) is ours
     with pytest.raises(UserError, match="Unable to contact"):
-        sweep._waits_or_runs("6", Path("out/.submitit"))
+        steps._waits_or_runs("6", Path("out/.submitit"))
 
 
 def test_a_run_that_was_damaged_leaves_the_others(elsewhere, monkeypatch, fresh, capsys):
@@ -148,9 +150,9 @@ def test_a_run_that_was_damaged_leaves_the_others(elsewhere, monkeypatch, fresh,
         *("trainer.limit_val_batches=1", "dataset.subset=2", "monte_carlo.n0=4", "monte_carlo.n=8"),
         *("certify.seed=0,1", "trainer.accelerator=cpu", "hydra.run.dir=out", "jobs=2"),
     )
-    sweep.run(sweep.plan_of(typed))
+    sweep.run(plan_of(typed))
     capsys.readouterr()
-    plan = sweep.plan_of(typed)
+    plan = plan_of(typed)
     damaged, whole = (step.directory for step in plan.certifications)
     (damaged / "records.csv").write_text("")
     with pytest.raises(UserError, match=f"records.csv: no column 'index'.*; remove {damaged}"):
@@ -160,5 +162,5 @@ def test_a_run_that_was_damaged_leaves_the_others(elsewhere, monkeypatch, fresh,
     assert whole.name in out
     shutil.rmtree(damaged)
     jobs.failures.clear()
-    sweep.run(sweep.plan_of(typed))
+    sweep.run(plan_of(typed))
     assert (damaged / "summary.json").is_file()

@@ -305,7 +305,7 @@ def test_a_sweep_of_dependent_jobs(home):
     before = {path: path.read_bytes() for path in Path("outputs").rglob("records.csv")}
     assert len(before) == 1
     _, err = finish(start("glsmooth", *arguments), status=2)
-    assert "2 trainings, 1 of them done before" in err
+    assert "Trainings: 2, done before: 1" in err
     assert before == {path: path.read_bytes() for path in Path("outputs").rglob("records.csv")}
     out, _ = finish(start("glsmooth.report", "sweep", "hydra.run.dir=again"))
     assert "its training has no result" in out

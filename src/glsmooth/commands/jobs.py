@@ -12,9 +12,11 @@ import logging
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +47,10 @@ _ADVICE = {
     "NODE_FAIL": "the same command goes on from here",
     "PREEMPTED": "the same command goes on from here",
 }
+
+
+#: Seconds between questions to Slurm about what has not ended.
+_SECONDS_A_LOOK = 10.0
 
 
 class Killed(UserError):
@@ -203,6 +209,7 @@ def wait_for(jobs: Sequence[Any], names: Sequence[Sequence[str]], sweep: Path) -
     """
     results: dict[int, JobReturn] = {}
     shared = set.intersection(*map(set, names)) if len(names) > 1 else set()
+    ask, without = time.monotonic(), ""
     bar = tqdm(total=len(jobs), desc="Jobs", unit="job", mininterval=0.5 if sys.stderr.isatty() else 10)
     try:
         while len(results) < len(jobs):
@@ -212,8 +219,12 @@ def wait_for(jobs: Sequence[Any], names: Sequence[Sequence[str]], sweep: Path) -
                     results[number], failure = _result(job, own, sweep)
                     if failure is not None:
                         failures.append(failure)
-                        bar.set_postfix_str(f"{len(failures)} without a result")
+                        without = f", {len(failures)} without a result"
                     bar.update()
+            if time.monotonic() > ask and len(results) < len(jobs):
+                ask = time.monotonic() + _SECONDS_A_LOOK
+                waiting = [job.job_id for number, job in enumerate(jobs) if number not in results]
+                bar.set_postfix_str(_what_slurm_does(waiting) + without)
             time.sleep(0.5)
     except stopping.Stopped as stop:
         stop.progress = f"after {len(results)} of {len(jobs)} jobs, while the others go on (squeue --me)"
@@ -221,6 +232,26 @@ def wait_for(jobs: Sequence[Any], names: Sequence[Sequence[str]], sweep: Path) -
     finally:
         bar.close()
     return [results[number] for number in range(len(jobs))]
+
+
+def _what_slurm_does(numbers: Sequence[str]) -> str:
+    """How many jobs run and why others do not, in a few words; nothing where there is no squeue."""
+    try:
+        asked = subprocess.run(
+            ["squeue", "-h", "-r", "-j", ",".join(numbers), "-o", "%T %r"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    states = Counter(line.strip() for line in asked.stdout.splitlines())
+    words = (
+        f"{count} {state.lower()} ({why})" if why != "None" else f"{count} {state.lower()}"
+        for (state, _, why), count in ((one.partition(" "), count) for one, count in states.most_common(3))
+    )
+    return ", ".join(words)
 
 
 def _result(job: Any, overrides: Sequence[str], sweep: Path) -> tuple[JobReturn, Failure | None]:
