@@ -435,7 +435,7 @@ def test_an_output_that_takes_long_is_checked_in_part(page, item, capsys):
     known[0](item, capsys)
 
 
-@pytest.mark.parametrize(("said", "instead"), [("0.76401", "0.76404"), ("97.7 %", "97.8 %"), ("0.7, 1.4", "0.7, 1.5")])
+@pytest.mark.parametrize(("said", "instead"), [("0.76401", "0.76404"), ("97.2 %", "97.3 %"), ("0.7, 1.4", "0.7, 1.5")])
 def test_a_stale_output_fails(said, instead):
     shown = next(output for output in pages.outputs((ROOT / "README.md").read_text()) if said in output)
     with pytest.raises((AssertionError, Stale)):
