@@ -40,7 +40,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from glsmooth.commands.jobs import OneAfterAnother, behind, job_of, table_of_failures, told_by_job
+from glsmooth.commands.jobs import OneAfterAnother, behind, failures, job_of, table_of_failures, told_by_job
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.untrusted import Limits, using_limits
 from glsmooth.errors import UserError, did_you_mean, keyed, near_field, visible
@@ -110,6 +110,7 @@ def entry(
         if command in _LOGGED:
             sys.argv[1:] = _grouped(command, sys.argv[1:])
         start = hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(task_of(command, run))
+        failures.clear()  # of a command that ran before in this process
         requeue = scontrol_requeue if started_by_srun() else None
         with ending(command), environment(), site_first(), stoppable(_GO_ON.get(command, ""), requeue=requeue):
             try:

@@ -55,6 +55,7 @@ def main() -> None:
     if not arguments or "--help" in arguments or "-h" in arguments:
         print(HELP, end="")
         return
+    failures.clear()
     with ending("sweep"), environment(), site_first(), stoppable("; the same command goes on from here"):
         run(plan_of(arguments))
 
