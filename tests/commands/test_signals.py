@@ -244,10 +244,11 @@ def test_handlers_of_others_stay():
 
 
 def test_a_forked_process_is_on_its_own():
-    """As data loading processes are: what ends them is no signal to the command."""
+    """As data loading processes are: what ends them is no signal to the command, and to make room no concern of theirs."""
     process = script(
         "with stoppable('!'):\n    child = os.fork()\n    if child == 0:\n        ready()\n        time.sleep(60)\n"
-        f"    time.sleep(1)\n    os.kill(child, signal.SIGTERM)\n    print(os.waitpid(child, 0)[1])\n"
+        "    time.sleep(1)\n    os.kill(child, signal.SIGUSR1)\n    os.kill(child, signal.SIGUSR2)\n"
+        "    time.sleep(0.2)\n    os.kill(child, signal.SIGTERM)\n    print(os.waitpid(child, 0)[1])\n"
         f"    time.sleep({stopping.GRACE + 1})"
     )
     out, err = process.communicate(timeout=60)

@@ -260,10 +260,17 @@ def is_first_process() -> bool:
 
 
 def _forked() -> None:
-    """In a process forked from this one, as data loading processes are, signals do what they did before."""
+    """In a process forked from this one, as data loading processes are, signals do what they did before.
+
+    But those that ask for room, which schedulers send to every process of a job: the step that is saved may need a
+    batch from there.
+    """
     global _active
     if _active is not None:
         _active.restore()
+        for number in MAKE_ROOM:
+            if number in _active.ours:
+                signal.signal(number, signal.SIG_IGN)
         _active = None
 
 
