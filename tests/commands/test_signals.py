@@ -244,7 +244,7 @@ def test_handlers_of_others_stay():
 
 
 def test_a_forked_process_is_on_its_own():
-    """As data loading processes are: what ends them is no signal to the command, and to make room no concern of theirs."""
+    """As data loading processes are: what ends them is no signal to the command, and making room is not up to them."""
     process = script(
         "with stoppable('!'):\n    child = os.fork()\n    if child == 0:\n        ready()\n        time.sleep(60)\n"
         "    time.sleep(1)\n    os.kill(child, signal.SIGUSR1)\n    os.kill(child, signal.SIGUSR2)\n"
