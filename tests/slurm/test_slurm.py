@@ -20,13 +20,13 @@ TINY = (
     *("transform=brightness", "optimizer.epochs=1", "optimizer.batch_size=16", "trainer.limit_train_batches=8"),
     *("trainer.limit_val_batches=2", "dataset.image_size=[16,16]"),
 )
-#: Long enough to be interrupted: half a minute of one core.
+#: Long enough to be interrupted four times: half a minute of one core.
 LONG = (
     *("transform=brightness", "optimizer.epochs=2", "optimizer.batch_size=8", "trainer.limit_val_batches=4"),
-    *("dataset.image_size=[72,72]", "logger=wandb"),
+    *("dataset.image_size=[96,96]", "logger=wandb"),
 )
 VOTES = ("dataset.subset=8", "monte_carlo.n0=16", "monte_carlo.n=100")
-MANY_VOTES = ("dataset.subset=24", "monte_carlo.n0=200", "monte_carlo.n=4000", "batch_size=64", "logger=wandb")
+MANY_VOTES = ("dataset.subset=36", "monte_carlo.n0=200", "monte_carlo.n=3000", "batch_size=64", "logger=wandb")
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,9 @@ def test_training(trained):
 
 
 def test_three_certifications(trained):
+    local = here("certify", f"ckpt={trained[0]}", *VOTES, "seed=0,1,2", "hydra.sweep.dir=certify_here")
     finish(on_cluster("certify", f"ckpt={trained[0]}", *VOTES, "seed=0,1,2", "hydra.sweep.dir=certify"))
-    finish(here("certify", f"ckpt={trained[0]}", *VOTES, "seed=0,1,2", "hydra.sweep.dir=certify_here"))
+    finish(local)
     assert_same_records("certify", "certify_here")
     assert len(list(Path("certify").glob("*/report.html"))) == 3
     out, _ = finish(start("glsmooth.report", "certify", "hydra.run.dir=compared"))
@@ -172,10 +173,12 @@ def test_two_devices_are_two_tasks(home):
 
 
 def test_two_shards_are_the_whole(trained):
+    whole = ("trainer.accelerator=cpu", "hydra.run.dir=whole")
+    local = start("glsmooth.certify", f"ckpt={trained[0]}", *VOTES, *whole)
     finish(on_cluster("certify", f"ckpt={trained[0]}", *VOTES, "shard=0/2,1/2", "hydra.sweep.dir=shards"))
     finish(start("glsmooth.report", "shards", "hydra.run.dir=together"))
     (together,) = Path("together", "shards").iterdir()
-    finish(start("glsmooth.certify", f"ckpt={trained[0]}", *VOTES, "trainer.accelerator=cpu", "hydra.run.dir=whole"))
+    finish(local)
     for name in ("records.csv", "identity.json", "images.json"):
         assert (together / name).read_bytes() == Path("whole", name).read_bytes()
 
@@ -204,44 +207,37 @@ def test_a_wrong_value_in_one_job(home):
     assert len(list(Path("wrong").glob("*/best.ckpt"))) == 1
 
 
-def begun(sweep):
-    """Has the only training of a sweep made some steps? Its bar says when it begins."""
-
-    def ready():
-        said = "".join(path.read_text() for path in Path(sweep, ".submitit").rglob("*_log.err"))
-        return said.count("Training:") > ready.seen
-
-    ready.seen = 0
-    return ready
+def trains(sweep, restarts):
+    """Does the only training of a sweep make steps, after so many restarts? Its bar says when it begins."""
+    said = "".join(path.read_text() for path in Path(sweep, ".submitit").rglob("*_log.err"))
+    starts = said.split("Resuming from")
+    return len(starts) > restarts and "Training:" in starts[-1]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(home):
-    finish(here("train", *LONG, "seed=0", "hydra.sweep.dir=long_here"))
+    return here("train", *LONG, "seed=0", "hydra.sweep.dir=long_here")
 
 
 def test_training_that_is_interrupted(uninterrupted):
     """By each signal, by a job that is more urgent, and by the administrator: it goes on where it was."""
     process = on_cluster("train", *LONG, "seed=0", "hydra.sweep.dir=long")
-    ready = begun("long")
     steps = []
     for how in ("USR2", "USR1", "urgent", "requeue"):
-        number = job_of("long", ready)
-        time.sleep(1.5)
+        number = job_of("long", lambda: trains("long", len(steps)))
+        time.sleep(1.0)
         if how == "urgent":
             slurm_says("sbatch", "-p", "urgent", "-n", str(os.cpu_count()), "-o", "/dev/null", "--wrap", "sleep 0.1")
         elif how == "requeue":
             slurm_says("scontrol", "requeue", number)
         else:
             slurm_says("scancel", f"--signal={how}", number)
-        said = "".join(path.read_text() for path in Path("long", ".submitit").rglob("*_log.err"))
-        ready.seen = said.count("Training:")
         while number in slurm_says("squeue", "-h", "-t", "R", "-o", "%i").split():
             time.sleep(0.1)
         content = torch.load(next(Path("long").glob("*/last.ckpt")), weights_only=True)
         steps.append(content["global_step"])
-        ready.seen = "".join(p.read_text() for p in Path("long", ".submitit").rglob("*_log.err")).count("Training:")
     finish(process)
+    finish(uninterrupted)
     assert 0 < steps[0] < steps[1] < steps[2]
     assert_same_networks("long", "long_here")
     names = {path.name.rpartition("-")[2] for path in Path("long").glob("*/wandb/offline-run-*")}
@@ -249,7 +245,7 @@ def test_training_that_is_interrupted(uninterrupted):
 
 
 def test_certification_that_is_interrupted(trained):
-    finish(here("certify", f"ckpt={trained[0]}", *MANY_VOTES, "hydra.sweep.dir=many_here"))
+    local = here("certify", f"ckpt={trained[0]}", *MANY_VOTES, "hydra.sweep.dir=many_here")
     process = on_cluster("certify", f"ckpt={trained[0]}", *MANY_VOTES, "hydra.sweep.dir=many")
 
     def rows():
@@ -266,7 +262,8 @@ def test_certification_that_is_interrupted(trained):
             time.sleep(0.1)
         seen.append(rows())
     finish(process)
-    assert seen[0] < seen[1] < seen[2] < seen[3] < 24
+    finish(local)
+    assert seen[0] < seen[1] < seen[2] < seen[3] < 36
     assert_same_records("many", "many_here")
     names = {path.name.rpartition("-")[2] for path in Path("many").glob("*/wandb/offline-run-*")}
     assert names == {path.read_text() for path in Path("many").glob("*/wandb_id")}
