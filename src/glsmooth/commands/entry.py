@@ -51,6 +51,7 @@ __all__ = [
     "ending",
     "entry",
     "environment",
+    "literal",
     "quoted",
     "show_any_character",
     "site_first",
@@ -273,8 +274,13 @@ def quoted(argument: str) -> str:
     readable = not any("\ud800" <= char <= "\udfff" for char in value)
     if readable or not equals or key.startswith("-") or value[:1] in ("'", '"', "[", "{"):
         return argument
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{escaped}"'
+    return f"{key}={literal(value)}"
+
+
+def literal(text: str) -> str:
+    """A text in quotes, as Hydra reads it whatever it holds."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _of_hydra(error: OSError) -> bool:
@@ -342,8 +348,7 @@ def _collect_positional(arguments: list[str], field: str) -> list[str]:
         is_override = "=" in argument or argument.startswith(("-", "~")) or before in _OPTIONS
         (rest if is_override else plain_arguments).append(argument)
     if plain_arguments:
-        quoted = (argument.replace("\\", "\\\\").replace('"', '\\"') for argument in plain_arguments)
-        rest.append(f"{field}=[{','.join(f'{chr(34)}{argument}{chr(34)}' for argument in quoted)}]")
+        rest.append(f"{field}=[{','.join(map(literal, plain_arguments))}]")
     return rest
 
 

@@ -34,7 +34,17 @@ from glsmooth.learning import stopping
 if TYPE_CHECKING:  # it imports numpy
     from glsmooth.runs.failures import Failure
 
-__all__ = ["Killed", "OneAfterAnother", "behind", "failures", "job_of", "table_of_failures", "told_by_job", "wait_for"]
+__all__ = [
+    "Killed",
+    "OneAfterAnother",
+    "bar_of",
+    "behind",
+    "failures",
+    "job_of",
+    "table_of_failures",
+    "told_by_job",
+    "wait_for",
+]
 
 #: Jobs of this command that have no result.
 failures: list[Failure] = []
@@ -196,6 +206,11 @@ def _leave() -> None:
 atexit.register(_leave)  # when this module is imported, before much else: it comes last
 
 
+def bar_of(jobs: int) -> Any:
+    """A bar of so many jobs with the time left, on standard error; a log file needs no animation."""
+    return tqdm(total=jobs, desc="Jobs", unit="job", mininterval=0.5 if sys.stderr.isatty() else 10)
+
+
 def wait_for(jobs: Sequence[Any], names: Sequence[Sequence[str]], sweep: Path) -> list[JobReturn]:
     """Wait for jobs of submitit, all of them, whatever becomes of single ones.
 
@@ -210,7 +225,7 @@ def wait_for(jobs: Sequence[Any], names: Sequence[Sequence[str]], sweep: Path) -
     results: dict[int, JobReturn] = {}
     shared = set.intersection(*map(set, names)) if len(names) > 1 else set()
     ask, without = time.monotonic(), ""
-    bar = tqdm(total=len(jobs), desc="Jobs", unit="job", mininterval=0.5 if sys.stderr.isatty() else 10)
+    bar = bar_of(len(jobs))
     try:
         while len(results) < len(jobs):
             for number, job in enumerate(jobs):

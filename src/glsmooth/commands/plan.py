@@ -18,12 +18,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from glsmooth.commands.entry import quoted, what_to_type
+from glsmooth.commands.entry import literal, quoted, what_to_type
 from glsmooth.commands.jobs import behind
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError, near_field
 
-__all__ = ["Plan", "Step", "compose", "composer", "literal", "plan_of"]
+__all__ = ["Plan", "Step", "compose", "composer", "plan_of"]
 
 #: First parts of the keys that train alone has, certify alone, and both.
 _TRAIN = ("transform", "smoothing", "dataset", "model", "loss", "optimizer", "trainer", "experiment", "seed")
@@ -135,8 +135,8 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     _own_transform(typed, stages)
     regions = [one for one in stages["certify"] if one.get_key_element().lstrip("+").startswith("region.")]
     others = [one for one in stages["certify"] if one not in regions]
-    boxes = [_region(overrides) for overrides in _product(regions)] if regions else []
-    first = _product(regions)[0] if regions else []
+    boxes = _product(regions) if regions else []
+    first = boxes[0] if boxes else []
     own = any(one.get_key_element() == "transform._target_" for one in stages["train"])
     if own and not any(one.get_key_element().lstrip("+").startswith("region.") for one in stages["train"]):
         stages["train"] += _parse(first)  # train asks for one, and of a transformation of the user's own has none
@@ -158,8 +158,9 @@ def plan_of(arguments: Sequence[str]) -> Plan:
                 checkpoint = [f"ckpt={literal(str(train.directory / 'best.ckpt'))}"]
                 name = " ".join(filter(None, (train.name, _different(more, certifications), *part)))
                 steps.append(Step("certify", [*checkpoint, *more, *first, *part], name, after=train))
-    _check(steps, boxes)
-    _check_regions(steps, _product(regions) if regions else [])
+    decided = [_region(box) for box in boxes]
+    _check(steps, decided)
+    _check_regions(steps, boxes)
     for step in steps:
         if step.command == "certify":
             step.locate()
@@ -176,7 +177,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
             f"hydra/launcher: sweep starts no jobs by {launcher}; set hydra/launcher=slurm, or leave it out and set "
             "for example jobs=2"
         )
-    return Plan(steps, boxes, folder, settings, None if target is None else str(target), launcher)
+    return Plan(steps, decided, folder, settings, None if target is None else str(target), launcher)
 
 
 def _overrides(arguments: Sequence[str]) -> list[Override]:
@@ -275,11 +276,6 @@ def _region(overrides: Sequence[str]) -> dict[str, Any]:
 def _different(overrides: Sequence[str], every: Sequence[Sequence[str]]) -> str:
     """What tells one combination from the others."""
     return " ".join(one for one in overrides if any(one not in other for other in every))
-
-
-def literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _check(steps: Sequence[Step], regions: Sequence[Mapping[str, Any]]) -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
-from tqdm import tqdm
 
-from glsmooth.commands.entry import task_of
-from glsmooth.commands.jobs import failures, wait_for
-from glsmooth.commands.plan import Plan, Step, compose, composer, literal
+from glsmooth.commands.entry import literal, task_of
+from glsmooth.commands.jobs import bar_of, failures, wait_for
+from glsmooth.commands.plan import Plan, Step, compose, composer
 from glsmooth.errors import UserError
 from glsmooth.runs.files import read_json, write_text
 
@@ -40,7 +40,7 @@ def run_here(plan: Plan, missing: Sequence[Step]) -> None:
     running: dict[subprocess.Popen[bytes], tuple[Step, Path, int]] = {}
     waiting = list(missing)
     site = _site()
-    bar = tqdm(total=len(missing), desc="Jobs", unit="job", mininterval=0.5 if sys.stderr.isatty() else 10)
+    bar = bar_of(len(missing))
     try:
         while waiting or running:
             for step in list(waiting):
@@ -233,7 +233,6 @@ def _launcher(plan: Plan, step: Step) -> Any:
 
 
 def _site() -> list[str]:
-    for before, argument in zip(sys.argv, sys.argv[1:], strict=False):
-        if before in ("--config-dir", "-cd"):
-            return ["--config-dir", argument]
-    return [argument for argument in sys.argv if argument.startswith("--config-dir=")][:1]
+    """The option that names the site's folder, for processes that are started."""
+    folder = get_args_parser().parse_known_args()[0].config_dir
+    return [] if folder is None else ["--config-dir", folder]

@@ -330,24 +330,11 @@ _GROUPS = ("transform", "smoothing", "dataset", "model", "region")
 def _certified(run: Run) -> dict[str, Any]:
     """What certify was told, dotted, ``region.*`` of the certificate in its files."""
     summary = run.summary
-    groups = {
-        "transform": summary.transform,
-        "smoothing": summary.smoothing,
-        "monte_carlo": summary.monte_carlo,
-        "pixel_noise": summary.pixel_noise,
-        "dataset": summary.dataset,
-        "model": summary.model,
-        "precision": summary.precision,
-        "stochastic": summary.stochastic,
-        "image_size": None if summary.image_size is None else list(summary.image_size),
-        "seed": summary.seed,
-        "region": summary.region,
-    }
     # A data set that has a name counts by that name, wherever it lies.
     ignored = _LEFT_OUT | ({"dataset.root"} if summary.dataset.get("name") not in (None, "image_folder") else set())
     return {
         name: value
-        for name, value in leaves(groups)
+        for name, value in leaves(summary.told)
         if name not in ignored and name.rpartition(".")[0] not in ignored and value != {}
     }
 

@@ -151,20 +151,10 @@ def _stated(run: Run) -> dict[str, Any]:
     """What a summary says of how its votes were taken, by dotted name; not what differs from machine to machine."""
     summary = run.summary
     fields = {
-        "transform": summary.transform,
-        "smoothing": summary.smoothing,
-        "region": summary.region,
-        "dataset": summary.dataset,
-        "model": summary.model or {},
-        "monte_carlo": summary.monte_carlo,
+        **summary.told,
         "methods": {name: {"sound": outcome.sound} for name, outcome in run.outcomes.items()},
-        "image_size": None if summary.image_size is None else list(summary.image_size),
-        "pixel_noise": summary.pixel_noise,
-        "stochastic": summary.stochastic,
         "classes": summary.classes,
         "ckpt": (summary.checkpoint or {}).get("sha256"),
-        "seed": summary.seed,
-        "precision": summary.precision,
     }
     left_out = ("dataset.root", "dataset.num_workers", "dataset.download", "monte_carlo.stopped_for")
     return {key: value for key, value in leaves(fields) if not key.startswith(left_out)}

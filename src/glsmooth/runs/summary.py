@@ -146,6 +146,23 @@ class Summary:
     hardware: dict[str, Any] | None = None
     versions: dict[str, Any] | None = None
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What certify was told, nested as in the configuration, in plain values."""
+        return {
+            "transform": self.transform,
+            "smoothing": self.smoothing,
+            "monte_carlo": self.monte_carlo,
+            "pixel_noise": self.pixel_noise,
+            "dataset": self.dataset,
+            "model": self.model,
+            "precision": self.precision,
+            "stochastic": self.stochastic,
+            "image_size": None if self.image_size is None else list(self.image_size),
+            "seed": self.seed,
+            "region": self.region,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The content of summary.json."""
         content = {name: getattr(self, name) for name in _PLAIN}
