@@ -124,6 +124,18 @@ def job_of(process, sweep, ready=lambda: True, task=""):
     raise AssertionError("the job did not come so far")
 
 
+def interrupt(number, how):
+    """Interrupt a job by a signal, by a more urgent one, or as the administrator does; wait until it is not running."""
+    if how == "urgent":
+        slurm_says("sbatch", "-p", "urgent", "-n", str(os.cpu_count()), "-o", "/dev/null", "--wrap", "sleep 0.1")
+    elif how == "requeue":
+        slurm_says("scontrol", "requeue", number)
+    else:
+        slurm_says("scancel", f"--signal={how}", number)
+    while number in slurm_says("squeue", "-h", "-t", "R", "-o", "%i").split():
+        time.sleep(0.1)
+
+
 def states(number):
     """States and exit codes of a job and its tasks, by number; accounting comes late."""
     for _ in range(50):
@@ -230,14 +242,7 @@ def test_training_that_is_interrupted(uninterrupted):
         if number is None:
             break  # a fast machine
         time.sleep(1.0)
-        if how == "urgent":
-            slurm_says("sbatch", "-p", "urgent", "-n", str(os.cpu_count()), "-o", "/dev/null", "--wrap", "sleep 0.1")
-        elif how == "requeue":
-            slurm_says("scontrol", "requeue", number)
-        else:
-            slurm_says("scancel", f"--signal={how}", number)
-        while number in slurm_says("squeue", "-h", "-t", "R", "-o", "%i").split():
-            time.sleep(0.1)
+        interrupt(number, how)
         content = torch.load(next(Path("long").glob("*/last.ckpt")), weights_only=True)
         steps.append(content["global_step"])
     finish(process)
@@ -264,12 +269,7 @@ def test_certification_that_is_interrupted(trained):
         number = job_of(process, "many", lambda: rows() > seen[-1])
         if number is None:
             break  # a fast machine
-        if how == "requeue":
-            slurm_says("scontrol", "requeue", number)
-        else:
-            slurm_says("scancel", f"--signal={how}", number)
-        while number in slurm_says("squeue", "-h", "-t", "R", "-o", "%i").split():
-            time.sleep(0.1)
+        interrupt(number, how)
         seen.append(rows())
     finish(process)
     finish(local)
