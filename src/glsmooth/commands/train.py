@@ -28,7 +28,7 @@ from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload
 from glsmooth.learning.data import load_dataset
-from glsmooth.learning.models import build_model, resolve_model
+from glsmooth.learning.models import build_model, fit_first_layer, resolve_model
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import (
     WholeCheckpoints,
@@ -93,6 +93,8 @@ def _run(settings: dict[str, Any]) -> None:
         if not check.passed:
             print(check, file=sys.stderr)
     model = build_model(settings["model"], data.num_classes, data.channels, data.mean, data.std, data.image_size)
+    if begun is None and not settings["model"]["weights"]:
+        fit_first_layer(model, data.train)
     module = TrainingModule(model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload)
     if is_first_process():  # the others would write the same, and take for leftovers what is being written
         remove_leftovers(directory)
@@ -195,6 +197,7 @@ def make_training(settings: dict[str, Any], directory: Path, logged: Session) ->
     # Of what deterministic="warn" asks for below: to fill memory before it is written, as no step here needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     callbacks: list[Callback] = []
+    monitor = UNDER_LAW if settings["loss"]["transformed"] else CLEAN
     if settings["logger"]["name"] == "wandb":
         loggers.append(TrainingLog(logged))
         callbacks.append(LearningRate(logged))
@@ -211,7 +214,7 @@ def make_training(settings: dict[str, Any], directory: Path, logged: Session) ->
             *callbacks,
             TrainingProgress(chosen["progress"]),
             # best first: last.ckpt then remembers the best score, and a resumed run keeps it.
-            ModelCheckpoint(filename="best", monitor=UNDER_LAW, mode="max", save_weights_only=True, **saved),
+            ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_weights_only=True, **saved),
             ModelCheckpoint(filename="last", **saved),
             SavesInsideEpochs(directory / "last.ckpt"),
         ],

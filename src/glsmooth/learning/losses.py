@@ -39,7 +39,9 @@ def consistency_terms(logits: Tensor) -> tuple[Tensor, Tensor]:
     return divergence, entropy
 
 
-def training_loss(logits: Tensor, labels: Tensor, consistency: float, entropy: float) -> LossTerms:
+def training_loss(
+    logits: Tensor, labels: Tensor, consistency: float, entropy: float, label_smoothing: float = 0.0
+) -> LossTerms:
     """Cross-entropy averaged over copies + ``consistency`` · KL term + ``entropy`` · entropy term.
 
     Args:
@@ -47,9 +49,12 @@ def training_loss(logits: Tensor, labels: Tensor, consistency: float, entropy: f
         labels: `N` class numbers, the same for every copy.
         consistency: the weight λ of the mean over copies of KL(mean prediction || copy).
         entropy: the weight η of the entropy of the mean prediction.
+        label_smoothing: the share of the target that is spread evenly over the classes.
     """
     copies = len(logits)
-    cross_entropy = F.cross_entropy(logits.flatten(0, 1).float(), labels.repeat(copies))
+    cross_entropy = F.cross_entropy(
+        logits.flatten(0, 1).float(), labels.repeat(copies), label_smoothing=label_smoothing
+    )
     divergence, mean_entropy = consistency_terms(logits)
     total = cross_entropy + consistency * divergence + entropy * mean_entropy
     return LossTerms(total, cross_entropy, divergence, mean_entropy)

@@ -26,7 +26,7 @@ CLEAN = "val/accuracy"
 UNDER_LAW = "val/accuracy_under_law"
 
 #: What the learning rate may do.
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "one_cycle")
 
 #: Transformed copies of each validation image: more than one steadies the choice of best.ckpt.
 VALIDATION_COPIES = 4
@@ -52,9 +52,10 @@ class TrainingModule(LightningModule):
         model: images in [0, 1] `N x C x H x W` to logits `N x K`.
         family: the transformation with its smoothing laws, and the standard deviation of pixel noise.
         data: the dataset; its augmentation acts before the transformation.
-        loss: ``copies`` (m, of each image), ``consistency`` (λ) and ``entropy`` (η).
-        optimizer: ``lr``, ``momentum``, ``weight_decay``, ``nesterov``, ``schedule`` (``cosine`` or
-            ``constant``) and ``batch_size`` (images; the network sees m times as many).
+        loss: ``copies`` (m, of each image), ``consistency`` (λ), ``entropy`` (η), ``label_smoothing`` and
+            ``transformed`` (False: images as they are).
+        optimizer: ``lr``, ``bias_lr`` (of the biases, in units of lr), ``momentum``, ``weight_decay``, ``nesterov``,
+            ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the network sees m times as many).
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
 
@@ -79,10 +80,16 @@ class TrainingModule(LightningModule):
                 f"copies={loss['copies']} with consistency={loss['consistency']}: the term compares copies and would "
                 "be zero; use copies=2 or more, or consistency=0"
             )
+        if not loss["transformed"] and (loss["copies"] > 1 or loss["entropy"] > 0):
+            raise UserError(
+                f"transformed=false with copies={loss['copies']} and entropy={loss['entropy']}: copies of an image "
+                "would all be the same; use copies=1 consistency=0 entropy=0 (loss=plain), or transformed=true"
+            )
         if optimizer["schedule"] not in SCHEDULES:
-            raise UserError(f"schedule={optimizer['schedule']}: use {' or '.join(SCHEDULES)}")
+            raise UserError(f"schedule={optimizer['schedule']}: use {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
         self.model, self.family, self.data = model.to(memory_format=torch.channels_last), family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
+        self.copies_in_validation = VALIDATION_COPIES if loss["transformed"] else 1
         self.draws = torch.Generator()
         #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
         self.begun = False
@@ -137,8 +144,12 @@ class TrainingModule(LightningModule):
         pixels, labels = batch
         self.restart_draws(0, self.current_epoch, batch_idx)
         images = unit(self.data.augment(pixels, self.draws))
-        logits = self.transformed_logits(images, self.loss["copies"])
-        terms = training_loss(logits, labels, self.loss["consistency"], self.loss["entropy"])
+        if self.loss["transformed"]:
+            logits = self.transformed_logits(images, self.loss["copies"])
+        else:
+            logits = self(images.contiguous(memory_format=torch.channels_last))[None]
+        weights = (self.loss[name] for name in ("consistency", "entropy", "label_smoothing"))
+        terms = training_loss(logits, labels, *weights)
         self._steps.append((self.global_step + 1, len(labels), torch.stack(terms).detach()))
         if self.device.type == "cpu" or len(self._steps) == _STEPS_A_LOOK:
             self._look_at_steps()
@@ -176,7 +187,7 @@ class TrainingModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         pixels, labels = batch
         images = unit(pixels)
-        logits = self.transformed_logits(images, VALIDATION_COPIES)
+        logits = self.transformed_logits(images, self.copies_in_validation)
         for name, correct in (
             (CLEAN, self(images.contiguous(memory_format=torch.channels_last)).argmax(-1) == labels),
             (UNDER_LAW, logits.argmax(-1) == labels),
@@ -186,7 +197,7 @@ class TrainingModule(LightningModule):
     def configure_optimizers(self) -> Any:
         chosen = self.optimizer
         sgd = torch.optim.SGD(
-            self.model.parameters(),
+            self._parameters(),
             lr=chosen["lr"],
             momentum=chosen["momentum"],
             weight_decay=chosen["weight_decay"],
@@ -195,8 +206,21 @@ class TrainingModule(LightningModule):
         if chosen["schedule"] == "constant":
             return sgd
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+        factor = _one_cycle if chosen["schedule"] == "one_cycle" else _cosine
+        schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: factor(step / steps))
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        """Those that learn, in groups: with ``bias_lr`` biases are on their own. Its weight decay a step stays."""
+        factor = self.optimizer["bias_lr"]
+        learning = [value for value in self.model.parameters() if value.requires_grad]
+        if factor == 1:
+            return [{"params": learning}]
+        lr, decay = self.optimizer["lr"] * factor, self.optimizer["weight_decay"] / factor
+        return [
+            {"params": [value for value in learning if value.ndim > 1]},
+            {"params": [value for value in learning if value.ndim <= 1], "lr": lr, "weight_decay": decay},
+        ]
 
     def train_dataloader(self) -> Any:
         batches = self._batches(self.data.train, shuffle_seed=self.seed)
@@ -231,7 +255,7 @@ class TrainingModule(LightningModule):
                 raise ValueError(f"it was changed: {made} steps were made, and it says {self._first_step}")
             self._sums = torch.tensor(begun["sums"], dtype=torch.float64).reshape(self._sums.shape)
         # The optimizer takes any tensors, and fails at its first step.
-        parameters = list(self.parameters())
+        parameters = [value for group in self._parameters() for value in group["params"]]
         for number, state in checkpoint["optimizer_states"][0]["state"].items():
             momentum = state["momentum_buffer"]
             if momentum is not None and momentum.shape != parameters[number].shape:
@@ -251,6 +275,16 @@ class TrainingModule(LightningModule):
                 "size": self._size,
                 "sums": self._sums.tolist(),
             }
+
+
+def _cosine(done: float) -> float:
+    """The learning rate after a share of the steps, in units of the highest."""
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _one_cycle(done: float) -> float:
+    """As :func:`_cosine`: up from a fifth in a fifth of the steps, then down to nothing, both in a straight line."""
+    return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
 
 
 class SavesInsideEpochs(Callback):
