@@ -197,7 +197,7 @@ class TrainingModule(LightningModule):
     def configure_optimizers(self) -> Any:
         chosen = self.optimizer
         sgd = torch.optim.SGD(
-            self._parameters(),
+            self._groups(),
             lr=chosen["lr"],
             momentum=chosen["momentum"],
             weight_decay=chosen["weight_decay"],
@@ -210,7 +210,7 @@ class TrainingModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: factor(step / steps))
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _parameters(self) -> list[dict[str, Any]]:
+    def _groups(self) -> list[dict[str, Any]]:
         """Those that learn, in groups: with ``bias_lr`` biases are on their own. Its weight decay a step stays."""
         factor = self.optimizer["bias_lr"]
         learning = [value for value in self.model.parameters() if value.requires_grad]
@@ -255,7 +255,7 @@ class TrainingModule(LightningModule):
                 raise ValueError(f"it was changed: {made} steps were made, and it says {self._first_step}")
             self._sums = torch.tensor(begun["sums"], dtype=torch.float64).reshape(self._sums.shape)
         # The optimizer takes any tensors, and fails at its first step.
-        parameters = [value for group in self._parameters() for value in group["params"]]
+        parameters = [value for group in self._groups() for value in group["params"]]
         for number, state in checkpoint["optimizer_states"][0]["state"].items():
             momentum = state["momentum_buffer"]
             if momentum is not None and momentum.shape != parameters[number].shape:
