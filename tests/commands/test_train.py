@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from PIL import Image
 
 from glsmooth.commands import train
 from glsmooth.configuration.folder import conf_dir
@@ -43,6 +45,18 @@ def run(directory: Path, *overrides: str) -> None:
 def weights(directory: Path, name: str = "last.ckpt") -> torch.Tensor:
     state = load_checkpoint(directory / name).state_dict
     return torch.cat([value.double().flatten() for value in state.values()])
+
+
+def weights_alone(directory: Path, name: str = "last.ckpt") -> torch.Tensor:
+    """Without the statistics of batch normalisation, which every step moves."""
+    state = load_checkpoint(directory / name).state_dict
+    return torch.cat(
+        [
+            value.flatten()
+            for key, value in state.items()
+            if not key.startswith("normalize") and "running" not in key and "tracked" not in key
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -343,8 +357,6 @@ def test_a_users_transformation_that_is_not_resolvable_is_not_trained_unasked(tm
 
 
 def test_weights_for_other_classes_need_a_new_head(tmp_path):
-    from PIL import Image
-
     from glsmooth.learning.models import build_model
 
     for i in range(60):
@@ -368,6 +380,44 @@ def test_weights_for_other_classes_need_a_new_head(tmp_path):
     checkpoint = load_checkpoint(tmp_path / "run" / "best.ckpt")
     assert checkpoint.model["new_head"] is True
     assert checkpoint.build_model()(torch.rand(1, 3, 16, 16)).shape == (1, 10)
+
+
+def test_training_starts_from_the_network_of_a_checkpoint(finished, tmp_path, capsys):
+    """Other laws, one small step: the network is nearly that of before, and none that was drawn anew."""
+    ckpt = finished / "best.ckpt"
+    gentle = ["transform=gamma", "optimizer.epochs=1", "optimizer.lr=1e-9", f"ckpt={ckpt}"]
+    run(tmp_path / "run", *gentle)
+    assert "Starting from the small_cnn of" in capsys.readouterr().err
+    torch.testing.assert_close(weights_alone(tmp_path / "run"), weights_alone(finished, "best.ckpt"), rtol=0, atol=1e-6)
+    tuned = load_checkpoint(tmp_path / "run" / "best.ckpt")
+    assert tuned.build_family().parameters == ("gamma",)
+    assert tuned.identity["ckpt"] == file_digest(ckpt)
+    with pytest.raises(UserError, match=r"has a run with.*ckpt|holds a run with.*ckpt"):
+        run(tmp_path / "run", *gentle[:-1])
+    for mistake, words in (
+        (["model=cifar_resnet20"], r"model.name=cifar_resnet20, but ckpt holds small_cnn"),
+        ([f"model.weights={ckpt}"], r"leave out model.weights"),
+        (["ckpt=nowhere.ckpt"], r"no such file|is not a file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run(tmp_path / "other", *gentle, *mistake)
+
+
+def test_a_checkpoint_says_where_its_images_lie(tmp_path):
+    from glsmooth.learning.checkpoint import starting_from
+
+    folder = ["dataset=cifar10", f"dataset.root={tmp_path}", "model=small_cnn", "optimizer.epochs=1"]
+    for split, name, i in itertools.product(("train", "test"), "ab", range(4)):
+        (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(tmp_path / split / name / f"{i}.png")
+    run(tmp_path / "run", *folder, "dataset.val_fraction=0.3", "dataset.image_size=[32,32]")
+    settings = load_checkpoint(tmp_path / "run" / "best.ckpt")
+    dataset = {**settings.dataset, "root": None}
+    model = {"name": "auto", "weights": None, "pretrained": None}
+    for name, root in (("cifar10", str(tmp_path)), ("cifar100", None)):
+        started = starting_from(tmp_path / "run" / "best.ckpt", {"model": model, "dataset": {**dataset, "name": name}})
+        assert started["dataset"]["root"] == root
+        assert started["model"]["name"] == "small_cnn"
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from glsmooth.errors import UserError
-from glsmooth.learning.models import build_model, resolve_model
+from glsmooth.learning.models import build_model, fit_first_layer, resolve_model
 
 GREY = {"channels": 1, "mean": (0.3,), "std": (0.2,), "image_size": (32, 32)}
 COLOUR = {"channels": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "image_size": (32, 32)}
@@ -21,6 +21,26 @@ def test_builtin_models(name, parameters):
     assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
     grey_stem = 0 if name == "small_cnn" else 2 * 9 * 16  # counted for colour images
     assert sum(p.numel() for p in model.parameters()) == parameters - grey_stem
+
+
+def test_cifar_fast_takes_its_first_layer_from_images():
+    """Decorrelated patches: what comes out of the first filters has the identity as its second moments."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.rand(200, 3, 34, 34, generator=generator), 3, stride=1)
+    dataset = [((255 * image).byte(), 0) for image in smooth]
+    model = build_model({"name": "cifar_fast"}, 10, **COLOUR)
+    fit_first_layer(model, dataset)
+    images = model.normalize(torch.stack([pixels for pixels, _ in dataset]).float() / 255)
+    outputs = model.network.whiten(images).movedim(1, -1).flatten(0, -2)
+    first, second = outputs.chunk(2, dim=1)
+    torch.testing.assert_close(first, -second)
+    moments = first.mT @ first / len(first)
+    # Less than 1 where a direction has so little content that the constant added to it counts.
+    assert (moments - torch.diag(moments.diag())).abs().max() < 1e-3
+    assert 0.9 < moments.diag().max() <= 1 + 1e-4
+    assert not model.network.whiten.weight.requires_grad
+    model.network.whiten.weight.requires_grad_(True)
+    assert sum(value.numel() for value in model.parameters() if value.requires_grad) < 600_000
 
 
 def test_mnist_size():

@@ -14,9 +14,10 @@ from glsmooth.learning.data import Data, TensorImages, unit
 from glsmooth.learning.losses import LossTerms, training_loss
 from glsmooth.learning.training import _STEPS_A_LOOK, CLEAN, UNDER_LAW, VALIDATION_COPIES, TrainingModule
 
-LOSS = {"copies": 2, "consistency": 1.0, "entropy": 0.5}
+LOSS = {"copies": 2, "consistency": 1.0, "entropy": 0.5, "label_smoothing": 0.0, "transformed": True}
 OPTIMIZER = {
     "lr": 0.1,
+    "bias_lr": 1.0,
     "momentum": 0.9,
     "weight_decay": 0.0,
     "nesterov": True,
@@ -103,7 +104,7 @@ def test_one_copy_leaves_no_consistency():
 
 
 def test_unknown_schedule():
-    with pytest.raises(UserError, match=r"^schedule=linear: use cosine or constant"):
+    with pytest.raises(UserError, match=r"^schedule=linear: use cosine, constant or one_cycle"):
         make(schedule="linear")
 
 
@@ -237,6 +238,41 @@ def test_schedules(stripes, tmp_path):
         rates[schedule] = trainer.optimizers[0].param_groups[0]["lr"]
     assert rates["cosine"] == pytest.approx(0, abs=1e-9)  # all 8 steps are done
     assert rates["constant"] == 0.1
+
+
+def test_one_cycle_rises_and_falls():
+    rates = [training._one_cycle(step / 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[20] == pytest.approx(1.0)
+    assert rates[100] == 0
+    steps = {round(after - before, 9) for before, after in itertools.pairwise(rates)}
+    assert steps == {0.04, -0.0125}
+
+
+def test_biases_may_learn_faster_and_decay_as_much(stripes, tmp_path):
+    module = make(data=stripes, bias_lr=8.0, weight_decay=0.4)
+    fit(module, tmp_path)
+    weights, biases = module.trainer.optimizers[0].param_groups
+    assert [value.ndim for value in weights["params"]] == [2]
+    assert [value.ndim for value in biases["params"]] == [1]
+    assert (weights["initial_lr"], biases["initial_lr"]) == (0.1, 0.8)
+    assert biases["initial_lr"] * biases["weight_decay"] == pytest.approx(0.1 * 0.4)
+        weights["lr"] * weights["weight_decay"] or 0.04
+    )
+
+
+def test_what_is_frozen_is_left_alone():
+    module = make()
+    module.model.linear.bias.requires_grad_(False)
+    assert [value is module.model.linear.weight for group in module._groups() for value in group["params"]] == [True]
+
+
+def test_plain_training_sees_images_as_they_are():
+    module = make(loss={"copies": 1, "consistency": 0.0, "entropy": 0.0, "transformed": False})
+    module.training_step(batch(8), 0)
+    torch.testing.assert_close(module.model.seen, torch.full((8, 1, 4, 4), GREY))
+    with pytest.raises(UserError, match=r"^transformed=false with copies=2.*loss=plain"):
+        make(loss={"transformed": False, "consistency": 0.0})
 
 
 def test_every_step_draws_anew_and_repeats_itself():

@@ -26,7 +26,7 @@ from glsmooth.errors import UserError, near_field
 __all__ = ["Plan", "Step", "compose", "composer", "plan_of"]
 
 #: First parts of the keys that train alone has, certify alone, and both.
-_TRAIN = ("transform", "smoothing", "dataset", "model", "loss", "optimizer", "trainer", "experiment", "seed")
+_TRAIN = ("ckpt", "transform", "smoothing", "dataset", "model", "loss", "optimizer", "trainer", "experiment", "seed")
 _CERTIFY = (
     *("region", "monte_carlo", "bound", "precision", "batch_size", "channels_last", "compile", "threads"),
     *("pixel_noise", "stochastic", "dataset.subset", "dataset.subset_seed"),

@@ -26,7 +26,7 @@ from glsmooth.configuration.identity import difference, file_digest
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
-from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload
+from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload, starting_from
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model, fit_first_layer, resolve_model
 from glsmooth.learning.stopping import Stopped
@@ -65,6 +65,9 @@ def _run(settings: dict[str, Any]) -> None:
         torch.set_num_threads(settings["trainer"]["num_threads"])
     quieten_lightning()
 
+    if settings["ckpt"] is not None:
+        settings = starting_from(settings["ckpt"], settings)
+        print(f"Starting from the {settings['model']['name']} of {settings['ckpt']}", file=sys.stderr)
     data = load_dataset(settings["dataset"])
     if settings["dataset"]["root"] is not None:
         # The checkpoint is used from other directories.

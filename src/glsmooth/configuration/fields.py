@@ -165,7 +165,7 @@ _ANY = Rule(lambda _: True, "anything", "VALUE")
 RULES: dict[str, Rule] = {
     "seed": whole(0, 0),
     "run_dir": _PATH,
-    "ckpt": Rule(_PATH.accepts, "a path", "outputs/train/ID/best.ckpt"),
+    "ckpt": Rule(_PATH.accepts, "a path", "outputs/train/ID/best.ckpt").or_null(),
     "batch_size": whole(1, 256).or_auto(),
     "precision": choice(AUTO, *PRECISIONS),
     "compile": FLAG.or_auto(),

@@ -38,6 +38,8 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     # Null means "as stored", and these are stored nowhere.
     if command == "train" and config["dataset"]["name"] is None:
         raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
+    if command in ("certify", "advise") and config["ckpt"] is None:
+        raise UserError(RULES["ckpt"].refusal("ckpt", None))
     if command in ("certify", "bounds") and config["bound"]["methods"] is None:
         raise UserError(RULES["bound.methods"].refusal("bound.methods", None))
     if command in ("train", "bounds"):

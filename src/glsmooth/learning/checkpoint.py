@@ -149,6 +149,27 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     )
 
 
+def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training that starts from the network of a checkpoint.
+
+    Its ``model`` becomes that network, and where ``dataset`` names the same images without saying where they lie, its
+    ``root`` is the checkpoint's.
+
+    Raises:
+        UserError: no such checkpoint, or a model or weights are named beside it.
+    """
+    base = load_checkpoint(ckpt)
+    model, dataset = settings["model"], dict(settings["dataset"])
+    if model["name"] not in ("auto", base.model["name"]):
+        raise UserError(f"model.name={model['name']}, but ckpt holds {base.model['name']}; leave model out")
+    if model["weights"] is not None or model["pretrained"]:
+        raise UserError("ckpt and other weights to start from: leave out model.weights and model.pretrained, or ckpt")
+    if dataset["root"] is None and dataset["name"] == base.dataset["name"]:
+        dataset["root"] = base.dataset["root"]
+    started = {"name": base.model["name"], "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}
+    return {**settings, "dataset": dataset, "model": {**model, **started}}
+
+
 def _older_precision(identity: Any) -> Any:
     """Older checkpoints name their precision among what decided the training, the oldest nowhere."""
     return identity.get("trainer.precision", "32-true") if isinstance(identity, dict) else None
