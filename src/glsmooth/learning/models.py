@@ -103,11 +103,11 @@ def fit_first_layer(model: nn.Module, dataset: Any) -> None:
         model: of :func:`build_model`.
         dataset: of pixels and labels.
     """
-    *before, network = model
-    if isinstance(network, CifarFast):
+    layers = list(model.children())
+    if isinstance(layers[-1], CifarFast):
         chosen = range(0, len(dataset), -(-len(dataset) // 5000))
         images = unit(torch.stack([dataset[i][0] for i in chosen]))
-        network.whiten.fit(nn.Sequential(*before)(images))
+        layers[-1].whiten.fit(nn.Sequential(*layers[:-1])(images))
 
 
 def _network(spec: Mapping[str, Any], num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
