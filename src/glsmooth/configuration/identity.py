@@ -64,6 +64,8 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
     if fields.get("shard") is None:  # older runs do not say so
         fields.pop("shard", None)
+    if fields.get("model.canonical") in (None, "none"):  # nor do these
+        fields.pop("model.canonical", None)
     if "ckpt" in settings:
         fields["ckpt"] = file_digest(settings["ckpt"])
     weights = fields.get("model.weights") if command == "train" else None

@@ -14,10 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glsmooth.configuration.build import build_canonical
 from glsmooth.configuration.fields import cut
 from glsmooth.errors import UserError
 from glsmooth.learning.tensors import in_brief, read_tensors
+from glsmooth.transforms import BUILTIN as TRANSFORMS
+from glsmooth.transforms import ResolvableTransform
 from glsmooth.voting.classifier import nonfinite
+from glsmooth.voting.speed import AUTO
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,25 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
+
+
+class Canonical(nn.Module):
+    """The canonical form of images: what follows cannot tell an image from its transforms.
+
+    It holds no tensor, so weights of a network without it fit one with it, and the other way round.
+    """
+
+    def __init__(self, transform: ResolvableTransform) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Half precision is for the network: in it a transform of an image would no longer come to the same form.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.transform.canonical(images)
+
+    def extra_repr(self) -> str:
+        return repr(self.transform)
 
 
 class Head(nn.Linear):
@@ -136,17 +159,39 @@ BUILTIN: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-def resolve_model(spec: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+def resolve_model(
+    spec: Mapping[str, Any], dataset: str, transform: ResolvableTransform | None = None
+) -> dict[str, Any]:
     """The model configuration with ``auto`` and null replaced by what the dataset's default is.
 
     ``pretrained: null`` means pretrained on imagenet (the paper fine-tunes), and from scratch elsewhere.
+    ``canonical: auto`` is the name of ``transform``, if that is built in and has a canonical form. Without one the
+    result does not speak of it.
     """
     name = DEFAULT_MODEL[dataset] if spec.get("name", "auto") == "auto" else spec["name"]
     weights, pretrained = spec.get("weights"), spec.get("pretrained")
     if pretrained is None:
         pretrained = dataset == "imagenet" and name not in BUILTIN and weights is None
     resolved = {"name": name, "pretrained": pretrained, "weights": weights}
-    return resolved | ({"new_head": True} if spec.get("new_head") else {})
+    canonical = _canonical_name(spec.get("canonical"), transform)
+    return (
+        resolved
+        | ({"new_head": True} if spec.get("new_head") else {})
+        | ({} if canonical == "none" else {"canonical": canonical})
+    )
+
+
+def _canonical_name(asked: str | None, transform: ResolvableTransform | None) -> str:
+    if asked != AUTO or transform is None:
+        return asked or "none"
+    name = next((name for name, cls in TRANSFORMS.items() if type(transform) is cls), None)
+    why = transform.without_canonical()
+    if name is None:
+        name, why = "none", f"{type(transform).__name__} is not built in, so a checkpoint could not name its form"
+    elif not transform.canonical_parameters:
+        name = "none"
+    log.info("model.canonical=auto: %s%s", name, f" ({why})" if why else "")
+    return name
 
 
 def build_model(
@@ -162,15 +207,18 @@ def build_model(
     Args:
         spec: ``name`` (``small_cnn``, ``cifar_resnet20``, ``cifar_resnet110`` or any timm name),
             ``pretrained`` (timm only: weights from the hub), ``weights`` (path of a state_dict, or null) and
-            ``new_head`` (with either: the last layer starts afresh).
+            ``new_head`` (with either: the last layer starts afresh); ``canonical`` (the name of a built-in
+            transformation, whose canonical form becomes the first layer; absent, null or ``none``: no such layer).
         mean, std: per channel, over images in [0, 1].
 
     Raises:
         UserError: an unknown name, weights that cannot be had or do not fit, images the model does not take.
     """
     name, weights = spec["name"], spec.get("weights")
+    transform = build_canonical(spec.get("canonical"))
     network = _network(spec, num_classes, channels, image_size)
-    model = nn.Sequential(OrderedDict(normalize=Normalize(mean, std), network=network))
+    layers: dict[str, nn.Module] = {} if transform is None else {"canonical": Canonical(transform)}
+    model = nn.Sequential(OrderedDict(layers, normalize=Normalize(mean, std), network=network))
     if weights:
         _load_weights(network, Path(weights).expanduser(), num_classes, bool(spec.get("new_head")))
     elif spec.get("pretrained"):
