@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
 
 from glsmooth.commands.mains import train as main
-from glsmooth.configuration.build import build_family, build_region
+from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.identity import difference, file_digest
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, out_of_memory
@@ -72,7 +72,7 @@ def _run(settings: dict[str, Any]) -> None:
     if settings["dataset"]["root"] is not None:
         # The checkpoint is used from other directories.
         settings["dataset"]["root"] = str(Path(settings["dataset"]["root"]).expanduser().resolve())
-    settings["model"] = resolve_model(settings["model"], data.name)
+    settings["model"] = resolve_model(settings["model"], data.name, build_transform(settings["transform"]))
     last, best = directory / "last.ckpt", directory / "best.ckpt"
     begun = _own(last) if last.is_file() else None
     asked = settings["trainer"]["precision"]

@@ -20,6 +20,7 @@ from glsmooth.laws import LAWS, Law
 from glsmooth.transforms import BUILTIN, ResolvableTransform
 
 __all__ = [
+    "build_canonical",
     "build_family",
     "build_law",
     "build_laws",
@@ -96,6 +97,23 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
             message = message.replace(repr(value), shown(value))  # a file may hold a megabyte
         named = message.partition("=")[0] in arguments
         raise UserError(f"transform{'.' if named else ': '}{message}") from error
+
+
+def build_canonical(name: str | None) -> ResolvableTransform | None:
+    """The built-in transformation whose canonical form ``model.canonical`` names; None for ``none`` and null.
+
+    Raises:
+        UserError: no such transformation, or one without a canonical form.
+    """
+    if name in (None, "none"):
+        return None
+    if name not in BUILTIN:
+        raise UserError(f"model.canonical={shown(name)} is not a choice{did_you_mean(cut(name), ['none', *BUILTIN])}")
+    transform = BUILTIN[name]()
+    if not transform.canonical_parameters:
+        why = transform.without_canonical()
+        raise UserError(f"model.canonical={name}: there is no canonical form: {why}; use model.canonical=none")
+    return transform
 
 
 def _import(target: str) -> Any:

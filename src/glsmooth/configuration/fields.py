@@ -15,6 +15,7 @@ from glsmooth.configuration.folder import members
 from glsmooth.configuration.untrusted import Limits
 from glsmooth.errors import UserError, did_you_mean, near_field, visible
 from glsmooth.laws import LAWS
+from glsmooth.transforms import BUILTIN
 from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import PROCEDURES
 from glsmooth.voting.speed import AUTO
@@ -221,6 +222,7 @@ RULES: dict[str, Rule] = {
     "model.pretrained": FLAG.or_null(),
     "model.weights": _PATH.or_null(),
     "model.new_head": FLAG.or_null(),
+    "model.canonical": choice("none", AUTO, *BUILTIN).or_null(),
     "loss.copies": whole(1, 2),
     "loss.consistency": _NOT_NEGATIVE,
     "loss.entropy": _NOT_NEGATIVE,

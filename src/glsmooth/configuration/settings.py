@@ -9,10 +9,11 @@ from typing import Any
 
 from glsmooth import transforms
 from glsmooth.configuration import groups
-from glsmooth.configuration.build import build_family, build_region, build_transform, check_target
+from glsmooth.configuration.build import build_canonical, build_family, build_region, build_transform, check_target
 from glsmooth.configuration.fields import RULES, check_fields
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, keyed
+from glsmooth.voting.speed import AUTO
 
 __all__ = ["merge_checkpoint", "validate"]
 
@@ -35,6 +36,8 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     check_fields(config)
     if command == "train" and config["model"]["name"] is None:
         raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
+    if command == "train" and config["model"].get("canonical") != AUTO:
+        build_canonical(config["model"].get("canonical"))
     # Null means "as stored", and these are stored nowhere.
     if command == "train" and config["dataset"]["name"] is None:
         raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
@@ -103,9 +106,10 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
         if dataset.get("name", stored["dataset"]["name"]) == stored["dataset"]["name"]:
             config["dataset"] = {**stored["dataset"], **dataset}
     if "model" in config and "model" in stored:
-        name, trained = config["model"]["name"], stored["model"]["name"]
-        if name not in (None, trained):
-            raise UserError(f"model.name={name!r}, but the checkpoint holds {trained!r}; leave model out")
+        for key, absent in (("name", None), ("canonical", "none")):
+            said, trained = config["model"].get(key), stored["model"].get(key, absent)
+            if said not in (None, trained):
+                raise UserError(f"model.{key}={said!r}, but the checkpoint holds {trained!r}; leave model out")
         config["model"] = dict(stored["model"])
     return config
 

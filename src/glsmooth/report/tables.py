@@ -337,8 +337,13 @@ def settings(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[tup
         )
     )
     model = run.summary.model
-    rows.append(("model", str(model.get("name")) if isinstance(model, Mapping) else str(model)))
+    rows.append(("model", _model(model) if isinstance(model, Mapping) else str(model)))
     return rows
+
+
+def _model(model: Mapping[str, object]) -> str:
+    name, canonical = model.get("name"), model.get("canonical")
+    return str(name) if canonical in (None, "none") else f"{name} on canonical forms of {canonical}"
 
 
 def _draws(run: Run) -> str:

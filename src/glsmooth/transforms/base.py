@@ -111,6 +111,32 @@ class ResolvableTransform(ABC):
             start = part.stop
         return torch.cat(merged, dim=-1)
 
+    def canonical(self, images: Tensor) -> Tensor:
+        """Optional: a form of the images that the action does not change: ``canonical(φ(x, β))`` is ``canonical(x)``.
+
+        A network behind it is exactly invariant. No bound and no vote relies on it, so a wrong form costs accuracy
+        and never a certificate.
+
+        Args:
+            images: (N, C, H, W), any floating dtype, any device.
+
+        Returns:
+            (N, C, H, W), same dtype and device, each image from its own pixels alone.
+
+        Raises:
+            UserError: there is none.
+        """
+        raise UserError(f"{self!r} has no canonical form: {self.without_canonical()}")
+
+    @property
+    def canonical_parameters(self) -> tuple[str, ...]:
+        """Parameters that :meth:`canonical` takes out of an image: all of them where a class defines it, else none."""
+        return () if type(self).canonical is ResolvableTransform.canonical else self.parameters
+
+    def without_canonical(self) -> str | None:
+        """Why :meth:`canonical` leaves parameters in an image, in words; None where it leaves none."""
+        return None if self.canonical_parameters else f"{type(self).__name__} defines none"
+
     def inverse(self, theta: Tensor, beta: Tensor) -> Tensor | None:
         """Optional: the α with γ(α, β) = θ, for (n, d) and (d,) -> (n, d); NaN where there is none.
 

@@ -64,5 +64,8 @@ class GaussianBlur(ResolvableTransform):
         columns = self._kernel(images.shape[3], blur)[:, None]
         return rows @ images @ columns.mT
 
+    def without_canonical(self) -> str:
+        return "blur cannot be undone, so images that become alike have no common image to go back to"
+
     def __repr__(self) -> str:
         return f"GaussianBlur(border={self.border!r})"

@@ -76,6 +76,26 @@ class Composition(ResolvableTransform):
             images = part.apply(images, values)
         return images
 
+    def canonical(self, images: Tensor) -> Tensor:
+        """The forms of those parts that have one, one after the other.
+
+        Rolls come last: a landmark is found by brightness, and power laws move it; forms of intensity are of all
+        pixels, wherever they are.
+        """
+        having = [part for part in self.parts if part.canonical_parameters]
+        if not having:
+            return super().canonical(images)
+        for part in sorted(having, key=lambda part: isinstance(part, Translation)):
+            images = part.canonical(images)
+        return images
+
+    @property
+    def canonical_parameters(self) -> tuple[str, ...]:
+        return tuple(p for part in self.parts for p in part.canonical_parameters)
+
+    def without_canonical(self) -> str | None:
+        return "; ".join(filter(None, (part.without_canonical() for part in self.parts))) or None
+
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         alpha, beta = torch.broadcast_tensors(alpha, beta)
         pairs = zip(self.parts, self._split(alpha), self._split(beta), strict=True)

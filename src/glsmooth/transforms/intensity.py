@@ -6,6 +6,7 @@ from torch import Tensor
 
 from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform, column
+from glsmooth.transforms.canonical import centred, log_scaled, log_standardised, scaled, standardised
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
 __all__ = ["Brightness", "Contrast", "ContrastBrightness", "Gamma", "GammaContrast"]
@@ -22,6 +23,9 @@ class Brightness(ResolvableTransform):
     def apply(self, images: Tensor, theta: Tensor) -> Tensor:
         return images + column(theta, 0, images)
 
+    def canonical(self, images: Tensor) -> Tensor:
+        return centred(images)
+
 
 class Contrast(ResolvableTransform):
     """c·x with c > 0."""
@@ -31,6 +35,9 @@ class Contrast(ResolvableTransform):
 
     def apply(self, images: Tensor, theta: Tensor) -> Tensor:
         return images * column(theta, 0, images)
+
+    def canonical(self, images: Tensor) -> Tensor:
+        return scaled(images)
 
 
 class ContrastBrightness(ResolvableTransform):
@@ -58,6 +65,9 @@ class ContrastBrightness(ResolvableTransform):
             return contrast * images + brightness
         return contrast * (images + brightness)
 
+    def canonical(self, images: Tensor) -> Tensor:
+        return standardised(images)
+
     def __repr__(self) -> str:
         return f"ContrastBrightness(order={self.order!r})"
 
@@ -71,6 +81,9 @@ class Gamma(ResolvableTransform):
     def apply(self, images: Tensor, theta: Tensor) -> Tensor:
         return images ** column(theta, 0, images)
 
+    def canonical(self, images: Tensor) -> Tensor:
+        return log_scaled(images)
+
 
 class GammaContrast(ResolvableTransform):
     """c·x^g with g, c > 0, on images that are nowhere negative."""
@@ -80,3 +93,6 @@ class GammaContrast(ResolvableTransform):
 
     def apply(self, images: Tensor, theta: Tensor) -> Tensor:
         return column(theta, 1, images) * images ** column(theta, 0, images)
+
+    def canonical(self, images: Tensor) -> Tensor:
+        return log_standardised(images)

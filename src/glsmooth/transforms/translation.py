@@ -7,6 +7,7 @@ from torch import Tensor
 
 from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform
+from glsmooth.transforms.canonical import landmark
 from glsmooth.transforms.factors import Shift
 
 __all__ = ["Translation", "nearest_integer"]
@@ -52,6 +53,19 @@ class Translation(ResolvableTransform):
         rows, columns = self._sources(h, shift[:, 1]), self._sources(w, shift[:, 0])
         index = (rows[:, :, None] * w + columns[:, None, :]).reshape(n, 1, h * w)
         return images.reshape(n, c, h * w).gather(2, index.expand(n, c, h * w)).reshape(n, c, h, w)
+
+    def canonical(self, images: Tensor) -> Tensor:
+        if not self.canonical_parameters:
+            return super().canonical(images)
+        height, width = images.shape[2:]
+        return self.apply(images, images.new_tensor([width // 2, height // 2], dtype=torch.float64) - landmark(images))
+
+    @property
+    def canonical_parameters(self) -> tuple[str, ...]:
+        return self.parameters if self.resolvable else ()
+
+    def without_canonical(self) -> str | None:
+        return None if self.resolvable else "pixels that leave an image with mirrored borders are lost"
 
     def __repr__(self) -> str:
         return f"Translation(padding={self.padding!r})"
