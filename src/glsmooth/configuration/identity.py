@@ -64,15 +64,11 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
     if fields.get("shard") is None:  # older runs do not say so
         fields.pop("shard", None)
-<<<<<<< HEAD
+    if fields.get("model.canonical") in (None, "none"):  # nor do these
+        fields.pop("model.canonical", None)
     if settings.get("ckpt") is None:  # train, which need not start from one, and once could not
         fields.pop("ckpt", None)
     else:
-=======
-    if fields.get("model.canonical") in (None, "none"):  # nor do these
-        fields.pop("model.canonical", None)
-    if "ckpt" in settings:
->>>>>>> canon
         fields["ckpt"] = file_digest(settings["ckpt"])
     weights = fields.get("model.weights") if command == "train" else None
     if weights is not None and Path(weights).expanduser().is_file():

@@ -54,9 +54,6 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
 
-<<<<<<< HEAD
-def resolve_model(spec: Mapping[str, Any], dataset: str) -> dict[str, Any]:
-=======
 class Canonical(nn.Module):
     """The canonical form of images: what follows cannot tell an image from its transforms.
 
@@ -76,97 +73,9 @@ class Canonical(nn.Module):
         return repr(self.transform)
 
 
-class Head(nn.Linear):
-    """A last layer that computes in float32 also where autocast has the others in half precision.
-
-    Logits of 8 bits tie now and then, and a tie is no vote.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, enabled=False):
-            return F.linear(features.float(), self.weight, self.bias)
-
-
-def _conv_bn(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-
-class SmallCNN(nn.Module):
-    """Four convolutions for small grey images: trains in about a minute on two CPU cores."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            _conv_bn(channels, 32, size=5, stride=2),
-            nn.ReLU(),
-            _conv_bn(32, 64),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            _conv_bn(64, 64),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            _conv_bn(64, 128),
-            nn.ReLU(),
-        )
-        self.fc = Head(128, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.features(images).mean(dim=(2, 3)))
-        return logits
-
-
-class _BasicBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = _conv_bn(inputs, outputs, stride=stride)
-        self.conv2 = _conv_bn(outputs, outputs)
-        # A 1x1 convolution where the shape changes, as in Cohen et al. 2019 (He et al. pad with zeros).
-        changes = stride != 1 or inputs != outputs
-        self.shortcut = _conv_bn(inputs, outputs, size=1, stride=stride) if changes else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
-
-
-class CifarResNet(nn.Module):
-    """The residual network for 32x32 images of He et al. 2016, section 4.2, of depth 6n + 2.
-
-    Three stages of n basic blocks with 16, 32 and 64 channels; shortcuts are 1x1 convolutions ("option B"),
-    as in Cohen et al. 2019.
-    """
-
-    def __init__(self, depth: int, channels: int, num_classes: int) -> None:
-        super().__init__()
-        self.stem = _conv_bn(channels, 16)
-        blocks: list[nn.Module] = []
-        inputs = 16
-        for stage, outputs in enumerate((16, 32, 64)):
-            for block in range((depth - 2) // 6):
-                blocks.append(_BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = Head(64, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.fc(self.blocks(F.relu(self.stem(images))).mean(dim=(2, 3)))
-        return logits
-
-
-BUILTIN: dict[str, Callable[[int, int], nn.Module]] = {
-    "small_cnn": SmallCNN,
-    "cifar_resnet20": lambda channels, num_classes: CifarResNet(20, channels, num_classes),
-    "cifar_resnet110": lambda channels, num_classes: CifarResNet(110, channels, num_classes),
-}
-
-
 def resolve_model(
     spec: Mapping[str, Any], dataset: str, transform: ResolvableTransform | None = None
 ) -> dict[str, Any]:
->>>>>>> canon
     """The model configuration with ``auto`` and null replaced by what the dataset's default is.
 
     ``pretrained: null`` means pretrained on imagenet (the paper fine-tunes), and from scratch elsewhere.
