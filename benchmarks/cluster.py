@@ -59,7 +59,7 @@ MEASURE = """\
 Hours and jobs need the speed of your own GPU, which nothing here knows. Measure it there, and type both:
 
     certify_rate: `glsmooth certify ckpt=BEST.ckpt dry_run=true` prints passes a second
-    train_rate:   the bar of `glsmooth train experiment=imagenet dataset.root=DIR` shows steps a second; times {step}\
+    train_rate:   the bar of `glsmooth train experiment=imagenet/gamma dataset.root=DIR` shows steps a second; times {step}\
 """
 
 #: Rows of Table 1: the transformation, and what its default region does not say.
@@ -205,7 +205,7 @@ def elapsed(works: Sequence[Work], gpus: int, chain: bool = False) -> float:
 
 
 class Epochs(NamedTuple):
-    """What ``experiment=imagenet`` trains with: images in training and validation, and passes of each kind in all."""
+    """What ``experiment=imagenet/gamma`` trains with: images in training and validation, and passes of each kind in all."""
 
     train: int
     val: int
@@ -218,7 +218,7 @@ class Epochs(NamedTuple):
 
 def imagenet() -> Epochs:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", ["experiment=imagenet", "dataset.root=DIR"])
+        cfg = compose("train", ["experiment=imagenet/gamma", "dataset.root=DIR"])
     # Held out by class, so that the exact number differs by some tens.
     val = round(cfg.dataset.val_fraction * TRAIN_IMAGES)
     train, epochs, copies = TRAIN_IMAGES - val, cfg.optimizer.epochs, cfg.loss.copies

@@ -499,6 +499,7 @@ DECISIVE = [
     ("certify", "region.contrast=[0.9,1.1]"),
     ("certify", "precision=bf16-mixed"),
     ("bounds", "image_size=[32,32]"),
+    ("bounds", "dataset=cifar10"),  # its image size
     ("advise", "trial.votes=100"),
     ("advise", "monte_carlo.n=2000"),
 ]
@@ -513,6 +514,7 @@ UNDECISIVE = [
     ("certify", "compile=true"),
     ("certify", "dry_run=true"),
     ("bounds", "format=json"),
+    ("bounds", "+dataset.root=somewhere"),
     ("advise", "batch_size=7"),
 ]
 

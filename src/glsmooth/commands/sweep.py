@@ -44,7 +44,7 @@ Settings
 Examples
   glsmooth sweep experiment=demo smoothing.brightness.scale=0.3,0.6 seed=0,1,2
   glsmooth sweep transform=brightness smoothing.brightness.scale=0.1,0.2,0.4 'region.brightness=[-0.1,0.1],[-0.2,0.2]'
-  glsmooth sweep --config-dir ~/site cluster=mysite experiment=imagenet seed=0,1,2 shards=8 dataset.subset=500
+  glsmooth sweep --config-dir ~/site cluster=mysite experiment=imagenet/gamma,imagenet/contrast seed=0,1 shards=8
 """
 
 

@@ -40,7 +40,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         *("batch_size", "compile", "channels_last", "threads", "dry_run"),
         *("approximate", "stochastic", "trainer.*"),
     ),
-    "bounds": ("format", "plot"),
+    "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
     "report": ("transform.*", "dataset.root"),  # those of the runs: typed, they only permit to import and to read
 }
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
