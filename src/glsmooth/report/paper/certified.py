@@ -70,6 +70,10 @@ class Bound:
     def certifies(self, *values: float) -> bool:
         return exceeds(self.p_lower, self.at(*values))
 
+    def above(self, h_min: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which of these values certify."""
+        return exceeds(np.full(h_min.shape, self.p_lower), h_min)
+
 
 @dataclass(frozen=True)
 class Line:
@@ -182,7 +186,7 @@ def grid_of(
                 f"window=gs.Box({lines[0].name}=(-20, 20), {lines[1].name}=(-20, 20)), for example"
             )
         h_min = np.array([[bound.at(lines[0].value(u), lines[1].value(v)) for u in nodes[0]] for v in nodes[1]])
-        inside = exceeds(bound.p_lower, h_min)
+        inside = bound.above(h_min)
         borders = ((inside[:, 0], inside[:, -1]), (inside[0], inside[-1]))
         grown = [
             [line.inside(end * _WIDER) if border.any() else end for end, border in zip(ends, sides, strict=True)]
@@ -228,7 +232,7 @@ def outline(
     from matplotlib.figure import Figure
     from matplotlib.path import Path
 
-    inside = exceeds(bound.p_lower, h_min)
+    inside = bound.above(h_min)
     if not inside.any():
         return None
     # matplotlib knows how the pieces hang together; in numbers of nodes, where each vertex lies is plain to see.

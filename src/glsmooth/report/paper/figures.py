@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from functools import lru_cache
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -321,9 +320,7 @@ def cra_plane(
     shares = robust_accuracy(votes.p_lower, votes.correct, plane.values)
     with style():
         label = "correct and certified at the point"
-        figure, axes = _heat_map(
-            width, Plane(plane.x, plane.y, shares), (0.0, 1.0), _LEVELS_OF_CRA, label, share=True
-        )
+        figure, axes = _heat_map(width, Plane(plane.x, plane.y, shares), (0.0, 1.0), _LEVELS_OF_CRA, label, share=True)
         axes.set_title(METHODS[method].title, fontsize=LABEL)
         return figure
 
@@ -345,7 +342,9 @@ def _plane_box(family: SmoothedFamily, region: Box, parameters: Sequence[str] | 
         )
     for name in names:
         if name not in region.intervals:
-            raise UserError(f"parameters: {name!r} is not one of the region's{did_you_mean(str(name), region.intervals)}")
+            raise UserError(
+                f"parameters: {name!r} is not one of the region's{did_you_mean(str(name), region.intervals)}"
+            )
     if len(names) != 2 or names[0] == names[1]:
         raise UserError(f"parameters: a plane needs two, not {', '.join(map(repr, names))}; give a region of two")
     return Box(**{name: region.intervals[name] for name in names})
@@ -474,7 +473,9 @@ def certified_set(
     image = torch.as_tensor(image)
     check_image(image, "image")
     if family.torus and tuple(image.shape[1:]) != family.image_size:
-        raise UserError(f"image has {list(image.shape[1:])} pixels, the family {list(family.image_size or ())}; give one")
+        raise UserError(
+            f"image has {list(image.shape[1:])} pixels, the family {list(family.image_size or ())}; give one"
+        )
     names = _set_parameters(family, parameters)
     if nodes < 5:
         raise UserError(f"nodes={nodes}: give at least 5")
@@ -489,7 +490,9 @@ def certified_set(
         h_min = np.array([bound.at(lines[0].value(u)) for u in found[0]])
     else:
         found, h_min = certified.grid_of(bound, (lines[0], lines[1]), ends, nodes, fixed=window is not None)
-    span = {line.name: (line.value(float(at[0])), line.value(float(at[-1]))) for line, at in zip(lines, found, strict=True)}
+    span = {
+        line.name: (line.value(float(at[0])), line.value(float(at[-1]))) for line, at in zip(lines, found, strict=True)
+    }
     check = check_family(family, Box(**span), [image])
     if check is not None:
         check.require()
@@ -503,9 +506,8 @@ def _set_parameters(family: SmoothedFamily, parameters: Sequence[str] | None) ->
     names = family.parameters if parameters is None else tuple(parameters)
     for name in names:
         if name not in family.parameters:
-            raise UserError(
-                f"parameters: {name!r} is not one of {family.transform.name}{did_you_mean(str(name), family.parameters)}"
-            )
+            hint = did_you_mean(str(name), family.parameters)
+            raise UserError(f"parameters: {name!r} is not one of {family.transform.name}{hint}")
     if parameters is None and len(names) > 2:
         raise UserError(
             f"parameters: the family has {len(names)}, {', '.join(names)}; choose those of the axes, "
@@ -517,7 +519,7 @@ def _set_parameters(family: SmoothedFamily, parameters: Sequence[str] | None) ->
 
 
 #: Inches around the axes of a certified set: left, right of the images, below, above, and between images and axes.
-_LEFT, _RIGHT, _BELOW, _ABOVE, _GAP = 0.54, 0.04, 0.62, 0.2, 0.07
+_LEFT, _RIGHT, _BELOW, _ABOVE, _GAP = 0.57, 0.04, 0.62, 0.2, 0.07
 
 
 class _Frame:
@@ -572,13 +574,16 @@ class _Frame:
 
 
 def _positions(line: Line, low: float, high: float, count: int) -> list[tuple[float, float]]:
-    """(share of the axis, u) of the images along it, evenly spread; whole pixels where the action rounds."""
-    found = {}
-    for i in range(count):
-        u = low + (high - low) * (i + 0.5) / count
-        u = float(round(u)) if line.whole else u
-        found[u] = (u - low) / (high - low)
-    return [(share, u) for u, share in found.items()]
+    """(share of the axis, u) of at most ``count`` images along it, evenly spread; whole pixels where those are."""
+    if line.whole:
+        cells = round(high - low)
+        step = math.ceil(cells / count)
+        number = cells // step
+        first = math.ceil(low) + (cells - 1 - step * (number - 1)) // 2
+        found = [float(first + step * i) for i in range(number)]
+    else:
+        found = [low + (high - low) * (i + 0.5) / count for i in range(count)]
+    return [((u - low) / (high - low), u) for u in found]
 
 
 def _transformed(family: SmoothedFamily, image: Tensor, beta: Mapping[str, float]) -> NDArray[Any]:
@@ -611,7 +616,7 @@ def _draw_area(
 
     frame = _Frame(width, 2.2 if width == "column" else 4.0, both=True)
     axes, (x, y) = frame.axes, lines
-    inside = np.asarray(bounds.exceeds(bound.p_lower, h_min))
+    inside = bound.above(h_min)
     spans = []
     for line, at in zip(lines, nodes, strict=True):
         pad = 0.5 if line.whole else 0.0  # whole pixels are cells
@@ -630,7 +635,7 @@ def _draw_area(
         axes.add_patch(Rectangle((a, c), b - a, d - c, zorder=4, **BOX))
     axes.plot([x.identity], [y.identity], "+", color=INK, markersize=6, zorder=5)
     axes.set_xlabel(axis_label(x.name))
-    axes.set_ylabel(axis_label(y.name))
+    axes.set_ylabel(axis_label(y.name), labelpad=2)
     for share, u in _positions(x, left, right, _IMAGES):
         beta = {x.name: x.value(u)}
         frame.picture(_transformed(bound.family, image, beta), "x", share, bound.certifies(x.value(u), y.identity))
@@ -707,9 +712,7 @@ def _draw_bars(
         for low, high in certified.certified_runs(nodes[1 - whole], column, certifies):
             a, b = other.value(low), other.value(high)
             place = (pixel - 0.5, a, 1.0, b - a) if whole == 0 else (a, pixel - 0.5, b - a, 1.0)
-            axes.add_patch(
-                Rectangle(place[:2], *place[2:], facecolor=_INSIDE, edgecolor=_RIM, linewidth=0.6, zorder=2)
-            )
+            axes.add_patch(Rectangle(place[:2], *place[2:], facecolor=_INSIDE, edgecolor=_RIM, linewidth=0.6, zorder=2))
 
 
 def _draw_interval(
@@ -729,7 +732,7 @@ def _draw_interval(
     values = np.array([line.value(u) for u in nodes.tolist()])
     set_scale(axes, "x", line.value(left), line.value(right), line.log, line.whole)
     axes.set_ylim(0.45, 1.03)
-    inside = np.asarray(bounds.exceeds(bound.p_lower, h_min))
+    inside = bound.above(h_min)
     if line.whole:
         runs = [(u, u) for u in nodes[inside].tolist()]
     else:
@@ -759,7 +762,7 @@ def _draw_interval(
         axes.plot(interval, [0.47, 0.47], color=INK, linewidth=2.2, solid_capstyle="butt", zorder=5)
         axes.annotate("region", (interval[0], 0.47), (0, 3), textcoords="offset points", fontsize=SMALL, zorder=5)
     axes.set_xlabel(axis_label(line.name))
-    axes.set_ylabel(f"required probability {_H}")
+    axes.set_ylabel(f"required probability {_H}", labelpad=2)
     for share, u in _positions(line, left, right, _IMAGES + 1):
         beta = {line.name: line.value(u)}
         frame.picture(_transformed(bound.family, image, beta), "x", share, bound.certifies(line.value(u)))
@@ -780,9 +783,7 @@ def _interval_words(line: Line, low: float, high: float) -> str:
 # Curves of a family
 
 
-def tradeoff_curves(
-    family: SmoothedFamily, betas: Sequence[Mapping[str, float]], *, width: str = "column"
-) -> Figure:
+def tradeoff_curves(family: SmoothedFamily, betas: Sequence[Mapping[str, float]], *, width: str = "column") -> Figure:
     """Exact trade-off curves: the least class probability at β of a classifier with probability p at the identity.
 
     A curve meets 1/2 at h_min(β), where it has its mark: from there on to the right β is certified. On the diagonal
@@ -969,9 +970,3 @@ def _draw_history(axes: Axes, numbers: history.History, titles: Mapping[str, str
         if any(values.values()):
             every = max(1, len(values) // 8)
             axes.plot(list(values), list(values.values()), label=title, markersize=3.5, markevery=every, **look)
-
-
-def pairs_of(region: Box) -> list[tuple[str, str]]:
-    """Pairs of the parameters of a region that vary."""
-    varying = [name for name, (low, high) in region.intervals.items() if low < high]
-    return list(combinations(varying, 2))

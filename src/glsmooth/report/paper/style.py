@@ -61,7 +61,7 @@ PRINTED: dict[str, Any] = {"color": "#9b9b9f", "linestyle": (0, (7, 3)), "marker
 #: The box of a region.
 BOX: dict[str, Any] = {"fill": False, "edgecolor": INK, "linewidth": 1.0, "linestyle": (0, (4, 2))}
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3, and the text stays text
     "ps.fonttype": 42,
     "savefig.dpi": 300,
@@ -103,7 +103,7 @@ def _figure_class() -> type[Figure]:
     class PrintFigure(Figure):
         """A Figure that is saved as it was drawn: 300 dots an inch, fonts as TrueType, no date."""
 
-        def savefig(self, fname: Any, **options: Any) -> None:  # type: ignore[override]
+        def savefig(self, fname: Any, **options: Any) -> None:
             name = str(options.get("format") or getattr(fname, "name", fname)).lower()
             if name.endswith(("pdf", "svg")):
                 # The same picture shall give the same file.
@@ -193,8 +193,9 @@ def set_scale(axes: Axes, which: str, low: float, high: float, log: bool, whole:
     if log:
         ticks = plain_ticks(low, high, log)
     else:
-        rounded = MaxNLocator(6, steps=[1, 2, 5, 10], integer=whole).tick_values(low, high)
-        ticks = [tick for tick in rounded.tolist() if low - 1e-9 <= tick <= high + 1e-9]
+        steps = [1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10]
+        rounded = MaxNLocator(8, steps=steps, integer=whole).tick_values(low, high)
+        ticks = [float(tick) for tick in rounded if low - 1e-9 <= tick <= high + 1e-9]
     axis.set_ticks(ticks, [wording.number(tick) for tick in ticks])
     if log:
         axis.set_minor_locator(NullLocator())
