@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from glsmooth.family.resolvability import check_transform
     from glsmooth.family.smoothed import SmoothedFamily
     from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
+    from glsmooth.report.paper import figures
     from glsmooth.smoothing import SmoothedClassifier
     from glsmooth.transforms import ResolvableTransform
 
@@ -44,6 +45,7 @@ __all__ = [
     "UniformCyclic",
     "bounds",
     "check_transform",
+    "figures",
     "required_probability",
     "tradeoff",
     "transforms",
@@ -56,6 +58,7 @@ _HOMES = {
     "family.resolvability": ("check_transform",),
     "family.smoothed": ("SmoothedFamily",),
     "laws": ("Exponential", "HalfNormal", "LogNormal", "Normal", "Rayleigh", "Uniform", "UniformCyclic"),
+    "report.paper": ("figures",),
     "smoothing": ("SmoothedClassifier",),
     "transforms": ("ResolvableTransform",),
 }

@@ -392,7 +392,14 @@ def test_nothing_of_a_file_reaches_the_tables_raw(tmp_path):
 
 def report(out, *runs):
     out.mkdir()
-    base = {"votes": None, "region": {}, "bound": {"methods": None}, "image_size": None, "dataset": {"root": None}}
+    base = {
+        "votes": None,
+        "figures": "page",
+        "region": {},
+        "bound": {"methods": None},
+        "image_size": None,
+        "dataset": {"root": None},
+    }
     command.run(OmegaConf.create({**base, "runs": [str(run) for run in runs], "run_dir": str(out)}))
 
 

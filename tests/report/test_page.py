@@ -727,6 +727,7 @@ def _report(out, **settings):
     base = {
         "runs": [],
         "votes": None,
+        "figures": "page",
         "region": {"brightness": None, "contrast": None},
         "bound": {"methods": None},
         "image_size": None,

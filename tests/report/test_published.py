@@ -108,6 +108,7 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
         "region": {"brightness": None},
         "bound": {"methods": None},
         "image_size": None,
+        "figures": "page",
         "dataset": {"root": None},
         "run_dir": str(tmp_path),
     }

@@ -31,6 +31,7 @@ __all__ = [
     "cohen_radius",
     "evaluate",
     "exceeds",
+    "on_plane",
     "required_probability",
     "samples_needed",
     "tradeoff",
@@ -62,7 +63,7 @@ def _by_points(
             if name in autograd_gl.FORMS:
                 return autograd_gl.estimate(family, region, name)
             raise NotApplicable(f"{name} has no form for {family.transform!r}, which declares no factors")
-        plane = _on_plane(name, family)
+        plane = on_plane(name, family)
         plane.check_region(region)
         beta = cover.likely_worst(plane, region, lambda point: (rank or at)(plane, point))
         best = at(plane, beta)
@@ -85,7 +86,7 @@ def _by_points(
     return certify
 
 
-def _on_plane(method: str, family: SmoothedFamily) -> SmoothedFamily:
+def on_plane(method: str, family: SmoothedFamily) -> SmoothedFamily:
     """The family whose values stay valid on the torus, since wrapping is post-processing."""
     for name, law in family.laws.items():
         if law.cyclic:

@@ -61,6 +61,7 @@ __all__ = [
     "rates_of",
     "score_cells",
     "score_law",
+    "straight_form",
     "straight_leg",
     "straight_rates",
 ]
@@ -718,9 +719,14 @@ def _key(beta: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(beta.items()))
 
 
+def straight_form(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> ProductForm:
+    """ξ and ĝ along the straight path from the identity to β."""
+    return product_of_rates([straight_rates(family, _key(beta), steps)])
+
+
 def product_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
     """h_min(β) by the product form along the straight path."""
-    return product_of_rates([straight_rates(family, _key(beta), steps)]).required_probability
+    return straight_form(family, beta, steps).required_probability
 
 
 def ode_at(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEPS) -> float:
@@ -734,5 +740,5 @@ def printed(family: SmoothedFamily, beta: Mapping[str, float], steps: int = STEP
     They multiply g by ‖β_j - β₀‖ and integrate it over t, although dh/dt carries that factor already, so the
     integral has an extra factor t and comes out about half of what it must be. For comparison only.
     """
-    form = product_of_rates([straight_rates(family, _key(beta), steps)])
+    form = straight_form(family, beta, steps)
     return form.required_after(float(np.trapezoid(form.times[0] * form.g[0], form.times[0])))

@@ -17,6 +17,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.report import page, published
 from glsmooth.report.comparison import write_comparison
+from glsmooth.report.paper.files import write_figures
 from glsmooth.runs.failures import Failure, find_runs
 from glsmooth.runs.files import SWEEP, write_text
 from glsmooth.runs.run import Run, load_run
@@ -40,6 +41,8 @@ def run(cfg: DictConfig) -> None:
             raise UserError("transform: votes=FILE names built-in transformations itself; leave transform out")
         if any(interval is not None for interval in settings["region"].values()):
             raise UserError("region: votes=FILE brings each run's own region; leave region.* out")
+        if settings["figures"] == "paper":
+            raise UserError("figures=paper: votes=FILE holds no run to draw; leave it out")
         if settings["dataset"]["root"] is not None:
             raise UserError("dataset.root: votes=FILE has no images; leave it out")
         size = settings["image_size"]
@@ -53,6 +56,7 @@ def run(cfg: DictConfig) -> None:
         return
     if settings["image_size"] is not None:
         raise UserError("image_size: a run keeps the size that it was certified at; leave it out, or use votes=FILE")
+    for_paper = settings["figures"] == "paper"
     root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
     loading = {"transform_target": typed.get("_target_"), "dataset_root": root}
@@ -66,8 +70,12 @@ def run(cfg: DictConfig) -> None:
     # A folder of one run is a sweep, too; shards that were put together are one run.
     together = len(runs) == 1 and runs[0].path.is_relative_to(out) and not unfinished
     alone = len(runs) == 1 and (found == paths or together)
+    if for_paper and not alone:
+        raise UserError("figures=paper: draws one run; give the directory of one, or leave it out")
     if alone and not overrides and methods is None:
         page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes)
+        if for_paper:
+            write_figures(runs[0], runs[0].region, runs[0].path / "paper")
         sys.stdout.write((runs[0].path / "table.md").read_text(encoding="utf-8"))
         return
     regions = [overrides] if overrides else [region for sweep in sweeps for region in sweep.regions]
@@ -76,6 +84,8 @@ def run(cfg: DictConfig) -> None:
         stored, region, outcomes = results[0]
         note = page.recertified_note(stored, region, outcomes)
         page.write_run_report(stored, out, region, outcomes, note)
+        if for_paper:
+            write_figures(stored, region, out / "paper")
         sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
     else:
         sys.stdout.write(write_comparison(results, out, unfinished))

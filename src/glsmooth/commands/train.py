@@ -40,6 +40,7 @@ from glsmooth.learning.trainer import (
 )
 from glsmooth.learning.training import CLEAN, UNDER_LAW, SavesInsideEpochs, TrainingModule, TrainingProgress
 from glsmooth.learning.wandb_log import LearningRate, Session, TrainingLog, log_pictures, session
+from glsmooth.report.paper.files import write_training_curves
 from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
 from glsmooth.runs.own import remember
 from glsmooth.runs.records import holding
@@ -51,7 +52,8 @@ _AFRESH = "restore it, or remove last.ckpt and summary.json, and the same comman
 
 
 def run(cfg: DictConfig) -> None:
-    """Train, or resume, or say that it is done. Writes best.ckpt, last.ckpt, metrics and summary.json."""
+    """Train, or resume, or say that it is done. Writes best.ckpt, last.ckpt, metrics, their curves and
+    summary.json."""
     settings = plain(cfg)
     # Two of the same run would write over each other: an earlier epoch's best.ckpt beside a later summary.
     with holding(Path(settings["run_dir"])) if is_first_process() else nullcontext():
@@ -157,6 +159,7 @@ def _run(settings: dict[str, Any]) -> None:
         **payload,
     }
     write_text(directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_training_curves(directory)
     _say_what_next(best, trained)
 
 

@@ -182,6 +182,7 @@ RULES: dict[str, Rule] = {
     "format": choice("table", "json"),
     "plot": FLAG,
     "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
+    "figures": choice("page", "paper"),
     "votes": _PATH.or_null(),
     "transform._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Shear").or_null(),
     "transform.*": _ANY,  # arguments of the class, which checks them itself

@@ -223,7 +223,7 @@ def advice(
     below.plot([places[trained]], [trained.h_min], **ring)
     axes.plot([places[best]], [1.07], "v", color=theme.ink, markersize=7, clip_on=False)
     below.axhline(most, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
-    ticks = _plain_ticks(min(xs), max(xs), log=True)
+    ticks = plain_ticks(min(xs), max(xs), log=True)
     for panel in (axes, below):
         panel.set_xscale("log")
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -278,7 +278,7 @@ def threshold_curve(
     return figure
 
 
-def _plain_ticks(low: float, high: float, log: bool) -> list[float]:
+def plain_ticks(low: float, high: float, log: bool) -> list[float]:
     """Round values inside [low, high]; on a logarithmic axis spread by ratio."""
     if not log:
         from matplotlib.ticker import MaxNLocator
@@ -368,7 +368,7 @@ def _plane(
         )
         axes.plot([x_identity], [y_identity], "+", color=colour, markersize=cross_size, markeredgewidth=cross_width)
     for axis, setter in ((plane.x, axes.set_xticks), (plane.y, axes.set_yticks)):
-        ticks = _plain_ticks(float(axis.nodes[0]), float(axis.nodes[-1]), axis.log)
+        ticks = plain_ticks(float(axis.nodes[0]), float(axis.nodes[-1]), axis.log)
         setter(place(axis, ticks), [wording.number(tick) for tick in ticks])
     bar = figure.colorbar(
         image, ax=axes, format=PercentFormatter(1.0, decimals=0, symbol=" %") if share else None, pad=0.02

@@ -1,0 +1,100 @@
+"""The pictures for print of one run, or of one training, as files: PNG and PDF."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from glsmooth.bounds import certify_region
+from glsmooth.errors import UserError
+from glsmooth.family.regions import Box
+from glsmooth.report.paper import figures
+from glsmooth.report.paper.figures import Votes
+from glsmooth.runs.files import write_bytes
+from glsmooth.runs.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["write_figures", "write_training_curves"]
+
+log = logging.getLogger(__name__)
+
+
+def write_figures(run: Run, region: Box, folder: Path) -> list[Path]:
+    """Write every picture that a run and a region have into ``folder``; those that do not apply are left out.
+
+    Planes and certified sets are drawn for each pair of the region's parameters, certified sets of the image that
+    certify left with the run.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, draw in _figures(run, region):
+        log.info("report: %s", folder / name)
+        try:
+            files += _write(draw(), folder, name)
+        except UserError as reason:
+            log.warning("report: no %s: %s", name, reason)
+    return files
+
+
+def write_training_curves(directory: Path) -> list[Path]:
+    """training.png and training.pdf in the directory of a training.
+
+    Raises:
+        UserError: it has no metrics that are readable.
+    """
+    return _write(figures.training_curves(directory), directory, "training")
+
+
+def _write(figure: Figure, folder: Path, name: str) -> list[Path]:
+    files = []
+    for kind in ("png", "pdf"):
+        content = io.BytesIO()
+        figure.savefig(content, format=kind)
+        files.append(folder / f"{name}.{kind}")
+        write_bytes(files[-1], content.getvalue())
+    return files
+
+
+def _figures(run: Run, region: Box) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    family, votes = run.family, Votes(run.family, region, run.p_lower, run.correct, run)
+    yield "cra_region", partial(figures.cra_against_region_size, votes)
+    varying = [name for name, (low, high) in region.intervals.items() if low < high]
+    planes: list[tuple[str, ...]] = list(combinations(varying, 2))
+    for pair in planes:
+        after = "" if len(planes) == 1 else "_" + "_".join(pair)
+        yield f"cra_plane{after}", partial(figures.cra_plane, votes, parameters=pair)
+        yield f"h_min_plane{after}", partial(figures.h_min_plane, family, region, parameters=pair)
+    draws = run.draws
+    if draws is not None:
+        p_lower = float(run.p_lower[np.flatnonzero(run.columns["index"] == draws.index)[0]])
+        for names in planes or [tuple(varying)]:
+            after = "" if len(planes) < 2 else "_" + "_".join(names)
+            of_image = partial(figures.certified_set, family, p_lower, draws.image, region=region)
+            yield f"certified_set{after}", partial(of_image, parameters=names)
+    yield "tradeoff", lambda: figures.tradeoff_curves(family, _betas(run, region))
+    yield "gl_functions", lambda: figures.gl_functions(family, _betas(run, region))
+
+
+def _betas(run: Run, region: Box) -> list[dict[str, float]]:
+    """The end of each interval that is farther from the identity, by itself, and the worst parameter of the region."""
+    identity = run.family.identity
+    betas = [
+        {name: max(interval, key=lambda end: abs(end - identity[name]))}
+        for name, interval in region.intervals.items()
+        if interval != (identity[name], identity[name])
+    ]
+    worst = certify_region(run.family, region).worst or {}
+    moved = {name: value for name, value in worst.items() if value != identity[name]}
+    return betas if not moved or moved in betas else [*betas, moved]

@@ -1,0 +1,81 @@
+"""The numbers of a training by epoch, from what its logger left."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from pathlib import Path
+
+from glsmooth.configuration.fields import shown
+from glsmooth.configuration.untrusted import read_bytes
+from glsmooth.errors import UserError
+
+__all__ = ["ACCURACIES", "LOSSES", "read_history"]
+
+#: Columns of metrics.csv that are drawn, with their names in a legend.
+LOSSES = {
+    "train/total": "total, which is minimised",
+    "train/cross_entropy": "cross-entropy",
+    "train/divergence": "divergence of the copies",
+    "train/entropy": "entropy of their mean",
+}
+ACCURACIES = {"val/accuracy": "on validation images", "val/accuracy_under_law": "under the smoothing laws"}
+
+#: Name -> epoch, from 1 -> value.
+History = dict[str, dict[int, float]]
+
+
+def read_history(directory: str | Path) -> History:
+    """Losses and accuracies of a training by epoch.
+
+    A training that was resumed left a file each time that it was started; where two tell of one epoch, the later holds.
+
+    Raises:
+        UserError: there is no such directory, or no metrics in it; a file is not readable, or holds something else.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"directory: no directory {str(directory)!r}; give the one that train wrote")
+    found = {}
+    for file in directory.glob("metrics/version_*/metrics.csv"):
+        number = re.fullmatch(r"version_(\d+)", file.parent.name)
+        if number:
+            found[int(number[1])] = file
+    history: History = {name: {} for name in (*LOSSES, *ACCURACIES)}
+    for _, file in sorted(found.items()):
+        _read(file, history)
+    if not any(history.values()):
+        raise UserError(
+            f"directory: {str(directory)!r} has no metrics of a training (metrics/version_0/metrics.csv); give the "
+            "directory that train wrote, in which an epoch has ended"
+        )
+    return {name: dict(sorted(values.items())) for name, values in history.items()}
+
+
+def _read(file: Path, history: History) -> None:
+    fix = "restore it, or remove its folder"
+    try:
+        lines = read_bytes(file).decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable ({error}); {fix}") from None
+    reader = csv.DictReader(lines)
+    try:
+        for row in reader:
+            where = f"{file}: line {reader.line_num}"
+            epoch = row.get("epoch") or ""
+            if not re.fullmatch(r"\d{1,9}", epoch, re.ASCII):
+                raise UserError(f"{where}: epoch is {shown(epoch)}, not a whole number; {fix}")
+            for name, values in history.items():
+                cell = row.get(name)
+                if not cell:
+                    continue
+                try:
+                    value = float(cell)
+                except ValueError:
+                    value = math.nan
+                if not math.isfinite(value):
+                    raise UserError(f"{where}: {name} is {shown(cell)}, not a finite number; {fix}")
+                values[int(epoch) + 1] = value
+    except csv.Error as error:
+        raise UserError(f"{file}: not readable ({error}); {fix}") from None
