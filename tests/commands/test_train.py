@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glsmooth.commands import train
+from glsmooth.commands import certify, train
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.configuration.identity import file_digest
 from glsmooth.errors import UserError
@@ -418,6 +418,32 @@ def test_a_checkpoint_says_where_its_images_lie(tmp_path):
         started = starting_from(tmp_path / "run" / "best.ckpt", {"model": model, "dataset": {**dataset, "name": name}})
         assert started["dataset"]["root"] == root
         assert started["model"]["name"] == "small_cnn"
+
+
+def test_an_invariant_network_from_weights_to_votes(tmp_path, finished):
+    """It starts from the weights of a plain one, and then every vote of an image is for one class."""
+    plain = load_checkpoint(finished / "best.ckpt")
+    assert "canonical" not in plain.model
+    start = ["model.canonical=auto", f"model.weights={finished / 'best.ckpt'}", "optimizer.epochs=1"]
+    run(tmp_path / "run", *start, "optimizer.lr=1e-9")
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.ckpt")
+    assert checkpoint.model["canonical"] == "contrast_brightness"
+    for name, value in plain.state_dict.items():
+        if name.endswith("weight"):
+            torch.testing.assert_close(checkpoint.state_dict[name], value, rtol=1e-3, atol=1e-4)
+    trained = checkpoint.metrics
+    assert trained[UNDER_LAW] == pytest.approx(trained[training.CLEAN], abs=1e-6)
+
+    options = ["dataset.subset=8", "batch_size=256", "channels_last=false", "compile=false", "threads=1"]
+    # Another transformation than that of the training, and part of the group: the network's form is its own.
+    for transform in ("contrast_brightness", "brightness", "contrast"):
+        directory = tmp_path / transform
+        directory.mkdir()
+        words = [f"ckpt={tmp_path / 'run' / 'best.ckpt'}", f"transform={transform}", f"run_dir={directory}", *options]
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            certify.run(hydra.compose("certify", [*words, "monte_carlo.n0=20", "monte_carlo.n=200"]))
+        with (directory / "records.csv").open() as file:
+            assert [row["count"] for row in csv.DictReader(file)] == ["200"] * 8
 
 
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

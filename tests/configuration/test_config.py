@@ -16,7 +16,7 @@ import glsmooth as gs
 from glsmooth.configuration.build import build_family, build_laws, build_region, build_transform
 from glsmooth.configuration.fields import check_fields, keys, leaves, rule_of
 from glsmooth.configuration.folder import conf_dir
-from glsmooth.configuration.identity import difference, file_digest, run_id
+from glsmooth.configuration.identity import decisive, difference, file_digest, run_id
 from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
@@ -551,6 +551,41 @@ def test_weights_count_by_their_bytes(tmp_path, ckpt):
     assert names[0] != names[1]
     copy = shutil.copy(weights, tmp_path / "copy.pt")
     assert identity("train", ckpt, f"model.weights={copy}") == names[1]
+
+
+def test_runs_without_a_canonical_form_keep_their_names(ckpt):
+    """They had no such field when it came."""
+    for command in ("train", "certify"):
+        config = plain(compose(command, *([ckpt] if command == "certify" else [])))
+        assert "canonical" in config["model"]
+        assert "model.canonical" not in decisive(config, command)
+    names = {identity("train", ckpt, f"model.canonical={name}") for name in ("none", "auto", "contrast", "gamma")}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gaussian_blur", r"^model.canonical=gaussian_blur: .*cannot be undone"),
+        ("gama", r"^model.canonical='gama' is not a choice; did you mean 'gamma'"),
+    ],
+)
+def test_a_canonical_form_that_there_is_not(name, words):
+    with pytest.raises(UserError, match=words):
+        validate(compose("train", f"model.canonical={name}"), "train")
+
+
+def test_a_canonical_form_belongs_to_the_network(ckpt):
+    trained = stored()
+    trained["model"]["canonical"] = "contrast"
+    merged = merge_checkpoint(compose("certify", ckpt, "transform=gamma", "smoothing=gamma", "region=gamma"), trained)
+    assert merged["model"]["canonical"] == "contrast"
+    assert merge_checkpoint(compose("certify", ckpt, "model.canonical=contrast"), trained)["model"] == trained["model"]
+    for typed in ("gamma", "none", "auto"):
+        with pytest.raises(UserError, match=rf"^model.canonical='{typed}', but the checkpoint holds 'contrast'"):
+            merge_checkpoint(compose("certify", ckpt, f"model.canonical={typed}"), trained)
+    with pytest.raises(UserError, match=r"^model.canonical='gamma', but the checkpoint holds 'none'"):
+        merge_checkpoint(compose("certify", ckpt, "model.canonical=gamma"), stored())
 
 
 def test_a_file_with_its_time_set_back_is_another(tmp_path):

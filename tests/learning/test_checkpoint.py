@@ -53,6 +53,26 @@ def test_it_knows_what_it_is(path):
     assert checkpoint.metrics == {"epoch": 2}
 
 
+def test_a_canonical_form_is_the_networks_own(tmp_path):
+    settings = {**SETTINGS, "model": {**SETTINGS["model"], "canonical": "contrast"}}
+    torch.manual_seed(0)
+    model = build_model({"name": "small_cnn", "canonical": "contrast"}, 10, 1, (0.3053,), (0.3236,), (16, 16)).eval()
+    payload = make_payload(settings, load_dataset(SETTINGS["dataset"]))
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for change in ({}, {"canonical": "auto"}, {"canonical": "gaussian_blur"}, {"canonical": "contrasts"}):
+        changed = {**payload, "model": {**payload["model"], **change}, "metrics": {"epoch": 2}}
+        torch.save({KEY: changed, "state_dict": state}, tmp_path / "best.ckpt")
+        if change:
+            with pytest.raises(UserError, match=r"model\.canonical"):
+                load_checkpoint(tmp_path / "best.ckpt").build_model()
+            continue
+        checkpoint = load_checkpoint(tmp_path / "best.ckpt")
+        assert checkpoint.identity["model.canonical"] == "contrast"
+        images = torch.rand(2, 1, 16, 16)
+        assert torch.equal(checkpoint.build_model()(images), model(images))
+        torch.testing.assert_close(checkpoint.build_model()(4 * images), model(images))
+
+
 def test_precision_of_older_checkpoints(path):
     content = torch.load(path, weights_only=True)
     del content[KEY]["precision"]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from glsmooth.errors import UserError
-from glsmooth.learning.models import build_model, fit_first_layer, resolve_model
+from glsmooth.learning.models import Canonical, build_model, fit_first_layer, resolve_model, tensor_shapes
+from glsmooth.transforms import BUILTIN, Composition, ContrastBrightness, GaussianBlur, Translation
 
 GREY = {"channels": 1, "mean": (0.3,), "std": (0.2,), "image_size": (32, 32)}
 COLOUR = {"channels": 3, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "image_size": (32, 32)}
@@ -215,6 +216,7 @@ class TestWeights:
 )
 def test_auto(spec, dataset, name, pretrained):
     resolved = resolve_model(spec, dataset)
+    assert resolved.keys() == {"name", "pretrained", "weights"}
     assert (resolved["name"], resolved["pretrained"]) == (name, pretrained)
 
 
@@ -248,3 +250,98 @@ def test_logits_are_of_float32_in_half_precision(name):
         logits = model(torch.rand(64, 3, 32, 32))
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())
+
+
+CANONICAL = [name for name, cls in BUILTIN.items() if cls().canonical_parameters == cls().parameters]
+
+
+class TestCanonical:
+    def spec(self, canonical, **more):
+        return {"name": "small_cnn", "pretrained": False, "weights": None, "canonical": canonical, **more}
+
+    @pytest.mark.parametrize("name", CANONICAL)
+    def test_the_network_sees_the_form_alone(self, name):
+        torch.manual_seed(0)
+        model = build_model(self.spec(name), 10, **COLOUR).eval()
+        transform = BUILTIN[name]()
+        images = torch.rand(8, 3, 32, 32)
+        theta = transform.random_parameters(8, torch.Generator().manual_seed(0))
+        torch.testing.assert_close(model(transform.apply(images, theta)), model(images), rtol=0, atol=1e-5)
+        plain = build_model(self.spec("none"), 10, **COLOUR).eval()
+        plain.load_state_dict(model.state_dict())
+        torch.testing.assert_close(plain(transform.canonical(images)), model(images), rtol=0, atol=1e-6)
+        assert (plain(transform.apply(images, theta)) - plain(images)).abs().max() > 1e-3
+
+    @pytest.mark.parametrize("absent", ["none", None])
+    def test_without_it_a_network_is_what_it_was(self, absent):
+        model = build_model(self.spec(absent), 10, **GREY)
+        assert [name for name, _ in model.named_children()] == ["normalize", "network"]
+
+    def test_it_holds_no_tensor(self):
+        with_it, without = (build_model(self.spec(name), 10, **GREY) for name in ("contrast_brightness", "none"))
+        assert with_it.state_dict().keys() == without.state_dict().keys()
+        shapes = tensor_shapes(self.spec("contrast"), 10, 1, (32, 32))
+        assert shapes == {name: tuple(tensor.shape) for name, tensor in with_it.state_dict().items()}
+
+    @pytest.mark.parametrize("form", ["whole", "network"])
+    def test_weights_of_a_plain_network_fit(self, tmp_path, form):
+        plain = build_model(self.spec("none"), 10, **GREY).eval()
+        state = plain.state_dict() if form == "whole" else plain.network.state_dict()
+        torch.save(state, tmp_path / "w.pt")
+        model = build_model(self.spec("contrast", weights=tmp_path / "w.pt"), 10, **GREY).eval()
+        images = torch.rand(4, 1, 32, 32)
+        torch.testing.assert_close(model(images), plain(BUILTIN["contrast"]().canonical(images)))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_is_for_the_network_alone(self, dtype):
+        layer = build_model(self.spec("contrast_brightness_translation"), 10, **COLOUR).canonical
+        images = torch.rand(4, 3, 32, 32)
+        with torch.autocast("cpu", dtype):
+            form = layer(images)
+            assert layer(images.to(dtype)).dtype == dtype
+        assert form.dtype == torch.float32
+        assert torch.equal(form, layer(images))
+
+    def test_a_users_form_is_not_computed_in_half_precision(self):
+        class Product(ContrastBrightness):
+            def canonical(self, images):
+                return images @ images.mT
+
+        images = torch.rand(2, 1, 8, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            form = Canonical(Product())(images)
+        assert torch.equal(form, images @ images.mT)
+
+    @pytest.mark.parametrize(
+        ("transform", "name", "said"),
+        [
+            (ContrastBrightness(order="brightness_first"), "contrast_brightness", "auto: contrast_brightness"),
+            (BUILTIN["translation_blur_brightness_contrast"](), "translation_blur_brightness_contrast", "be undone"),
+            (GaussianBlur(), None, "auto: none (blur cannot be undone"),
+            (Translation(padding="reflect"), None, "auto: none (pixels that leave"),
+            (Composition(ContrastBrightness(), Translation()), None, "auto: none (Composition is not built in"),
+        ],
+        ids=repr,
+    )
+    def test_auto_follows_the_transformation(self, caplog, transform, name, said):
+        with caplog.at_level(logging.INFO):
+            resolved = resolve_model({"name": "auto", "canonical": "auto"}, "digits", transform)
+        assert resolved.get("canonical") == name
+        assert said in caplog.text
+
+    def test_none_is_not_written_down_and_a_name_is(self):
+        for absent in ({}, {"canonical": "none"}, {"canonical": None}):
+            assert "canonical" not in resolve_model({"name": "auto", **absent}, "digits", ContrastBrightness())
+        assert resolve_model({"canonical": "gamma"}, "digits", ContrastBrightness())["canonical"] == "gamma"
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("gaussian_blur", r"^model.canonical=gaussian_blur: .*cannot be undone.*; use model.canonical=none"),
+            ("brightnes", r"^model.canonical='brightnes' is not a choice; did you mean 'brightness'"),
+            ("auto", r"^model.canonical='auto' is not a choice"),  # in a checkpoint, say
+        ],
+    )
+    def test_names_that_have_none(self, name, words):
+        with pytest.raises(UserError, match=words):
+            build_model(self.spec(name), 10, **GREY)

@@ -5,7 +5,7 @@ import torch
 
 import glsmooth as gs
 from glsmooth.errors import UserError
-from glsmooth.transforms import BUILTIN, Composition, GaussianBlur, Translation
+from glsmooth.transforms import BUILTIN, Composition, GaussianBlur, Translation, canonical
 from tests.transforms.test_transforms import CASES
 
 HAVING = [transform for transform in CASES if transform.canonical_parameters]
@@ -91,3 +91,338 @@ def test_each_image_by_itself(transform):
     images = pictures()
     alone = torch.cat([transform.canonical(image[None]) for image in images])
     torch.testing.assert_close(alone, transform.canonical(images), rtol=0, atol=1e-14)
+
+
+def magnified(transform, images, theta):
+    """By how much a relative rounding of φ(x, β)'s pixels is magnified in the canonical form, an image.
+
+    Rounding of c·x + b is of the size of its largest terms, and the form divides by the spread that c left; logarithms
+    have absolute roundings, which the form multiplies by what gives log x its depth.
+    """
+    names = dict(zip(transform.parameters, theta.T, strict=True))
+    pixels = images.double().flatten(1)
+    if "gamma" in names:
+        log = torch.where(pixels > 0, pixels, 1).log()
+        log = log - log.amax(1, keepdim=True) if "contrast" in names else log
+        return 1 + 1 / (names["gamma"] * log.abs().mean(1))
+    c, b = names.get("contrast", torch.ones(len(images))), names.get("brightness", torch.zeros(len(images)))
+    largest = c * (pixels.amax(1) + b.abs()) + b.abs()  # of both orders
+    spread = pixels.std(1) if "brightness" in names else pixels.square().mean(1).sqrt()
+    if "contrast" in names:
+        return 1 + largest / (c * spread)
+    return 1 + largest
+
+
+@having
+def test_what_float32_leaves(transform):
+    """A few roundings of what β magnifies, and not much less either: the measure measures."""
+    worst = 0.0
+    for seed in range(8):
+        images = pictures((16, 20), dtype=torch.float32)[:4]
+        theta = drawn(transform, len(images), seed)
+        left = residual(transform, images, theta).amax((1, 2, 3)).double()
+        allowed = torch.finfo(torch.float32).eps * magnified(transform, images, theta)
+        worst = max(worst, (left / allowed).max().item())
+    assert worst < 8
+    assert worst > 0.05 or transform.canonical_parameters == ("tx", "ty")
+
+
+CONSTANTS = torch.tensor([0.0, 1e-3, 0.3, 1.0, 7.3])
+
+
+@having
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_constant_images(transform, dtype):
+    """Of odd sizes, where a mean is rounded: no picture may come out of the rounding."""
+    images = CONSTANTS.to(dtype)[:, None, None, None].expand(-1, 3, 31, 33)
+    for seed in range(3):
+        flat = transform.apply(images, drawn(transform, len(images), seed))
+        if transform.canonical_parameters != transform.parameters:
+            flat = images  # blur leaves its own rounding, which is no smaller where brightness takes the light away
+        form = transform.canonical(flat).double()
+        assert form.isfinite().all()
+        assert torch.equal(form.amax((1, 2, 3)), form.amin((1, 2, 3)))
+        if transform.parameters != ("tx", "ty"):
+            assert form.abs().max() < 2.5  # a power law leaves pixels above 1 there
+    whole = dict.fromkeys(transform.canonical_parameters).keys() >= {"contrast", "brightness"}
+    assert not whole or (form - 0.45).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("transform", [gs.transforms.ContrastBrightness(), gs.transforms.GammaContrast()], ids=repr)
+def test_rounding_noise_is_not_amplified(transform):
+    images = 0.3 * (1 + torch.finfo(torch.float32).eps * torch.randint(-2, 3, (4, 3, 9, 9)))
+    form = transform.canonical(images)
+    assert torch.equal(form, form[:1, :1, :1, :1].expand_as(form))
+    shaded = 0.3 * (1 + 1e-4 * torch.randn(4, 3, 9, 9))  # and what is more than noise is kept
+    assert (transform.canonical(shaded).amax((1, 2, 3)) > transform.canonical(shaded).amin((1, 2, 3)) + 0.3).all()
+
+
+@pytest.mark.parametrize("transform", [gs.transforms.Gamma(), gs.transforms.GammaContrast()], ids=repr)
+def test_pixels_that_are_not_above_zero_stay_out_of_power_laws(transform):
+    images = pictures()
+    dark = images <= 0.2
+    form = transform.canonical(torch.where(dark, 0.0, images))
+    assert torch.equal(form == 0, dark)
+    assert torch.equal(form, transform.canonical(torch.where(dark, -images, images)))
+    images[2, 1, 3, 4] = torch.nan  # a broken image must be seen to be broken
+    assert transform.canonical(images)[2].isnan().any()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@having
+def test_broken_pixels_stay_broken(transform, bad):
+    images = pictures()
+    images[3, 0, 2, 2] = bad
+    finite = transform.canonical(images).isfinite().flatten(1).all(1)
+    assert torch.equal(finite, torch.arange(len(images)) != 3)
+
+
+def test_what_is_fixed():
+    images, log = pictures((33, 20))[:4], lambda x: torch.where(x > 0, x, 1).log()
+    form = gs.transforms.Brightness().canonical(images)
+    torch.testing.assert_close(form.mean((1, 2, 3)), torch.full((4,), 0.45, dtype=torch.float64))
+    torch.testing.assert_close(form.std((1, 2, 3)), images.std((1, 2, 3)))
+    form = gs.transforms.ContrastBrightness().canonical(images)
+    torch.testing.assert_close(form.mean((1, 2, 3)), torch.full((4,), 0.45, dtype=torch.float64))
+    torch.testing.assert_close(form.std((1, 2, 3), correction=0), torch.full((4,), 0.25, dtype=torch.float64))
+    form = gs.transforms.Contrast().canonical(images)
+    torch.testing.assert_close(form.square().mean((1, 2, 3)), torch.full((4,), 0.45**2 + 0.25**2, dtype=torch.float64))
+    for transform in (gs.transforms.Gamma(), gs.transforms.GammaContrast()):
+        form = transform.canonical(images)
+        depth = -log(form).sum((1, 2, 3)) / (form > 0).sum((1, 2, 3))
+        torch.testing.assert_close(depth, torch.full((4,), 0.9, dtype=torch.float64))
+    torch.testing.assert_close(form.amax((1, 2, 3)), torch.ones(4, dtype=torch.float64))
+
+
+def test_forms_of_real_images_look_like_usual_ones():
+    from sklearn.datasets import load_digits
+
+    images = torch.tensor(load_digits().images[:100, None] / 16)
+    for transform in HAVING:
+        form = transform.canonical(images)
+        theta = drawn(transform, len(images))
+        assert residual(transform, images, theta).max() < 1e-10
+        assert form.min() > -0.5
+        assert form.max() < 2
+        assert 0.1 < form.std() < 0.6
+
+
+@having
+def test_gradients_of_the_form(transform):
+    generator = torch.Generator().manual_seed(3)
+    images = (0.1 + 0.9 * torch.rand(2, 2, 4, 5, dtype=torch.float64, generator=generator)).requires_grad_()
+    assert torch.autograd.gradcheck(transform.canonical, (images,))
+
+
+@having
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_gradients_are_finite_everywhere(transform, dtype):
+    images = torch.cat([pictures()[:6].to(dtype), CONSTANTS[:, None, None, None].expand(-1, 3, 9, 12).to(dtype)])
+    images.requires_grad_()
+    form = transform.canonical(images)
+    (form * torch.linspace(-1, 1, form[0].numel(), dtype=dtype).view_as(form[0])).sum().backward()
+    assert images.grad.isfinite().all()
+    assert images.grad[0].abs().max() > 0.01
+
+
+@having
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_images_are_computed_in_float32(transform, dtype):
+    """A half's rounding at the end, and none on the way (a sum of 3,000 pixels in half is off by percents)."""
+    images = pictures((32, 32)).to(dtype)
+    form = transform.canonical(images)
+    assert form.dtype == dtype
+    exact = transform.canonical(images.double())
+    assert ((form.double() - exact).abs() <= torch.finfo(dtype).eps * exact.abs() + 1e-6).all()
+
+
+def mirrored(images):
+    return torch.maximum(images, images.flip(-1))
+
+
+def squares(size=(12, 12)):
+    """Images of which many rolls look alike, or nearly: mirrors, turns, stripes and tiles."""
+    rows, columns = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.rand(3, *size, dtype=torch.float64, generator=generator)
+    dots = torch.zeros(3, *size, dtype=torch.float64)
+    dots[:, 2, 3] = dots[:, 8, 4] = 1
+    tile = noise[:, :4, :3].repeat(1, size[0] // 4, size[1] // 3)
+    colours = torch.stack([columns % 4 == k for k in range(3)]).double()  # equally bright everywhere
+    symmetric = torch.maximum(noise, noise.flip(-1))
+    return {
+        "constant": torch.full_like(noise, 0.3),
+        "chessboard": ((rows + columns) % 2).double().expand(3, -1, -1),
+        "diagonal": (rows == columns).double().expand(3, -1, -1),
+        "stripes": (columns % 3 == 0).double().expand(3, -1, -1),
+        "tiles": tile,
+        "colours": colours,
+        "one": torch.nn.functional.one_hot(torch.tensor(17), size[0] * size[1]).view(size).double().expand(3, -1, -1),
+        "two dots": dots,
+        "mirrored": symmetric,
+        "mirrored twice": torch.maximum(symmetric, symmetric.flip(-2)),
+        "transposed": torch.maximum(noise, noise.mT),
+        "turned": torch.maximum(noise, noise.flip(-1).flip(-2)),
+        "8 bits": (noise * 255).round() / 255,
+        "3 shades": (noise * 2).round() / 2,
+    }
+
+
+def all_rolls(image):
+    return torch.stack(
+        [image.roll(s, (-2, -1)) for s in torch.cartesian_prod(*map(torch.arange, image.shape[-2:])).tolist()]
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", squares())
+def test_rolls_leave_not_one_bit(name, dtype):
+    image = squares()[name].to(dtype)
+    rolls = all_rolls(image)
+    form = Translation().canonical(rolls)
+    assert torch.equal(form, form[:1].expand_as(form))
+    assert torch.equal(form[0].flatten().sort()[0], image.flatten().sort()[0])
+    assert any(torch.equal(form[0], roll) for roll in rolls)
+    # In a batch of another size, the same.
+    assert torch.equal(Translation().canonical(rolls[5:6])[0], form[0])
+
+
+@pytest.mark.parametrize("size", [(1, 7), (7, 1), (1, 1), (2, 3), (5, 64)], ids=str)
+def test_rolls_of_narrow_images(size):
+    rolls = all_rolls(torch.rand(1, *size))
+    form = Translation().canonical(rolls)
+    assert torch.equal(form, form[:1].expand_as(form))
+
+
+def test_a_bright_spot_comes_to_the_middle():
+    images = torch.zeros(2, 1, 9, 12)
+    images[0, 0, 1, 11] = images[1, 0, 8, 2] = 1
+    form = Translation().canonical(images)
+    place = form.flatten(1).argmax(1)
+    assert ((place // 12 - 4).abs() <= 1).all()
+    assert ((place % 12 - 6).abs() <= 1).all()
+
+
+def test_windows_are_wide_and_without_a_mirror():
+    for skew in (0.5, -0.3):
+        bump = canonical._window(32, skew, torch.device("cpu"))[0]
+        assert bump.min() > 0.01 * bump.max()
+        assert torch.equal(bump, bump.round())
+        assert all(not torch.equal(bump.roll(k), bump.flip(0)) for k in range(32))
+    for size in (1, 224, 20_000):  # sums stay below 2^53, where float64 has every whole number
+        assert canonical._window(min(size, 1000), 0.5, torch.device("cpu"))[0].sum() < 2**18
+    assert 2**18 * 2**18 * canonical._SHADES < 2**53
+
+
+# Forms that are none: each must be seen to be.
+
+
+def by_batch(images):
+    return (images - images.mean()) / images.std()
+
+
+def by_rows(images):
+    return images - images.mean(-1, keepdim=True)
+
+
+def clipped(images):
+    return canonical.standardised(images.clamp(0, 1))
+
+
+def with_a_floor(images):
+    return (images + 1e-2).log() / (images + 1e-2).log().abs().mean((1, 2, 3), keepdim=True)
+
+
+def of_half(images):
+    return canonical.standardised(images.bfloat16().to(images.dtype))
+
+
+def without_wrap(images):
+    shift = torch.tensor([images.shape[3] // 2, images.shape[2] // 2]) - canonical.landmark(images)
+    moved = [torch.zeros_like(image) for image in images]
+    for image, out, (x, y) in zip(images, moved, shift.long().tolist(), strict=True):
+        h, w = image.shape[1:]
+        out[:, max(y, 0) : h + min(y, 0), max(x, 0) : w + min(x, 0)] = image[
+            :, max(-y, 0) : h - max(y, 0), max(-x, 0) : w - max(x, 0)
+        ]
+    return torch.stack(moved)
+
+
+def roll_first(images):
+    return canonical.log_scaled(Translation().canonical(images))
+
+
+@pytest.mark.parametrize(
+    ("transform", "wrong"),
+    [
+        (gs.transforms.ContrastBrightness(), by_batch),
+        (gs.transforms.Brightness(), canonical.scaled),
+        (gs.transforms.Contrast(), canonical.centred),
+        (gs.transforms.Contrast(), by_rows),
+        (gs.transforms.ContrastBrightness(), clipped),
+        (gs.transforms.ContrastBrightness(), of_half),
+        (gs.transforms.Gamma(), with_a_floor),
+        (gs.transforms.Gamma(), canonical.standardised),
+        (gs.transforms.GammaContrast(), canonical.log_scaled),
+        (Translation(), without_wrap),
+        (Composition(gs.transforms.Gamma(), Translation()), roll_first),
+    ],
+)
+def test_wrong_forms_are_caught(transform, wrong):
+    images = pictures()
+    assert (
+        max(residual(transform, images, drawn(transform, len(images), seed), wrong).max() for seed in range(5)) > 1e-4
+    )
+
+
+def test_blur_in_front_of_a_group_is_what_is_left():
+    """The whole has no exact form: blur remains, the rest does not."""
+    transform, images = gs.transforms.TranslationBlurBrightnessContrast(), pictures()
+    theta = transform.random_parameters(len(images), torch.Generator().manual_seed(0))
+    assert residual(transform, images, theta).max() > 0.01
+    blurred = theta.clone()
+    blurred[:, [0, 1]], blurred[:, 3], blurred[:, 4] = 0, 1, 0
+    for one, other in zip(
+        transform.canonical(transform.apply(images, theta)),
+        transform.canonical(transform.apply(images, blurred)),
+        strict=True,
+    ):
+        assert (one - other).abs().max() < 1e-10
+
+
+class Negate(gs.ResolvableTransform):
+    """A user's own: the image, or its negative."""
+
+    name = "negate"
+    parameters = ("negate",)
+    identity = torch.zeros(1, dtype=torch.float64)
+
+    def apply(self, images, theta):
+        return torch.where(theta[:, 0, None, None, None].to(images).round() % 2 == 1, 1 - images, images)
+
+    def resolve(self, alpha, beta):
+        return alpha + beta
+
+    def canonical(self, images):
+        return torch.where(images.mean((1, 2, 3), keepdim=True) > 0.5, 1 - images, images)
+
+
+def test_a_class_of_the_users_own():
+    assert Negate().canonical_parameters == ("negate",)
+    assert Negate().without_canonical() is None
+    images, theta = pictures(), torch.arange(12, dtype=torch.float64)[:, None]
+    assert residual(Negate(), images, theta).max() < 1e-12
+
+    class Silent(Negate):
+        canonical = gs.ResolvableTransform.canonical
+
+    assert Silent().canonical_parameters == ()
+    with pytest.raises(UserError, match="Silent defines none"):
+        Silent().canonical(images)
+    both = Composition(Negate(), Translation())
+    assert both.canonical_parameters == ("negate", "tx", "ty")
+    assert residual(both, images, both.random_parameters(12, torch.Generator().manual_seed(0)).round()).max() < 1e-12
+    part = Composition(Silent(), Translation())
+    assert part.canonical_parameters == ("tx", "ty")
+    assert part.without_canonical() == "Silent defines none"
+    assert torch.equal(part.canonical(images), Translation().canonical(images))

@@ -64,7 +64,8 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
     if fields.get("shard") is None:  # older runs do not say so
         fields.pop("shard", None)
-    if fields.get("model.canonical") in (None, "none"):  # nor do these
+    # Nor do these; with ckpt, null is what that network has.
+    if fields.get("model.canonical") in ((None,) if settings.get("ckpt") else (None, "none")):
         fields.pop("model.canonical", None)
     if settings.get("ckpt") is None:  # train, which need not start from one, and once could not
         fields.pop("ckpt", None)

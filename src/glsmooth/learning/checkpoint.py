@@ -152,7 +152,7 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
 def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training that starts from the network of a checkpoint.
 
-    Its ``model`` becomes that network, and where ``dataset`` names the same images without saying where they lie, its
+    Its ``model`` becomes that network, with its canonical form where none is named, and where ``dataset`` names the same images without saying where they lie, its
     ``root`` is the checkpoint's.
 
     Raises:
@@ -167,6 +167,8 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
     if dataset["root"] is None and dataset["name"] == base.dataset["name"]:
         dataset["root"] = base.dataset["root"]
     started = {"name": base.model["name"], "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}
+    if model.get("canonical") is None:
+        started["canonical"] = base.model.get("canonical")
     return {**settings, "dataset": dataset, "model": {**model, **started}}
 
 

@@ -27,8 +27,8 @@ _ROOT_MEAN_SQUARE = math.hypot(_MEAN, _SPREAD)
 #: How far the mean of log x lies below 0, or below the largest. There it is 0.94, or 0.89; with 0.9 the canonical
 #: images have the mean 0.47 or 0.48, and 0.23 or 0.24 for their standard deviation.
 _DEPTH = 0.9
-#: A spread of no more than so many roundings of the largest pixel is no picture, but the error of a mean.
-_ROUNDINGS = 16
+#: Pixels that differ by no more than so many roundings of the largest are no picture, but rounding and a mean's error.
+_ROUNDINGS = 8
 
 
 def _at_least_float32(images: Tensor) -> Tensor:
@@ -37,6 +37,10 @@ def _at_least_float32(images: Tensor) -> Tensor:
 
 def _no_picture(images: Tensor) -> float:
     return _ROUNDINGS * torch.finfo(images.dtype).eps
+
+
+def _largest(x: Tensor) -> Tensor:
+    return x.abs().amax(_IMAGE, keepdim=True)
 
 
 def centred(images: Tensor) -> Tensor:
@@ -61,7 +65,7 @@ def standardised(images: Tensor) -> Tensor:
     x = _at_least_float32(images)
     x = x - x.mean(_IMAGE, keepdim=True)
     variance = x.square().mean(_IMAGE, keepdim=True)
-    constant = variance.sqrt() <= _no_picture(images) * images.abs().amax(_IMAGE, keepdim=True)
+    constant = _largest(x) <= _no_picture(images) * _largest(images)
     # The root of zero has no slope, so it is not taken of a constant image.
     scale = _SPREAD / torch.where(constant, 1.0, variance).sqrt()
     return (torch.where(constant, 0.0, x * scale) + _MEAN).to(images.dtype)
@@ -78,7 +82,7 @@ def log_scaled(images: Tensor) -> Tensor:
     """x^g with a fixed mean of |log x| over the pixels above 0; all others are 0. Pixels of 1 stay 1."""
     x, lit, count = _logarithm(images)
     depth = x.abs().sum(_IMAGE, keepdim=True) / count
-    constant = depth <= _no_picture(images)
+    constant = _largest(x) <= _no_picture(images)
     x = torch.where(constant, 0.0, x * (_DEPTH / torch.where(constant, 1.0, depth)))
     return torch.where(lit, x.exp(), 0.0).to(images.dtype)
 
@@ -92,9 +96,10 @@ def log_standardised(images: Tensor) -> Tensor:
     lowest = torch.finfo(x.dtype).min
     largest = torch.where(lit, x, lowest).amax(_IMAGE, keepdim=True)
     largest = torch.where(largest == lowest, 0.0, largest)  # not one pixel above 0
-    depth = torch.where(lit, largest - x, 0.0).sum(_IMAGE, keepdim=True) / count
-    constant = depth <= _no_picture(images) * (1 + largest.abs())
-    x = torch.where(constant, 0.0, (x - largest) * (_DEPTH / torch.where(constant, 1.0, depth)))
+    x = torch.where(lit, x - largest, 0.0)
+    depth = -x.sum(_IMAGE, keepdim=True) / count
+    constant = _largest(x) <= _no_picture(images) * (1 + largest.abs())
+    x = torch.where(constant, 0.0, x * (_DEPTH / torch.where(constant, 1.0, depth)))
     return torch.where(lit, x.exp(), 0.0).to(images.dtype)
 
 
