@@ -152,8 +152,8 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
 def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training that starts from the network of a checkpoint.
 
-    Its ``model`` becomes that network, with its canonical form where none is named, and where ``dataset`` names the same images without saying where they lie, its
-    ``root`` is the checkpoint's.
+    Its ``model`` becomes that network, with its canonical form where none is named, and where ``dataset`` names the
+    same images without saying where they lie, its ``root`` is the checkpoint's.
 
     Raises:
         UserError: no such checkpoint, or a model or weights are named beside it.
