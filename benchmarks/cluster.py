@@ -59,7 +59,7 @@ MEASURE = """\
 Hours and jobs need the speed of your own GPU, which nothing here knows. Measure it there, and type both:
 
     certify_rate: `glsmooth certify ckpt=BEST.ckpt dry_run=true` prints passes a second
-    train_rate:   the bar of `glsmooth train experiment=imagenet/gamma dataset.root=DIR` has steps a second; times {step}\
+    train_rate:   the bar of `glsmooth train experiment=imagenet/gamma dataset.root=DIR`, steps a second, times {step}\
 """
 
 #: Rows of Table 1: the transformation, and what its default region does not say.
