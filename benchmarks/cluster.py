@@ -59,7 +59,7 @@ MEASURE = """\
 Hours and jobs need the speed of your own GPU, which nothing here knows. Measure it there, and type both:
 
     certify_rate: `glsmooth certify ckpt=BEST.ckpt dry_run=true` prints passes a second
-    train_rate:   the bar of `glsmooth train experiment=imagenet/gamma dataset.root=DIR` shows steps a second; times {step}\
+    train_rate:   the bar of `glsmooth train experiment=imagenet/gamma dataset.root=DIR`, steps a second, times {step}\
 """
 
 #: Rows of Table 1: the transformation, and what its default region does not say.
@@ -205,7 +205,7 @@ def elapsed(works: Sequence[Work], gpus: int, chain: bool = False) -> float:
 
 
 class Epochs(NamedTuple):
-    """What ``experiment=imagenet/gamma`` trains with: images in training and validation, and passes of each kind in all."""
+    """What ``experiment=imagenet/gamma`` trains with: images in training and validation, and passes of each kind."""
 
     train: int
     val: int

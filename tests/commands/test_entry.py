@@ -180,6 +180,8 @@ def test_standard_output_is_the_commands_own(call, capsys):
 MISTAKES = [
     ("bounds", ["transform=brightnes"], ["transform=brightnes ", "did you mean 'brightness'"]),
     ("train", ["dataset=cifar"], ["dataset=cifar ", "did you mean 'cifar10'"]),
+    ("train", ["experiment=cifar10/gama"], ["experiment=cifar10/gama is not", "did you mean 'cifar10/gamma'"]),
+    ("bounds", ["experiment=imagenet"], ["experiment=imagenet is not a choice"]),
     ("bounds", ["transfrom=gamma"], ["transfrom=gamma ", "did you mean 'transform'?"]),
     (
         "bounds",

@@ -371,6 +371,10 @@ def what_to_type(error: HydraException, command: str) -> str:
         if "submitit" in choice:
             return "hydra/launcher=slurm needs the Slurm extra; type pip install 'glsmooth[slurm]'"
         known = [os.path.splitext(option)[0] for option in error.options or ()]
+        if group.startswith("experiment/"):  # Hydra lists those of the folder above
+            group, _, choice = error.missing_cfg_file.partition("/")
+            files = [file for file in (conf_dir() / group).rglob("*.yaml") if file.parent.name != "rows"]
+            known = sorted(file.relative_to(conf_dir() / group).with_suffix("").as_posix() for file in files)
         site = get_args_parser().parse_known_args()[0].config_dir
         if site is not None and not os.path.isdir(site):  # a sweep composes without asking Hydra for it
             return _NO_SITE
