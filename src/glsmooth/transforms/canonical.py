@@ -12,7 +12,6 @@ functions take (N, C, H, W). A pixel that is not finite leaves an image that is 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -107,17 +106,16 @@ def log_standardised(images: Tensor) -> Tensor:
 _SHADES, _WINDOW = 2**16 - 1, 2**17
 
 
-@lru_cache(maxsize=32)
 def _window(size: int, skew: float, device: torch.device) -> Tensor:
     """A wide bump at each place of a circle, as rows (size, size) of whole numbers in float64.
 
     exp(2 cos t + skew sin 2t) has no mirror, so that the mirror image of a place is another place.
     """
-    t = torch.arange(size, dtype=torch.float64) * (2 * math.pi / size)
+    t = torch.arange(size, dtype=torch.float64, device=device) * (2 * math.pi / size)
     bump = torch.exp(2 * torch.cos(t) + skew * torch.sin(2 * t))
     bump = (bump * (_WINDOW / bump.sum())).round()
-    place = torch.arange(size)
-    return bump[(place[None] - place[:, None]) % size].to(device)
+    place = torch.arange(size, device=device)
+    return bump[(place[None] - place[:, None]) % size]
 
 
 @torch.no_grad()
@@ -125,9 +123,9 @@ def landmark(images: Tensor) -> Tensor:
     """A place that moves with an image that is rolled: (N, 2), column and row, whole numbers in float64.
 
     It is where the image is brightest in a wide window; windows of the two axes differ, so that no mirror or turn of
-    the image makes two places equal. All sums are of whole numbers that float64 holds: exact in any order, so two
-    places have the same sum on every device if the image looks the same from both, and an image that is rolled has
-    the same sums to the bit. Of equal places, which a periodic image has, any one gives the same image.
+    the image makes two places equal. All sums are of whole numbers that float64 holds, so they are exact
+    in any order: an image that is rolled has the same ones at other places, to the bit. Of places with equal sums,
+    which a periodic image has, any one gives the same image.
     """
     shades = images[:, 0].double()
     for channel in range(1, images.shape[1]):  # each with another weight: colours of equal brightness differ, too
