@@ -403,7 +403,9 @@ def test_a_window_is_kept_and_a_blur_begins_at_none():
     assert figure.axes[0].get_xlim() == pytest.approx((0.8, 1.25))
     assert outline_of(figure).get_extents().extents == pytest.approx((0.8, -0.1, 1.25, 0.1))
     blur = gs.SmoothedFamily(gs.transforms.GaussianBlur(), {"blur": gs.Exponential(1.0)})
-    axes = figures.certified_set(blur, 0.9, IMAGE).axes[0]
+    figure = figures.certified_set(blur, 0.9, IMAGE)
+    axes = figure.axes[0]
+    assert legend_of(figure) == ["certified: $r$ from 0 to 1.6093"]
     assert axes.get_xlim()[0] == 0.0
     assert axes.get_xlabel() == "blur $r$ (variance, pixels²)"
     (span,) = axes.patches
@@ -541,7 +543,7 @@ def test_damaged_metrics_are_refused(tmp_path, old, new, words):
 
 
 def test_a_directory_without_metrics_is_named(line):
-    with pytest.raises(UserError, match="has no metrics of a training .*give the directory that train wrote"):
+    with pytest.raises(UserError, match=r"has no metrics of a training .*give the directory that train wrote"):
         figures.training_curves(line)
 
 
@@ -616,7 +618,7 @@ def test_images_do_not_overlap(drawn):
         for one, other in itertools.combinations(places, 2):
             wide, high = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
             assert wide <= 1e-9 or high <= 1e-9, name
-        assert all(0 <= p.x0 and p.x1 <= 1 and 0 <= p.y0 and p.y1 <= 1 for p in places)
+        assert all(p.x0 >= 0 and p.x1 <= 1 and p.y0 >= 0 and p.y1 <= 1 for p in places)
 
 
 def test_what_is_saved_is_png_and_pdf_with_truetype(drawn, tmp_path):

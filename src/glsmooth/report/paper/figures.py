@@ -633,7 +633,7 @@ def _draw_area(
     if len(region) == 2:
         (a, b), (c, d) = (_shown(line, region[line.name]) for line in lines)
         axes.add_patch(Rectangle((a, c), b - a, d - c, zorder=4, **BOX))
-    axes.plot([x.identity], [y.identity], "+", color=INK, markersize=6, zorder=5)
+    axes.plot([x.identity], [y.identity], "+", color=INK, markersize=6, zorder=5, clip_on=False)
     axes.set_xlabel(axis_label(x.name))
     axes.set_ylabel(axis_label(y.name), labelpad=2)
     for share, u in _positions(x, left, right, _IMAGES):
@@ -748,11 +748,9 @@ def _draw_interval(
     axes.axhline(bound.p_lower, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=3)
     axes.annotate(
         P_A,
-        (1.0, bound.p_lower),
-        (-2, 2 if bound.p_lower < 0.93 else -3),
-        xycoords=("axes fraction", "data"),
+        (line.identity, bound.p_lower),  # where the curve is lowest
+        (3, 2 if bound.p_lower < 0.93 else -3),
         textcoords="offset points",
-        ha="right",
         va="bottom" if bound.p_lower < 0.93 else "top",
         fontsize=SMALL,
     )
@@ -768,7 +766,9 @@ def _draw_interval(
         frame.picture(_transformed(bound.family, image, beta), "x", share, bound.certifies(line.value(u)))
     frame.title(bound)
     handles = _handles(False, marker=False)
-    if len(runs) == 1 and not {*runs[0]} & {float(nodes[0]), float(nodes[-1])}:
+    # The set may go on beyond the window, unless no parameter does.
+    cut = {end for end, last in ((float(nodes[0]), line.low), (float(nodes[-1]), line.high)) if end != last}
+    if len(runs) == 1 and not cut & {*runs[0]}:
         handles[0].set_label(f"certified: {symbol(line.name)} {_interval_words(line, *runs[0])}")
     frame.legend(handles)
     return frame.figure
