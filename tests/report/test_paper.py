@@ -36,6 +36,7 @@ AFFINE = gs.SmoothedFamily(
 )
 REGION = gs.Box(contrast=(0.7, 1.4), brightness=(-0.2, 0.2))
 SHIFTS = gs.SmoothedFamily(gs.transforms.Translation(), {"tx": gs.Normal(0.0, 2.0), "ty": gs.Normal(0.0, 3.0)}, (8, 8))
+PLANE = gs.SmoothedFamily(gs.transforms.Translation(), SHIFTS.laws)
 THREE = gs.SmoothedFamily(
     gs.transforms.BrightnessTranslation(),
     {"brightness": gs.Normal(0.0, 0.4), "tx": gs.Normal(0.0, 2.0), "ty": gs.Normal(0.0, 2.0)},
@@ -235,6 +236,14 @@ def test_colours_are_monotone_in_grey():
             "window: no interval for brightness",
         ),
         (lambda: figures.certified_set(AFFINE, 0.9, IMAGE, region=gs.Box(gamma=(1, 2))), "'gamma' is not a parameter"),
+        (
+            lambda: figures.certified_set(PLANE, 0.6, IMAGE, region=gs.Box(tx=(-1e9, 1e9))),
+            "window: tx from -.* is too much to draw; give a smaller window",
+        ),
+        (
+            lambda: figures.certified_set(PLANE, 0.6, IMAGE, window=gs.Box(tx=(-99, 99), ty=(-99, 99))),
+            r"window: 199 × 199 shifts are too many to draw; give window=gs\.Box\(tx=\(-20, 20\), ty=",
+        ),
         (lambda: figures.tradeoff_curves(BRIGHTNESS, []), "betas=.*give one to six"),
         (lambda: figures.gl_functions(BRIGHTNESS, [{"brightness": 0.0}]), "is the identity, where no path leads"),
         (
@@ -405,7 +414,7 @@ def test_a_window_is_kept_and_a_blur_begins_at_none():
     blur = gs.SmoothedFamily(gs.transforms.GaussianBlur(), {"blur": gs.Exponential(1.0)})
     figure = figures.certified_set(blur, 0.9, IMAGE)
     axes = figure.axes[0]
-    assert legend_of(figure) == ["certified: $r$ from 0 to 1.6093"]
+    assert legend_of(figure) == ["certified: $r$ from 0 to 1.6094"]
     assert axes.get_xlim()[0] == 0.0
     assert axes.get_xlabel() == "blur $r$ (variance, pixels²)"
     (span,) = axes.patches
