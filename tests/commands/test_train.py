@@ -95,6 +95,18 @@ def test_summary_and_configuration(finished):
     assert "optimizer" in (finished / "config.yaml").read_text()
 
 
+def test_curves_lie_beside_the_checkpoint_and_are_not_needed_for_it(finished, tmp_path, capsys):
+    assert (finished / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished / "training.pdf").read_bytes().startswith(b"%PDF-")
+    torn = tmp_path / "run" / "metrics" / "version_0" / "metrics.csv"
+    torn.parent.mkdir(parents=True)
+    torn.write_text("epoch,step,train/total\n0,1,2.0\nn")
+    run(tmp_path / "run", "optimizer.epochs=1", "trainer.limit_train_batches=1")
+    assert "No picture of the training: " in capsys.readouterr().err
+    assert (tmp_path / "run" / "summary.json").is_file()
+    assert not (tmp_path / "run" / "training.png").exists()
+
+
 def test_same_seed_same_network(finished, tmp_path):
     run(tmp_path / "again")
     run(tmp_path / "other", "seed=1")

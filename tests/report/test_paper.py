@@ -36,6 +36,7 @@ AFFINE = gs.SmoothedFamily(
 )
 REGION = gs.Box(contrast=(0.7, 1.4), brightness=(-0.2, 0.2))
 SHIFTS = gs.SmoothedFamily(gs.transforms.Translation(), {"tx": gs.Normal(0.0, 2.0), "ty": gs.Normal(0.0, 3.0)}, (8, 8))
+PLANE = gs.SmoothedFamily(gs.transforms.Translation(), SHIFTS.laws)
 THREE = gs.SmoothedFamily(
     gs.transforms.BrightnessTranslation(),
     {"brightness": gs.Normal(0.0, 0.4), "tx": gs.Normal(0.0, 2.0), "ty": gs.Normal(0.0, 2.0)},
@@ -235,6 +236,14 @@ def test_colours_are_monotone_in_grey():
             "window: no interval for brightness",
         ),
         (lambda: figures.certified_set(AFFINE, 0.9, IMAGE, region=gs.Box(gamma=(1, 2))), "'gamma' is not a parameter"),
+        (
+            lambda: figures.certified_set(PLANE, 0.6, IMAGE, region=gs.Box(tx=(-1e9, 1e9))),
+            "window: tx from -.* is too much to draw; give a smaller window",
+        ),
+        (
+            lambda: figures.certified_set(PLANE, 0.6, IMAGE, window=gs.Box(tx=(-99, 99), ty=(-99, 99))),
+            r"window: 199 × 199 shifts are too many to draw; give window=gs\.Box\(tx=\(-20, 20\), ty=",
+        ),
         (lambda: figures.tradeoff_curves(BRIGHTNESS, []), "betas=.*give one to six"),
         (lambda: figures.gl_functions(BRIGHTNESS, [{"brightness": 0.0}]), "is the identity, where no path leads"),
         (
@@ -403,7 +412,9 @@ def test_a_window_is_kept_and_a_blur_begins_at_none():
     assert figure.axes[0].get_xlim() == pytest.approx((0.8, 1.25))
     assert outline_of(figure).get_extents().extents == pytest.approx((0.8, -0.1, 1.25, 0.1))
     blur = gs.SmoothedFamily(gs.transforms.GaussianBlur(), {"blur": gs.Exponential(1.0)})
-    axes = figures.certified_set(blur, 0.9, IMAGE).axes[0]
+    figure = figures.certified_set(blur, 0.9, IMAGE)
+    axes = figure.axes[0]
+    assert legend_of(figure) == ["certified: $r$ from 0 to 1.6094"]
     assert axes.get_xlim()[0] == 0.0
     assert axes.get_xlabel() == "blur $r$ (variance, pixels²)"
     (span,) = axes.patches
@@ -541,7 +552,7 @@ def test_damaged_metrics_are_refused(tmp_path, old, new, words):
 
 
 def test_a_directory_without_metrics_is_named(line):
-    with pytest.raises(UserError, match="has no metrics of a training .*give the directory that train wrote"):
+    with pytest.raises(UserError, match=r"has no metrics of a training .*give the directory that train wrote"):
         figures.training_curves(line)
 
 
@@ -616,7 +627,7 @@ def test_images_do_not_overlap(drawn):
         for one, other in itertools.combinations(places, 2):
             wide, high = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
             assert wide <= 1e-9 or high <= 1e-9, name
-        assert all(0 <= p.x0 and p.x1 <= 1 and 0 <= p.y0 and p.y1 <= 1 for p in places)
+        assert all(p.x0 >= 0 and p.x1 <= 1 and p.y0 >= 0 and p.y1 <= 1 for p in places)
 
 
 def test_what_is_saved_is_png_and_pdf_with_truetype(drawn, tmp_path):

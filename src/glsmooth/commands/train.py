@@ -159,7 +159,10 @@ def _run(settings: dict[str, Any]) -> None:
         **payload,
     }
     write_text(directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    write_training_curves(directory)
+    try:
+        write_training_curves(directory)
+    except UserError as reason:  # a kill may have torn the metrics: no reason to call the training failed
+        print(f"No picture of the training: {reason}", file=sys.stderr)
     _say_what_next(best, trained)
 
 

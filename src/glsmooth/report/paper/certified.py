@@ -167,7 +167,10 @@ def nodes_of(line: Line, window: Sequence[float], count: int) -> NDArray[np.floa
     """
     low, high = window
     if line.whole:
-        return np.arange(math.ceil(low), math.floor(high) + 1, dtype=np.float64)
+        first, last = math.ceil(low), math.floor(high)
+        if last - first >= _MOST_POINTS:  # before memory is taken for them
+            raise UserError(f"window: {line.name} from {first} to {last} is too much to draw; give a smaller window")
+        return np.arange(first, last + 1, dtype=np.float64)
     if not low < 0 < high:
         return np.linspace(low, high, count)
     below = min(max(2, round(count * -low / (high - low))), count - 2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -555,7 +555,7 @@ class _Frame:
         self.axes.plot(*ends, color=GREY, linewidth=0.6, transform=self.axes.transAxes, clip_on=False)
 
     def title(self, bound: Bound) -> None:
-        words = f"{METHODS[bound.method].title}, {P_A} = {_down(bound.p_lower)}"
+        words = f"{METHODS[bound.method].title}, {P_A} = {_rounded(bound.p_lower, ROUND_FLOOR)}"
         self.figure.text(0.5, 1 - 0.03 / self.size[1], words, ha="center", va="top", fontsize=LABEL, color=INK)
 
     def legend(self, handles: Sequence[Any]) -> None:
@@ -633,7 +633,7 @@ def _draw_area(
     if len(region) == 2:
         (a, b), (c, d) = (_shown(line, region[line.name]) for line in lines)
         axes.add_patch(Rectangle((a, c), b - a, d - c, zorder=4, **BOX))
-    axes.plot([x.identity], [y.identity], "+", color=INK, markersize=6, zorder=5)
+    axes.plot([x.identity], [y.identity], "+", color=INK, markersize=6, zorder=5, clip_on=False)
     axes.set_xlabel(axis_label(x.name))
     axes.set_ylabel(axis_label(y.name), labelpad=2)
     for share, u in _positions(x, left, right, _IMAGES):
@@ -654,9 +654,9 @@ def _shown(line: Line, interval: tuple[float, float]) -> tuple[float, float]:
     return math.ceil(interval[0]) - 0.5, math.floor(interval[1]) + 0.5
 
 
-def _down(value: float) -> str:
-    """p_A rounded down; as it was typed, 0.95 is not 0.9499."""
-    return str(Decimal(str(value)).quantize(Decimal("0.0001"), ROUND_FLOOR))
+def _rounded(value: float, way: str) -> Decimal:
+    """Four digits of a number as it was typed: 0.95 is not 0.9499."""
+    return Decimal(str(value)).quantize(Decimal("0.0001"), way)
 
 
 def _draw_outline(axes: Axes, path: Any) -> None:
@@ -748,11 +748,9 @@ def _draw_interval(
     axes.axhline(bound.p_lower, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), zorder=3)
     axes.annotate(
         P_A,
-        (1.0, bound.p_lower),
-        (-2, 2 if bound.p_lower < 0.93 else -3),
-        xycoords=("axes fraction", "data"),
+        (line.identity, bound.p_lower),  # where the curve is lowest
+        (3, 2 if bound.p_lower < 0.93 else -3),
         textcoords="offset points",
-        ha="right",
         va="bottom" if bound.p_lower < 0.93 else "top",
         fontsize=SMALL,
     )
@@ -768,7 +766,9 @@ def _draw_interval(
         frame.picture(_transformed(bound.family, image, beta), "x", share, bound.certifies(line.value(u)))
     frame.title(bound)
     handles = _handles(False, marker=False)
-    if len(runs) == 1 and not {*runs[0]} & {float(nodes[0]), float(nodes[-1])}:
+    # The set may go on beyond the window, unless no parameter does.
+    cut = {end for end, last in ((float(nodes[0]), line.low), (float(nodes[-1]), line.high)) if end != last}
+    if len(runs) == 1 and not cut & {*runs[0]}:
         handles[0].set_label(f"certified: {symbol(line.name)} {_interval_words(line, *runs[0])}")
     frame.legend(handles)
     return frame.figure
@@ -776,8 +776,9 @@ def _draw_interval(
 
 def _interval_words(line: Line, low: float, high: float) -> str:
     """A certified interval of u in words, its ends rounded inwards."""
-    a, b = wording.ceil(line.value(low) + 1e-11, 4), wording.floor(line.value(high), 4)
-    return f"from {a.rstrip('0').rstrip('.')} to {b.rstrip('0').rstrip('.')}".replace("-", "−")
+    inwards = ((low, ROUND_CEILING), (high, ROUND_FLOOR))
+    a, b = (_rounded(line.value(u), way).normalize() + 0 for u, way in inwards)  # -0 + 0 is 0
+    return f"from {a:f} to {b:f}".replace("-", "−")
 
 
 # Curves of a family
