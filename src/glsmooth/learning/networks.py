@@ -141,7 +141,7 @@ class CifarFast(nn.Module):
         widths: channels of the groups; 54 million multiplications an image of 32x32 pixels.
     """
 
-    def __init__(self, channels: int, num_classes: int, widths: Sequence[int] = (64, 128, 128)) -> None:
+    def __init__(self, channels: int, num_classes: int, widths: Sequence[int] = (64, 256, 256)) -> None:
         super().__init__()
         self.whiten = Whitening(channels)
         layers: list[nn.Module] = []
