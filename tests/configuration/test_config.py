@@ -559,20 +559,15 @@ def test_runs_without_a_canonical_form_keep_their_names(ckpt):
         config = plain(compose(command, *([ckpt] if command == "certify" else [])))
         assert "canonical" in config["model"]
         assert "model.canonical" not in decisive(config, command)
-    names = {identity("train", ckpt, f"model.canonical={name}") for name in ("none", "auto", "contrast", "gamma")}
+    chosen = [f"model.canonical={name}" for name in ("none", "auto", "contrast", "gamma")]
+    names = {identity("train", ckpt, name) for name in chosen}
     assert len(names) == 4
+    assert len({identity("train", ckpt, ckpt, name) for name in [*chosen, "model.canonical=null"]} - names) == 5
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("gaussian_blur", r"^model.canonical=gaussian_blur: .*cannot be undone"),
-        ("gama", r"^model.canonical='gama' is not a choice; did you mean 'gamma'"),
-    ],
-)
-def test_a_canonical_form_that_there_is_not(name, words):
-    with pytest.raises(UserError, match=words):
-        validate(compose("train", f"model.canonical={name}"), "train")
+def test_a_canonical_form_that_there_is_not():
+    with pytest.raises(UserError, match=r"^model.canonical='gama' is not a choice; did you mean 'gamma'"):
+        validate(compose("train", "model.canonical=gama"), "train")
 
 
 def test_a_canonical_form_belongs_to_the_network(ckpt):

@@ -12,6 +12,16 @@ HAVING = [transform for transform in CASES if transform.canonical_parameters]
 having = pytest.mark.parametrize("transform", HAVING, ids=repr)
 
 
+class NoForm(gs.ResolvableTransform):
+    """Of a user who does not know that there are canonical forms."""
+
+    name = "no_form"
+    factors = (gs.transforms.Shift("light"),)
+
+    def apply(self, images, theta):
+        return images + theta[:, 0, None, None, None].to(images)
+
+
 def pictures(size=(9, 12), channels=3, dtype=torch.float64):
     """Random images, one with a black border, one smooth and coloured, one of 8 bits, one bright pixel."""
     generator = torch.Generator().manual_seed(0)
@@ -40,21 +50,21 @@ def residual(transform, images, theta, canonical=None):
 
 
 def test_who_has_one():
-    whole = {name for name, cls in BUILTIN.items() if cls().canonical_parameters == cls().parameters}
-    assert set(BUILTIN) - whole == {"gaussian_blur", "translation_blur_brightness_contrast"}
-    assert all(BUILTIN[name]().without_canonical() is None for name in whole)
-    blurred = gs.transforms.TranslationBlurBrightnessContrast()
-    assert blurred.canonical_parameters == ("tx", "ty", "contrast", "brightness")
-    assert "cannot be undone" in blurred.without_canonical()
+    for cls in BUILTIN.values():
+        assert cls().canonical_parameters == cls().parameters
+        assert cls().without_canonical() is None
+    # A part without one is left in the image, and named.
+    partly = Composition(NoForm(), gs.transforms.Brightness())
+    assert partly.canonical_parameters == ("brightness",)
+    assert "NoForm defines none" in partly.without_canonical()
 
 
 @pytest.mark.parametrize(
     ("transform", "why"),
     [
-        (GaussianBlur(), "blur cannot be undone"),
-        (GaussianBlur(border="cyclic"), "blur cannot be undone"),
         (Translation(padding="reflect"), "mirrored borders are lost"),
-        (Composition(GaussianBlur()), "blur cannot be undone"),
+        (NoForm(), "NoForm defines none"),
+        (Composition(NoForm()), "NoForm defines none"),
     ],
     ids=repr,
 )
@@ -113,7 +123,7 @@ def magnified(transform, images, theta):
     return 1 + largest
 
 
-@having
+@pytest.mark.parametrize("transform", [t for t in HAVING if t.parameters != ("blur",)], ids=repr)
 def test_what_float32_leaves(transform):
     """A few roundings of what β magnifies, and not much less either: the measure measures."""
     worst = 0.0
@@ -137,12 +147,12 @@ def test_constant_images(transform, dtype):
     images = CONSTANTS.to(dtype)[:, None, None, None].expand(-1, 3, 31, 33)
     for seed in range(3):
         flat = transform.apply(images, drawn(transform, len(images), seed))
-        if transform.canonical_parameters != transform.parameters:
+        if "blur" in transform.parameters and dtype != torch.float64:
             flat = images  # blur leaves its own rounding, which is no smaller where brightness takes the light away
         form = transform.canonical(flat).double()
         assert form.isfinite().all()
         assert torch.equal(form.amax((1, 2, 3)), form.amin((1, 2, 3)))
-        if transform.parameters != ("tx", "ty"):
+        if transform.parameters not in (("tx", "ty"), ("blur",)):
             assert form.abs().max() < 2.5  # a power law leaves pixels above 1 there
     whole = dict.fromkeys(transform.canonical_parameters).keys() >= {"contrast", "brightness"}
     assert not whole or (form - 0.45).abs().max() < 1e-3
@@ -197,12 +207,14 @@ def test_what_is_fixed():
 def test_forms_of_real_images_look_like_usual_ones():
     from sklearn.datasets import load_digits
 
-    images = torch.tensor(load_digits().images[:100, None] / 16)
+    digits = torch.tensor(load_digits().images[:100, None] / 16)
+    large = torch.nn.functional.interpolate(digits, (32, 32), mode="bilinear")
     for transform in HAVING:
+        images = large if "blur" in transform.parameters else digits  # 8 pixels have one coarse frequency
         form = transform.canonical(images)
         theta = drawn(transform, len(images))
         assert residual(transform, images, theta).max() < 1e-10
-        assert form.min() > -0.5
+        assert form.min() > -0.6
         assert form.max() < 2
         assert 0.1 < form.std() < 0.6
 
@@ -375,19 +387,77 @@ def test_wrong_forms_are_caught(transform, wrong):
     )
 
 
-def test_blur_in_front_of_a_group_is_what_is_left():
-    """The whole has no exact form: blur remains, the rest does not."""
-    transform, images = gs.transforms.TranslationBlurBrightnessContrast(), pictures()
+def test_a_part_without_a_form_is_what_is_left():
+    """The whole has no exact form: light remains, the shift does not."""
+    transform, images = Composition(NoForm(), Translation()), pictures()
     theta = transform.random_parameters(len(images), torch.Generator().manual_seed(0))
     assert residual(transform, images, theta).max() > 0.01
-    blurred = theta.clone()
-    blurred[:, [0, 1]], blurred[:, 3], blurred[:, 4] = 0, 1, 0
-    for one, other in zip(
-        transform.canonical(transform.apply(images, theta)),
-        transform.canonical(transform.apply(images, blurred)),
-        strict=True,
-    ):
-        assert (one - other).abs().max() < 1e-10
+    light = theta.clone()
+    light[:, 1:] = 0
+    assert torch.equal(
+        transform.canonical(transform.apply(images, theta)), transform.canonical(transform.apply(images, light))
+    )
+
+
+def natural(n, size=32):
+    """Random images whose content falls with the frequency, as that of photographs does."""
+    generator = torch.Generator().manual_seed(5)
+    frequency = torch.arange(1, size + 1, dtype=torch.float64)
+    content = torch.randn(n, 3, size, size, dtype=torch.float64, generator=generator)
+    smooth = GaussianBlur().apply(content, torch.full((n, 1), 0.3))
+    spectrum = 1 / (frequency[:, None] ** 2 + frequency**2)
+    from glsmooth.transforms.blur import _basis
+
+    basis, _ = _basis(size, "reflect", content.device, content.dtype)
+    images = basis.T @ (basis @ smooth @ basis.T * spectrum) @ basis
+    return 0.5 + 0.2 * images / images.std((1, 2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("border", ["reflect", "cyclic"])
+def test_how_much_blur_float32_lets_undo(border):
+    """25 pixels² leave the finest of the band 2·10⁵ times smaller, and a rounding as much larger; 8 bits end it."""
+    blur, images = GaussianBlur(border), natural(16)
+    form = blur.canonical(images.float())
+    assert form.std((1, 2, 3)).min() > 0.05
+    last = 0.0
+    for amount, most in ((1.0, 1e-5), (16.0, 1e-3), (25.0, 0.1)):
+        blurred = blur.apply(images.float(), torch.full((len(images), 1), amount))
+        left = (blur.canonical(blurred) - form).abs().max().item()
+        assert last < left < most
+        last = left
+    rounded = (blurred * 255).round() / 255
+    assert (blur.canonical(rounded) - form).abs().amax((1, 2, 3)).min() > 0.1
+
+
+def test_the_band_of_blur():
+    """What is finer than a radian a pixel is gone; what is coarser is as much as its sharpening says."""
+    size = 32
+    x = torch.arange(size, dtype=torch.float64) + 0.5
+    waves = {k: torch.cos(torch.pi * k * x / size).expand(1, 1, size, size) for k in (2, 6, 9, 12)}
+    images = 0.5 + sum(0.1 * wave for wave in waves.values())
+    form = GaussianBlur().canonical(images)
+    amplitude = {
+        k: ((form - form.mean()) * wave).sum().item() / wave.square().sum().item() for k, wave in waves.items()
+    }
+    assert abs(amplitude[12]) < 1e-12
+    # exp(r w²/2) of each: the same r from any two.
+    squared = {k: (torch.pi * k / size) ** 2 for k in waves}
+    r = [
+        2 * torch.tensor(amplitude[b] / amplitude[a]).log().item() / (squared[b] - squared[a])
+        for a, b in ((2, 6), (6, 9))
+    ]
+    assert r[0] == pytest.approx(r[1], rel=1e-6)
+    weights = {k: amplitude[k] ** 2 for k in (2, 6, 9)}
+    mean = sum(weights[k] * squared[k] for k in weights) / sum(weights.values())
+    rows = (torch.pi * torch.arange(size, dtype=torch.float64) / size) ** 2
+    grid = rows[:, None] + rows
+    inside = grid[(grid > 0) & (grid <= 1)]
+    assert mean == pytest.approx((inside.min() + 0.15 * (inside.max() - inside.min())).item(), rel=1e-9)
+
+
+def test_one_frequency_alone_has_no_sharpness():
+    wave = torch.cos(torch.pi * 3 * (torch.arange(32) + 0.5) / 32).expand(1, 1, 32, 32)
+    assert GaussianBlur().canonical(0.5 + 0.2 * wave).isfinite().all()
 
 
 class Negate(gs.ResolvableTransform):

@@ -103,17 +103,13 @@ def build_canonical(name: str | None) -> ResolvableTransform | None:
     """The built-in transformation whose canonical form ``model.canonical`` names; None for ``none`` and null.
 
     Raises:
-        UserError: no such transformation, or one without a canonical form.
+        UserError: no such transformation.
     """
     if name in (None, "none"):
         return None
     if name not in BUILTIN:
         raise UserError(f"model.canonical={shown(name)} is not a choice{did_you_mean(cut(name), ['none', *BUILTIN])}")
-    transform = BUILTIN[name]()
-    if not transform.canonical_parameters:
-        why = transform.without_canonical()
-        raise UserError(f"model.canonical={name}: there is no canonical form: {why}; use model.canonical=none")
-    return transform
+    return BUILTIN[name]()
 
 
 def _import(target: str) -> Any:

@@ -107,7 +107,7 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
             config["dataset"] = {**stored["dataset"], **dataset}
     if "model" in config and "model" in stored:
         for key, absent in (("name", None), ("canonical", "none")):
-            said, trained = config["model"].get(key), stored["model"].get(key, absent)
+            said, trained = config["model"].get(key), stored["model"].get(key) or absent
             if said not in (None, trained):
                 raise UserError(f"model.{key}={said!r}, but the checkpoint holds {trained!r}; leave model out")
         config["model"] = dict(stored["model"])

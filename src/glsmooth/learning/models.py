@@ -104,8 +104,15 @@ def _canonical_name(asked: str | None, transform: ResolvableTransform | None) ->
         name, why = "none", f"{type(transform).__name__} is not built in, so a checkpoint could not name its form"
     elif not transform.canonical_parameters:
         name = "none"
+    elif not _same_form(TRANSFORMS[name](), transform):
+        name, why = "none", f"{transform!r} has another form than {TRANSFORMS[name]()!r}, which a checkpoint could name"
     log.info("model.canonical=auto: %s%s", name, f" ({why})" if why else "")
     return name
+
+
+def _same_form(one: ResolvableTransform, other: ResolvableTransform) -> bool:
+    image = torch.rand(1, 1, 9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.equal(one.canonical(image), other.canonical(image))
 
 
 def build_model(

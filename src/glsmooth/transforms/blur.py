@@ -37,44 +37,52 @@ def _basis(size: int, border: str, device: torch.device, dtype: torch.dtype) -> 
 #: Squared frequencies, in radians a pixel, that a canonical form keeps. Blur of 25 pixels² damps the finest of them by
 #: exp(-12.5), to 30 times what float32 rounds off.
 _BAND = 1.0
-#: The mean squared frequency of a canonical form, weighted by content: the median of CIFAR-10's training images.
-_SHARPNESS = 0.157
+#: Where the mean squared frequency of a canonical form lies between the least and the largest of the band, weighted by
+#: content: the median of CIFAR-10's training images.
+_SHARPNESS = 0.15
 #: Bounds of the blur that is undone, in pixels².
-_SHARPEST = 50.0
+_SHARPEST = 100.0
 
 
-def _sharpening(power: Tensor, squared: Tensor, pixels: int) -> Tensor:
-    """The blur to be undone (N,): with it the mean of ``squared`` (K,) weighted by content is :data:`_SHARPNESS`.
+def _sharpening(content: Tensor, squared: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The blur to be undone (N,), and which images have nothing to be sharpened (N,), for which it is 0.
 
     Args:
-        power: (N, K), squared content at each frequency.
-        pixels: of an image.
+        content: (N, C, K), coefficients.
+        squared: (K,), their squared frequencies.
+        eps: the rounding of a pixel, relative.
     """
-    # The mean brightness is left out of it: it is not blurred.
-    structure = torch.where(squared > 0, power, 0.0)
-    flat = structure.sum(1) <= (16 * torch.finfo(torch.float32).eps) ** 2 * power.sum(1) / pixels
+    # The mean brightness is left out: it is not blurred.
+    structure = torch.where(squared > 0, content.square().sum(1), 0.0)
+    flat = structure.sum(1) <= (16 * eps) ** 2 * content.square().sum((1, 2))
+    lowest = squared[squared > 0].amin() if (squared > 0).any() else squared.new_zeros(())
+    target = lowest + _SHARPNESS * (squared.amax() - lowest)
+    if target == lowest:  # a grid of one frequency
+        flat = torch.ones_like(flat)
 
     def mean(blur: Tensor) -> tuple[Tensor, Tensor]:
         """The mean squared frequency, and its slope, which is a variance and so not negative."""
-        weights = structure * torch.exp(blur[:, None] * (squared - _BAND))
-        weights = weights / torch.where(flat, 1.0, weights.sum(1))[:, None]
+        exponent = blur[:, None] * squared
+        weights = structure * torch.exp(exponent - exponent.amax(1, keepdim=True).detach())
+        total = weights.sum(1)
+        weights = weights / torch.where(total > 0, total, 1.0)[:, None]
         first = weights @ squared
         return first, weights @ squared.square() - first.square()
 
     with torch.no_grad():
-        low, high = torch.full_like(power[:, 0], -_SHARPEST), torch.full_like(power[:, 0], _SHARPEST)
-        for _ in range(12):
+        low, high = (torch.full_like(structure[:, 0], bound) for bound in (-_SHARPEST, _SHARPEST))
+        for _ in range(14):
             middle = (low + high) / 2
-            coarse = mean(middle)[0] < _SHARPNESS
+            coarse = mean(middle)[0] < target
             low, high = torch.where(coarse, middle, low), torch.where(coarse, high, middle)
         blur = (low + high) / 2
     # Newton's method: to the last digit, and with the slope of a root in the images.
     for _ in range(4):
         first, slope = mean(blur)
-        inside = ~flat & (slope > 1e-6) & (blur.abs() < _SHARPEST - 0.1)
-        step = (_SHARPNESS - first) / torch.where(inside, slope, 1.0).detach()
+        inside = ~flat & (slope > 1e-9) & (blur.abs() < _SHARPEST - 0.1)
+        step = (target - first) / torch.where(inside, slope, 1.0).detach()
         blur = torch.where(inside, blur + step, blur)
-    return torch.where(flat, 0.0, blur)
+    return torch.where(flat, 0.0, blur), flat
 
 
 class GaussianBlur(ResolvableTransform):
@@ -108,24 +116,26 @@ class GaussianBlur(ResolvableTransform):
         return rows @ images @ columns.mT
 
     def canonical(self, images: Tensor) -> Tensor:
-        """What an image holds in coarse frequencies, as sharp as every other.
+        """The coarse frequencies of an image, as sharp as those of every other.
 
         On a finite grid blur takes nothing from an image: it damps each frequency by a known factor, and all by one
         number. So an image has one sharpening after which the mean squared frequency of its content is a fixed one,
         and a blurred copy has the same but for a number that is larger by the blur. Rounding ends this: a frequency
         that was damped below the last digits is lost. Hence the band, and hence no form of images of 8 bits.
 
-        Outside the form's reach, and then only as sharp as :data:`_SHARPEST` allows, are images with content at a
-        single frequency.
+        An image with content at a single frequency has none: of it, blur cannot be told from less contrast.
         """
         rows, squared_rows = _basis(images.shape[2], self.border, images.device, torch.float64)
         columns, squared_columns = _basis(images.shape[3], self.border, images.device, torch.float64)
         squared = squared_rows[:, None] + squared_columns
         band = squared <= _BAND
         content = rows @ images.double() @ columns.T
-        sharpness = _sharpening((content[..., band] ** 2).sum(1), squared[band], images.shape[2] * images.shape[3])
-        factor = torch.where(band, torch.exp(0.5 * sharpness[:, None, None] * torch.where(band, squared, 0.0)), 0.0)
-        return (rows.T @ (content * factor[:, None]) @ columns).to(images.dtype)
+        sharpening, flat = _sharpening(content[..., band], squared[band], torch.finfo(images.dtype).eps)
+        factor = torch.where(band, torch.exp(0.5 * sharpening[:, None, None] * torch.where(band, squared, 0.0)), 0.0)
+        sharp = rows.T @ (content * factor[:, None]) @ columns
+        return torch.where(flat[:, None, None, None], images.double().mean((2, 3), keepdim=True), sharp).to(
+            images.dtype
+        )
 
     def __repr__(self) -> str:
         return f"GaussianBlur(border={self.border!r})"

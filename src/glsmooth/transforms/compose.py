@@ -85,9 +85,10 @@ class Composition(ResolvableTransform):
         having = [part for part in self.parts if part.canonical_parameters]
         if not having:
             return super().canonical(images)
+        form = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
         for part in sorted(having, key=lambda part: isinstance(part, Translation)):
-            images = part.canonical(images)
-        return images
+            form = part.canonical(form)
+        return form.to(images.dtype)
 
     @property
     def canonical_parameters(self) -> tuple[str, ...]:
