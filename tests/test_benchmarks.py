@@ -217,3 +217,18 @@ def test_mistakes_in_settings_are_told(cluster, typed, said, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cluster.py", *typed])
     with pytest.raises(SystemExit, match=said):
         cluster.settings()
+
+
+def test_outside_the_theorem(tmp_path):
+    """Bright images lose what was clipped, and none of it where nothing is."""
+    train = ["transform=brightness", "optimizer.epochs=1", "region.brightness=[0,0.9]", "dataset.image_size=[16,16]"]
+    command = [sys.executable, "-m", "glsmooth", "train", *train, f"hydra.run.dir={tmp_path}", "trainer.progress=false"]
+    subprocess.run([*command, "model.canonical=auto"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    shown = printed("outside.py", f"checkpoints=[{tmp_path}/best.ckpt]", "images=100", "draws=3", "device=cpu")
+    heading, row = rows(shown)
+    assert row[0] == "brightness, small_cnn on canonical forms of brightness"
+    shares = dict(zip(heading[1:], (float(cell.removesuffix(" %")) for cell in row[1:]), strict=True))
+    # Invariant, so that every parameter finds the images right that were right before: in whole images.
+    assert shares["as they are, at the worst"] == shares["as they are, on average"] == shares["untransformed"]
+    assert shares["clipped, at the worst"] < shares["untransformed"] - 5
+    assert shares["8 bits, at the worst"] <= shares["8 bits, on average"]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from glsmooth.errors import UserError
+from glsmooth.learning.data import TensorImages
 from glsmooth.learning.models import Canonical, build_model, fit_first_layer, resolve_model, tensor_shapes
 from glsmooth.transforms import BUILTIN, Composition, ContrastBrightness, GaussianBlur, Translation
 
@@ -28,10 +29,11 @@ def test_cifar_fast_takes_its_first_layer_from_images():
     """Decorrelated patches: what comes out of the first filters has the identity as its second moments."""
     generator = torch.Generator().manual_seed(0)
     smooth = torch.nn.functional.avg_pool2d(torch.rand(200, 3, 34, 34, generator=generator), 3, stride=1)
-    dataset = [((255 * image).byte(), 0) for image in smooth]
+    dataset = TensorImages((255 * smooth).byte(), torch.zeros(200, dtype=torch.long))
     model = build_model({"name": "cifar_fast"}, 10, **COLOUR)
     fit_first_layer(model, dataset)
-    images = model.normalize(torch.stack([pixels for pixels, _ in dataset]).float() / 255)
+    images = model.normalize(dataset[list(range(200))][0])
+    assert images.std() > 0.1
     outputs = model.network.whiten(images).movedim(1, -1).flatten(0, -2)
     first, second = outputs.chunk(2, dim=1)
     torch.testing.assert_close(first, -second)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from glsmooth.configuration.build import build_canonical
 from glsmooth.configuration.fields import cut
 from glsmooth.errors import UserError
-from glsmooth.learning.data import unit
 from glsmooth.learning.networks import BUILTIN, CifarFast, Head
 from glsmooth.learning.tensors import in_brief, read_tensors
 from glsmooth.transforms import BUILTIN as TRANSFORMS
@@ -156,12 +155,11 @@ def fit_first_layer(model: nn.Module, dataset: Any) -> None:
 
     Args:
         model: of :func:`build_model`.
-        dataset: of pixels and labels.
+        dataset: the training images; a list of positions gives images in [0, 1] and what belongs to them.
     """
     layers = list(model.children())
     if isinstance(layers[-1], CifarFast):
-        chosen = range(0, len(dataset), -(-len(dataset) // 5000))
-        images = unit(torch.stack([dataset[i][0] for i in chosen]))
+        images = dataset[list(range(0, len(dataset), -(-len(dataset) // 5000)))][0]
         layers[-1].whiten.fit(nn.Sequential(*layers[:-1])(images))
 
 
