@@ -251,10 +251,12 @@ def test_one_cycle_rises_and_falls():
 
 def test_biases_may_learn_faster_and_decay_as_much(stripes, tmp_path):
     module = make(data=stripes, bias_lr=8.0, weight_decay=0.4)
+    module.model.norm = nn.BatchNorm1d(1)
     fit(module, tmp_path)
     weights, biases = module.trainer.optimizers[0].param_groups
-    assert [value.ndim for value in weights["params"]] == [2]
-    assert [value.ndim for value in biases["params"]] == [1]
+    linear, norm = module.model.linear, module.model.norm
+    assert {*map(id, weights["params"])} == {id(linear.weight), id(linear.bias), id(norm.weight)}
+    assert {*map(id, biases["params"])} == {id(norm.bias)}
     assert (weights["initial_lr"], biases["initial_lr"]) == (0.1, 0.8)
     assert biases["initial_lr"] * biases["weight_decay"] == pytest.approx(0.1 * 0.4)
 

@@ -54,7 +54,7 @@ class TrainingModule(LightningModule):
         data: the dataset; its augmentation acts before the transformation.
         loss: ``copies`` (m, of each image), ``consistency`` (λ), ``entropy`` (η), ``label_smoothing`` and
             ``transformed`` (False: images as they are).
-        optimizer: ``lr``, ``bias_lr`` (of the biases, in units of lr), ``momentum``, ``weight_decay``, ``nesterov``,
+        optimizer: ``lr``, ``bias_lr`` (of biases of batch normalisation, in units of lr), ``momentum``, ``weight_decay``, ``nesterov``,
             ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the network sees m times as many).
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
@@ -211,15 +211,17 @@ class TrainingModule(LightningModule):
         return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Those that learn, in groups: with ``bias_lr`` biases are on their own. Its weight decay a step stays."""
+        """Those that learn, in groups: with ``bias_lr`` some are on their own. Their weight decay a step stays."""
         factor = self.optimizer["bias_lr"]
         learning = [value for value in self.model.parameters() if value.requires_grad]
+        norms = (module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        biases = {id(module.bias) for module in norms}
         if factor == 1:
             return [{"params": learning}]
         lr, decay = self.optimizer["lr"] * factor, self.optimizer["weight_decay"] / factor
         return [
-            {"params": [value for value in learning if value.ndim > 1]},
-            {"params": [value for value in learning if value.ndim <= 1], "lr": lr, "weight_decay": decay},
+            {"params": [value for value in learning if id(value) not in biases]},
+            {"params": [value for value in learning if id(value) in biases], "lr": lr, "weight_decay": decay},
         ]
 
     def train_dataloader(self) -> Any:
