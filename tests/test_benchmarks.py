@@ -232,3 +232,11 @@ def test_outside_the_theorem(tmp_path):
     assert shares["as they are, at the worst"] == shares["as they are, on average"] == shares["untransformed"]
     assert shares["clipped, at the worst"] < shares["untransformed"] - 5
     assert shares["8 bits, at the worst"] <= shares["8 bits, on average"]
+
+
+def test_a_table_of_nothing_says_so(tmp_path):
+    heading, *found = rows(printed("table.py", "print=true", f"out={tmp_path}"))
+    experiments = [path.stem for path in (BENCHMARKS.parent / "conf" / "experiment" / "cifar10").glob("*.yaml")]
+    assert sorted(row[0].strip("`") for row in found) == sorted(2 * experiments)
+    assert {cell for row in found for cell in row[3:]} == {"not run"}
+    assert len(heading) == len(found[0])

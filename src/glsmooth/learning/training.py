@@ -54,8 +54,9 @@ class TrainingModule(LightningModule):
         data: the dataset; its augmentation acts before the transformation.
         loss: ``copies`` (m, of each image), ``consistency`` (λ), ``entropy`` (η), ``label_smoothing`` and
             ``transformed`` (False: images as they are).
-        optimizer: ``lr``, ``bias_lr`` (of biases of batch normalisation, in units of lr), ``momentum``, ``weight_decay``, ``nesterov``,
-            ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the network sees m times as many).
+        optimizer: ``lr``, ``bias_lr`` (of biases of batch normalisation, in units of lr), ``momentum``,
+            ``weight_decay``, ``nesterov``, ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the
+            network sees m times as many).
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
 

@@ -1,0 +1,122 @@
+"""The table of docs/results.md: every row of CIFAR-10, by augmentation and by canonical form.
+
+    python benchmarks/table.py root=DIR [key=value ...]
+
+Keys and defaults are in ``DEFAULTS`` below. Runs ``glsmooth train`` and ``glsmooth certify`` for what is missing in
+``out``, one after the other, and then prints the table of all that is there; what is not says "not run". It may be
+stopped at any time, and goes on with what was stopped. ``print=true`` prints alone. Two of it may share ``out`` if their
+rows differ, once the base network is trained.
+
+A row's network starts from the base network (``experiment=cifar10_base``). In the column *augmented* it is fine-tuned
+under the row's laws with the consistency loss; in the column *canonical* on images as they are, behind the canonical
+form of the row's transformation. Rows of one network and one set of votes differ in the region alone.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from glsmooth.configuration.build import build_region
+from glsmooth.configuration.folder import conf_dir
+from glsmooth.report import wording
+from glsmooth.runs.run import Run, load_run
+
+DEFAULTS: dict[str, Any] = {
+    "root": None,  # of CIFAR-10: folders train/ and test/ of classes, or torchvision's files
+    "out": "outputs/table",
+    "rows": None,  # names of experiment=cifar10/NAME; null: all
+    "columns": ["augmented", "canonical"],
+    "seeds": [0],  # of training and of votes
+    "images": 500,
+    "threads": None,  # of torch; null: torch's choice
+    "train": [],  # more settings of every training: [optimizer.epochs=1]
+    "print": False,
+}
+#: Rows whose votes are those of another row.
+SAME = {
+    "gamma_below_one": "gamma",
+    "translation_all": "translation",
+    "contrast_brightness_wide": "contrast_brightness",
+}
+COLUMNS = {"augmented": [], "canonical": ["loss=plain", "model.canonical=auto"]}
+#: Votes: a network that nothing moves agrees with itself.
+VOTES = {"augmented": (100, 500), "canonical": (20, 200)}
+METHODS = ("neyman_pearson", "gl", "tss", "mp", "gl_printed")
+
+
+def glsmooth(command: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "glsmooth", command, *arguments])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def place(out: Path, command: str, row: str, column: str, seed: int) -> Path:
+    return out / command / f"{SAME.get(row, row)}-{column}-{seed}"
+
+
+def run(cfg: Any, row: str, column: str, seed: int) -> None:
+    """Train and certify, unless that is done."""
+    out = Path(cfg.out)
+    trained, certified = (place(out, command, row, column, seed) for command in ("train", "certify"))
+    threads = [] if cfg.threads is None else [cfg.threads]
+    train = [f"trainer.num_threads={n}" for n in threads]
+    base = out / "base" / "best.ckpt"
+    if not (out / "base" / "summary.json").is_file():
+        glsmooth("train", "experiment=cifar10_base", f"dataset.root={cfg.root}", f"hydra.run.dir={out}/base", *train)
+    experiment = [
+        f"experiment=cifar10/{SAME.get(row, row)}",
+        f"dataset.root={cfg.root}",
+        f"dataset.subset={cfg.images}",
+    ]
+    start = [f"ckpt={base}", "optimizer=fine_tune", *COLUMNS[column], *cfg.train]
+    glsmooth("train", *experiment, *start, f"seed={seed}", *train, f"hydra.run.dir={trained}")
+    n0, n = VOTES[column]
+    votes = [f"monte_carlo.n0={n0}", f"monte_carlo.n={n}", "bound=all", *(f"threads={n}" for n in threads)]
+    glsmooth("certify", f"ckpt={trained}/best.ckpt", *votes, f"seed={seed}", f"hydra.run.dir={certified}")
+
+
+def cells(run: Run, row: str) -> list[str]:
+    """What a run says of a row: accuracies, then CRA by each method."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        chosen = OmegaConf.to_container(compose("train", [f"experiment=cifar10/{row}"]).region, resolve=True)
+    assert isinstance(chosen, dict)
+    outcomes = run.evaluate(build_region(chosen, run.family.transform), METHODS)
+    summary = run.summary
+    shares: list[float | None] = [summary.numbers.base_accuracy, summary.numbers.smoothed_accuracy]
+    for method in METHODS:
+        h = outcomes[method].required_probability  # not Outcome.certifies: the printed value certifies nothing
+        shares.append(None if h is None else float(np.mean(run.correct & (run.p_lower > h))))
+    words = ["n/a" if share is None else f"{share:.3f}" for share in shares]
+    return [*words, f"{summary.numbers.votes_per_image:,.0f}"]
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    cfg: Any = OmegaConf.merge(OmegaConf.create(DEFAULTS), OmegaConf.from_cli())
+    rows = list(cfg.rows or sorted(path.stem for path in (conf_dir() / "experiment" / "cifar10").glob("*.yaml")))
+    if not cfg["print"]:
+        for seed in cfg.seeds:
+            for row in dict.fromkeys(SAME.get(row, row) for row in rows):
+                for column in cfg.columns:
+                    run(cfg, row, column, seed)
+    heads = ["base", "smoothed", *(wording.METHODS[name] for name in METHODS), "passes"]
+    print(f"\n| row | network | seed | {' | '.join(heads)} |")
+    print("|---|---|---:|" + "---:|" * len(heads))
+    for row in rows:
+        for column in cfg.columns:
+            for seed in cfg.seeds:
+                directory = place(Path(cfg.out), "certify", row, column, seed)
+                done = (directory / "summary.json").is_file()
+                shown = cells(load_run(directory), row) if done else ["not run"] * len(heads)
+                print(f"| `{row}` | {column} | {seed} | {' | '.join(shown)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
