@@ -4,8 +4,8 @@
 
 Keys and defaults are in ``DEFAULTS`` below. No smoothing: the base classifier alone, on test images that are
 transformed by parameters of the checkpoint's region: as they are, clipped to [0, 1], and rounded to 8 bits (and so
-clipped, too). The parameters are the corners of the region and as many at random as make up ``draws``, the same for all images
-and networks of one region. "On average" is over images and parameters; "at the worst" counts images that are
+clipped, too). The parameters are the corners of the region and as many at random as make up ``draws``, the same for all
+images and networks of one region. "On average" is over images and parameters; "at the worst" counts images that are
 classified rightly under every parameter tried: an upper bound of the robust accuracy.
 """
 

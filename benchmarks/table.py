@@ -4,8 +4,8 @@
 
 Keys and defaults are in ``DEFAULTS`` below. Runs ``glsmooth train`` and ``glsmooth certify`` for what is missing in
 ``out``, one after the other, and then prints the table of all that is there; what is not says "not run". It may be
-stopped at any time, and goes on with what was stopped. ``print=true`` prints alone. Two of it may share ``out`` if their
-rows differ, once the base network is trained.
+stopped at any time, and goes on with what was stopped. ``print=true`` prints alone. Two of it may share ``out`` if
+their rows differ, once the base network is trained.
 
 A row's network starts from the base network (``experiment=cifar10_base``). In the column *augmented* it is fine-tuned
 under the row's laws with the consistency loss; in the column *canonical* on images as they are, behind the canonical
