@@ -149,7 +149,7 @@ def test_the_papers_laws_and_regions(row):
     assert ours[0].laws != family.laws
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", sorted(ROWS))
 def test_regions_of_small_images(row):
     """Laws and regions of ImageNet; of shifts the same share of the image, rounded up to whole pixels."""
     theirs, large = problem(f"experiment=imagenet/{row}")
