@@ -589,6 +589,16 @@ def known_required_probabilities():
         laws = {"tx": gs.Normal(0.0, scale), "ty": gs.Normal(0.0, scale)}
         shifts = gs.SmoothedFamily(gs.transforms.Translation(), laws, image_size=(size, size))
         yield gs.required_probability(shifts, gs.Box(tx=(-most, most), ty=(-most, most)))
+    # Invariant networks.
+    wide = gs.Box(contrast=(0.1, 10), brightness=(-2, 2))
+    for scale in (2.0, 20.0):
+        laws = {"contrast": gs.LogNormal(0.0, 1.5), "brightness": gs.Normal(0.0, scale)}
+        yield gs.required_probability(gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws), wide)
+    for gamma, contrast in ((gs.Rayleigh(0.1), 0.1), (gs.LogNormal(0.0, 1.0), 2.0)):
+        powers = gs.SmoothedFamily(
+            gs.transforms.GammaContrast(), {"gamma": gamma, "contrast": gs.LogNormal(0.0, contrast)}
+        )
+        yield gs.required_probability(powers, gs.Box(gamma=(0.8, 1.4), contrast=(0.6, 2.0)))
 
 
 def test_required_probabilities_in_the_text():

@@ -13,6 +13,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image
 
 from glsmooth.commands import certify, train
@@ -432,7 +433,7 @@ def test_a_checkpoint_says_where_its_images_lie(tmp_path):
         assert started["model"]["name"] == "small_cnn"
 
 
-def test_an_invariant_network_from_weights_to_votes(tmp_path, finished):
+def test_an_invariant_network_from_weights_to_votes(tmp_path, finished, monkeypatch):
     """It starts from the weights of a plain one, and then every vote of an image is for one class."""
     plain = load_checkpoint(finished / "best.ckpt")
     assert "canonical" not in plain.model
@@ -447,6 +448,7 @@ def test_an_invariant_network_from_weights_to_votes(tmp_path, finished):
     assert trained[UNDER_LAW] == pytest.approx(trained[training.CLEAN], abs=1e-6)
 
     options = ["dataset.subset=8", "batch_size=256", "channels_last=false", "compile=false", "threads=1"]
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # of a command that ran in this process before
     # Another transformation than that of the training, and part of the group: the network's form is its own.
     for transform in ("contrast_brightness", "brightness", "contrast"):
         directory = tmp_path / transform
