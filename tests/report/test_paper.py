@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 from functools import partial
 
 import matplotlib
@@ -518,6 +519,17 @@ def test_training_curves_join_the_parts_of_a_resumed_training(trained):
         "validation accuracy",
         "epoch",
     )
+
+
+@pytest.mark.parametrize(
+    ("transformed", "ring"), [("false", ([4], [0.9])), ("true", ([3], [0.75])), ("[", ([3], [0.75]))]
+)
+def test_the_ring_is_where_best_ckpt_was_chosen(trained, tmp_path, transformed, ring):
+    """Of a training on images as they are by the accuracy on those; torn settings change nothing."""
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(f"loss:\n  transformed: {transformed}\n")
+    x, y = drawn_lines(figures.training_curves(tmp_path / "run").axes[1])["best.ckpt"]
+    assert (list(x), list(y)) == ring
 
 
 def test_a_loss_of_zero_is_not_on_a_logarithmic_axis(tmp_path):

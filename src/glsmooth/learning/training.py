@@ -90,7 +90,6 @@ class TrainingModule(LightningModule):
             raise UserError(f"schedule={optimizer['schedule']}: use {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
         self.model, self.family, self.data = model.to(memory_format=torch.channels_last), family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
-        self.copies_in_validation = VALIDATION_COPIES if loss["transformed"] else 1
         self.draws = torch.Generator()
         #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
         self.begun = False
@@ -188,7 +187,8 @@ class TrainingModule(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         pixels, labels = batch
         images = unit(pixels)
-        logits = self.transformed_logits(images, self.copies_in_validation)
+        # Of a plain training this is no more than told, so it need not be steady.
+        logits = self.transformed_logits(images, VALIDATION_COPIES if self.loss["transformed"] else 1)
         for name, correct in (
             (CLEAN, self(images.contiguous(memory_format=torch.channels_last)).argmax(-1) == labels),
             (UNDER_LAW, logits.argmax(-1) == labels),

@@ -928,7 +928,8 @@ def _point(beta: Mapping[str, float]) -> str:
 def training_curves(directory: str | Path, *, width: str = "column") -> Figure:
     """Losses and accuracies of a training by epoch, from its metrics; a resumed training is one line.
 
-    The ring is the epoch of best.ckpt: the first with the best accuracy under the smoothing laws.
+    The ring is the epoch of best.ckpt: the first with the best accuracy under the smoothing laws, or on images as they
+    are where the training saw such.
 
     Args:
         directory: what train wrote, finished or not.
@@ -954,11 +955,11 @@ def training_curves(directory: str | Path, *, width: str = "column") -> Figure:
         below.set_xlabel("epoch")
         below.xaxis.get_major_locator().set_params(integer=True)
         percent_axis(below)
-        under = numbers["val/accuracy_under_law"]
-        if under:
-            best = max(under, key=lambda epoch: (under[epoch], -epoch))
+        scores = numbers[history.chosen_by(directory)]
+        if scores:
+            best = max(scores, key=lambda epoch: (scores[epoch], -epoch))
             ring = {"color": INK, "marker": "o", "markersize": 9, "fillstyle": "none", "clip_on": False}
-            below.plot([best], [under[best]], linestyle="none", label="best.ckpt", **ring)
+            below.plot([best], [scores[best]], linestyle="none", label="best.ckpt", **ring)
         for axes in (above, below):
             if axes.lines:
                 axes.legend(fontsize=SMALL, frameon=False, handlelength=3.0, loc="best", labelspacing=0.3)

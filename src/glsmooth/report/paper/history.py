@@ -7,11 +7,14 @@ import math
 import re
 from pathlib import Path
 
+import yaml
+
 from glsmooth.configuration.fields import shown
 from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError
+from glsmooth.runs.files import CONFIG
 
-__all__ = ["ACCURACIES", "LOSSES", "read_history"]
+__all__ = ["ACCURACIES", "LOSSES", "chosen_by", "read_history"]
 
 #: Columns of metrics.csv that are drawn, with their names in a legend.
 LOSSES = {
@@ -51,6 +54,16 @@ def read_history(directory: str | Path) -> History:
             "directory that train wrote, in which an epoch has ended"
         )
     return {name: dict(sorted(values.items())) for name, values in history.items()}
+
+
+def chosen_by(directory: str | Path) -> str:
+    """The accuracy by which a training chose best.ckpt: under the laws, but of one on images as they are (loss=plain)."""
+    clean, under_law = ACCURACIES
+    try:
+        settings = yaml.safe_load(read_bytes(Path(directory) / CONFIG))
+        return clean if settings["loss"]["transformed"] is False else under_law
+    except (OSError, UserError, yaml.YAMLError, KeyError, TypeError):
+        return under_law  # of a version without it, or torn
 
 
 def _read(file: Path, history: History) -> None:
