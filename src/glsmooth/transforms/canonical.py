@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["centred", "landmark", "log_scaled", "log_standardised", "scaled", "standardised"]
+__all__ = ["at_least_float32", "centred", "landmark", "log_scaled", "log_standardised", "scaled", "standardised"]
 
 _IMAGE = (1, 2, 3)
 #: Canonical images look like usual ones, of which pretrained networks know. On the training images of CIFAR-10 the
@@ -30,7 +30,8 @@ _DEPTH = 0.9
 _ROUNDINGS = 8
 
 
-def _at_least_float32(images: Tensor) -> Tensor:
+def at_least_float32(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) whose sums are worth something: half precision becomes float32."""
     return images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
 
 
@@ -44,7 +45,7 @@ def _largest(x: Tensor) -> Tensor:
 
 def centred(images: Tensor) -> Tensor:
     """x + b with a fixed mean."""
-    x = _at_least_float32(images)
+    x = at_least_float32(images)
     return (x - x.mean(_IMAGE, keepdim=True) + _MEAN).to(images.dtype)
 
 
@@ -53,7 +54,7 @@ def scaled(images: Tensor) -> Tensor:
 
     Not a fixed spread: a bright wall with hardly a shade on it would become many times as bright.
     """
-    x = _at_least_float32(images)
+    x = at_least_float32(images)
     power = x.square().mean(_IMAGE, keepdim=True)
     scale = _ROOT_MEAN_SQUARE / torch.where(power == 0, 1.0, power).sqrt()
     return (x * scale).to(images.dtype)
@@ -61,7 +62,7 @@ def scaled(images: Tensor) -> Tensor:
 
 def standardised(images: Tensor) -> Tensor:
     """c·x + b with fixed mean and standard deviation; a constant image is that mean everywhere."""
-    x = _at_least_float32(images)
+    x = at_least_float32(images)
     x = x - x.mean(_IMAGE, keepdim=True)
     variance = x.square().mean(_IMAGE, keepdim=True)
     constant = _largest(x) <= _no_picture(images) * _largest(images)
@@ -72,7 +73,7 @@ def standardised(images: Tensor) -> Tensor:
 
 def _logarithm(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log x, 0 where a pixel is not above 0; which pixels are; and how many, an image (at least 1)."""
-    x = _at_least_float32(images)
+    x = at_least_float32(images)
     lit = ~(x <= 0)  # NaN is no black pixel: it must come out as NaN
     return torch.where(lit, x, 1.0).log(), lit, lit.sum(_IMAGE, keepdim=True).clamp(min=1)
 

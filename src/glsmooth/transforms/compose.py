@@ -10,6 +10,7 @@ from torch import Tensor
 from glsmooth.errors import UserError
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.blur import GaussianBlur
+from glsmooth.transforms.canonical import at_least_float32
 from glsmooth.transforms.factors import Domain
 from glsmooth.transforms.intensity import Brightness, Contrast, ContrastBrightness
 from glsmooth.transforms.translation import Translation
@@ -85,7 +86,7 @@ class Composition(ResolvableTransform):
         having = [part for part in self.parts if part.canonical_parameters]
         if not having:
             return super().canonical(images)
-        form = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+        form = at_least_float32(images)
         for part in sorted(having, key=lambda part: isinstance(part, Translation)):
             form = part.canonical(form)
         return form.to(images.dtype)

@@ -57,7 +57,7 @@ def read_history(directory: str | Path) -> History:
 
 
 def chosen_by(directory: str | Path) -> str:
-    """The accuracy by which a training chose best.ckpt: under the laws, but of one on images as they are (loss=plain)."""
+    """The accuracy by which a training chose best.ckpt: under the laws, or clean where it saw images as they are."""
     clean, under_law = ACCURACIES
     try:
         settings = yaml.safe_load(read_bytes(Path(directory) / CONFIG))
