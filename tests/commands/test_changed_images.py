@@ -19,15 +19,15 @@ from glsmooth.runs.own import remember
 
 CHANGES = {
     "changed": (lambda test: picture(test / "a" / "2.png", 99), r"test/a/2\.png has changed"),
-    "deleted": (lambda test: (test / "a" / "1.png").unlink(), r"test/a/1\.png is no longer among the test images"),
-    "added": (lambda test: picture(test / "a" / "0b.png", 99), r"test/a/0b\.png is new among the test images"),
+    "deleted": (lambda test: (test / "a" / "1.png").unlink(), r"test/a/1\.png is no longer among the images"),
+    "added": (lambda test: picture(test / "a" / "0b.png", 99), r"test/a/0b\.png is new among the images"),
     "renamed": (
         lambda test: (test / "b" / "3.png").rename(test / "b" / "5.png"),
-        r"test/b/3\.png is no longer among the test images",
+        r"test/b/3\.png is no longer among the images",
     ),
     "moved": (
         lambda test: (test / "a" / "4.png").rename(test / "b" / "4b.png"),
-        r"test/a/4\.png is no longer among the test images",
+        r"test/a/4\.png is no longer among the images",
     ),
     "swapped": (lambda test: swap(test / "a" / "1.png", test / "b" / "1.png"), r"test/a/1\.png has changed"),
 }
@@ -124,7 +124,7 @@ def test_an_image_that_is_not_certified_may_change_but_not_go(tmp_path, folder):
     run(tmp_path, folder, chosen)
     assert records.read_bytes() == whole
     (folder / other).unlink()
-    with pytest.raises(UserError, match=rf"other images: {other} is no longer among the test images"):
+    with pytest.raises(UserError, match=rf"other images: {other} is no longer among the images"):
         run(tmp_path, folder, chosen)
 
 

@@ -22,9 +22,11 @@ from glsmooth.learning.data import (
     ResidentBatches,
     TensorImages,
     certification_images,
+    images_asked,
     load_dataset,
     loader,
     pixel_batches,
+    positions,
     unit,
 )
 
@@ -105,6 +107,24 @@ class TestCertificationImages:
 
     def test_null_is_all(self, digits):
         assert len(certification_images(digits)) == len(digits.test)
+
+    def test_a_split_what_is_left_out_and_every_so_manieth(self, digits):
+        def chosen(**fields):
+            return positions(images_asked(digits, {"split": "val", **fields}))
+
+        assert chosen(skip=3, every=10) == list(range(3, len(digits.val), 10))
+        few = chosen(skip=3, every=10, subset=4)
+        assert len(few) == 4
+        assert set(few) < set(range(3, len(digits.val), 10))
+        assert few == sorted(few)
+        image, label, index = images_asked(digits, {"split": "train", "every": 7})[2]
+        assert index == 14
+        assert label == digits.train[14][1]
+        assert torch.equal(image, digits.train[14][0])
+        with pytest.raises(UserError, match=r"^skip=999: digits has \d+ validation images; give 0 to \d+$"):
+            chosen(skip=999)
+        with pytest.raises(UserError, match=r"validation images, of which skip=0 and every=40 leave 4; give 1 to 4"):
+            chosen(every=40, subset=5)
 
     @pytest.mark.parametrize("subset", [0, 100_000])
     def test_impossible(self, digits, subset):
@@ -268,6 +288,7 @@ class TestFolders:
         images, _, _ = found.train[[0, 1]]
         assert images.shape == (2, 3, 256, 256)
         assert found.augment(images).shape == (2, 3, 224, 224)
+        assert torch.equal(found.to_certify("train")[1][0], found.train[1][0][:, 16:240, 16:240])
         whole = Image.open(tmp_path / "val" / "n01" / "000.png").resize((256, 295), Image.Resampling.BILINEAR)
         centre = np.array(whole.crop((16, 35, 240, 259)))
         assert np.array_equal((found.test[0][0].movedim(0, -1) * 255).round().numpy(), centre)

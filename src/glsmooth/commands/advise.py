@@ -186,6 +186,12 @@ def _check_split(cfg: DictConfig, checkpoint: Checkpoint) -> None:
                 f"dataset.{key}={typed}: the network was trained with {trained}, and another split could take test "
                 "images for validation images; leave it out"
             )
+    for key in ("split", "skip", "every"):
+        if cfg.dataset[key] is not None:
+            raise UserError(
+                f"dataset.{key}={cfg.dataset[key]} chooses images to certify; advise takes validation "
+                "images, as many as trial.images says; leave it out"
+            )
     if cfg.dataset.subset is not None:
         raise UserError(
             f"dataset.subset={cfg.dataset.subset} chooses test images, which advise never sees; set "
@@ -432,7 +438,7 @@ def _training(job: _Job, family: SmoothedFamily) -> list[str]:
 
 
 #: Fields of a data set that choose test images or serve this machine.
-_NOT_OF_TRAINING = ("name", "subset", "subset_seed", "download", "num_workers")
+_NOT_OF_TRAINING = ("name", "subset", "subset_seed", "split", "skip", "every", "download", "num_workers")
 
 
 def _said(law: Mapping[str, Any]) -> dict[str, Any]:

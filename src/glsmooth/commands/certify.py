@@ -26,23 +26,25 @@ from torch.utils.data import Dataset
 
 from glsmooth.bounds import Outcome, evaluate
 from glsmooth.bounds.confidence import MIXTURE
+from glsmooth.commands.accuracy import accuracy_beforehand
 from glsmooth.commands.estimate import estimate, preflight
 from glsmooth.commands.mains import certify as main
-from glsmooth.configuration.build import build_family, build_region
+from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.identity import decisive
-from glsmooth.configuration.settings import merge_checkpoint
+from glsmooth.configuration.settings import merge_checkpoint, without_checkpoint
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import CertificationModule, Options, clear, read_evaluations
-from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
-from glsmooth.learning.data import Data, certification_images, digests, load_dataset, positions, share
-from glsmooth.learning.models import check_takes
+from glsmooth.learning.checkpoint import Checkpoint, bring, load_checkpoint
+from glsmooth.learning.data import Data, digests, images_asked, load_dataset, positions, share
+from glsmooth.learning.models import check_takes, resolve_model
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import (
     accelerator,
     device_name,
+    is_first_process,
     make_trainer,
     quieten_lightning,
     spawned,
@@ -52,7 +54,7 @@ from glsmooth.learning.wandb_log import session
 from glsmooth.report.page import Drawn, write_report
 from glsmooth.report.wandb_log import log_results
 from glsmooth.runs.figure import Draws
-from glsmooth.runs.files import write_config
+from glsmooth.runs.files import RECORDS, write_config
 from glsmooth.runs.own import is_own, remember, run_files
 from glsmooth.runs.records import Columns, Images, Records, read_records
 from glsmooth.runs.shards import parse
@@ -91,6 +93,12 @@ class _Job:
         return Path(self.settings["run_dir"])
 
     @property
+    def source(self) -> str:
+        """Where the network comes from."""
+        model = self.settings["model"]
+        return str(self.settings["ckpt"] or model["weights"] or f"{model['name']}, pretrained")
+
+    @property
     def classes(self) -> list[str]:
         return self.checkpoint.classes
 
@@ -101,8 +109,12 @@ def run(cfg: DictConfig) -> None:
     job = _prepare(cfg)
     settings, directory = job.settings, job.directory
     print(preflight(job.outcomes, job.procedure), file=sys.stderr)
+    device = torch.device("cuda" if accelerator(settings) in ("gpu", "cuda") else "cpu")
+    if is_first_process() and not (directory / RECORDS).is_file():
+        brought = settings["ckpt"] is None
+        tried = accuracy_beforehand(job.model, job.classes, job.images, job.options, device, brought)
+        print(tried, file=sys.stderr)
     if settings["dry_run"]:
-        device = torch.device("cuda" if accelerator(settings) in ("gpu", "cuda") else "cpu")
         print(estimate(job.model, len(job.classes), job.family, job.procedure, job.images, job.options, device))
         return
     trainer = _trainer(settings)
@@ -133,7 +145,8 @@ def run(cfg: DictConfig) -> None:
         session(settings, directory, "certify", tags) as logged,
     ):
         module.logged = logged
-        logged.checkpoint(Path(settings["ckpt"]).expanduser(), job.checkpoint, made=False)
+        if settings["ckpt"] is not None:
+            logged.checkpoint(Path(settings["ckpt"]).expanduser(), job.checkpoint, made=False)
         invocation = take_votes(trainer, module, held)
         records = read_records(directory)
         summary = _summary(job, records, invocation, trainer)
@@ -155,17 +168,12 @@ def _prepare(cfg: DictConfig) -> _Job:
     Raises:
         UserError: whatever stands in the way of the first vote.
     """
-    checkpoint = load_checkpoint(cfg.ckpt)
-    stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
-    stored["dataset"] = stored_dataset(checkpoint)
-    settings = merge_checkpoint(cfg, stored)
-    check_root(cfg, settings)
+    checkpoint, settings, data = _trained(cfg) if cfg.ckpt is not None else _brought(cfg)
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
-    settings["precision"] = meant_precision(settings["precision"], checkpoint)
-    data = load_dataset(settings["dataset"])
-    check_dataset(data, checkpoint)
-    images = certification_images(data, settings["dataset"]["subset"], settings["dataset"]["subset_seed"])
+    if cfg.ckpt is not None or settings["precision"] == "auto":
+        settings["precision"] = meant_precision(settings["precision"], checkpoint)
+    images = images_asked(data, settings["dataset"])
     shard = parse(settings["shard"])
     if shard is not None:
         images = share(images, *shard)
@@ -204,6 +212,27 @@ def _prepare(cfg: DictConfig) -> _Job:
         procedure,
         options,
     )
+
+
+def _trained(cfg: DictConfig) -> tuple[Checkpoint, dict[str, Any], Data]:
+    """The network of a checkpoint, the settings as it completes them, and the data set."""
+    checkpoint = load_checkpoint(cfg.ckpt)
+    stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
+    stored["dataset"] = stored_dataset(checkpoint)
+    settings = merge_checkpoint(cfg, stored)
+    check_root(cfg, settings)
+    data = load_dataset(settings["dataset"])
+    check_dataset(data, checkpoint)
+    return checkpoint, settings, data
+
+
+def _brought(cfg: DictConfig) -> tuple[Checkpoint, dict[str, Any], Data]:
+    """A network that was trained elsewhere, as if a training here had written it, and so on."""
+    settings = without_checkpoint(cfg)
+    data = load_dataset(settings["dataset"])
+    transform = build_transform(settings["transform"])
+    settings["model"] = resolve_model(settings["model"], data.name, transform)
+    return bring(settings, data), settings, data
 
 
 def meant_precision(asked: str, checkpoint: Checkpoint) -> str:
@@ -311,7 +340,7 @@ def _summary(job: _Job, records: Columns, invocation: dict[str, Any], trainer: T
         approximate=job.approximate,
         stochastic=settings["stochastic"],
         classes=list(job.classes),
-        checkpoint={"path": str(settings["ckpt"]), "sha256": job.checkpoint.sha256},
+        checkpoint={"path": job.source, "sha256": job.checkpoint.sha256},
         training=job.checkpoint.identity,
         seed=settings["seed"],
         shard=settings["shard"],

@@ -30,6 +30,7 @@ _TRAIN = ("ckpt", "transform", "smoothing", "dataset", "model", "loss", "optimiz
 _CERTIFY = (
     *("region", "monte_carlo", "bound", "precision", "batch_size", "channels_last", "compile", "threads"),
     *("pixel_noise", "stochastic", "dataset.subset", "dataset.subset_seed"),
+    *("dataset.split", "dataset.skip", "dataset.every"),
 )
 _BOTH = ("logger", "limits", "cluster", "approximate", "trainer.accelerator", "trainer.devices", "hydra")
 #: Settings of the sweep itself, with their defaults.

@@ -33,6 +33,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         "trainer.progress",
         "dataset.subset",  # of the test images; training does not see them
         "dataset.subset_seed",
+        *("dataset.split", "dataset.skip", "dataset.every"),
         "approximate",
     ),
     "advise": ("batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
@@ -43,6 +44,8 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
     "report": ("transform.*", "dataset.root"),  # those of the runs: typed, they only permit to import and to read
 }
+#: Fields that once were not there, with what null stands for.
+_USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1}
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 
@@ -64,6 +67,9 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
     if fields.get("shard") is None:  # older runs do not say so
         fields.pop("shard", None)
+    for name, usual in _USUAL.items():
+        if fields.get(name) in (None, usual):
+            fields.pop(name, None)
     # Nor do these; with ckpt, null is what that network has.
     if fields.get("model.canonical") in ((None,) if settings.get("ckpt") else (None, "none")):
         fields.pop("model.canonical", None)
@@ -71,7 +77,7 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         fields.pop("ckpt", None)
     else:
         fields["ckpt"] = file_digest(settings["ckpt"])
-    weights = fields.get("model.weights") if command == "train" else None
+    weights = fields.get("model.weights") if command in ("train", "certify") else None
     if weights is not None and Path(weights).expanduser().is_file():
         fields["model.weights"] = file_digest(weights)
     return fields

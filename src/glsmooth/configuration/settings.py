@@ -15,7 +15,7 @@ from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, keyed
 from glsmooth.voting.speed import AUTO
 
-__all__ = ["merge_checkpoint", "validate"]
+__all__ = ["merge_checkpoint", "validate", "without_checkpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,10 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     # Null means "as stored", and these are stored nowhere.
     if command == "train" and config["dataset"]["name"] is None:
         raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
-    if command in ("certify", "advise") and config["ckpt"] is None:
+    if command == "advise" and config["ckpt"] is None:
         raise UserError(RULES["ckpt"].refusal("ckpt", None))
+    if command == "certify":
+        _check_network(config)
     if command in ("certify", "bounds") and config["bound"]["methods"] is None:
         raise UserError(RULES["bound.methods"].refusal("bound.methods", None))
     if command in ("train", "bounds"):
@@ -62,6 +64,44 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
                 f"runs: {run!r} is not a directory; name directories that certify wrote, outputs/certify/<id>"
             )
     return config
+
+
+def _check_network(config: Mapping[str, Any]) -> None:
+    """A certification says what it is of: a checkpoint, or a network from elsewhere with everything that one says.
+
+    Raises:
+        UserError: it says neither, or both.
+    """
+    model = config["model"]
+    source = next((f"model.{key}" for key in ("weights", "pretrained") if model.get(key)), None)
+    if config["ckpt"] is not None:
+        if source is not None:
+            raise UserError(f"ckpt and {source} are two networks; leave one out")
+        return
+    if source is None and model["name"] is None:
+        raise UserError(
+            "ckpt is missing; set ckpt=outputs/train/ID/best.ckpt, or bring a network from elsewhere: model=resnet50 "
+            "model.weights=FILE dataset=image_folder dataset.root=DIR transform=brightness"
+        )
+    for key, wanted in (
+        ("model.name", "say which network the weights are of: model=resnet50"),
+        ("dataset.name", "say on which images: dataset=image_folder dataset.root=DIR"),
+        ("transform._target_", "say under what to certify: transform=brightness"),
+    ):
+        group, field = key.split(".")
+        if config[group][field] is None:
+            raise UserError(f"{key} is missing: without ckpt, {wanted}")
+
+
+def without_checkpoint(cfg: Any) -> dict[str, Any]:
+    """A configuration of certify without ckpt: laws and region are those that train would take, and what it says.
+
+    Raises:
+        UserError: no such transformation.
+    """
+    transform = _said(plain(cfg)["transform"])
+    defaults = {group: _defaults(group, transform) for group in ("smoothing", "region")}
+    return merge_checkpoint(cfg, {"transform": transform, **defaults})
 
 
 def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:

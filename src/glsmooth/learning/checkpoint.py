@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -147,6 +148,50 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     return Checkpoint(
         **{name: payload[name] for name in (*_NAMES, "precision", "identity")}, sha256=digest, state_dict=state
     )
+
+
+def bring(settings: Mapping[str, Any], data: Data) -> Checkpoint:
+    """A network that was trained elsewhere, as a checkpoint would hold it.
+
+    Args:
+        settings: of certify, complete; its ``model`` names the weights.
+        data: the dataset, whose classes are the network's.
+
+    Raises:
+        UserError: weights that cannot be had or do not fit, or none.
+    """
+    spec = settings["model"]
+    if not spec["weights"] and not spec["pretrained"]:
+        raise UserError(
+            f"model.weights is missing: a {spec['name']} with random weights has nothing to certify; give the file of "
+            "its weights, or model.pretrained=true for those of the hub"
+        )
+    model = build_model(spec, data.num_classes, data.channels, data.mean, data.std, data.image_size)
+    state = model.state_dict()
+    return Checkpoint(
+        **{part: dict(settings[part]) for part in ("transform", "smoothing", "region", "dataset", "model")},
+        loss={"pixel_noise": 0.0},
+        optimizer={},
+        seed=0,
+        classes=list(data.class_names),
+        image_size=list(data.image_size),
+        mean=list(data.mean),
+        std=list(data.std),
+        precision="32-true",
+        identity={},
+        metrics={},
+        sha256=file_digest(spec["weights"]) if spec["weights"] else _digest(state),
+        state_dict=state,
+    )
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, for weights that come without a file."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:

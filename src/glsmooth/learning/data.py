@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from glsmooth.configuration.untrusted import limits, open_file
 from glsmooth.errors import UserError, did_you_mean, visible
-from glsmooth.runs.summary import DEFAULT_SIZES, IMAGE_SIZES
+from glsmooth.runs.summary import DEFAULT_SIZES, IMAGE_SIZES, SPLIT_IMAGES
 
 # Mean and standard deviation of each channel.
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -427,6 +427,13 @@ class Data:
     def test(self) -> Dataset[Any]:
         return self.splits["test"]()
 
+    def to_certify(self, split: str) -> Dataset[Any]:
+        """The images of ``train``, ``val`` or ``test`` as they are certified: those of training, too, in their size."""
+        if split == "train" and "train_centres" in self.splits:
+            return self.splits["train_centres"]()
+        images: Dataset[Any] = getattr(self, split)
+        return images
+
     def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The standard training augmentation, batched on the images' device, of pixels before or after scaling.
 
@@ -449,21 +456,53 @@ class Data:
         return images.flatten(2).gather(2, index).view(n, channels, height, width)
 
 
-def certification_images(data: Data, subset: int | None = None, seed: int = 0) -> Dataset[Any]:
-    """The test images to certify: all, or a random subset that ``seed`` fixes, in the order of the split.
+def certification_images(
+    data: Data,
+    subset: int | None = None,
+    seed: int = 0,
+    split: str = "test",
+    skip: int = 0,
+    every: int = 1,
+) -> Dataset[Any]:
+    """The images to certify, in the order of their split.
+
+    Args:
+        data: the dataset.
+        subset: a random subset of so many of the images that the others leave; None: all of them.
+        seed: which subset.
+        split: ``train``, ``val`` or ``test``.
+        skip: images left out at the beginning.
+        every: every so manieth of the rest.
 
     Raises:
-        UserError: ``subset`` is not between 1 and the number of test images.
+        UserError: no or not so many images are there.
     """
-    size = len(data.test)  # type: ignore[arg-type]
-    if subset is None:
-        return data.test
-    if not 1 <= subset <= size:
-        raise UserError(
-            f"subset={subset}: {data.name} has {size} test images; give 1 to {size}, or none (null) for all"
-        )
-    chosen = np.random.default_rng(seed).choice(size, subset, replace=False)
-    return Subset(data.test, sorted(chosen.tolist()))
+    images = data.to_certify(split)
+    size = len(images)  # type: ignore[arg-type]
+    if skip >= size:
+        raise UserError(f"skip={skip}: {data.name} has {size} {SPLIT_IMAGES[split]}; give 0 to {size - 1}")
+    chosen = np.arange(skip, size, every)
+    if subset is not None:
+        if not 1 <= subset <= len(chosen):
+            left = "" if len(chosen) == size else f", of which skip={skip} and every={every} leave {len(chosen)}"
+            raise UserError(
+                f"subset={subset}: {data.name} has {size} {SPLIT_IMAGES[split]}{left}; give 1 to {len(chosen)}, or "
+                "none (null) for all"
+            )
+        chosen = chosen[np.sort(np.random.default_rng(seed).choice(len(chosen), subset, replace=False))]
+    return images if len(chosen) == size else Subset(images, chosen.tolist())
+
+
+def images_asked(data: Data, spec: Mapping[str, Any]) -> Dataset[Any]:
+    """:func:`certification_images` as the fields of a dataset's configuration say."""
+    return certification_images(
+        data,
+        spec.get("subset"),
+        spec.get("subset_seed") or 0,
+        spec.get("split") or "test",
+        spec.get("skip") or 0,
+        spec.get("every") or 1,
+    )
 
 
 def share(images: Dataset[Any], number: int, shares: int) -> Dataset[Any]:
@@ -480,7 +519,7 @@ def share(images: Dataset[Any], number: int, shares: int) -> Dataset[Any]:
 
 
 def positions(images: Dataset[Any]) -> list[int]:
-    """The position in the test split of each image from :func:`certification_images`, in their order."""
+    """The position in its split of each image from :func:`certification_images`, in their order."""
     return list(images.indices) if isinstance(images, Subset) else list(range(len(images)))  # type: ignore[arg-type]
 
 
@@ -488,8 +527,8 @@ def digests(images: Dataset[Any]) -> tuple[list[str], dict[int, str]]:
     """What tells these images from others, wherever they lie: of those from :func:`certification_images`.
 
     Returns:
-        The names of all test images in their order, and of the images given index -> SHA-256 of the file, or of pixels
-        and label where the data set is not a folder of images.
+        The names of all images of the split in their order, and of the images given index -> SHA-256 of the file, or
+        of pixels and label where the data set is not a folder of images.
 
     Raises:
         UserError: a file cannot be read.
@@ -710,7 +749,7 @@ def _folders(
         "train": lambda: images(training_part(held_out=False), resize),
         "val": lambda: images(training_part(held_out=True), size),
         "test": lambda: images(listed(test_name), size),
-    }
+    } | ({} if resize == size else {"train_centres": lambda: images(training_part(held_out=False), size)})
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

@@ -138,8 +138,8 @@ def _best_sentence(comparison: Comparison, best: Best) -> str:
     tally = _tally(comparison, first)
     if not any(tally.counts):
         return (
-            f"None of the {best.rivals} settings certifies any of the {tally.images} test images in its true class "
-            f"{_where(comparison, first)}."
+            f"None of the {best.rivals} settings certifies any of the {tally.images} {comparison.called} in its true "
+            f"class {_where(comparison, first)}."
         )
     which = _named(comparison, best, best.winners)
     if len(best.winners) > 1:
@@ -158,11 +158,11 @@ def _claim(comparison: Comparison, setting: Setting, tally: Tally) -> str:
     where = _where(comparison, setting)
     if len(tally.counts) == 1:
         share = f"{tally.counts[0]} ({tally.words()})"
-        return f"Of {tally.images} test images, {share} provably keep their correct class {where}, {error}."
+        return f"Of {tally.images} {comparison.called}, {share} provably keep their correct class {where}, {error}."
     least, most = (wording.percent(end, tally.images) for end in (min(tally.counts), max(tally.counts)))
     return (
-        f"Of {tally.images} test images, {_mean(tally)} on average over {len(tally.counts)} seeds ({least} to {most}) "
-        f"provably keep their correct class {where}, {error}."
+        f"Of {tally.images} {comparison.called}, {_mean(tally)} on average over {len(tally.counts)} seeds "
+        f"({least} to {most}) provably keep their correct class {where}, {error}."
     )
 
 
@@ -203,7 +203,7 @@ def _sure(comparison: Comparison, bests: Sequence[Best]) -> list[str]:
     """How sure the numbers and the choice of the best are, a sentence each."""
     images = sorted({run.images for run, _, _ in comparison.results})
     counts = wording.join(map(str, images)) if len(images) <= _NAMES else f"{images[0]} to {images[-1]}"
-    sentences = [f"CRA and accuracies are shares of {counts} test images."]
+    sentences = [f"CRA and accuracies are shares of {counts} {comparison.called}."]
     if comparison.seeds:
         names = wording.join(key.name for key in comparison.seeds)
         sentences.append(

@@ -70,7 +70,7 @@ def lines(
         named = [(upper, "certified robust accuracy"), (bottom, "accuracy, dotted: base")]
     else:
         upper = bottom = new_axes(figure, theme)
-        named = [(upper, "share of the test images")]
+        named = [(upper, "share of the images")]
     # Neyman-Pearson is on top, and thinner than what it covers.
     for number, curve in reversed(list(enumerate(curves))):
         _draw_curve(upper, theme, curve, number)
@@ -275,6 +275,6 @@ def points(theme: Theme, names: Sequence[str], values: Mapping[tuple[str, str], 
     axes.set_ylim(-0.5, len(names) - 0.5)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-    axes.set_xlabel("share of the test images", color=theme.ink, fontsize=9.5)
+    axes.set_xlabel("share of the images", color=theme.ink, fontsize=9.5)
     _legend_below(figure, axes, theme)
     return figure

@@ -35,7 +35,17 @@ _SAME = {"loss.pixel_noise": "pixel_noise", "trainer.precision": "precision"}
 #: Where and how fast, or what follows from other keys.
 _LEFT_OUT = {"dataset.num_workers", "dataset.download", "monte_carlo.stopped_for"}
 #: What decides which images are certified, besides their positions and labels.
-_IMAGES = ("name", "root", "image_size", "val_fraction", "test_fraction", "split_seed", "subset", "subset_seed")
+_IMAGES = (
+    "name",
+    "root",
+    "image_size",
+    "val_fraction",
+    "test_fraction",
+    "split_seed",
+    "subset",
+    "subset_seed",
+    "split",
+)
 #: Keys that follow where others lead: they never name an axis if another key varies with them.
 _FOLLOWERS = ("images", "checkpoint", "region")
 #: How far ends of a region may be from those of another one, scaled, relative to the largest: hand-written ends like
@@ -171,6 +181,12 @@ class Comparison:
     def methods(self) -> list[str]:
         """Methods that are sound and say something in some result, in the order of ``bounds.METHODS``."""
         return [name for name in bounds.METHODS if any(sound(d, name) for _, _, d in self.results)]
+
+    @property
+    def called(self) -> str:
+        """What the images are called."""
+        names = {run.called for run, _, _ in self.results}
+        return names.pop() if len(names) == 1 else "images"
 
     def cra(self, setting: Setting, method: str) -> Tally | None:
         """Certified and correct images; None unless the method certifies in every one of its runs."""

@@ -316,7 +316,7 @@ def _procedure(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Pic
     )
     verdict = "certified" if best.certifies(what.p_lower) else "not certified"
     caption = (
-        f"Image {draws.index} of the test split. Pixels are clipped to [0, 1] for the eye only; "
+        f"Image {draws.index} of the {run.split} split. Pixels are clipped to [0, 1] for the eye only; "
         f"the classifier sees the unclipped values. {what.count} of {what.n} votes give p_A = "
         f"{wording.floor(what.p_lower, 4)} against h_min = {wording.ceil(what.h_min, 4)}: {verdict}."
     )
@@ -345,7 +345,7 @@ def _caption(run: Run, theta: NDArray[np.floating]) -> str:
 def _gallery(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:
     """The first images of each verdict by index: not picked by eye."""
     best = primary(outcomes)
-    images = _test_images(run)
+    images = _split_images(run)
     if best is None or images is None:
         return None
     robust = run.robust(best)
@@ -367,16 +367,16 @@ def _gallery(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Pictu
 
     certified, others = entries(np.flatnonzero(robust)), entries(np.flatnonzero(~robust))
     caption = (
-        f"The first {GALLERY} images of each kind in the order of the test split, with the true class (and, "
+        f"The first {GALLERY} images of each kind in the order of the {run.split} split, with the true class (and, "
         "after an arrow, the selected one where it differs) and p_A. The threshold is h_min = "
         f"{wording.ceil(best.h_min or 1.0, 4)}."
     )
-    words = f"{len(certified)} certified and {len(others)} other test images."
+    words = f"{len(certified)} certified and {len(others)} other {run.called}."
     return save_picture(lambda theme: figures.gallery(theme, certified, others), out, "gallery", words, caption)
 
 
-def _test_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
-    """Test images by index, or None where the data set is not on this machine, or not for a stranger's file to name."""
+def _split_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
+    """The split's images by index; None where they are not on this machine, or not for a stranger's file to name."""
     from glsmooth.learning.data import load_dataset
 
     dataset = run.readable_dataset
@@ -390,15 +390,16 @@ def _test_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
         return None
     last = int(run.columns["index"].argmax())
     try:
-        test = load_dataset(dataset, in_memory=False).test  # some two dozen of perhaps all of ImageNet
-        label = test[int(run.columns["index"][last])][1]
+        # Some two dozen of perhaps all of ImageNet.
+        images = load_dataset(dataset, in_memory=False).to_certify(run.split)
+        label = images[int(run.columns["index"][last])][1]
     except (ValueError, OSError, IndexError) as error:
         log.warning("report: no gallery, the images of %s cannot be read: %s", run.name, error)
         return None
     if label != run.columns["label"][last]:
         log.warning("report: no gallery, %s is not the data that was certified", run.name)
         return None
-    return lambda index: np.asarray(test[index][0])
+    return lambda index: np.asarray(images[index][0])
 
 
 def _images(run: Run, outcomes: Mapping[str, Outcome]) -> str:

@@ -217,17 +217,17 @@ def headline(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> str:
     if best is None and (approximate := next((d for d in outcomes.values() if d.residual is not None), None)):
         return (
             f"Approximate: the transformation is not resolvable as it says (residual {approximate.residual:.2g}), so "
-            f"none of the {run.images} test images is certified under every {where}."
+            f"none of the {run.images} {run.called} is certified under every {where}."
         )
     if best is None:
-        return f"No sound method applies: none of the {run.images} test images is certified under every {where}."
+        return f"No sound method applies: none of the {run.images} {run.called} is certified under every {where}."
     robust = robust_count(run, best)
     part = f" of shard {run.summary.shard}" if run.summary.shard else ""
     if robust == 0:
-        nothing = f"None of the {run.images} test images{part} is certified in its true class under every {where}."
+        nothing = f"None of the {run.images} {run.called}{part} is certified in its true class under every {where}."
         return f"{nothing} {_why_none(run, best)}".rstrip()
     return (
-        f"Of {run.images} test images{part}, {robust} ({wording.percent(robust, run.images)}) provably keep their "
+        f"Of {run.images} {run.called}{part}, {robust} ({wording.percent(robust, run.images)}) provably keep their "
         f"correct class under every {where}, {wording.error(run.alpha, best.failure_probability)}."
     )
 
@@ -327,18 +327,29 @@ def settings(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[tup
     )
     rows.append(("votes", _votes(run)))
     dataset = run.summary.dataset
-    subset = dataset.get("subset")
     rows.append(
         (
             "images",
-            f"{run.images} of the test split of {run.name}"
-            + (f" (random subset, seed {dataset.get('subset_seed')})" if subset is not None else "")
+            f"{run.images} of the {run.split} split of {run.name}"
+            + _chosen(dataset)
             + (f", shard {run.summary.shard} of the certification" if run.summary.shard else ""),
         )
     )
     model = run.summary.model
     rows.append(("model", _model(model) if isinstance(model, Mapping) else str(model)))
     return rows
+
+
+def _chosen(dataset: Mapping[str, object]) -> str:
+    """Which of a split's images were certified, where not all."""
+    words = []
+    if dataset.get("skip"):
+        words.append(f"the first {dataset['skip']} left out")
+    if dataset.get("every") not in (None, 1):
+        words.append(f"one of {dataset['every']}")
+    if dataset.get("subset") is not None:
+        words.append(f"random subset, seed {dataset.get('subset_seed')}")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _model(model: Mapping[str, object]) -> str:

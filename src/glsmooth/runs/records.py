@@ -94,8 +94,8 @@ Columns = dict[str, NDArray[Any]]
 class Images:
     """Which images a run certifies.
 
-    ``names`` of all test images, in their order: one that comes or goes moves the others. ``digests``, by index, of
-    those that are certified.
+    ``names`` of all images of the split, in their order: one that comes or goes moves the others. ``digests``, by
+    index, of those that are certified.
     """
 
     names: list[str]
@@ -126,13 +126,13 @@ class Images:
         present, known = set(now.names), set(self.names)
         for index, name in enumerate(self.names):
             if name not in present:
-                return f"{name} is no longer among the test images"
+                return f"{name} is no longer among the images"
             if now.names[index : index + 1] != [name]:
                 break
             if self.digests.get(index) != now.digests.get(index):
                 return f"{name} has changed"
         added = next((name for name in now.names if name not in known), None)
-        return f"{added} is new among the test images" if added else "the test images are in another order"
+        return f"{added} is new among the images" if added else "the images are in another order"
 
 
 #: What images.json may hold.

@@ -29,7 +29,7 @@ from glsmooth.runs.files import FIGURE, RECORDS, SUMMARY
 from glsmooth.runs.own import is_own, run_files
 from glsmooth.runs.records import Columns, read_records
 from glsmooth.runs.recount import agree, recount, recount_h_min
-from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
+from glsmooth.runs.summary import SPLIT_IMAGES, Numbers, Summary, robust_accuracy
 from glsmooth.voting.draws import coin
 from glsmooth.voting.procedures import given_up
 
@@ -98,6 +98,16 @@ class Run:
     def name(self) -> str:
         """The data set's name."""
         return str(self.summary.dataset.get("name", "images"))
+
+    @property
+    def split(self) -> str:
+        """The split whose images were certified: test, val or train."""
+        return str(self.summary.dataset.get("split") or "test")
+
+    @property
+    def called(self) -> str:
+        """What its images are called."""
+        return SPLIT_IMAGES[self.split]
 
     @property
     def label(self) -> str:

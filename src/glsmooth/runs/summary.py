@@ -32,12 +32,14 @@ from glsmooth.runs.records import Columns
 from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.procedures import given_up
 
-__all__ = ["DEFAULT_SIZES", "IMAGE_SIZES", "Numbers", "Summary", "check_methods", "robust_accuracy"]
+__all__ = ["DEFAULT_SIZES", "IMAGE_SIZES", "SPLIT_IMAGES", "Numbers", "Summary", "check_methods", "robust_accuracy"]
 
 #: The size of the images of data sets that have one.
 IMAGE_SIZES = {"cifar10": (32, 32), "cifar100": (32, 32), "mnist": (28, 28), "imagenet": (224, 224)}
 #: The size that the others have where ``dataset.image_size`` is null.
 DEFAULT_SIZES = {"digits": (32, 32), "image_folder": (224, 224)}
+#: What the images of a split are called.
+SPLIT_IMAGES = {"test": "test images", "val": "validation images", "train": "training images"}
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ def write_training_curves(directory: Path) -> list[Path]:
 
 
 def _write(figure: Figure, folder: Path, name: str) -> list[Path]:
+    # It tells of every table of the fonts that go into a PDF.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     files = []
     for kind in ("png", "pdf"):
         content = io.BytesIO()
