@@ -408,7 +408,7 @@ def test_training_starts_from_the_network_of_a_checkpoint(finished, tmp_path, ca
     with pytest.raises(UserError, match=r"has a run with.*ckpt|holds a run with.*ckpt"):
         run(tmp_path / "run", *gentle[:-1])
     for mistake, words in (
-        (["model=cifar_resnet20"], r"model.name=cifar_resnet20, but ckpt holds small_cnn"),
+        (["model=cifar_resnet20"], r"does not fit"),
         ([f"model.weights={ckpt}"], r"leave out model.weights"),
         (["ckpt=nowhere.ckpt"], r"no such file|is not a file"),
     ):

@@ -25,6 +25,23 @@ def test_builtin_models(name, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters - grey_stem
 
 
+def test_a_cyclic_network_does_not_see_shifts_by_its_steps():
+    """Three halvings: a shift by 8 pixels is one of whole cells everywhere. Other shifts, and an edge, are seen."""
+    torch.manual_seed(0)
+    images = torch.rand(3, 3, 32, 32)
+    plain, cyclic = (build_model({"name": name}, 10, **COLOUR).eval() for name in ("cifar_fast", "cifar_fast_cyclic"))
+    cyclic.load_state_dict(plain.state_dict())
+    shifted = images.roll((8, -16), dims=(2, 3))
+    with torch.inference_mode():
+        assert torch.allclose(cyclic(shifted), cyclic(images), rtol=0, atol=1e-5)
+        assert not torch.allclose(cyclic(images.roll(1, dims=2)), cyclic(images), rtol=0, atol=1e-3)
+        assert not torch.allclose(plain(shifted), plain(images), rtol=0, atol=1e-3)
+    inside = slice(8, 24)  # away from the edges both compute the same
+    layers = torch.nn.Sequential(cyclic.normalize, cyclic.network.whiten, cyclic.network.groups[0])
+    others = torch.nn.Sequential(plain.normalize, plain.network.whiten, plain.network.groups[0])
+    assert torch.equal(layers(images)[..., inside, inside], others(images)[..., inside, inside])
+
+
 def test_cifar_fast_takes_its_first_layer_from_images():
     """Decorrelated patches: what comes out of the first filters has the identity as its second moments."""
     generator = torch.Generator().manual_seed(0)

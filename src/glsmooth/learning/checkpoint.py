@@ -197,21 +197,21 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a training that starts from the network of a checkpoint.
 
-    Its ``model`` becomes that network, with its canonical form where none is named, and where ``dataset`` names the
-    same images without saying where they lie, its ``root`` is the checkpoint's.
+    Its ``model`` becomes that network, with its canonical form where none is named; another named one starts from its
+    weights, if they fit. Where ``dataset`` names the same images without saying where they lie, its ``root`` is the
+    checkpoint's.
 
     Raises:
-        UserError: no such checkpoint, or a model or weights are named beside it.
+        UserError: no such checkpoint, or weights are named beside it.
     """
     base = load_checkpoint(ckpt)
     model, dataset = settings["model"], dict(settings["dataset"])
-    if model["name"] not in ("auto", base.model["name"]):
-        raise UserError(f"model.name={model['name']}, but ckpt holds {base.model['name']}; leave model out")
     if model["weights"] is not None or model["pretrained"]:
         raise UserError("ckpt and other weights to start from: leave out model.weights and model.pretrained, or ckpt")
     if dataset["root"] is None and dataset["name"] == base.dataset["name"]:
         dataset["root"] = base.dataset["root"]
-    started = {"name": base.model["name"], "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}
+    name = base.model["name"] if model["name"] == "auto" else model["name"]
+    started = {"name": name, "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}
     if model.get("canonical") is None:
         started["canonical"] = base.model.get("canonical")
     return {**settings, "dataset": dataset, "model": {**model, **started}}
