@@ -7,9 +7,11 @@ Keys and defaults are in ``DEFAULTS`` below. Runs ``glsmooth train`` and ``glsmo
 stopped at any time, and goes on with what was stopped. ``print=true`` prints alone. Two of it may share ``out`` if
 their rows differ, once the base network is trained.
 
-A row's network starts from the base network (``experiment=cifar10_base``). In the column *augmented* it is fine-tuned
-under the row's laws with the consistency loss; in the column *canonical* on images as they are, behind the canonical
-form of the row's transformation. Rows of one network and one set of votes differ in the region alone.
+Networks start from the base network (``experiment=cifar10_base``). In the column *augmented* each row has its own,
+fine-tuned under the row's laws with the consistency loss. In the column *canonical* a network is fine-tuned on images
+as they are, behind a canonical form, and serves the rows of every transformation that this form undoes: ``CANONICAL``
+says which. The column *one* has a single network, invariant to all but gamma. Rows of one network and one set of votes
+differ in the region alone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "root": None,  # of CIFAR-10: folders train/ and test/ of classes, or torchvision's files
     "out": "outputs/table",
     "rows": None,  # names of experiment=cifar10/NAME; null: all
-    "columns": ["augmented", "canonical"],
+    "columns": ["augmented", "canonical", "one"],
     "seeds": [0],  # of training and of votes
     "images": 500,
     "threads": None,  # of torch; null: torch's choice
@@ -45,9 +47,30 @@ SAME = {
     "translation_all": "translation",
     "contrast_brightness_wide": "contrast_brightness",
 }
-COLUMNS = {"augmented": [], "canonical": ["loss=plain", "model.canonical=auto"]}
+#: The rows whose networks serve others, where not their own.
+CANONICAL = {
+    "brightness": "contrast_brightness",
+    "contrast": "contrast_brightness",
+    "gamma": "gamma_contrast",
+    "translation": "contrast_brightness_translation",
+    "brightness_translation": "contrast_brightness_translation",
+    "contrast_translation": "contrast_brightness_translation",
+    "gaussian_blur_4": "gaussian_blur_16",
+}
+ONE = "translation_blur_brightness_contrast"
+#: What that form does not undo.
+NOT_ONE = "gamma", "gamma_contrast"
+#: Settings of training, chosen on validation images: what a form moves far needs larger steps, and more of them.
+STEPS = {
+    "contrast_brightness": ["optimizer.lr=0.05"],
+    "gamma_contrast": ["optimizer.lr=0.03", "optimizer.epochs=2"],
+    "gaussian_blur_16": ["optimizer.epochs=5"],
+    "translation_blur_brightness_contrast": ["optimizer.epochs=5"],
+}
 #: Votes: a network that nothing moves agrees with itself.
-VOTES = {"augmented": (100, 500), "canonical": (20, 200)}
+VOTES = {"augmented": (100, 500), "canonical": (20, 200), "one": (20, 200)}
+#: A row whose required probability needs more.
+MORE_VOTES = {"gaussian_blur_16": 1000}
 METHODS = ("neyman_pearson", "gl", "tss", "mp", "gl_printed")
 
 
@@ -57,29 +80,46 @@ def glsmooth(command: str, *arguments: str) -> None:
         sys.exit(done.returncode)
 
 
+def network_of(row: str, column: str) -> tuple[str, str]:
+    """The row and the column whose network a row has in a column."""
+    row = SAME.get(row, row)
+    if column == "augmented":
+        return row, column
+    return (ONE if column == "one" else CANONICAL.get(row, row)), "canonical"
+
+
 def place(out: Path, command: str, row: str, column: str, seed: int) -> Path:
+    column = "canonical" if row == ONE and column == "one" else column  # they are one there
     return out / command / f"{SAME.get(row, row)}-{column}-{seed}"
+
+
+def training(row: str, column: str) -> list[str]:
+    """What tells a network's training from that of the base network."""
+    model = ["model=cifar_fast_cyclic"] if "translation" in row else []
+    if column == "augmented":
+        return ["optimizer=fine_tune", *model]
+    plain = ["loss=plain", "loss.label_smoothing=0.2", "model.canonical=auto"]
+    return ["optimizer=fine_tune", *model, *plain, *STEPS.get(row, [])]
 
 
 def run(cfg: Any, row: str, column: str, seed: int) -> None:
     """Train and certify, unless that is done."""
     out = Path(cfg.out)
-    trained, certified = (place(out, command, row, column, seed) for command in ("train", "certify"))
+    network = network_of(row, column)
+    trained, certified = place(out, "train", *network, seed), place(out, "certify", row, column, seed)
     threads = [] if cfg.threads is None else [cfg.threads]
     train = [f"trainer.num_threads={n}" for n in threads]
     base = out / "base" / "best.ckpt"
     if not (out / "base" / "summary.json").is_file():
         glsmooth("train", "experiment=cifar10_base", f"dataset.root={cfg.root}", f"hydra.run.dir={out}/base", *train)
-    experiment = [
-        f"experiment=cifar10/{SAME.get(row, row)}",
-        f"dataset.root={cfg.root}",
-        f"dataset.subset={cfg.images}",
-    ]
-    start = [f"ckpt={base}", "optimizer=fine_tune", *COLUMNS[column], *cfg.train]
-    glsmooth("train", *experiment, *start, f"seed={seed}", *train, f"hydra.run.dir={trained}")
+    images = [f"dataset.root={cfg.root}", f"dataset.subset={cfg.images}"]
+    start = [f"ckpt={base}", *training(*network), *cfg.train, f"seed={seed}", *train]
+    glsmooth("train", f"experiment=cifar10/{network[0]}", *images, *start, f"hydra.run.dir={trained}")
     n0, n = VOTES[column]
+    n = MORE_VOTES.get(row, n)
     votes = [f"monte_carlo.n0={n0}", f"monte_carlo.n={n}", "bound=all", *(f"threads={n}" for n in threads)]
-    glsmooth("certify", f"ckpt={trained}/best.ckpt", *votes, f"seed={seed}", f"hydra.run.dir={certified}")
+    other = [] if network[0] == row else [f"experiment=cifar10/{row}"]
+    glsmooth("certify", f"ckpt={trained}/best.ckpt", *other, *votes, f"seed={seed}", f"hydra.run.dir={certified}")
 
 
 def cells(run: Run, row: str) -> list[str]:
@@ -105,7 +145,8 @@ def main() -> None:
         for seed in cfg.seeds:
             for row in dict.fromkeys(SAME.get(row, row) for row in rows):
                 for column in cfg.columns:
-                    run(cfg, row, column, seed)
+                    if column != "one" or row not in NOT_ONE:
+                        run(cfg, row, column, seed)
     heads = ["base", "smoothed", *(wording.METHODS[name] for name in METHODS), "passes"]
     print(f"\n| row | network | seed | {' | '.join(heads)} |")
     print("|---|---|---:|" + "---:|" * len(heads))
