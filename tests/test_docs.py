@@ -47,7 +47,7 @@ from . import pages
 from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = ("train", "advise", "certify", "bounds", "report")
 
 
@@ -55,6 +55,16 @@ def each(find, *, files=DOCUMENTS):
     """Parameters (page, what was found in it), for every finding once."""
     found = [(page, item) for page in files for item in dict.fromkeys(find(page.read_text()))]
     return pytest.mark.parametrize(("page", "item"), found, ids=[f"{page.name}: {item}"[:90] for page, item in found])
+
+
+def test_one_version():
+    """pyproject.toml, the package, the citation and the top of the changelog speak of the same."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert gs.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    first = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert first is not None
+    assert first.group(1) == version
 
 
 # Python
