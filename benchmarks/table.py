@@ -131,7 +131,7 @@ def cells(run: Run, row: str) -> list[str]:
     summary = run.summary
     shares: list[float | None] = [summary.numbers.base_accuracy, summary.numbers.smoothed_accuracy]
     for method in METHODS:
-        h = outcomes[method].required_probability  # not Outcome.certifies: the printed value certifies nothing
+        h = outcomes[method].h_min  # not Outcome.certifies: the printed value certifies nothing
         shares.append(None if h is None else float(np.mean(run.correct & (run.p_lower > h))))
     words = ["n/a" if share is None else f"{share:.3f}" for share in shares]
     return [*words, f"{summary.numbers.votes_per_image:,.0f}"]

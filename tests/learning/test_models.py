@@ -36,6 +36,10 @@ def test_a_cyclic_network_does_not_see_shifts_by_its_steps():
         assert torch.allclose(cyclic(shifted), cyclic(images), rtol=0, atol=1e-5)
         assert not torch.allclose(cyclic(images.roll(1, dims=2)), cyclic(images), rtol=0, atol=1e-3)
         assert not torch.allclose(plain(shifted), plain(images), rtol=0, atol=1e-3)
+    conv = cyclic.network.groups[0]
+    features = torch.rand(2, conv.in_channels, 5, 7)
+    wanted = torch.nn.functional.conv2d(torch.nn.functional.pad(features, (1, 1, 1, 1), mode="circular"), conv.weight)
+    assert torch.equal(conv(features), wanted)
     inside = slice(8, 24)  # away from the edges both compute the same
     layers = torch.nn.Sequential(cyclic.normalize, cyclic.network.whiten, cyclic.network.groups[0])
     others = torch.nn.Sequential(plain.normalize, plain.network.whiten, plain.network.groups[0])

@@ -116,9 +116,27 @@ class Whitening(nn.Conv2d):
         self.weight.copy_(torch.cat((filters, -filters)))
 
 
+class _CyclicConv2d(nn.Conv2d):
+    """A convolution of images whose opposite edges touch.
+
+    That of torch (``padding_mode="circular"``) loses the memory format, and half of the speed with it.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows, columns = self.padding
+        return F.conv2d(_wrapped(images, int(rows), int(rows), int(columns), int(columns)), self.weight, self.bias)
+
+
+def _wrapped(images: Tensor, above: int, below: int, left: int, right: int) -> Tensor:
+    """Images with so many rows and columns more, which are those at the opposite edge."""
+    height, width = images.shape[-2:]
+    images = torch.cat((images[..., width - left :], images, images[..., :right]), 3)
+    return torch.cat((images[:, :, height - above :], images, images[:, :, :below]), 2)
+
+
 def _convolution(inputs: int, outputs: int, cyclic: bool) -> nn.Conv2d:
     """A 3x3 convolution that hands its inputs through until it has learnt better."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False, padding_mode="circular" if cyclic else "zeros")
+    conv = (_CyclicConv2d if cyclic else nn.Conv2d)(inputs, outputs, 3, padding=1, bias=False)
     nn.init.dirac_(conv.weight[: min(inputs, outputs)])
     return conv
 
@@ -162,7 +180,7 @@ class CifarFast(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.cyclic:
-            images = F.pad(images, (0, 1, 0, 1), mode="circular")
+            images = _wrapped(images, 0, 1, 0, 1)
         features = self.groups(F.gelu(self.whiten(images))).amax(dim=(2, 3))
         logits: Tensor = self.fc(features) / _LOGIT_SCALE
         return logits
