@@ -7,11 +7,10 @@ Keys and defaults are in ``DEFAULTS`` below. Runs ``glsmooth train`` and ``glsmo
 stopped at any time, and goes on with what was stopped. ``print=true`` prints alone. Two of it may share ``out`` if
 their rows differ, once the base network is trained.
 
-Networks start from the base network (``experiment=cifar10_base``). In the column *augmented* each row has its own,
-fine-tuned under the row's laws with the consistency loss. In the column *canonical* a network is fine-tuned on images
-as they are, behind a canonical form, and serves the rows of every transformation that this form undoes: ``CANONICAL``
-says which. The column *one* has a single network, invariant to all but gamma. Rows of one network and one set of votes
-differ in the region alone.
+Networks start from the base network (``experiment=cifar10_base``). Those of the column *augmented* are fine-tuned under
+a row's laws with the consistency loss; those of *canonical* on images as they are, behind the canonical form of a row's
+transformation. A network serves the rows of fewer parameters, too: ``SERVES`` says which. The column *one* has a single
+network, invariant to all but gamma. Rows of one network and one set of votes differ in the region alone.
 """
 
 from __future__ import annotations
@@ -47,15 +46,18 @@ SAME = {
     "translation_all": "translation",
     "contrast_brightness_wide": "contrast_brightness",
 }
-#: The rows whose networks serve others, where not their own.
-CANONICAL = {
-    "brightness": "contrast_brightness",
-    "contrast": "contrast_brightness",
-    "gamma": "gamma_contrast",
-    "translation": "contrast_brightness_translation",
-    "brightness_translation": "contrast_brightness_translation",
-    "contrast_translation": "contrast_brightness_translation",
-    "gaussian_blur_4": "gaussian_blur_16",
+#: The row whose network another row has, where that is not its own.
+SERVES = {
+    "augmented": {"brightness": "contrast_brightness", "contrast": "contrast_brightness"},
+    "canonical": {
+        "brightness": "contrast_brightness",
+        "contrast": "contrast_brightness",
+        "gamma": "gamma_contrast",
+        "translation": "contrast_brightness_translation",
+        "brightness_translation": "contrast_brightness_translation",
+        "contrast_translation": "contrast_brightness_translation",
+        "gaussian_blur_4": "gaussian_blur_16",
+    },
 }
 ONE = "translation_blur_brightness_contrast"
 #: What that form does not undo.
@@ -83,9 +85,7 @@ def glsmooth(command: str, *arguments: str) -> None:
 def network_of(row: str, column: str) -> tuple[str, str]:
     """The row and the column whose network a row has in a column."""
     row = SAME.get(row, row)
-    if column == "augmented":
-        return row, column
-    return (ONE if column == "one" else CANONICAL.get(row, row)), "canonical"
+    return (ONE, "canonical") if column == "one" else (SERVES[column].get(row, row), column)
 
 
 def place(out: Path, command: str, row: str, column: str, seed: int) -> Path:
