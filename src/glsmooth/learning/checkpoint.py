@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from glsmooth.configuration.build import build_family, check_target
-from glsmooth.configuration.fields import OBJECT, RULES, check_file, choice, list_of, number, shown, text, whole
+from glsmooth.configuration.fields import (
+    CLASS_NAMES,
+    OBJECT,
+    RULES,
+    check_file,
+    choice,
+    list_of,
+    number,
+    shown,
+    text,
+    whole,
+)
 from glsmooth.configuration.identity import decisive, file_digest
 from glsmooth.configuration.untrusted import plain_values
 from glsmooth.errors import UserError
@@ -74,8 +85,17 @@ class Checkpoint:
     sha256: str
     state_dict: dict[str, Tensor]
 
-    def build_model(self) -> nn.Module:
-        """The trained base classifier, in evaluation mode, on the CPU."""
+    def build_model(self, model_target: str | None = None) -> nn.Module:
+        """The trained base classifier, in evaluation mode, on the CPU.
+
+        Args:
+            model_target: ``"my_module.function"`` where that makes the network: the file alone is not trusted with an
+                import.
+
+        Raises:
+            UserError: the checkpoint names another function; or its weights do not fit, or are not finite.
+        """
+        check_target(self.model, "the checkpoint", model_target, "model")
         # Its weights follow, so none are fetched from the hub or read from where training started.
         spec = {**self.model, "pretrained": False, "weights": None}
         height, width = self.image_size
@@ -84,8 +104,9 @@ class Checkpoint:
             "build it; use the versions that it was trained with"
         )
         # Before a network is built whose size is only a name in the file.
-        shapes = tensor_shapes(spec, len(self.classes), len(self.mean), (height, width))
-        if shapes != {name: tuple(tensor.shape) for name, tensor in self.state_dict.items()}:
+        own = spec.get("_target_") is not None  # as large as the user's own function makes it
+        shapes = {} if own else tensor_shapes(spec, len(self.classes), len(self.mean), (height, width))
+        if not own and shapes != {name: tuple(tensor.shape) for name, tensor in self.state_dict.items()}:
             raise misfit
         model = build_model(spec, len(self.classes), len(self.mean), self.mean, self.std, (height, width))
         try:
@@ -160,6 +181,7 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
     """
     base = load_checkpoint(ckpt)
     model, dataset = settings["model"], dict(settings["dataset"])
+    check_target(base.model, f"ckpt={ckpt}", model.get("_target_"), "model")
     if model["name"] not in ("auto", base.model["name"]):
         raise UserError(f"model.name={model['name']}, but ckpt holds {base.model['name']}; leave model out")
     if model["weights"] is not None or model["pretrained"]:
@@ -167,6 +189,7 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
     if dataset["root"] is None and dataset["name"] == base.dataset["name"]:
         dataset["root"] = base.dataset["root"]
     started = {"name": base.model["name"], "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}
+    started |= {key: base.model[key] for key in ("library", "_target_") if base.model.get(key) is not None}
     if model.get("canonical") is None:
         started["canonical"] = base.model.get("canonical")
     return {**settings, "dataset": dataset, "model": {**model, **started}}
@@ -188,11 +211,12 @@ _RULES = {
     **dict.fromkeys((*_GROUPS, "metrics"), OBJECT),
     "transform._target_": text("the name of a class"),
     "dataset.name": choice(*DATASETS),
+    "dataset.class_names": CLASS_NAMES.or_null(),  # no file that is there by chance
     "model.name": text("the name of a network"),
     "loss.pixel_noise": RULES["loss.pixel_noise"],
     "seed": RULES["seed"],
     "precision": choice(*PRECISIONS),
-    "classes": list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2),
+    "classes": CLASS_NAMES,
     "image_size": list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2),
     "mean": list_of(_NUMBERS, "a list of 1 or 3 numbers", "[0.5]", least=1),
     "std": list_of(number("a number above 0", within=lambda v: v > 0), "a list of 1 or 3 numbers above 0", "[0.5]"),
