@@ -206,7 +206,9 @@ class TheirNetwork(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
         n, inputs = (depth - 2) // 6, 16
         for stage, width in enumerate((16, 32, 64), start=1):
-            blocks = [TheirBlock(inputs if i == 0 else width, width, 2 if stage > 1 and i == 0 else 1) for i in range(n)]
+            blocks = [
+                TheirBlock(inputs if i == 0 else width, width, 2 if stage > 1 and i == 0 else 1) for i in range(n)
+            ]
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
             inputs = width
         self.fc = nn.Linear(64, 10)
@@ -312,7 +314,9 @@ class TestMisfits:
         [([1, 2], "it holds a list"), ({"epoch": 3}, "it holds no tensors"), ({3: torch.zeros(2)}, "no texts")],
     )
     def test_files_of_something_else(self, tmp_path, content, words):
-        assert f"not a readable state_dict ({words}" in refusal(tmp_path, content).replace("its state_dict has names that are ", "")
+        assert f"not a readable state_dict ({words}" in refusal(tmp_path, content).replace(
+            "its state_dict has names that are ", ""
+        )
 
     def test_memory_that_nobody_wrote_is_refused_wherever_it_lies(self, tmp_path):
         content = {"model": {"model": {"fc.weight": torch.zeros(1).expand(10**7)}}}

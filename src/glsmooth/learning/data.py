@@ -671,7 +671,8 @@ class _Files(NamedTuple):
 def _folders(
     spec: Mapping[str, Any], root: Path, size: tuple[int, int], channels: int, in_memory: bool
 ) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """root/{train,val,test}/<class>/… or, for image_folder, root/<class>/…; classes in alphabetical order unless one is given.
+    """root/{train,val,test}/<class>/… or, for image_folder, root/<class>/…; classes in the alphabetical order
+    unless one is given.
 
     ImageNet's val is its test split, as in the literature: its test images have no labels.
     """

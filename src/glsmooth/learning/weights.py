@@ -246,7 +246,7 @@ def _best(
     counters: set[str],
     layout: Mapping[str, str],
 ) -> _Reading:
-    """The reading under which most tensors have a place of their name and shape, then fewest none, with least change."""
+    """The reading under which most tensors have a place of their name and shape and fewest have none, with least change."""
     shapes = {name: tensor.shape for name, tensor in own.items()}
     aside = counters.union(*pairs)
     start = [_Reading({key: key for key in tensors})]
@@ -302,9 +302,7 @@ def _translated(reading: _Reading, layout: Mapping[str, str]) -> Iterator[_Readi
             yield reading._replace(names=names, changes=reading.changes + 1)
 
 
-def _refuse_misfit(
-    weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor], head: set[str]
-) -> None:
+def _refuse_misfit(weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor], head: set[str]) -> None:
     """Refuse a file unless it and the network have the same tensors: names, shapes and kinds.
 
     Raises:
