@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import time
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from glsmooth.errors import UserError
 from glsmooth.learning.data import Data
 from glsmooth.learning.models import bring, build_model, resolve_model
-from glsmooth.learning.weights import PUBLISHED
+from glsmooth.learning.weights import _AVERAGES, _PARTS, PUBLISHED
 
 SMALL = {"name": "small_cnn", "pretrained": False, "weights": None}
 GREY = {"channels": 1, "mean": (0.3,), "std": (0.2,), "image_size": (8, 8)}
@@ -317,6 +318,15 @@ class TestMisfits:
         assert f"not a readable state_dict ({words}" in refusal(tmp_path, content).replace(
             "its state_dict has names that are ", ""
         )
+
+    def test_dictionaries_that_are_shared_many_times_over(self, tmp_path):
+        """Followed one by one they would be 9^12."""
+        content = {"epoch": 3}
+        for _ in range(12):
+            content = dict.fromkeys((*_PARTS, *_AVERAGES), content)
+        start = time.monotonic()
+        assert "it holds no tensors" in refusal(tmp_path, content)
+        assert time.monotonic() - start < 2
 
     def test_memory_that_nobody_wrote_is_refused_wherever_it_lies(self, tmp_path):
         content = {"model": {"model": {"fc.weight": torch.zeros(1).expand(10**7)}}}

@@ -123,13 +123,17 @@ def _taken(content: Mapping[Any, Any]) -> tuple[dict[Any, Any], list[str], list[
     return (state if holds else {}), where, left
 
 
-def _holds_tensors(part: Any, depth: int = _DEEPEST) -> bool:
-    if not isinstance(part, dict) or depth == 0:
-        return False
-    inner = (part.get(key) for key in (*_PARTS, *_AVERAGES))
-    return any(isinstance(value, Tensor) for value in part.values()) or any(
-        _holds_tensors(value, depth - 1) for value in inner
-    )
+def _holds_tensors(part: Any) -> bool:
+    """Is it a state dictionary, or does it lead to one?"""
+    waiting, seen = [part], set()  # each once: parts that are shared many times over would unfold without end
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict) and id(part) not in seen:
+            seen.add(id(part))
+            if any(isinstance(value, Tensor) for value in part.values()):
+                return True
+            waiting += [part.get(key) for key in (*_PARTS, *_AVERAGES)]
+    return False
 
 
 def _classes(content: Mapping[Any, Any]) -> tuple[str, ...] | None:
@@ -246,7 +250,7 @@ def _best(
     counters: set[str],
     layout: Mapping[str, str],
 ) -> _Reading:
-    """The reading under which most tensors have a place of their name and shape and fewest have none, with least change."""
+    """The reading by which most tensors have a place of their name and shape, then fewest none; with least change."""
     shapes = {name: tensor.shape for name, tensor in own.items()}
     aside = counters.union(*pairs)
     start = [_Reading({key: key for key in tensors})]
