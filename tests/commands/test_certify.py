@@ -742,7 +742,7 @@ def test_a_random_network_needs_stochastic(checkpoint, tmp_path, monkeypatch):
             return self.network(images + 0.05 * torch.randn_like(images))
 
     build = Checkpoint.build_model
-    monkeypatch.setattr(Checkpoint, "build_model", lambda self: Noisy(build(self)).eval())
+    monkeypatch.setattr(Checkpoint, "build_model", lambda self, _: Noisy(build(self)).eval())
     with pytest.raises(ValueError, match=r"random in evaluation mode.*stochastic=true"):
         run(checkpoint, tmp_path, "dataset.subset=4")
     with pytest.raises(ValueError, match=r"random in evaluation mode.*stochastic=true"):
@@ -768,7 +768,7 @@ def test_a_network_that_starts_to_change_itself_leaves_no_row_from_then_on(check
             return self.network(images)
 
     build = Checkpoint.build_model
-    monkeypatch.setattr(Checkpoint, "build_model", lambda self: Drifts(build(self)).eval())
+    monkeypatch.setattr(Checkpoint, "build_model", lambda self, _: Drifts(build(self)).eval())
     monkeypatch.setattr(certification, "SECONDS_A_WRITE", 0.0)
     with pytest.raises(ValueError, match="changes itself in evaluation mode"):
         run(checkpoint, tmp_path, "dataset.subset=4")

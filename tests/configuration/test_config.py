@@ -565,6 +565,40 @@ def test_runs_without_a_canonical_form_keep_their_names(ckpt):
     assert len({identity("train", ckpt, ckpt, name) for name in [*chosen, "model.canonical=null"]} - names) == 5
 
 
+def test_runs_without_networks_of_other_kinds_keep_their_names(ckpt, tmp_path):
+    """They had none of these fields when they came."""
+    folder = ["dataset=image_folder", "dataset.root=here"]
+    new = {"model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"}
+    for arguments in (("train", *folder), ("certify", ckpt)):
+        config = plain(compose(*arguments))
+        assert {"library", "mean", "std"} <= config["model"].keys()
+        assert "class_names" in config["dataset"]
+        assert not new & decisive(config, arguments[0]).keys()
+    for name, order in (("one", "cat\nant\n"), ("same", "cat\r\nant"), ("other", "ant\ncat\n")):
+        (tmp_path / name).write_text(order)
+    files = [f"dataset.class_names={tmp_path / name}" for name in ("one", "same", "other")]
+    chosen = [
+        *(["model=torchvision"], ["model=custom", "model._target_=a.b"], ["model=custom", "model._target_=a.c"]),
+        *(["model.mean=[0.5,0.5,0.5]", "model.std=[1,1,1]"], [files[0]], [files[2]], []),
+    ]
+    assert len({identity("train", ckpt, *folder, *words) for words in chosen}) == len(chosen)
+    assert identity("train", ckpt, *folder, files[0]) == identity("train", ckpt, *folder, files[1])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["model=custom"], r"^model._target_ is missing; set model._target_=my_module.make_model"),
+        (["model.mean=0.5"], r"^model.mean=0.5 must be a list of a number a channel; .* 'model.mean=\[0.5,0.5,0.5\]'"),
+        (["model.std=[0.5,0]"], r"^model.std=\[0.5, 0\] must be a list of a number above 0"),
+        (["model.library=timn"], r"^model.library='timn' is not a choice"),
+    ],
+)
+def test_networks_of_other_kinds_that_are_not(typed, words):
+    with pytest.raises(UserError, match=words):
+        validate(compose("train", *typed), "train")
+
+
 def test_a_canonical_form_that_there_is_not():
     with pytest.raises(UserError, match=r"^model.canonical='gama' is not a choice; did you mean 'gamma'"):
         validate(compose("train", "model.canonical=gama"), "train")

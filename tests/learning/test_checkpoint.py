@@ -278,3 +278,19 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
     os.mkfifo(tmp_path / "best.ckpt")
     with pytest.raises(UserError, match="no such file"):
         load_checkpoint(tmp_path / "best.ckpt")
+
+
+def test_a_network_of_torchvision_comes_back(path):
+    spec = {"name": "squeezenet1_1", "library": "torchvision", "pretrained": False, "weights": None}
+    colour = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "image_size": [32, 32]}
+    model = build_model(spec, 10, 3, colour["mean"], colour["std"], (32, 32)).eval()
+    content = torch.load(path, weights_only=True)
+    content[KEY] |= {"model": spec, **colour}
+    content["state_dict"] = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save(content, path)
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(load_checkpoint(path).build_model()(images), model(images))
+    content[KEY]["model"] = {**spec, "name": "vit_h_14"}
+    torch.save(content, path)
+    with pytest.raises(UserError, match="its weights do not fit vit_h_14"):
+        load_checkpoint(path).build_model()

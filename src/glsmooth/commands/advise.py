@@ -137,7 +137,7 @@ def _prepare(cfg: DictConfig) -> _Job:
         stochastic=settings["stochastic"],
         speed=Speed(**{key: settings[key] for key in ("batch_size", "channels_last", "compile", "threads")}),
     )
-    model = checkpoint.build_model()
+    model = checkpoint.build_model(cfg.model.get("_target_"))
     if list(data.image_size) != list(checkpoint.image_size):
         check_takes(model, settings["model"]["name"], data.channels, data.image_size)
     return _Job(settings, checkpoint, model, data, family, region, plan, options, _device(settings))

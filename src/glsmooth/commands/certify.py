@@ -197,7 +197,7 @@ def _prepare(cfg: DictConfig) -> _Job:
         num_workers=data.num_workers,
         speed=Speed(**{key: settings[key] for key in ("batch_size", "channels_last", "compile", "threads")}),
     )
-    model = checkpoint.build_model()
+    model = checkpoint.build_model(cfg.model.get("_target_"))
     if list(data.image_size) != list(checkpoint.image_size):
         check_takes(model, settings["model"]["name"], data.channels, data.image_size)
     return _Job(
@@ -288,7 +288,7 @@ def take_votes(trainer: Trainer, module: CertificationModule, records: Records) 
         if remaining:
             if records.finished:
                 print(f"Resuming: {len(records.finished)} images are recorded already", file=sys.stderr)
-            with spawned(module.family):
+            with spawned(module.family, module.model):
                 trainer.predict(module, return_predictions=False)
             records.merge(module.indices)
         return {

@@ -28,7 +28,7 @@ from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload, starting_from
 from glsmooth.learning.data import load_dataset
-from glsmooth.learning.models import build_model, fit_first_layer, resolve_model
+from glsmooth.learning.models import bring, fit_first_layer, resolve_model
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import (
     WholeCheckpoints,
@@ -74,6 +74,8 @@ def _run(settings: dict[str, Any]) -> None:
     if settings["dataset"]["root"] is not None:
         # The checkpoint is used from other directories.
         settings["dataset"]["root"] = str(Path(settings["dataset"]["root"]).expanduser().resolve())
+    if settings["dataset"].get("class_names") is not None:
+        settings["dataset"]["class_names"] = list(data.class_names)
     settings["model"] = resolve_model(settings["model"], data.name, build_transform(settings["transform"]))
     last, best = directory / "last.ckpt", directory / "best.ckpt"
     begun = _own(last) if last.is_file() else None
@@ -97,7 +99,8 @@ def _run(settings: dict[str, Any]) -> None:
         check.require(settings["approximate"])
         if not check.passed:
             print(check, file=sys.stderr)
-    model = build_model(settings["model"], data.num_classes, data.channels, data.mean, data.std, data.image_size)
+    model, mean, std, _ = bring(settings["model"], data)
+    payload |= {"mean": list(mean), "std": list(std)}
     if begun is None and not settings["model"]["weights"]:
         fit_first_layer(model, data.train)
     module = TrainingModule(model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload)
@@ -112,7 +115,7 @@ def _run(settings: dict[str, Any]) -> None:
         print(f"trainer.precision=auto: {payload['precision']}{kept}", file=sys.stderr)
     start = time.monotonic()
     tags = [family.transform.name, data.name]
-    with session(settings, directory, "train", tags) as logged, spawned(family):
+    with session(settings, directory, "train", tags) as logged, spawned(family, model):
         if begun is None:
             log_pictures(logged, module)
         trainer = make_training(settings, directory, logged)

@@ -27,6 +27,7 @@ __all__ = [
     "build_region",
     "build_transform",
     "check_target",
+    "imported",
     "law_config",
     "with_folder",
 ]
@@ -37,28 +38,30 @@ _BUILTIN_TARGETS = frozenset(
 )
 
 
-def check_target(transform: Mapping[str, Any], source: str, typed: str | None = None) -> None:
+def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None, group: str = "transform") -> None:
     """Refuse a class that a file names, unless it is built in or the user named it, too. Imports nothing.
 
     To import a module is to run it, and a file may come from anybody.
 
     Args:
-        transform: ``{"_target_": "package.Class", argument: value, …}`` as the file has it.
+        spec: ``{"_target_": "package.Class", argument: value, …}`` as the file has it.
         source: the file, in words.
         typed: the target that the user typed on the command line, or gave in Python.
+        group: ``transform``, or ``model``, of which none is built in by such a name.
 
     Raises:
         UserError: neither.
     """
-    target = transform.get("_target_")
-    if not target or target in (*_BUILTIN_TARGETS, typed):
+    target = spec.get("_target_")
+    if not target or target in (*(_BUILTIN_TARGETS if group == "transform" else ()), typed):
         return
     name = str(target)
     if not re.fullmatch(r"\w+(\.\w+)+", name):
-        raise UserError(f"transform._target_={name!r} comes from {source} and names no class; use another file")
+        raise UserError(f"{group}._target_={name!r} comes from {source} and names no class; use another file")
+    what = "transformations" if group == "transform" else "networks"
     raise UserError(
-        f"transform._target_={name} comes from {source}; files may name built-in transformations only. If you trust "
-        f"it, type transform._target_={name}"
+        f"{group}._target_={name} comes from {source}; files may name built-in {what} only. If you trust "
+        f"it, type {group}._target_={name}"
     )
 
 
@@ -75,7 +78,7 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
             "transform._target_ is missing; set transform._target_=my_module.Shear, or transform=NAME for a "
             "built-in one"
         )
-    cls = _import(target)
+    cls = imported(target)
     if not (inspect.isclass(cls) and issubclass(cls, ResolvableTransform)):
         raise UserError(f"transform._target_={target!r} is not a subclass of glsmooth.ResolvableTransform; name one")
     arguments = {key: value for key, value in spec.items() if key != "_target_" and value is not None}
@@ -112,10 +115,18 @@ def build_canonical(name: str | None) -> ResolvableTransform | None:
     return BUILTIN[name]()
 
 
-def _import(target: str) -> Any:
+def imported(target: str, field: str = "transform._target_") -> Any:
+    """What ``"package.name"`` names, from an installed module or one of the working directory. Runs that module.
+
+    Args:
+        field: in which the user typed it.
+
+    Raises:
+        UserError: no such module, or nothing of this name in it.
+    """
     module_name, _, name = target.rpartition(".")
     if not module_name:
-        raise UserError(f"transform._target_={target!r} names no module; set transform._target_=my_module.{target}")
+        raise UserError(f"{field}={target!r} names no module; set {field}=my_module.{target}")
     try:
         with with_folder():
             module = importlib.import_module(module_name)
@@ -123,13 +134,13 @@ def _import(target: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the user's module was found; something that it imports was not
         raise UserError(
-            f"transform._target_={target!r}: there is no module {error.name!r}; "
-            f"run where {error.name}.py lies, or install it"
+            f"{field}={target!r}: there is no module {error.name!r}; run where {error.name}.py lies, or install it"
         ) from None
     if not hasattr(module, name):
-        names = [n for n, member in vars(module).items() if inspect.isclass(member) and not n.startswith("_")]
+        found = {n: member for n, member in vars(module).items() if not n.startswith("_")}
+        names = [n for n, member in found.items() if inspect.isclass(member) or inspect.isfunction(member)]
         where = f"{module_name} ({module.__file__})" if getattr(module, "__file__", None) else module_name
-        raise UserError(f"transform._target_={target!r}: no {name!r} in {where}{did_you_mean(name, names)}")
+        raise UserError(f"{field}={target!r}: no {name!r} in {where}{did_you_mean(name, names)}")
     return getattr(module, name)
 
 

@@ -21,6 +21,7 @@ from glsmooth.voting.procedures import PROCEDURES
 from glsmooth.voting.speed import AUTO
 
 __all__ = [
+    "CLASS_NAMES",
     "FLAG",
     "INTERVAL",
     "OBJECT",
@@ -160,6 +161,7 @@ _SHARE = Rule(
 )
 INTERVAL = list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
 _SIZE = list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2)
+CLASS_NAMES = list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2)
 _ANY = Rule(lambda _: True, "anything", "VALUE")
 
 #: What each field of any command may hold; ``*`` stands for one name. A field without a rule is unknown.
@@ -222,11 +224,18 @@ RULES: dict[str, Rule] = {
     "dataset.crop_padding": whole(0, 4).or_null(),
     "dataset.flip": FLAG.or_null(),
     "dataset.num_workers": whole(0, 4).or_null(),
+    "dataset.class_names": Rule(
+        lambda v: _PATH.accepts(v) or CLASS_NAMES.accepts(v), "a file of names, or a list of them", "FILE"
+    ).or_null(),
     "model.name": _TEXT.or_null(),
     "model.pretrained": FLAG.or_null(),
     "model.weights": _PATH.or_null(),
     "model.new_head": FLAG.or_null(),
     "model.canonical": choice("none", AUTO, *BUILTIN).or_null(),
+    "model.library": choice("torchvision").or_null(),
+    "model._target_": Rule(_TEXT.accepts, "the name of a function", "my_module.make_model").or_null(),
+    "model.mean": list_of(_REAL, "a list of a number a channel", "[0.5,0.5,0.5]", least=1).or_null(),
+    "model.std": list_of(_POSITIVE, "a list of a number above 0 a channel", "[0.25,0.25,0.25]", least=1).or_null(),
     "loss.copies": whole(1, 2),
     "loss.consistency": _NOT_NEGATIVE,
     "loss.entropy": _NOT_NEGATIVE,

@@ -16,7 +16,7 @@ from typing import Any
 
 from glsmooth.configuration.fields import cut, leaves, shown
 from glsmooth.configuration.settings import validate
-from glsmooth.configuration.untrusted import Limits, limits, open_file, using_limits
+from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
 from glsmooth.errors import UserError
 
 __all__ = ["decisive", "difference", "digest", "file_digest", "run_id"]
@@ -53,7 +53,8 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     """The fields that decide the result of ``command``, by dotted name, in plain values.
 
     A checkpoint counts by its bytes, wherever it lies, and so do weights from which training starts. A data set that
-    has a name counts by that name, a folder of the user's own by its path, seen from wherever.
+    has a name counts by that name, a folder of the user's own by its path, seen from wherever; an order of classes by
+    their names. What is null and was no field once is not spoken of.
     """
     ignored = [*_NEVER_DECISIVE, *_UNDECISIVE[command]]
     if settings.get("dataset", {}).get("name") not in (None, "image_folder"):
@@ -73,6 +74,11 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     # Nor do these; with ckpt, null is what that network has.
     if fields.get("model.canonical") in ((None,) if settings.get("ckpt") else (None, "none")):
         fields.pop("model.canonical", None)
+    for key in ("model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"):
+        if fields.get(key) is None:
+            fields.pop(key, None)
+    if isinstance(fields.get("dataset.class_names"), str):
+        fields["dataset.class_names"] = read_names(fields["dataset.class_names"])
     if settings.get("ckpt") is None:  # train, which need not start from one, and once could not
         fields.pop("ckpt", None)
     else:

@@ -12,6 +12,7 @@ from glsmooth.configuration import groups
 from glsmooth.configuration.build import build_canonical, build_family, build_region, build_transform, check_target
 from glsmooth.configuration.fields import RULES, check_fields
 from glsmooth.configuration.plain import plain
+from glsmooth.configuration.untrusted import read_names
 from glsmooth.errors import UserError, keyed
 from glsmooth.voting.speed import AUTO
 
@@ -101,7 +102,10 @@ def without_checkpoint(cfg: Any) -> dict[str, Any]:
     """
     transform = _said(plain(cfg)["transform"])
     defaults = {group: _defaults(group, transform) for group in ("smoothing", "region")}
-    return merge_checkpoint(cfg, {"transform": transform, **defaults})
+    settings = merge_checkpoint(cfg, {"transform": transform, **defaults})
+    if isinstance(settings["dataset"].get("class_names"), str):
+        settings["dataset"]["class_names"] = read_names(settings["dataset"]["class_names"])
+    return settings
 
 
 def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,11 +149,16 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
         dataset = _said(config["dataset"])
         if dataset.get("name", stored["dataset"]["name"]) == stored["dataset"]["name"]:
             config["dataset"] = {**stored["dataset"], **dataset}
+        if isinstance(config["dataset"].get("class_names"), str):  # what is written of it shall hold elsewhere, too
+            config["dataset"]["class_names"] = read_names(config["dataset"]["class_names"])
     if "model" in config and "model" in stored:
-        for key, absent in (("name", None), ("canonical", "none")):
+        target = config["model"].get("_target_")
+        fields = (("name", None), ("_target_", None), ("library", None), ("mean", None), ("std", None))
+        for key, absent in (*fields, ("canonical", "none")):
             said, trained = config["model"].get(key), stored["model"].get(key) or absent
             if said not in (None, trained):
                 raise UserError(f"model.{key}={said!r}, but the checkpoint holds {trained!r}; leave model out")
+        check_target(stored["model"], f"ckpt={config.get('ckpt')}", target, "model")
         config["model"] = dict(stored["model"])
     return config
 

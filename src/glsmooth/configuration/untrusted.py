@@ -10,6 +10,7 @@ import math
 import os
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,7 +21,16 @@ from typing import Any
 
 from glsmooth.errors import UserError, visible
 
-__all__ = ["Limits", "check_unpacked", "limits", "open_file", "plain_values", "read_bytes", "using_limits"]
+__all__ = [
+    "Limits",
+    "check_unpacked",
+    "limits",
+    "open_file",
+    "plain_values",
+    "read_bytes",
+    "read_names",
+    "using_limits",
+]
 
 #: What metadata need many times over: the number of their values, their nesting, the length of a text and of all.
 _VALUES, _DEPTH, _TEXT, _TEXTS = 100_000, 20, 10_000, 2_000_000
@@ -85,6 +95,26 @@ def read_bytes(path: Path) -> bytes:
     if len(content) > most * 10**6:
         raise UserError(f"{path}: larger than limits.megabytes={most}; raise that if you trust the file")
     return content
+
+
+def read_names(path: str | Path) -> list[str]:
+    """The names of the classes in a file: one a line, in UTF-8; empty lines do not count.
+
+    Raises:
+        UserError: it cannot be read, or does not hold two or more different names.
+    """
+    fix = "give a file with the name of a class folder on each line"
+    try:
+        lines = read_bytes(Path(path).expanduser()).decode("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"dataset.class_names={path}: cannot be read ({reason}); {fix}") from None
+    names = [name for line in lines if (name := line.strip())]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if len(names) < 2 or twice:
+        what = f"names {visible(twice[0][:80])} twice" if twice else f"holds {len(names)} names"
+        raise UserError(f"dataset.class_names={path}: {what}; {fix}")
+    return names
 
 
 def check_unpacked(path: Path, archive: zipfile.ZipFile) -> None:

@@ -12,11 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from glsmooth.configuration.build import build_family, check_target
-from glsmooth.configuration.fields import OBJECT, RULES, check_file, choice, list_of, number, shown, text, whole
+from glsmooth.configuration.fields import (
+    CLASS_NAMES,
+    OBJECT,
+    RULES,
+    check_file,
+    choice,
+    list_of,
+    number,
+    shown,
+    text,
+    whole,
+)
 from glsmooth.configuration.identity import decisive, file_digest
 from glsmooth.configuration.untrusted import plain_values
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.learning import models
 from glsmooth.learning.data import LARGEST_IMAGE, Data
 from glsmooth.learning.data import NAMES as DATASETS
 from glsmooth.learning.models import build_model, tensor_shapes
@@ -75,8 +87,17 @@ class Checkpoint:
     sha256: str
     state_dict: dict[str, Tensor]
 
-    def build_model(self) -> nn.Module:
-        """The trained base classifier, in evaluation mode, on the CPU."""
+    def build_model(self, model_target: str | None = None) -> nn.Module:
+        """The trained base classifier, in evaluation mode, on the CPU.
+
+        Args:
+            model_target: ``"my_module.function"`` where that makes the network: the file alone is not trusted with an
+                import.
+
+        Raises:
+            UserError: the checkpoint names another function; or its weights do not fit, or are not finite.
+        """
+        check_target(self.model, "the checkpoint", model_target, "model")
         # Its weights follow, so none are fetched from the hub or read from where training started.
         spec = {**self.model, "pretrained": False, "weights": None}
         height, width = self.image_size
@@ -85,8 +106,9 @@ class Checkpoint:
             "build it; use the versions that it was trained with"
         )
         # Before a network is built whose size is only a name in the file.
-        shapes = tensor_shapes(spec, len(self.classes), len(self.mean), (height, width))
-        if shapes != {name: tuple(tensor.shape) for name, tensor in self.state_dict.items()}:
+        own = spec.get("_target_") is not None  # as large as the user's own function makes it
+        shapes = {} if own else tensor_shapes(spec, len(self.classes), len(self.mean), (height, width))
+        if not own and shapes != {name: tuple(tensor.shape) for name, tensor in self.state_dict.items()}:
             raise misfit
         model = build_model(spec, len(self.classes), len(self.mean), self.mean, self.std, (height, width))
         try:
@@ -161,12 +183,12 @@ def bring(settings: Mapping[str, Any], data: Data) -> Checkpoint:
         UserError: weights that cannot be had or do not fit, or none.
     """
     spec = settings["model"]
-    if not spec["weights"] and not spec["pretrained"]:
+    if not (spec["weights"] or spec["pretrained"] or spec.get("_target_")):
         raise UserError(
             f"model.weights is missing: a {spec['name']} with random weights has nothing to certify; give the file of "
             "its weights, or model.pretrained=true for those of the hub"
         )
-    model = build_model(spec, data.num_classes, data.channels, data.mean, data.std, data.image_size)
+    model, mean, std, _ = models.bring(spec, data)
     state = model.state_dict()
     return Checkpoint(
         **{part: dict(settings[part]) for part in ("transform", "smoothing", "region", "dataset", "model")},
@@ -175,8 +197,8 @@ def bring(settings: Mapping[str, Any], data: Data) -> Checkpoint:
         seed=0,
         classes=list(data.class_names),
         image_size=list(data.image_size),
-        mean=list(data.mean),
-        std=list(data.std),
+        mean=list(mean),
+        std=list(std),
         precision="32-true",
         identity={},
         metrics={},
@@ -206,12 +228,17 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
     """
     base = load_checkpoint(ckpt)
     model, dataset = settings["model"], dict(settings["dataset"])
+    same = model["name"] in ("auto", base.model["name"])
+    if same:
+        check_target(base.model, f"ckpt={ckpt}", model.get("_target_"), "model")
     if model["weights"] is not None or model["pretrained"]:
         raise UserError("ckpt and other weights to start from: leave out model.weights and model.pretrained, or ckpt")
     if dataset["root"] is None and dataset["name"] == base.dataset["name"]:
         dataset["root"] = base.dataset["root"]
-    name = base.model["name"] if model["name"] == "auto" else model["name"]
+    name = base.model["name"] if same else model["name"]
     started = {"name": name, "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}
+    if same:
+        started |= {key: base.model[key] for key in ("library", "_target_") if base.model.get(key) is not None}
     if model.get("canonical") is None:
         started["canonical"] = base.model.get("canonical")
     return {**settings, "dataset": dataset, "model": {**model, **started}}
@@ -233,11 +260,12 @@ _RULES = {
     **dict.fromkeys((*_GROUPS, "metrics"), OBJECT),
     "transform._target_": text("the name of a class"),
     "dataset.name": choice(*DATASETS),
+    "dataset.class_names": CLASS_NAMES.or_null(),  # no file that is there by chance
     "model.name": text("the name of a network"),
     "loss.pixel_noise": RULES["loss.pixel_noise"],
     "seed": RULES["seed"],
     "precision": choice(*PRECISIONS),
-    "classes": list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2),
+    "classes": CLASS_NAMES,
     "image_size": list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2),
     "mean": list_of(_NUMBERS, "a list of 1 or 3 numbers", "[0.5]", least=1),
     "std": list_of(number("a number above 0", within=lambda v: v > 0), "a list of 1 or 3 numbers above 0", "[0.5]"),

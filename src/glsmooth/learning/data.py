@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from glsmooth.configuration.untrusted import limits, open_file
+from glsmooth.configuration.fields import cut, shown
+from glsmooth.configuration.untrusted import limits, open_file, read_names
 from glsmooth.errors import UserError, did_you_mean, visible
 from glsmooth.runs.summary import DEFAULT_SIZES, IMAGE_SIZES, SPLIT_IMAGES
 
@@ -548,13 +549,16 @@ def load_dataset(spec: Mapping[str, Any], in_memory: bool = True) -> Data:
         spec: ``name`` (one of :data:`NAMES`) and, where they apply, ``root`` (folder), ``download``,
             ``image_size`` ([height, width]; digits and image_folder), ``val_fraction`` and ``test_fraction``
             (held out of each class, chosen by ``split_seed``), ``crop_padding`` and ``flip`` (augmentation),
-            ``num_workers`` (decoding processes).
+            ``num_workers`` (decoding processes), ``class_names`` (the order of the classes of a folder: a file with
+            one name a line, or a list; alphabetical without).
         in_memory: decode all images of a folder at once if they fit; False for a few of them.
 
     Raises:
         UserError: an unknown name, a missing or empty root, an impossible fraction or size.
     """
-    name = spec.get("name")
+    name, order = spec.get("name"), spec.get("class_names")
+    if order is not None and name not in ("image_folder", "imagenet"):
+        raise UserError(f"class_names={shown(order)}: the classes of {name} have their order; leave it out")
     if name not in _STATS:
         raise UserError(f"name={name!r} is not a dataset{did_you_mean(str(name), NAMES)}")
     size = _image_size(name, spec.get("image_size"))
@@ -706,13 +710,15 @@ class _Files(NamedTuple):
 def _folders(
     spec: Mapping[str, Any], root: Path, size: tuple[int, int], channels: int, in_memory: bool
 ) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """root/{train,val,test}/<class>/… or, for image_folder, root/<class>/…; classes in alphabetical order.
+    """root/{train,val,test}/<class>/… or, for image_folder, root/<class>/…; classes in the alphabetical order
+    unless one is given.
 
     ImageNet's val is its test split, as in the literature: its test images have no labels.
     """
     imagenet = spec["name"] == "imagenet"
     present = {name for name in ("train", "val", "test") if (root / name).is_dir()}
     test_name = "test" if "test" in present and not imagenet else "val"
+    order = spec.get("class_names")
     # ImageNet, as in the literature: the shorter side to 256, the centre 224. Training crops 224 out of 256.
     resize = (256, 256) if imagenet else size
 
@@ -722,7 +728,7 @@ def _folders(
         return folder.in_memory() if fits and in_memory else folder
 
     if not present and spec["name"] == "image_folder":
-        class_names = _class_names(root)
+        class_names = _in_order(_class_names(root), order)
         files = _list_files(root, class_names)
         rest, test = _held_out(files.labels, "test_fraction", spec, 0.2)
         kept, held = _held_out(files.labels[rest], "val_fraction", spec, 0.1)
@@ -731,7 +737,7 @@ def _folders(
 
     if not present & {"train", test_name}:
         raise UserError(f"root={root}: has neither train/ nor {test_name}/; give the folder that holds them")
-    class_names = _class_names(root / ("train" if "train" in present else test_name))
+    class_names = _in_order(_class_names(root / ("train" if "train" in present else test_name)), order)
 
     @cache
     def listed(name: str) -> _Files:
@@ -760,6 +766,32 @@ def _class_names(folder: Path) -> tuple[str, ...]:
             "images a class, or with train/ and test/ made so"
         )
     return names
+
+
+def _in_order(folders: tuple[str, ...], order: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The class folders in the order that the user gives: a file of names, or the names.
+
+    Raises:
+        UserError: other names than the folders'.
+    """
+    if order is None:
+        return folders
+    names = read_names(order) if isinstance(order, str) else order
+    by_name = {visible(folder): folder for folder in folders}  # as checkpoints have them
+    ordered = tuple(by_name.get(visible(name), name) for name in names)
+    if sorted(ordered) != list(folders):
+        lists = (("has no folder for", set(ordered) - set(folders)), ("does not name", set(folders) - set(ordered)))
+        said = "; it ".join(
+            f"{what} {len(left)} ({', '.join(map(cut, sorted(left)[:3]))}{', …' * (len(left) > 3)})"
+            for what, left in lists
+            if left
+        )
+        source = order if isinstance(order, str) else f"[{cut(names[0])}, …]"
+        raise UserError(
+            f"dataset.class_names={source}: {said or 'names one twice'}; give the name of every class folder, one a "
+            "line, in the order of the network's outputs"
+        )
+    return ordered
 
 
 def _list_files(folder: Path, class_names: Sequence[str]) -> _Files:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
-import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from glsmooth.configuration.build import build_canonical
-from glsmooth.configuration.fields import cut
+from glsmooth.configuration.build import build_canonical, imported, with_folder
+from glsmooth.configuration.fields import shown
 from glsmooth.errors import UserError
-from glsmooth.learning.networks import BUILTIN, CifarFast, Head
-from glsmooth.learning.tensors import in_brief, read_tensors
+from glsmooth.learning.data import Data
+from glsmooth.learning.networks import BUILTIN, CifarFast, CifarResNet, Head
+from glsmooth.learning.weights import PUBLISHED, Fitted, check_classes, fit, read_weights, statistics
 from glsmooth.transforms import BUILTIN as TRANSFORMS
 from glsmooth.transforms import ResolvableTransform
 from glsmooth.voting.classifier import nonfinite
@@ -33,6 +34,11 @@ DEFAULT_MODEL = {
     "image_folder": "resnet50",
     "imagenet": "resnet50",
 }
+
+
+#: The name of a network that a function of the user's own makes.
+CUSTOM = "custom"
+TORCHVISION = "torchvision"
 
 
 class Normalize(nn.Module):
@@ -77,19 +83,21 @@ def resolve_model(
 ) -> dict[str, Any]:
     """The model configuration with ``auto`` and null replaced by what the dataset's default is.
 
-    ``pretrained: null`` means pretrained on imagenet (the paper fine-tunes), and from scratch elsewhere.
+    ``pretrained: null`` means pretrained on imagenet (the paper fine-tunes), and from scratch elsewhere. What is null
+    beside it, the result does not speak of.
     ``canonical: auto`` is the name of ``transform``, if that is built in and has a canonical form. Without one the
     result does not speak of it.
     """
     name = DEFAULT_MODEL[dataset] if spec.get("name", "auto") == "auto" else spec["name"]
     weights, pretrained = spec.get("weights"), spec.get("pretrained")
     if pretrained is None:
-        pretrained = dataset == "imagenet" and name not in BUILTIN and weights is None
+        pretrained = dataset == "imagenet" and name not in (*BUILTIN, CUSTOM) and weights is None
     resolved = {"name": name, "pretrained": pretrained, "weights": weights}
     canonical = _canonical_name(spec.get("canonical"), transform)
     return (
         resolved
         | ({"new_head": True} if spec.get("new_head") else {})
+        | {key: spec[key] for key in ("library", "_target_", "mean", "std") if spec.get(key) is not None}
         | ({} if canonical == "none" else {"canonical": canonical})
     )
 
@@ -114,6 +122,70 @@ def _same_form(one: ResolvableTransform, other: ResolvableTransform) -> bool:
     return torch.equal(one.canonical(image), other.canonical(image))
 
 
+class Brought(NamedTuple):
+    """A network to use as it is: ``mean`` and ``std`` are its normalisation's, per channel, over images in [0, 1];
+    ``notes`` say what was taken from where."""
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...]
+
+
+def bring(spec: Mapping[str, Any], data: Data) -> Brought:
+    """The network of a resolved model configuration for the images and classes of a dataset, with its own weights.
+
+    Nothing is trained. Its normalisation is, in this order: ``mean`` and ``std`` of ``spec``; that of a layer in the
+    file of weights; what Cohen et al. and Li et al. published for files of theirs, which lack it; that of timm's or
+    torchvision's configuration, for networks of theirs with weights; the dataset's statistics. Each note is logged.
+
+    Args:
+        spec: of :func:`resolve_model`; as for :func:`build_model`, and ``mean`` and ``std``.
+        data: its classes, channels, image size and statistics; no image is read.
+
+    Returns:
+        The model `N x C x H x W` in [0, 1] to logits `N x num_classes`, on the CPU, in training mode.
+
+    Raises:
+        UserError: an unknown name; weights that cannot be had, do not fit, or are of other classes; images that the
+            model does not take; an impossible normalisation.
+    """
+    given = spec.get("mean"), spec.get("std")
+    if (given[0] is None) != (given[1] is None):
+        raise UserError(f"mean={shown(given[0])} and std={shown(given[1])}: give both, or neither")
+    for key, values in zip(("mean", "std"), given, strict=True):
+        if values is not None and len(values) != data.channels:
+            raise UserError(f"{key}={shown(values)} has {len(values)} values, the images {data.channels} channels")
+    network, fitted, notes = _with_weights(spec, data.num_classes, data.channels, data.image_size, data.class_names)
+    mean, std, source = _normalisation(spec, network, fitted, data)
+    numbers = (f"[{', '.join(f'{value:.4g}' for value in values)}]" for values in (mean, std))
+    said = f"normalisation: mean {next(numbers)}, std {next(numbers)}, {source}"
+    log.info("%s", said)
+    model = _assembled(spec, network, mean, std, data.num_classes, data.image_size)
+    return Brought(model, tuple(mean), tuple(std), (*notes, said))
+
+
+def _normalisation(
+    spec: Mapping[str, Any], network: nn.Module, fitted: Fitted | None, data: Data
+) -> tuple[Sequence[float], Sequence[float], str]:
+    weights = spec.get("weights") or ""
+    if spec.get("mean") is not None:
+        return spec["mean"], spec["std"], "as given"
+    if fitted is not None:
+        found = statistics(fitted, data.channels, weights)
+        if found is not None:
+            return found[1], found[2], f"of {found[0]} in {weights}"
+        if fitted.bare and data.name in PUBLISHED:
+            source = f"which Cohen et al. and their successors have for {data.name}: {weights} is named as theirs are"
+            return *PUBLISHED[data.name], f"{source}, and they save none"
+    config = getattr(network, "pretrained_cfg", None) or {}
+    known = (spec.get("pretrained") or weights) and not spec.get("_target_")
+    if known and len(config.get("mean") or ()) == data.channels == len(config.get("std") or ()):
+        return config["mean"], config["std"], f"of {spec.get('library', 'timm')}'s configuration of {spec['name']}"
+    fix = "; if your network normalises by itself, set model.mean to zeros and model.std to ones"
+    return data.mean, data.std, f"the statistics of {data.name}{fix if spec.get('_target_') else ''}"
+
+
 def build_model(
     spec: Mapping[str, Any],
     num_classes: int,
@@ -125,29 +197,59 @@ def build_model(
     """A classifier of images in [0, 1], `N x C x H x W` to logits `N x num_classes`, normalisation included.
 
     Args:
-        spec: ``name`` (a key of :data:`glsmooth.learning.networks.BUILTIN` or any timm name),
-            ``pretrained`` (timm only: weights from the hub), ``weights`` (path of a state_dict, or null) and
+        spec: ``name`` (a key of :data:`glsmooth.learning.networks.BUILTIN`, any timm name, or any of torchvision's
+            with ``library: torchvision``; ``custom`` for what ``_target_`` makes, ``"my_module.function"``, which is
+            imported), ``pretrained`` (weights from the hub), ``weights`` (path of a state_dict, or null) and
             ``new_head`` (with either: the last layer starts afresh); ``canonical`` (the name of a built-in
             transformation, whose canonical form becomes the first layer; absent, null or ``none``: no such layer).
-        mean, std: per channel, over images in [0, 1].
+        mean, std: per channel, over images in [0, 1]; :func:`bring` finds those that belong to the weights.
 
     Raises:
         UserError: an unknown name, weights that cannot be had or do not fit, images the model does not take.
     """
-    name, weights = spec["name"], spec.get("weights")
+    network, _, _ = _with_weights(spec, num_classes, channels, image_size)
+    return _assembled(spec, network, mean, std, num_classes, image_size)
+
+
+def _assembled(
+    spec: Mapping[str, Any],
+    network: nn.Module,
+    mean: Sequence[float],
+    std: Sequence[float],
+    num_classes: int,
+    image_size: tuple[int, int],
+) -> nn.Module:
     transform = build_canonical(spec.get("canonical"))
-    network = _network(spec, num_classes, channels, image_size)
     layers: dict[str, nn.Module] = {} if transform is None else {"canonical": Canonical(transform)}
     model = nn.Sequential(OrderedDict(layers, normalize=Normalize(mean, std), network=network))
+    check_takes(model, spec["name"], len(mean), image_size, num_classes)
+    return model
+
+
+def _with_weights(
+    spec: Mapping[str, Any],
+    num_classes: int,
+    channels: int,
+    image_size: tuple[int, int],
+    classes: Collection[str] | None = None,
+) -> tuple[nn.Module, Fitted | None, list[str]]:
+    """The network with the weights that it starts from, what a file of them held, and what there is to say."""
+    build_canonical(spec.get("canonical"))  # refused before anything is read
+    network = _network(spec, num_classes, channels, image_size)
+    new_head, weights = bool(spec.get("new_head")), spec.get("weights")
+    fitted: Fitted | None = None
+    notes: list[str] = []
     if weights:
-        _load_weights(network, Path(weights).expanduser(), num_classes, bool(spec.get("new_head")))
+        fitted = _load_weights(network, Path(weights).expanduser(), num_classes, new_head, classes)
+        notes += fitted.notes
     elif spec.get("pretrained"):
-        _new_head_of_pretrained(network, name, num_classes, bool(spec.get("new_head")))
+        notes += _new_head_of_pretrained(network, spec, num_classes, new_head)
+    for note in notes:
+        log.info("%s", note)
     for layer in map(dict(network.named_modules()).get, _layers_of_head(network)):
         if type(layer) is nn.Linear:
             layer.__class__ = Head  # the same weights under the same names
-    check_takes(model, name, channels, image_size)
-    return model
+    return network, fitted, notes
 
 
 def fit_first_layer(model: nn.Module, dataset: Any) -> None:
@@ -163,8 +265,19 @@ def fit_first_layer(model: nn.Module, dataset: Any) -> None:
         layers[-1].whiten.fit(nn.Sequential(*layers[:-1])(images))
 
 
+_CUSTOM_FIX = "for a network of your own set model=custom model._target_=my_module.make_model"
+
+
 def _network(spec: Mapping[str, Any], num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:
     name, pretrained = spec["name"], bool(spec.get("pretrained"))
+    if (name == CUSTOM) != bool(spec.get("_target_")):
+        raise UserError(f"name={name} and _target_={shown(spec.get('_target_'))}: {_CUSTOM_FIX}")
+    if name == CUSTOM:
+        if pretrained:
+            raise UserError(f"pretrained=true: {name} is what your function makes; load its weights there")
+        return _custom_model(spec["_target_"], num_classes, channels)
+    if spec.get("library") == TORCHVISION:
+        return _torchvision_model(name, pretrained and not spec.get("weights"), num_classes)
     if name in BUILTIN:
         if pretrained:
             raise UserError(f"pretrained=true: {name} has no pretrained weights; use pretrained=false")
@@ -209,79 +322,133 @@ def _timm_model(name: str, pretrained: bool, num_classes: int, channels: int, im
         ) from error
 
 
-def _new_head_of_pretrained(network: Any, name: str, num_classes: int, wanted: bool) -> None:
-    """Say that the last layer of a network from the hub starts afresh; timm does it where the classes differ."""
-    theirs = network.pretrained_cfg.get("num_classes")
-    if wanted:
-        network.reset_classifier(num_classes)
-    if wanted or theirs != num_classes:
-        log.info(
-            "pretrained=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at random",
-            name,
-            theirs,
-            num_classes,
+#: They return more than logits in training, and change their images by a setting that only their weights bring.
+_OF_SEVERAL_HEADS = {"googlenet", "inception_v3"}
+
+
+def _torchvision_model(name: str, pretrained: bool, num_classes: int) -> nn.Module:
+    from torchvision import models
+
+    known = set(models.list_models(module=models)) - _OF_SEVERAL_HEADS
+    if name not in known:
+        near = difflib.get_close_matches(name, sorted(known), n=3)
+        fix = f"did you mean {' or '.join(near)}?" if near else "use a classifier of torchvision.models.list_models()"
+        raise UserError(f"name={name}: not a classifier of torchvision; {fix}")
+    if not pretrained:
+        network = models.get_model(name, weights=None, num_classes=num_classes)
+    else:
+        try:
+            network = models.get_model(name, weights="DEFAULT")
+        except Exception as error:
+            raise UserError(
+                f"pretrained=true: torchvision's weights of {name} could not be had ({_brief(error)}); "
+                "use pretrained=false or weights=FILE"
+            ) from error
+    weights = models.get_model_weights(name).DEFAULT
+    preset = weights.transforms()
+    # As timm's networks say it of themselves.
+    network.pretrained_cfg = {
+        "classifier": _layers_that_follow_classes(lambda classes: models.get_model(name, num_classes=classes)),
+        "num_classes": len(weights.meta["categories"]),
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+    }
+    return network  # type: ignore[no-any-return]
+
+
+def _layers_that_follow_classes(make: Callable[[int], nn.Module]) -> list[str]:
+    """Names of the layers whose shapes depend on the number of classes."""
+    with torch.device("meta"):
+        two, three = make(2).state_dict(), make(3).state_dict()
+    return sorted({key.rpartition(".")[0] for key in two if two[key].shape != three[key].shape})
+
+
+def _custom_model(target: str, num_classes: int, channels: int) -> nn.Module:
+    """What a function of the user's own returns, called in the working directory."""
+    field = "model._target_"
+    make = imported(target, field)
+    if isinstance(make, nn.Module) or not callable(make):
+        raise UserError(f"{field}={target}: is a {type(make).__name__}; name a function that returns the network")
+    offered = {"num_classes": num_classes, "in_chans": channels}
+    accepted = inspect.signature(make).parameters
+    needed = [
+        name
+        for name, parameter in accepted.items()
+        if name not in offered
+        and parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise UserError(
+            f"{field}={target}: needs {', '.join(needed)}, and is given num_classes and in_chans at most; name a "
+            "function that gives it the rest"
         )
+    try:
+        with with_folder():
+            network = make(**{name: value for name, value in offered.items() if name in accepted})
+    except ValueError as error:
+        raise UserError(f"{field}={target}: {_brief(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{field}={target}: returns {type(network).__name__}, not a torch.nn.Module; return the network"
+        )
+    if not hasattr(network, "pretrained_cfg"):
+        last = [
+            name
+            for name, layer in network.named_modules()
+            if isinstance(layer, nn.Linear) and layer.out_features == num_classes
+        ]
+        network.pretrained_cfg = {"classifier": last[-1:]}  # type: ignore[assignment]
+    return network
+
+
+def _new_head_of_pretrained(network: Any, spec: Mapping[str, Any], num_classes: int, wanted: bool) -> list[str]:
+    """Say that the last layer of a network from the hub starts afresh; timm does it where the classes differ."""
+    name, theirs = spec["name"], network.pretrained_cfg.get("num_classes")
+    if not wanted and theirs == num_classes:
+        return []
+    if spec.get("library") == TORCHVISION:
+        fresh = _torchvision_model(name, False, num_classes)
+        for layer in network.pretrained_cfg["classifier"]:
+            parent, _, leaf = layer.rpartition(".")
+            setattr(network.get_submodule(parent), leaf, fresh.get_submodule(layer))
+    elif wanted:
+        network.reset_classifier(num_classes)
+    return [
+        f"pretrained=true: the last layer of {name} ({theirs} classes) is left out; a new one for {num_classes} "
+        "classes starts at random"
+    ]
 
 
 def _head_of(network: nn.Module) -> set[str]:
-    """Names of the last layer's tensors: timm says which layer it is, the networks of this module call it fc."""
+    """Names of the last layer's tensors."""
     prefixes = tuple(f"{layer}." for layer in _layers_of_head(network))
     return {key for key in network.state_dict() if key.startswith(prefixes)}
 
 
 def _layers_of_head(network: nn.Module) -> list[str]:
-    layers = getattr(network, "default_cfg", {}).get("classifier", "fc")
+    """Those that give the logits: timm says which they are, the networks of this program call theirs fc."""
+    layers = getattr(network, "pretrained_cfg", {}).get("classifier", "fc")
     return [layers] if isinstance(layers, str) else list(layers)
 
 
-def _load_weights(network: nn.Module, path: Path, num_classes: int, new_head: bool) -> None:
-    """Start ``network`` from a state_dict: plain, under the key state_dict, or of this program's checkpoints.
-
-    All tensors must fit; with ``new_head`` those of the last layer are left out and start at random.
-    """
+def _load_weights(
+    network: nn.Module, path: Path, num_classes: int, new_head: bool, classes: Collection[str] | None
+) -> Fitted:
+    """Start ``network`` from a file of weights, all of which must fit but, with ``new_head``, its last layer."""
+    weights = read_weights(path)
+    if classes is not None and not new_head:
+        check_classes(weights, classes)
+    layout = network.layout_of_cohen() if isinstance(network, CifarResNet) else None
+    fitted = fit(weights, network.state_dict(), _head_of(network), num_classes, new_head, layout)
     try:
-        content = read_tensors(path)
-        content = content.get("state_dict", content)
-        state = {_bare_name(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    except Exception as error:
-        raise UserError(
-            f"weights={path}: not a readable state_dict ({in_brief(error)}); give a file of torch.save or safetensors"
-        ) from error
-    own = network.state_dict()
-    state = {key: value for key, value in state.items() if not key.startswith("normalize.")}
-    head = _head_of(network)
-    other = [key for key in sorted(head & state.keys()) if state[key].shape != own[key].shape]
-    theirs = {state[key].shape[0] for key in sorted(head & state.keys()) if state[key].ndim}
-    if new_head:
-        state = {key: value for key, value in state.items() if key not in head}
-        log.info(
-            "new_head=true: the last layer of %s (%s classes) is left out; a new one for %d classes starts at random",
-            path,
-            " and ".join(map(str, sorted(theirs))) or "no",
-            num_classes,
-        )
-    elif other and state[other[0]].ndim and theirs == {state[other[0]].shape[0]} != {num_classes}:
-        raise UserError(
-            f"weights={path}: its last layer ({other[0]}) has {state[other[0]].shape[0]} classes, the dataset "
-            f"{num_classes}; give the dataset that it was trained for, or set new_head=true to train a new last "
-            "layer from a random start"
-        )
-    missing = sorted(own.keys() - state.keys() - (head if new_head else set()))
-    unknown = sorted(state.keys() - own.keys())
-    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes in", shapes)):
-        if keys:
-            raise UserError(
-                f"weights={path}: does not fit: it {what} {len(keys)} tensors, the first {cut(keys[0])}; "
-                "use a file of the same architecture, or another model"
-            )
-    try:
-        network.load_state_dict(state, strict=False)
+        network.load_state_dict(fitted.state, strict=False)
     except RuntimeError as error:  # of a kind that cannot be converted
         raise UserError(f"weights={path}: does not fit ({_brief(error)}); use a file of the same kind") from error
     broken = nonfinite(network)
     if broken is not None:
         raise UserError(f"weights={path}: its {broken}; use a file of a whole network")
+    return fitted
 
 
 def _brief(error: Exception) -> str:
@@ -289,25 +456,32 @@ def _brief(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _bare_name(key: str) -> str:
-    """A parameter's name without the wrappers that training programs leave in front of it."""
-    return re.sub(r"^(?:(?:module|model|network)\.)+", "", key)
-
-
 @torch.no_grad()
-def check_takes(model: nn.Module, name: str, channels: int, image_size: tuple[int, int]) -> None:
-    """One blank image through the model, so that a misfit is told before the work starts.
+def check_takes(
+    model: nn.Module, name: str, channels: int, image_size: tuple[int, int], num_classes: int | None = None
+) -> None:
+    """Blank images through the model, so that a misfit is told before the work starts.
+
+    Args:
+        num_classes: of the logits, which are looked at if it is given.
 
     Raises:
-        UserError: it does not take images of these channels and this size.
+        UserError: it does not take images of these channels and this size, or gives something else than logits.
     """
     training = model.training
+    height, width = image_size
     try:
-        model.eval()(torch.zeros(1, channels, *image_size))
+        logits = model.eval()(torch.zeros(2, channels, height, width))
     except Exception as error:
-        height, width = image_size
         raise UserError(
             f"name={name}: does not take {channels}x{height}x{width} images ({_brief(error)}); "
             "use another model, or images of another size"
         ) from error
     model.train(training)
+    if num_classes is None or (isinstance(logits, Tensor) and logits.shape == (2, num_classes)):
+        return
+    found = "x".join(map(str, logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
+    raise UserError(
+        f"name={name}: gives {found} for 2 images, not the logits 2x{num_classes} of the dataset's {num_classes} "
+        "classes; use a network for as many classes"
+    )

@@ -80,6 +80,7 @@ class CifarResNet(nn.Module):
                 blocks.append(_BasicBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
+        self.blocks_a_stage = len(blocks) // 3
         self.fc = Head(64, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -88,6 +89,25 @@ class CifarResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.blocks(F.relu(self.stem(images))).mean(dim=(2, 3)))
         return logits
+
+    def layout_of_cohen(self) -> dict[str, str]:
+        """The names that this network's tensors have in the code of Cohen et al. (locuslab/smoothing,
+        code/archs/cifar_resnet.py), each with ours: the same layers, called as torchvision calls its."""
+        names = {}
+        for ours in self.state_dict():
+            parts = ours.split(".")
+            if parts[0] == "stem":
+                layer = {"0": "conv1", "1": "bn1"}[parts[1]]
+            elif parts[0] == "blocks":
+                stage, block = divmod(int(parts[1]), self.blocks_a_stage)
+                kind, place = parts[2:4]
+                number = kind.removeprefix("conv")
+                inner = f"downsample.{place}" if kind == "shortcut" else f"{('conv', 'bn')[int(place)]}{number}"
+                layer = f"layer{stage + 1}.{block}.{inner}"
+            else:
+                layer = parts[0]
+            names[f"{layer}.{parts[-1]}"] = ours
+        return names
 
 
 #: Added to the eigenvalues of patches: directions without content are not blown up.

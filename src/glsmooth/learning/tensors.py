@@ -179,18 +179,19 @@ def _is_flat(values: Any) -> bool:
 
 def _check_memory(content: Any, size: int) -> None:
     """Refuse tensors that are larger than the file they come from: repeated elements, or memory nobody wrote."""
-    total = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
-    if total > 2 * size:  # a tensor of two names is stored once
-        raise ValueError(f"its tensors have {total} bytes, the file {size}")
+    for part in _dictionaries(content):
+        tensors = [value for value in part.values() if isinstance(value, torch.Tensor)]
+        total = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if total > 2 * size:  # a tensor of two names is stored once
+            raise ValueError(f"its tensors have {total} bytes, the file {size}")
 
 
-def _tensors(content: Any) -> Iterator[torch.Tensor]:
-    """Tensors of a state dictionary, and of the one in a checkpoint."""
-    if isinstance(content, dict):
-        for value in (*content.values(), *_values(content.get("state_dict"))):
-            if isinstance(value, torch.Tensor):
-                yield value
-
-
-def _values(part: Any) -> Any:
-    return part.values() if isinstance(part, dict) else ()
+def _dictionaries(content: Any) -> Iterator[dict[Any, Any]]:
+    """A dictionary, and all those that it has inside dictionaries, each once."""
+    waiting, seen = [content], set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.values()
+            yield part

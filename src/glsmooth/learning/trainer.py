@@ -22,6 +22,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 from tqdm import tqdm
 
@@ -195,14 +196,19 @@ def progress_bar(what: str, unit: str, total: int, done: int, show: bool) -> Any
     )
 
 
+#: Where layers come from that are no user's own.
+_KNOWN = {"glsmooth", "torch", "torchvision", "timm"}
+
+
 @contextmanager
-def spawned(family: SmoothedFamily) -> Iterator[None]:
+def spawned(family: SmoothedFamily, model: nn.Module) -> Iterator[None]:
     """Let a mistake that a process of Lightning's reports be the UserError that it was there.
 
-    Such a process is sent ``family``, and imports a user's transformation where this process did.
+    Such a process is sent ``family`` and ``model``, and imports what is a user's own where this process did.
     """
+    homes = {type(part).__module__.partition(".")[0] for part in model.modules()}
     try:
-        with with_folder() if is_users(family.transform) else nullcontext():
+        with with_folder() if is_users(family.transform) or homes - _KNOWN else nullcontext():
             yield
     except ProcessRaisedException as error:
         # It arrives as the text of a traceback, whose last part is the message.

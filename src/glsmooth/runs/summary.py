@@ -11,6 +11,7 @@ from typing import Any
 from glsmooth.bounds import METHODS, Outcome
 from glsmooth.bounds.confidence import MIXTURES
 from glsmooth.configuration.fields import (
+    CLASS_NAMES,
     FLAG,
     OBJECT,
     RULES,
@@ -243,6 +244,7 @@ _RULES = {
     "model": OBJECT.or_null(),
     "dataset": OBJECT,
     "dataset.name": _TEXT.or_null(),
+    "dataset.class_names": CLASS_NAMES.or_null(),
     "monte_carlo": OBJECT,
     "monte_carlo.name": RULES["monte_carlo.name"],
     "monte_carlo.n0": _COUNT,
