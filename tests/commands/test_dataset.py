@@ -18,7 +18,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import certification
 from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.data import certification_images, load_dataset
-from glsmooth.report import page
+from glsmooth.report import page, wording
 from glsmooth.runs.run import load_run
 from glsmooth.transforms import BUILTIN
 from tests.bounds.test_own_laws import Laplace
@@ -49,7 +49,7 @@ class Wide(gs.transforms.Brightness):
     name = "wide"
 
 
-def network(seed=0, dtype=torch.float32):
+def network(seed=2, dtype=torch.float32):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)).to(dtype)
 
@@ -147,7 +147,7 @@ def test_a_run_from_data_to_report_and_to_another_region(call, elsewhere):
     h_min = gs.required_probability(family, gs.Box(**wider))
     decided = run.evaluate(gs.Box(**wider), ["neyman_pearson"])["neyman_pearson"]
     assert decided.h_min == pytest.approx(h_min, abs=1e-9)
-    assert "| 0.0" in streams.out
+    assert wording.ceil(h_min, 5) in streams.out
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(no_pictures, tmp_path, monkeypatch):

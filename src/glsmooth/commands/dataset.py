@@ -421,4 +421,4 @@ def _pairs(batch: Any, name: str = "data") -> list[tuple[Any, Any]]:
     if not isinstance(labels, Sized) or getattr(labels, "ndim", 1) != 1 or len(labels) != len(images):
         what = f"shape {tuple(labels.shape)}" if hasattr(labels, "shape") else f"a {type(labels).__name__}"
         raise UserError(f"{name}: the labels of {len(images)} images are {what}; give one class number an image")
-    return list(zip(images, labels, strict=True))
+    return list(zip(images, cast("Any", labels), strict=True))

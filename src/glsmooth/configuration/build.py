@@ -287,7 +287,8 @@ def _same(one: Any, other: Any, depth: int = 0) -> bool:
         return len(one) == len(other) and all(_same(a, b, depth + 1) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key], depth + 1) for key in one)
-    if type(one).__eq__ is object.__eq__ and hasattr(one, "__dict__"):
+    own: Any = type(one).__eq__
+    if own is object.__eq__ and hasattr(one, "__dict__"):
         return _same(vars(one), vars(other), depth + 1)
     return bool(one == other)
 

@@ -130,7 +130,8 @@ class BaseClassifier:
     def _forward(self, model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return _logits(model(images.to(self.dtype)))
+            logits: Tensor = _logits(model(images.to(self.dtype)))
+        return logits
 
     @property
     def computes_in(self) -> torch.dtype:
