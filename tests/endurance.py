@@ -43,7 +43,7 @@ from glsmooth import laws
 from glsmooth.bounds import Outcome
 from glsmooth.commands import certify, train
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Options
+from glsmooth.learning.certification import CertificationModule, Options, take_votes
 from glsmooth.learning.trainer import make_trainer
 from glsmooth.runs import files
 from glsmooth.runs.records import Records
@@ -586,7 +586,7 @@ def votes(n: int, sequential: bool, directory: Path) -> None:
     settings = {"trainer": {"accelerator": "cpu", "devices": 1}}
     trainer = make_trainer(settings, strategy="auto", logger=False, enable_checkpointing=False)
     with Records(directory, {"n": n}, module.columns) as records:
-        done = certify.take_votes(trainer, module, records)
+        done = take_votes(trainer, module, records)
     assert sequential or done["evaluations"] > n
     status = Path("/proc/self/status").read_text()
     print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)

@@ -71,7 +71,8 @@ def test_one_version():
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
-def test_python_runs_and_has_the_values_that_comments_state(page):
+def test_python_runs_and_has_the_values_that_comments_state(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # runs are written to where one is
     pages.run_python(page.read_text(), page.name)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from glsmooth import bounds, transforms
     from glsmooth.bounds import NotApplicable, required_probability, tradeoff
+    from glsmooth.commands.dataset import certify_dataset
     from glsmooth.family.regions import Ball, Box, Points
     from glsmooth.family.resolvability import check_transform
     from glsmooth.family.smoothed import SmoothedFamily
@@ -44,6 +45,7 @@ __all__ = [
     "Uniform",
     "UniformCyclic",
     "bounds",
+    "certify_dataset",
     "check_transform",
     "figures",
     "required_probability",
@@ -54,6 +56,7 @@ __all__ = [
 #: Where the names above come from when they are first used: torch, which they bring, takes seconds.
 _HOMES = {
     "bounds": ("NotApplicable", "required_probability", "tradeoff"),
+    "commands.dataset": ("certify_dataset",),
     "family.regions": ("Ball", "Box", "Points"),
     "family.resolvability": ("check_transform",),
     "family.smoothed": ("SmoothedFamily",),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glsmooth.bounds import Outcome, certifies_runner_up, certify_region
@@ -19,6 +21,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine, check_random
 from glsmooth.voting.finite import FiniteLaw
+from glsmooth.voting.images import as_image, check_image, gather
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
 from glsmooth.voting.speed import AUTO, Auto, Speed
 from glsmooth.voting.tuning import choose_speed
@@ -112,35 +115,26 @@ class Certificate:
     coin: float | None = None
 
 
-def check_image(image: Tensor, name: str) -> None:
-    """Raise a ValueError unless ``image`` is a finite floating (C, H, W) tensor with values in [0, 1]."""
-    if not isinstance(image, Tensor):
-        raise UserError(f"{name} is a {type(image).__name__}; give a torch.Tensor of shape (C, H, W)")
-    if image.ndim != 3 or 0 in image.shape:
-        raise UserError(
-            f"{name} has shape {tuple(image.shape)}; give one image of shape (C, H, W), or use certify_many for a batch"
-        )
-    if not image.is_floating_point():
-        raise UserError(f"{name} has dtype {image.dtype}; convert it to floats in [0, 1] (image.float() / 255)")
-    if not bool(torch.isfinite(image).all()):
-        raise UserError(f"{name} has non-finite pixels; replace NaN and infinity before certifying")
-    low, high = float(image.min()), float(image.max())
-    if low < 0 or high > 1:
-        raise UserError(
-            f"{name} has values in [{low:g}, {high:g}]; give pixels in [0, 1] and keep normalisation inside the model"
-        )
-
-
 # Settings that were chosen for one call are chosen again for one that draws so many times more.
 _LONGER = 4
+# Images on which a transformation of the user's own is tried.
+_TRIED = 8
+
+#: An image, or a batch.
+Image = Tensor | NDArray[Any]
 
 
 class SmoothedClassifier:
     """h(x) = argmax_c P_{α~P}[ f(φ(x, α)) = c ] for a base classifier f.
 
+    Images come as numpy arrays or as tensors on any device, of any floating dtype; they are transformed in float32 and
+    handed to the network in the network's dtype (see :class:`glsmooth.voting.classifier.BaseClassifier`), so networks
+    in float16, bfloat16 and float64 need nothing else.
+
     Args:
-        model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes); normalisation
-            belongs inside it. Each call puts it in evaluation mode and gives every submodule its own mode back.
+        model: base classifier, (N, C, H, W) images in [0, 1] -> logits (N, num_classes). Normalisation, resizing and
+            whatever else it needs belong inside it: transformations act on the images that are given. Each call puts
+            it in evaluation mode and gives every submodule its own mode back.
         family: transformation and smoothing laws. On a torus (``image_size`` given) images must have that
             size.
         num_classes: number of classes, at least 2.
@@ -170,11 +164,12 @@ class SmoothedClassifier:
         self.num_classes = num_classes
         #: How votes are taken; what is AUTO is chosen at the first call.
         self.speed = Speed(batch_size, channels_last=channels_last, compile=compile, threads=threads)
-        self._asked, self._chosen_for = self.speed, 0.0
+        #: The same as it was asked for.
+        self.asked, self._chosen_for = self.speed, 0.0
         self.classifier = BaseClassifier(model, num_classes, device=device, precision=precision, stochastic=stochastic)
 
-    def predict(self, x: Tensor, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
-        """The smoothed classifier's class at ``x`` (C, H, W), or ABSTAIN (-1).
+    def predict(self, x: Image, n: int = 1000, alpha: float = 1e-3, seed: int = 0, index: int = 0) -> int:
+        """The smoothed classifier's class at ``x``, an array or tensor (C, H, W), or ABSTAIN (-1).
 
         Except with probability at most ``alpha`` over the ``n`` draws, the returned class is the one that the
         smoothed classifier predicts (Cohen et al. 2019, PREDICT): a two-sided binomial test of the two
@@ -182,7 +177,7 @@ class SmoothedClassifier:
         """
         from scipy.stats import binomtest  # late, as all of scipy.stats: it takes half a second
 
-        check_image(x, "x")
+        x = as_image(x, "x")
         # The selection draws are all that is needed; the one counting draw is not used.
         (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed, [x]).run([(index, x)])
         second, first = sorted(tally.selection.tolist())[-2:]
@@ -192,7 +187,7 @@ class SmoothedClassifier:
 
     def certify(
         self,
-        x: Tensor,
+        x: Image,
         region: Region,
         n0: int = 200,
         n: int = 1000,
@@ -213,7 +208,7 @@ class SmoothedClassifier:
         predicts ``prediction`` on φ(x, β) for every β in ``region``.
 
         Args:
-            x: image (C, H, W) with values in [0, 1].
+            x: image (C, H, W) with values in [0, 1], a numpy array or a tensor of floats.
             region: Box, Ball or Points of parameters; those left out stay at the identity.
             n0: draws that select the class.
             n: fresh draws that count it.
@@ -242,13 +237,25 @@ class SmoothedClassifier:
             NotApplicable: ``method`` says nothing about this family.
         """
         (result,) = self.certify_many(
-            [x], region, n0, n, alpha, seed, method, sequential, [index], runner_up, exhaustive, approximate, randomised
+            [as_image(x, "x")],
+            region,
+            n0,
+            n,
+            alpha,
+            seed,
+            method,
+            sequential,
+            [index],
+            runner_up,
+            exhaustive,
+            approximate,
+            randomised,
         )
         return result
 
     def certify_many(
         self,
-        images: Tensor | Iterable[Tensor],
+        images: Image | Iterable[Any],
         region: Region,
         n0: int = 200,
         n: int = 1000,
@@ -262,17 +269,20 @@ class SmoothedClassifier:
         approximate: bool = False,
         randomised: bool = False,
     ) -> list[Certificate]:
-        """:meth:`certify` for each of ``images`` (B, C, H, W), or an iterable of (C, H, W), sharing full
-        batches.
+        """:meth:`certify` for each of ``images``, sharing full batches.
 
-        The guarantee is for each image separately. ``indices`` defaults to 0, 1, …
+        The guarantee is for each image separately.
+
+        Args:
+            images: an array or tensor (B, C, H, W), or a data set, a DataLoader or any iterable of images (C, H, W),
+                of batches of them, or of tuples (images, labels). Labels are ignored: a certificate does not know
+                them. All images are held in memory; :func:`glsmooth.certify_dataset` reads them as it goes.
+            indices: the images' numbers, by default 0, 1, …
         """
-        images = list(images)
+        images = gather(images)
         indices = range(len(images)) if indices is None else [int(i) for i in indices]
         if len(indices) != len(images) or len(set(indices)) != len(images):
             raise UserError(f"indices={list(indices)}: give each of the {len(images)} images its own index")
-        for i, image in enumerate(images):
-            check_image(image, "x" if len(images) == 1 else f"images[{i}]")
         if exhaustive and (sequential or runner_up):
             raise UserError(
                 f"exhaustive=True goes with sequential=False and runner_up=False, not with sequential={sequential} "
@@ -292,7 +302,7 @@ class SmoothedClassifier:
         procedure: Procedure = FixedSample(n0, n, alpha, randomised=randomised)
         law = FiniteLaw.of(self.family) if exhaustive else None
         self.family.check_region(region)
-        check = check_family(self.family, region, images) if images else None
+        check = check_family(self.family, region, [image.cpu() for image in images[:_TRIED]]) if images else None
         if check is not None:
             check.require(approximate)
         outcome = certify_region(self.family, region, method)
@@ -333,8 +343,8 @@ class SmoothedClassifier:
         draws = len(images) * procedure.draws_range()[1]
         # What was chosen for a short call, maybe in haste, is not for a long one.
         if draws > self._chosen_for:
-            chosen = choose_speed(self._asked, self.classifier, self.family, procedure, images[0], len(images))
-            self.speed = self._asked.filled(chosen.speed)
+            chosen = choose_speed(self.asked, self.classifier, self.family, procedure, images[0], len(images))
+            self.speed = self.asked.filled(chosen.speed)
             self._chosen_for = math.inf if chosen.complete else _LONGER * draws
         return VoteEngine(
             self.classifier,
@@ -343,7 +353,7 @@ class SmoothedClassifier:
             seed=seed,
             batch_size=int(self.speed.batch_size),
             images=len(images),
-            on_smaller=self._smaller if self._asked.batch_size == AUTO else None,
+            on_smaller=self._smaller if self.asked.batch_size == AUTO else None,
         )
 
     def _smaller(self, batch_size: int) -> None:

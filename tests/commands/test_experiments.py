@@ -255,7 +255,7 @@ def words_alone(monkeypatch):
         write_text(directory / "table.md", tables.run_table(run, run.region, run.outcomes))
 
     monkeypatch.setattr(certify, "write_report", report)
-    monkeypatch.setattr(certify, "_save_draws", lambda *_: None)
+    monkeypatch.setattr(certify, "save_draws", lambda *_: None)
 
 
 def run(command, directory: Path, *overrides):

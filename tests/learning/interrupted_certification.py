@@ -24,10 +24,9 @@ from torch.utils.data import Dataset
 
 from glsmooth import laws
 from glsmooth.bounds import Outcome
-from glsmooth.commands.certify import take_votes
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import certification
-from glsmooth.learning.certification import CertificationModule, Options
+from glsmooth.learning.certification import CertificationModule, Options, take_votes
 from glsmooth.learning.trainer import quieten_lightning
 from glsmooth.runs.records import Records
 from glsmooth.transforms import ContrastBrightness, Translation

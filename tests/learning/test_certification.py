@@ -12,9 +12,8 @@ from lightning.pytorch import Trainer
 
 from glsmooth import laws
 from glsmooth.bounds import Outcome
-from glsmooth.commands.certify import take_votes
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Options
+from glsmooth.learning.certification import CertificationModule, Options, take_votes
 from glsmooth.runs import records
 from glsmooth.smoothing import Verdict
 from glsmooth.transforms import Brightness

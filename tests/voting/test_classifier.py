@@ -60,10 +60,12 @@ def test_modes_come_back_after_an_error(family):
     assert model.training
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 8)])
-def test_images_that_the_network_does_not_take(family, shape):
-    words = r"fails for images of shape \({}, {}, {}\), in a batch of 16 \(RuntimeError: .*\); give images of"
-    with pytest.raises(UserError, match=words.format(*shape)):
+@pytest.mark.parametrize(
+    ("shape", "fix"), [((1, 8, 8), "its first convolution takes 3 channels"), ((3, 9, 8), "give images of the size")]
+)
+def test_images_that_the_network_does_not_take(family, shape, fix):
+    words = r"fails for images of shape \({}, {}, {}\), in a batch of 16 \(RuntimeError: .*\); {}"
+    with pytest.raises(UserError, match=words.format(*shape, fix)):
         smoothed(network(), family).certify(torch.rand(shape), REGION)
 
 

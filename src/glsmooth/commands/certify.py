@@ -6,14 +6,11 @@ from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
 
 # isort: split
 import os
-import platform
 import shlex
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,44 +30,40 @@ from glsmooth.configuration.build import build_family, build_region, build_trans
 from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.settings import merge_checkpoint, without_checkpoint
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box
-from glsmooth.family.resolvability import check_family, why_approximate
+from glsmooth.family.resolvability import why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.learning.certification import CertificationModule, Options, clear, read_evaluations
+from glsmooth.learning.certification import (
+    CertificationModule,
+    Options,
+    save_draws,
+    summarise,
+    take_votes,
+    try_transformation,
+)
 from glsmooth.learning.checkpoint import Checkpoint, bring, load_checkpoint
 from glsmooth.learning.data import Data, digests, images_asked, load_dataset, positions, share
 from glsmooth.learning.models import check_takes, resolve_model
-from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import (
     accelerator,
-    device_name,
     is_first_process,
     make_trainer,
     quieten_lightning,
-    spawned,
     started_with_others,
 )
 from glsmooth.learning.wandb_log import session
 from glsmooth.report.page import Drawn, write_report
 from glsmooth.report.wandb_log import log_results
-from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import RECORDS, write_config
 from glsmooth.runs.own import is_own, remember, run_files
-from glsmooth.runs.records import Columns, Images, Records, read_records
+from glsmooth.runs.records import Images, Records
 from glsmooth.runs.shards import parse
-from glsmooth.runs.speed import read_speed
-from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
+from glsmooth.runs.summary import Summary
 from glsmooth.voting.classifier import can_compile
-from glsmooth.voting.engine import VoteEngine, check_random
+from glsmooth.voting.engine import check_random
 from glsmooth.voting.procedures import Procedure, build_procedure
 from glsmooth.voting.speed import Speed
 
-__all__ = ["check_dataset", "check_root", "main", "meant_precision", "run", "stored_dataset", "take_votes"]
-
-#: Transformed copies in the picture of what was done to one image.
-_FIGURE_COPIES = 8
-#: Images on which a transformation of the user's own is tried.
-_TRIED = 8
+__all__ = ["check_dataset", "check_root", "main", "meant_precision", "run", "stored_dataset"]
 
 
 @dataclass(frozen=True)
@@ -148,10 +141,9 @@ def run(cfg: DictConfig) -> None:
         if settings["ckpt"] is not None:
             logged.checkpoint(Path(settings["ckpt"]).expanduser(), job.checkpoint, made=False)
         invocation = take_votes(trainer, module, held)
-        records = read_records(directory)
-        summary = _summary(job, records, invocation, trainer)
+        summary = _summary(job, module, invocation, trainer)
         write_config(directory, settings)
-        _save_draws(job, records)
+        save_draws(module, job.classes, torch.device("cpu"))
         summary.write(directory)
         remember(run_files(directory))
         drawn = Drawn()
@@ -180,7 +172,7 @@ def _prepare(cfg: DictConfig) -> _Job:
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
     region = build_region(settings["region"], family.transform)
     family.check_region(region)
-    approximate = _check_transformation(family, region, images, settings["approximate"])
+    approximate = try_transformation(family, region, images, settings["approximate"])
     outcomes = evaluate(family, region, settings["bound"]["methods"])
     procedure = build_procedure({**settings["monte_carlo"], "mixture": MIXTURE}, outcomes, family)
     if approximate is not None:
@@ -265,108 +257,19 @@ def check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
     )
 
 
-def take_votes(trainer: Trainer, module: CertificationModule, records: Records) -> dict[str, Any]:
-    """Bring the records to the end: an interrupted run goes on.
-
-    Args:
-        trainer: says on which devices.
-        module: says what to do.
-        records: of the module's directory.
-
-    Returns:
-        What this invocation did: ``images``, ``seconds``, and network ``evaluations``, padding included.
-    """
-    try:
-        remaining, strange = set(module.indices) - records.finished, records.finished - set(module.indices)
-        if strange:
-            raise UserError(
-                f"{module.directory}: its records hold image {min(strange)}, which is not one of this run's: the data "
-                "set has changed; choose another hydra.run.dir, or remove that directory"
-            )
-        start = time.monotonic()
-        clear(module.directory)
-        if remaining:
-            if records.finished:
-                print(f"Resuming: {len(records.finished)} images are recorded already", file=sys.stderr)
-            with spawned(module.family, module.model):
-                trainer.predict(module, return_predictions=False)
-            records.merge(module.indices)
-        return {
-            "images": len(remaining),
-            "seconds": time.monotonic() - start,
-            "evaluations": read_evaluations(module.directory),
-        }
-    except Stopped as stop:
-        records.merge()  # what several processes had written
-        stop.progress = f"after {len(records.finished)} of {len(module.indices)} images"
-        raise
-
-
-def _check_transformation(
-    family: SmoothedFamily, region: Box, images: Dataset[Any], permitted: bool
-) -> dict[str, Any] | None:
-    """Try a user's transformation on some of the images: what is refused stops here, before any vote.
-
-    Returns:
-        Where ``permitted`` (by ``approximate=true``), for one that fails: the residual and where it was found, as
-        plain values. Else None.
-    """
-    count = min(_TRIED, len(images))  # type: ignore[arg-type]
-    check = check_family(family, region, [images[i][0] for i in range(count)])
-    if check is None:
-        return None
-    check.require(permitted)
-    if check.passed:
-        return None
-    print(check, file=sys.stderr)
-    return check.found
-
-
-def _summary(job: _Job, records: Columns, invocation: dict[str, Any], trainer: Trainer) -> Summary:
-    settings, monte_carlo = job.settings, job.procedure.describe()
-    speed = read_speed(job.directory)
-    return Summary(
-        transform=settings["transform"],
-        smoothing=settings["smoothing"],
-        region=settings["region"],
-        dataset=settings["dataset"],
-        model=settings["model"],
-        monte_carlo=monte_carlo,
-        outcomes=job.outcomes,
-        robust_accuracy={method: robust_accuracy(records, outcome) for method, outcome in job.outcomes.items()},
-        numbers=Numbers.of(records, most=monte_carlo["n"]),
-        image_size=job.family.image_size,
-        pixel_noise=job.family.pixel_noise,
+def _summary(job: _Job, module: CertificationModule, invocation: dict[str, Any], trainer: Trainer) -> Summary:
+    settings = job.settings
+    return summarise(
+        module,
+        invocation,
+        trainer.strategy.root_device,
+        trainer.world_size,
+        **{group: settings[group] for group in ("transform", "smoothing", "region", "dataset", "model", "shard")},
         approximate=job.approximate,
-        stochastic=settings["stochastic"],
         classes=list(job.classes),
         checkpoint={"path": job.source, "sha256": job.checkpoint.sha256},
         training=job.checkpoint.identity,
-        seed=settings["seed"],
-        shard=settings["shard"],
-        precision=settings["precision"],
-        speed=None if speed is None else asdict(speed),
-        seconds_per_image=invocation["seconds"] / invocation["images"] if invocation["images"] else None,
-        invocation=invocation,
-        hardware={"device": device_name(trainer.strategy.root_device), "devices": trainer.world_size},
-        versions={name: version(name) for name in ("glsmooth", "torch", "lightning", "numpy", "scipy")}
-        | {"python": platform.python_version()},
     )
-
-
-def _save_draws(job: _Job, records: Columns) -> None:
-    """Keep the first counting draws of one image, the first that is certified and correct if there is one."""
-    shows = records["prediction"] == records["label"]
-    certified = [column != 0 for name, column in records.items() if name.startswith("certified_")]
-    if certified:
-        shows &= sum(certified[1:], certified[0])
-    index = int(records["index"][shows.argmax()])
-    image = job.images[job.indices.index(index)][0]
-    classifier = job.options.classifier(job.model, len(job.classes), torch.device("cpu"))
-    engine = VoteEngine(classifier, job.family, job.procedure, seed=job.options.seed, batch_size=_FIGURE_COPIES)
-    with engine.classifier.ready(image):
-        theta, transformed, votes = engine.replay(index, image, _FIGURE_COPIES)
-    Draws(index, image.numpy(), transformed.numpy(), theta.numpy(), votes.numpy()).save(job.directory, job.classes)
 
 
 def check_dataset(data: Data, checkpoint: Checkpoint) -> None:

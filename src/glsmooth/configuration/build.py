@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
+
 from glsmooth.configuration.fields import cut, shown
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, did_you_mean, keyed
@@ -20,6 +23,7 @@ from glsmooth.laws import LAWS, Law
 from glsmooth.transforms import BUILTIN, ResolvableTransform
 
 __all__ = [
+    "ONLY_IN_PYTHON",
     "build_canonical",
     "build_family",
     "build_law",
@@ -27,10 +31,18 @@ __all__ = [
     "build_region",
     "build_transform",
     "check_target",
+    "family_config",
     "imported",
     "law_config",
     "with_folder",
 ]
+
+#: How a name ends of what a file cannot say how to build.
+ONLY_IN_PYTHON = " (only in Python)"
+_IN_PYTHON = (
+    "was made in Python, and no file can say how; in Python, glsmooth.report.page.write_report(DIR, family=FAMILY) "
+    "writes the report"
+)
 
 #: By these names files may ask for a class of ours; no other is imported because a file says so.
 _BUILTIN_TARGETS = frozenset(
@@ -53,6 +65,8 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
         UserError: neither.
     """
     target = spec.get("_target_")
+    if str(target).endswith(ONLY_IN_PYTHON):
+        raise UserError(f"{group}._target_: {shown(target)} {_IN_PYTHON}")
     if not target or target in (*(_BUILTIN_TARGETS if group == "transform" else ()), typed):
         return
     name = str(target)
@@ -229,6 +243,67 @@ def _under(group: str, transform: ResolvableTransform) -> dict[str, str]:
     return {name: f"{group}.{name}" for name in transform.parameters}
 
 
+def family_config(family: SmoothedFamily) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Transformation and smoothing laws of a family as :func:`build_family` takes them.
+
+    What it could not make again exactly is named for readers only, with :data:`ONLY_IN_PYTHON` at the end: a law or a
+    transformation that is defined in a notebook, a script or a function, or that was made of more than plain values.
+    """
+    smoothing = {
+        name: law_config(law) if type(law) in LAWS.values() else {"law": f"{law!r}{ONLY_IN_PYTHON}"}
+        for name, law in family.laws.items()
+    }
+    transform = family.transform
+    cls = type(transform)
+    builtin = BUILTIN.get(transform.name) is cls
+    spec = {"_target_": f"{'glsmooth.transforms' if builtin else cls.__module__}.{cls.__qualname__}"}
+    spec |= {name: _argument(transform, name) for name in inspect.signature(cls).parameters}
+    if not _is_made_by(spec, transform):
+        spec = {"_target_": f"{cls.__qualname__}{ONLY_IN_PYTHON}"}
+    return spec, smoothing
+
+
+def _argument(transform: ResolvableTransform, name: str) -> Any:
+    """The argument that a transformation, or a part of it, keeps by its name; None where there is none."""
+    for part in (transform, *getattr(transform, "parts", ())):
+        value = vars(part).get(name)
+        if isinstance(value, str | int | float):
+            return value
+    return None
+
+
+def _is_made_by(spec: Mapping[str, Any], transform: ResolvableTransform) -> bool:
+    """Does a configuration's text give a transformation that is this one in every attribute?"""
+    if not re.fullmatch(r"\w+(\.\w+)+", spec["_target_"]) or spec["_target_"].startswith("__main__."):
+        return False
+    try:
+        again = build_transform(spec)
+        again.seal()
+    except Exception:  # a user's class may raise anything
+        return False
+    return _same(again, transform)
+
+
+def _same(one: Any, other: Any, depth: int = 0) -> bool:
+    """Are these equal in all that they hold? Where that cannot be seen, they are not."""
+    if one is other:
+        return True
+    if type(one) is not type(other) or depth > 10:
+        return False
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(_same(a, b, depth + 1) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key], depth + 1) for key in one)
+    own: Any = type(one).__eq__
+    if own is object.__eq__ and hasattr(one, "__dict__"):
+        return _same(vars(one), vars(other), depth + 1)
+    return bool(one == other)
+
+
 def law_config(law: Law) -> dict[str, Any]:
     """The plain dictionary ``{"law": name, field: value, …}`` of a law, as configurations and records hold it."""
     return {"law": type(law).__name__, **law.values}
@@ -245,6 +320,8 @@ def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
         UserError: unknown law, missing, leftover or impossible field; the message names it and the fix.
     """
     name = config.get("law")
+    if str(name).endswith(ONLY_IN_PYTHON):
+        raise UserError(f"{field}.law: {shown(name)} {_IN_PYTHON}")
     if name not in LAWS:
         raise UserError(f"{field}.law={name!r} is not a law{did_you_mean(str(name), LAWS)}")
     law = LAWS[name]

@@ -137,14 +137,13 @@ class Whitening(nn.Conv2d):
 
 
 class _CyclicConv2d(nn.Conv2d):
-    """A convolution of images whose opposite edges touch.
+    """A 3x3 convolution of images whose opposite edges touch.
 
     That of torch (``padding_mode="circular"``) loses the memory format, and half of the speed with it.
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        rows, columns = self.padding
-        return F.conv2d(_wrapped(images, int(rows), int(rows), int(columns), int(columns)), self.weight, self.bias)
+        return F.conv2d(_wrapped(images, 1, 1, 1, 1), self.weight, self.bias)
 
 
 def _wrapped(images: Tensor, above: int, below: int, left: int, right: int) -> Tensor:

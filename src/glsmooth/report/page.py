@@ -57,13 +57,14 @@ def write_report(
     family: SmoothedFamily | None = None,
     dataset_root: str | None = None,
     drawn: Drawn | None = None,
+    test_images: Callable[[int], NDArray[np.floating]] | None = None,
 ) -> Path:
     """Write table.md, report.html and the pictures of a finished certify run into its directory.
 
     Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
 
     Args:
-        transform_target, family, dataset_root: as :func:`glsmooth.runs.run.load_run` has them.
+        transform_target, family, dataset_root, test_images: as :func:`glsmooth.runs.run.load_run` has them.
         drawn: takes what the report shows.
 
     Returns:
@@ -73,7 +74,9 @@ def write_report(
         UserError: the directory, a file or a value in it is missing, unreadable or of another run; a transformation
             that is neither built in nor ``transform_target``.
     """
-    run = load_run(run_dir, transform_target=transform_target, family=family, dataset_root=dataset_root)
+    run = load_run(
+        run_dir, transform_target=transform_target, family=family, dataset_root=dataset_root, test_images=test_images
+    )
     return write_run_report(run, run.path, run.region, run.outcomes, drawn=drawn)
 
 
@@ -377,8 +380,13 @@ def _gallery(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Pictu
 
 def _split_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
     """The split's images by index; None where they are not on this machine, or not for a stranger's file to name."""
-    from glsmooth.learning.data import load_dataset
+    from glsmooth.learning.data import NAMES, load_dataset
 
+    if run.test_images is not None:
+        return run.test_images
+    if run.summary.dataset.get("name") not in (None, *NAMES):
+        log.info("report: no gallery, %s are images that were given in Python", run.name)
+        return None
     dataset = run.readable_dataset
     if dataset is None:
         log.warning(

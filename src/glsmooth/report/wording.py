@@ -7,6 +7,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from glsmooth.bounds import METHODS as BOUNDS
 from glsmooth.bounds import Outcome
+from glsmooth.configuration.build import ONLY_IN_PYTHON
 
 # parameter -> (name in a sentence, unit as an axis label shows it)
 PARAMETERS: dict[str, tuple[str, str]] = {
@@ -102,7 +103,9 @@ def law(settings: Mapping[str, object]) -> str:
         for key, value in settings.items()
         if key != "law" and isinstance(value, (int, float))
     ]
-    return f"{settings['law']}({', '.join(values)})"
+    name = str(settings["law"])
+    # A law that only Python knows is named with its numbers.
+    return name.removesuffix(ONLY_IN_PYTHON) if name.endswith(ONLY_IN_PYTHON) else f"{name}({', '.join(values)})"
 
 
 def point(values: Mapping[str, float]) -> str:

@@ -6,7 +6,7 @@ nor network. So any region and any method can be decided from the records withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +47,7 @@ class Run:
         transform_target: ``"package.Class"`` of a user's own transformation, which may be imported.
         known_family: the run's family where it was built before. Bounds are cached by it.
         dataset_root: folder of the images, where the user named it.
+        test_images: gives the image (C, H, W) of an index, where the caller has them.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Run:
     transform_target: str | None = None
     known_family: SmoothedFamily | None = None
     dataset_root: str | None = None
+    test_images: Callable[[int], NDArray[np.floating]] | None = None
 
     @property
     def images(self) -> int:
@@ -207,6 +209,7 @@ def load_run(
     transform_target: str | None = None,
     family: SmoothedFamily | None = None,
     dataset_root: str | None = None,
+    test_images: Callable[[int], NDArray[np.floating]] | None = None,
 ) -> Run:
     """Read a run directory, check that its files belong together, and compute p_A and h_min again.
 
@@ -217,6 +220,7 @@ def load_run(
         transform_target: ``"package.Class"`` where the run is of a transformation of your own.
         family: the run's family, where the caller has just certified it: its bounds are known then.
         dataset_root: folder of the images. Without it that of the file is read where this machine wrote the run.
+        test_images: gives the image (C, H, W) of an index, where the caller has them.
 
     Raises:
         UserError: a directory, file, column or value is missing, unreadable or contradicts another one; a
@@ -231,7 +235,7 @@ def load_run(
                 f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
                 "same certify command again resumes an unfinished one)"
             )
-    run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root)
+    run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root, test_images)
     with of_file(path / SUMMARY):
         _check_approximate(run)
         _check_together(run)

@@ -10,6 +10,7 @@ from typing import Any
 
 from glsmooth.bounds import METHODS, Outcome
 from glsmooth.bounds.confidence import MIXTURES
+from glsmooth.configuration.build import ONLY_IN_PYTHON
 from glsmooth.configuration.fields import (
     CLASS_NAMES,
     FLAG,
@@ -240,6 +241,11 @@ _RULES = {
     "transform": OBJECT,
     "transform._target_": text("the name of a class"),
     "smoothing": OBJECT,
+    "smoothing.*.law": Rule(
+        lambda v: RULES["smoothing.*.law"].accepts(v) or (_TEXT.accepts(v) and v.endswith(ONLY_IN_PYTHON)),
+        RULES["smoothing.*.law"].wanted,
+        "Normal",
+    ).or_null(),
     "region": OBJECT,
     "model": OBJECT.or_null(),
     "dataset": OBJECT,

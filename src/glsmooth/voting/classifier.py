@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +40,14 @@ class BaseClassifier:
     The model is moved to ``device`` (and, if asked, to the channels-last format). It is put in evaluation mode for
     the time of a run only, by :meth:`ready`.
 
+    Images are transformed in float32, whatever the network computes in, and then handed to it in its dtype, that of its
+    first floating parameter (or buffer, where it has no parameter): float32 draws have the same images in float64.
+    Logits are compared in float64 where that is the network's dtype, and in float32 otherwise. ``near_ties`` count by
+    the rounding of the network's dtype.
+
+    Logits are a tensor (N, num_classes), or (N, num_classes, 1, 1), or the ``logits`` of an object or dictionary, as
+    the networks of Hugging Face give them.
+
     Args:
         model: the base classifier; normalisation belongs inside it.
         num_classes: number of logits, at least 2.
@@ -64,8 +75,11 @@ class BaseClassifier:
             raise UserError(f"num_classes={num_classes}: a classifier has at least 2 classes")
         if precision not in PRECISIONS:
             raise UserError(f"precision={precision!r} is not known; use one of {', '.join(PRECISIONS)}")
-        if device is None and isinstance(model, nn.Module):
-            device = next((p.device for p in model.parameters()), None)
+        if isinstance(model, nn.Module):
+            for name, tensor in _tensors(model):
+                if tensor.is_meta:
+                    raise UserError(f"the network's {name} lies on meta, without values; load its weights first")
+            device = device or next((tensor.device for _, tensor in _tensors(model)), None)
         self.device = torch.device(device or "cpu")
         self.num_classes = num_classes
         self.autocast = PRECISIONS[precision]
@@ -73,6 +87,8 @@ class BaseClassifier:
         #: Do two passes on the same images give the same logits? None until the first :meth:`ready`.
         self.deterministic: bool | None = None
         self._module = model if isinstance(model, nn.Module) else None
+        #: What images are handed to the network in.
+        self.dtype = torch.float32 if self._module is None else _dtype(self._module)
         if isinstance(model, nn.Module):
             model = model.to(device=self.device)
         # Trials run the network as it is: their batches have another shape, which would be compiled again.
@@ -114,7 +130,13 @@ class BaseClassifier:
     def _forward(self, model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            return model(images)
+            logits: Tensor = _logits(model(images.to(self.dtype)))
+        return logits
+
+    @property
+    def computes_in(self) -> torch.dtype:
+        """The coarsest dtype that logits pass through."""
+        return self.autocast or self.dtype
 
     @contextmanager
     def ready(self, image: Tensor) -> Iterator[BaseClassifier]:
@@ -162,6 +184,29 @@ class BaseClassifier:
             for module, mode in zip(modules, training, strict=True):
                 module.training = mode
 
+    @property
+    def network(self) -> nn.Module | Callable[[Tensor], Tensor]:
+        """The model that this was made of."""
+        return self._plain
+
+    def digest(self) -> str:
+        """SHA-256 of what decides the network's logits, as far as it can be seen.
+
+        That is its layers as they print, and all parameters and buffers by name, dtype, shape and bytes. Constants
+        inside a ``forward`` are not seen.
+
+        Raises:
+            UserError: the model is no module.
+        """
+        if self._module is None:
+            raise UserError("model is a function, which has no weights to be known by; wrap it in an nn.Module")
+        # Layers that do not say how they print have an address.
+        found = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(self._module)).encode())
+        for name, tensor in _tensors(self._module):
+            found.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            found.update(_words(tensor).cpu().numpy().tobytes())
+        return found.hexdigest()
+
     def check_unchanged(self) -> None:
         """Raise a UserError if the network has changed since it was made ready: its votes are of several networks."""
         if self._state is None:
@@ -197,9 +242,36 @@ class BaseClassifier:
     def _pass(self, images: Tensor) -> Tensor | None:
         """Logits of a trial batch; None where they are of no use, which the first batch of votes reports."""
         logits = self._forward(self._plain, images)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != (len(images), self.num_classes):
+        if self.complaint(logits, len(images)) is not None:
             return None
-        return logits.float()
+        return logits if self.dtype == torch.float64 else logits.float()
+
+    def complaint(self, logits: Any, number: int) -> str | None:
+        """What is wrong with a network's output for a batch of ``number`` images, with the fix; None for logits."""
+        expected = (number, self.num_classes)
+        first = "in a module of your own: return self.network(images)"
+        if isinstance(logits, tuple | list):
+            return f"a {type(logits).__name__} of {len(logits)}; take the logits {first}[0]"
+        if isinstance(logits, Mapping):
+            some = next(iter(logits), "logits")
+            return f"a {type(logits).__name__}; take the logits {first}[{some!r}]"
+        if not isinstance(logits, Tensor):
+            return f"a {type(logits).__name__}; return logits, a tensor of shape {expected}"
+        shape = tuple(logits.shape)
+        what = f"shape {shape} for a batch of {number}, not logits of shape {expected}"
+        if shape == expected:
+            return (
+                None if logits.is_floating_point() else f"{logits.dtype}; return the logits, before argmax or one_hot"
+            )
+        if shape == expected[:1]:
+            return f"{what}; return a logit for each class: of one number z an image, torch.stack([-z, z], dim=1)"
+        if shape == (number, 1):
+            return f"{what}; return a logit for each class: of one number z an image, torch.cat([-z, z], dim=1)"
+        if logits.ndim == 2 and shape[0] == number and shape[1] > 1:
+            return f"{what}; set num_classes={shape[1]} if that many classes are meant, or mend the model's head"
+        if logits.ndim == 4 and shape[:2] == expected:
+            return f"{what}; pool over pixels: logits.mean(dim=(2, 3))"
+        return f"{what}; check num_classes and the model's head"
 
     def _first_pass(self, images: Tensor) -> Tensor | None:
         """:meth:`_pass`, after which the network is known to take such images."""
@@ -211,8 +283,20 @@ class BaseClassifier:
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             raise UserError(
                 f"the network fails for images of shape {tuple(images.shape[1:])}, in a batch of {len(images)} "
-                f"({reason}); give images of the size and channels that it takes, or mend it"
+                f"({reason}); {self._remedy(images.shape[1])}"
             ) from error
+
+    def _remedy(self, channels: int) -> str:
+        """What to do about a network that fails for images of so many channels."""
+        modules = () if self._module is None else self._module.modules()
+        takes = next((module.in_channels for module in modules if isinstance(module, nn.Conv2d)), channels)
+        if takes == channels:
+            return "give images of the size and channels that it takes, or mend it"
+        convert = {(3, 1): ": x.expand(3, -1, -1)", (3, 4): ": x[:3], without transparency"}
+        return (
+            f"its first convolution takes {takes} channels, these images have {channels}; convert them"
+            f"{convert.get((takes, channels), '')}"
+        )
 
     def _try_what_fits(self, image: Tensor) -> bool:
         """:meth:`_try` with as many images as there is memory for."""
@@ -270,7 +354,7 @@ class BaseClassifier:
         """The same logits, but for what kernels may round differently."""
         if exact:
             return torch.equal(one.nan_to_num(), other.nan_to_num())
-        share = 2e-2 if self.autocast is not None else 1e-4 if self.device.type == "cuda" else 1e-5
+        share = 2e-2 if torch.finfo(self.computes_in).bits < 32 else 1e-4 if self.device.type == "cuda" else 1e-5
         return alike(one, other, share)
 
     def _seeded(self, images: Tensor) -> Tensor | None:
@@ -315,6 +399,29 @@ _BATCH = (
     "the network's logits for an image depend on {}, so its votes are not independent draws; normalise by fixed "
     "statistics (is a BatchNorm in training mode?), or run it image by image inside the model"
 )
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, then buffers, by name."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """Of the first floating tensor: quantised ones are of whole numbers, or of eight bits that nothing computes in."""
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return next((tensor.dtype for _, tensor in _tensors(module) if tensor.dtype in known), torch.float32)
+
+
+def _logits(output: Any) -> Any:
+    """The logits of a network's output, as far as their place is known."""
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        output = output["logits"]
+    elif not isinstance(output, Tensor) and isinstance(getattr(output, "logits", None), Tensor):
+        output = output.logits
+    if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:] == (1, 1):
+        output = output.flatten(1)
+    return output
 
 
 def alike(one: Tensor, other: Tensor, share: float) -> bool:

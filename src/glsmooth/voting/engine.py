@@ -36,7 +36,7 @@ def cast_votes(logits: Tensor, rule: VoteRule, epsilon: float) -> Tensor:
     """Votes of a batch, on its device, without waiting for it.
 
     Args:
-        logits: (N, K) float32.
+        logits: (N, K) float32 or float64.
         rule: ``argmax``, or ``majority`` for a class whose softmax probability exceeds 1/2.
         epsilon: rounding error of the logits relative to the largest one.
 
@@ -152,8 +152,7 @@ class VoteEngine:
         self._on_smaller = on_smaller
         #: Network evaluations so far, padding included.
         self.evaluations = 0
-        dtype = classifier.autocast or torch.float32
-        self._epsilon = _NEAR_TIE_EPSILONS * torch.finfo(dtype).eps
+        self._epsilon = _NEAR_TIE_EPSILONS * torch.finfo(classifier.computes_in).eps
         # Batches that may be under way before the host waits for the oldest. A CPU runs each at once.
         self._lag = 3 if classifier.device.type == "cuda" else 1
         #: Images on the device at once, at most: enough to fill the batches under way even when each asks for a few
@@ -210,7 +209,7 @@ class VoteEngine:
     def add(self, index: int, image: Tensor) -> None:
         """Take an image (C, H, W) in; :attr:`wants_image` must hold."""
         if self._slots is None:
-            self._slots = torch.empty((self.capacity, *image.shape), device=self.classifier.device)
+            self._slots = torch.empty((self.capacity, *image.shape), dtype=torch.float32, device=self.classifier.device)
             self._free = list(range(self.capacity))
         if image.shape != self._slots.shape[1:]:
             raise UserError(
@@ -334,14 +333,11 @@ class VoteEngine:
     def _vote(self, images: Tensor, index: int) -> Tensor:
         """Votes of a batch as :func:`cast_votes` codes them; ``index`` is the image to name in an error."""
         logits = self.classifier(images)
-        expected = (len(images), self.classifier.num_classes)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-            raise UserError(
-                f"image {index}: the model returned {got} for a batch of {len(images)}, not logits of shape "
-                f"{expected}; check num_classes and the model's head"
-            )
-        return cast_votes(logits.float(), self.procedure.rule, self._epsilon)
+        complaint = self.classifier.complaint(logits, len(images))
+        if complaint is not None:
+            raise UserError(f"image {index}: the model returned {complaint}")
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return cast_votes(logits, self.procedure.rule, self._epsilon)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -342,7 +342,7 @@ class _Search:
         expected = self.classifier(images).float()
         arrange(self.classifier, speed)
         found = self.classifier(images).float()
-        share = _ROUNDING if self.classifier.autocast is None else _ROUNDING_OF_HALF
+        share = _ROUNDING_OF_HALF if torch.finfo(self.classifier.computes_in).bits < 32 else _ROUNDING
         return alike(expected, found, share)
 
     def _measure(self, speed: Speed, enough: float = _ENOUGH) -> float:
