@@ -44,14 +44,18 @@ DEFAULTS: dict[str, Any] = {
 SAME = {
     "gamma_below_one": "gamma",
     "translation_all": "translation",
-    "contrast_brightness_wide": "contrast_brightness",
 }
 #: The row whose network another row has, where that is not its own.
 SERVES = {
-    "augmented": {"brightness": "contrast_brightness", "contrast": "contrast_brightness"},
+    "augmented": {
+        "brightness": "contrast_brightness",
+        "contrast": "contrast_brightness",
+        "contrast_brightness_wide": "contrast_brightness",
+    },
     "canonical": {
         "brightness": "contrast_brightness",
         "contrast": "contrast_brightness",
+        "contrast_brightness_wide": "contrast_brightness",
         "gamma": "gamma_contrast",
         "translation": "contrast_brightness_translation",
         "brightness_translation": "contrast_brightness_translation",
@@ -69,10 +73,12 @@ STEPS = {
     "gaussian_blur_16": ["optimizer.epochs=5"],
     "translation_blur_brightness_contrast": ["optimizer.epochs=5"],
 }
-#: Votes: a network that nothing moves agrees with itself.
-VOTES = {"augmented": (100, 500), "canonical": (20, 200), "one": (20, 200)}
-#: A row whose required probability needs more.
-MORE_VOTES = {"gaussian_blur_16": 1000}
+#: Votes: a network that nothing moves agrees with itself; of the others, images near the required probability get many.
+SEQUENTIAL = ["monte_carlo=sequential", "monte_carlo.n0=100", "monte_carlo.n=4000"]
+FEW = ["monte_carlo.n0=20", "monte_carlo.n=200"]
+VOTES = {"augmented": SEQUENTIAL, "canonical": FEW, "one": FEW}
+#: A row whose required probability needs more of any network.
+MORE_VOTES = {"gaussian_blur_16": SEQUENTIAL}
 METHODS = ("neyman_pearson", "gl", "tss", "mp", "gl_printed")
 
 
@@ -115,9 +121,7 @@ def run(cfg: Any, row: str, column: str, seed: int) -> None:
     images = [f"dataset.root={cfg.root}", f"dataset.subset={cfg.images}"]
     start = [f"ckpt={base}", *training(*network), *cfg.train, f"seed={seed}", *train]
     glsmooth("train", f"experiment=cifar10/{network[0]}", *images, *start, f"hydra.run.dir={trained}")
-    n0, n = VOTES[column]
-    n = MORE_VOTES.get(row, n)
-    votes = [f"monte_carlo.n0={n0}", f"monte_carlo.n={n}", "bound=all", *(f"threads={n}" for n in threads)]
+    votes = [*MORE_VOTES.get(row, VOTES[column]), "bound=all", *(f"threads={n}" for n in threads)]
     other = [] if network[0] == row else [f"experiment=cifar10/{row}"]
     glsmooth("certify", f"ckpt={trained}/best.ckpt", *other, *votes, f"seed={seed}", f"hydra.run.dir={certified}")
 
