@@ -5,6 +5,7 @@ import re
 from collections import OrderedDict
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -76,6 +77,25 @@ def test_a_file_of_weights_is_certified(weights, network, digits, tmp_path, monk
     with pytest.raises(SystemExit):
         certify(monkeypatch, *bringing(weights, tmp_path, "dataset.subset=40", "region.brightness=[-0.1,0.1]"))
     assert "another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["model.new_head=true", "model.pretrained=true"])
+def test_a_random_last_layer_is_not_certified(weights, tmp_path, monkeypatch, capsys, typed):
+    """Asked for, or because the hub's network has other classes."""
+    settings = bringing(weights, tmp_path, typed)
+    if "pretrained" in typed:
+        settings[:2] = ["model=timm", "model.name=resnet10t"]
+        create = timm.create_model
+        monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **more: create(name, **more))
+    with pytest.raises(SystemExit):
+        certify(monkeypatch, *settings)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "starts at random, which nobody has trained for the dataset's classes" in last
+
+
+def test_where_it_comes_from_and_its_normalisation_are_recorded(weights, tmp_path, monkeypatch):
+    certify(monkeypatch, *bringing(weights, tmp_path, "dataset.subset=4", "model.mean=[0.25]", "model.std=[0.5]"))
+    assert "small_cnn; pixels minus [0.25], divided by [0.5] |" in (tmp_path / "run" / "table.md").read_text()
 
 
 MISSING = [

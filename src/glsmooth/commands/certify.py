@@ -89,7 +89,8 @@ class _Job:
     def source(self) -> str:
         """Where the network comes from."""
         model = self.settings["model"]
-        return str(self.settings["ckpt"] or model["weights"] or f"{model['name']}, pretrained")
+        brought = model["weights"] or model.get("_target_") or f"{model['name']}, pretrained"
+        return str(self.settings["ckpt"] or brought)
 
     @property
     def classes(self) -> list[str]:
@@ -224,7 +225,9 @@ def _brought(cfg: DictConfig) -> tuple[Checkpoint, dict[str, Any], Data]:
     data = load_dataset(settings["dataset"])
     transform = build_transform(settings["transform"])
     settings["model"] = resolve_model(settings["model"], data.name, transform)
-    return bring(settings, data), settings, data
+    checkpoint = bring(settings, data)
+    settings["model"] |= {"mean": checkpoint.mean, "std": checkpoint.std}  # wherever they came from
+    return checkpoint, settings, data
 
 
 def meant_precision(asked: str, checkpoint: Checkpoint) -> str:

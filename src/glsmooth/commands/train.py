@@ -99,7 +99,7 @@ def _run(settings: dict[str, Any]) -> None:
         check.require(settings["approximate"])
         if not check.passed:
             print(check, file=sys.stderr)
-    model, mean, std, _ = bring(settings["model"], data)
+    model, mean, std, *_ = bring(settings["model"], data)
     payload |= {"mean": list(mean), "std": list(std)}
     if begun is None and not settings["model"]["weights"]:
         fit_first_layer(model, data.train)

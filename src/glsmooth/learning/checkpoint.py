@@ -188,7 +188,12 @@ def bring(settings: Mapping[str, Any], data: Data) -> Checkpoint:
             f"model.weights is missing: a {spec['name']} with random weights has nothing to certify; give the file of "
             "its weights, or model.pretrained=true for those of the hub"
         )
-    model, mean, std, _ = models.bring(spec, data)
+    model, mean, std, notes, new_head = models.bring(spec, data)
+    if new_head:
+        raise UserError(
+            f"model: {notes[0]}, which nobody has trained for the dataset's classes: train first, or give weights and "
+            "images of the same classes"
+        )
     state = model.state_dict()
     return Checkpoint(
         **{part: dict(settings[part]) for part in ("transform", "smoothing", "region", "dataset", "model")},

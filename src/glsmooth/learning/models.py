@@ -124,12 +124,13 @@ def _same_form(one: ResolvableTransform, other: ResolvableTransform) -> bool:
 
 class Brought(NamedTuple):
     """A network to use as it is: ``mean`` and ``std`` are its normalisation's, per channel, over images in [0, 1];
-    ``notes`` say what was taken from where."""
+    ``notes`` say what was taken from where; ``new_head`` that its last layer is a random one."""
 
     model: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...]
+    new_head: bool
 
 
 def bring(spec: Mapping[str, Any], data: Data) -> Brought:
@@ -162,7 +163,8 @@ def bring(spec: Mapping[str, Any], data: Data) -> Brought:
     said = f"normalisation: mean {next(numbers)}, std {next(numbers)}, {source}"
     log.info("%s", said)
     model = _assembled(spec, network, mean, std, data.num_classes, data.image_size)
-    return Brought(model, tuple(mean), tuple(std), (*notes, said))
+    new_head = bool(spec.get("new_head") or (spec.get("pretrained") and not spec.get("weights") and notes))
+    return Brought(model, tuple(mean), tuple(std), (*notes, said), new_head)
 
 
 def _normalisation(

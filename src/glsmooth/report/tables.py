@@ -354,7 +354,15 @@ def _chosen(dataset: Mapping[str, object]) -> str:
 
 def _model(model: Mapping[str, object]) -> str:
     name, canonical = model.get("name"), model.get("canonical")
-    return str(name) if canonical in (None, "none") else f"{name} on canonical forms of {canonical}"
+    words = str(name) if canonical in (None, "none") else f"{name} on canonical forms of {canonical}"
+    mean, std = model.get("mean"), model.get("std")
+    if isinstance(mean, list) and isinstance(std, list):  # typed, or of a network from elsewhere
+        words += f"; pixels minus [{_rounded(mean)}], divided by [{_rounded(std)}]"
+    return words
+
+
+def _rounded(values: list[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _draws(run: Run) -> str:
