@@ -138,6 +138,7 @@ def cells(run: Run, row: str) -> list[str]:
         h = outcomes[method].h_min  # not Outcome.certifies: the printed value certifies nothing
         shares.append(None if h is None else float(np.mean(run.correct & (run.p_lower > h))))
     words = ["n/a" if share is None else f"{share:.3f}" for share in shares]
+    words[-1] = f"({words[-1]})"
     return [*words, f"{summary.numbers.votes_per_image:,.0f}"]
 
 
@@ -151,7 +152,7 @@ def main() -> None:
                 for column in cfg.columns:
                     if column != "one" or row not in NOT_ONE:
                         run(cfg, row, column, seed)
-    heads = ["base", "smoothed", *(wording.METHODS[name] for name in METHODS), "passes"]
+    heads = ["base", "smoothed", *(wording.METHODS[name] for name in METHODS[:-1]), "(printed, unsound)", "votes"]
     print(f"\n| row | network | seed | {' | '.join(heads)} |")
     print("|---|---|---:|" + "---:|" * len(heads))
     for row in rows:
