@@ -42,10 +42,14 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         *("approximate", "stochastic", "trainer.*"),
     ),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
-    "report": ("transform.*", "dataset.root"),  # those of the runs: typed, they only permit to import and to read
+    "report": (
+        "format",
+        "transform.*",
+        "dataset.root",
+    ),  # the latter are those of the runs: typed, they only permit to import and to read
 }
 #: Fields that once were not there, with what null stands for.
-_USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1}
+_USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False}
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 

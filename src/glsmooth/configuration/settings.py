@@ -33,7 +33,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         UserError: the first mistake found.
     """
     config: dict[str, Any] = plain(cfg)
-    check_fields(config)
+    check_fields(config, command)
     if command == "train" and config["model"]["name"] is None:
         raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
     if command == "train" and config["model"].get("canonical") != AUTO:
