@@ -21,7 +21,7 @@ from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
 
-COMMANDS = ("train", "advise", "certify", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
 
 
 def compose(command, *overrides):
@@ -47,7 +47,7 @@ MEMBERS = [
     for group in groups_of(command)
     if group != "experiment"
     for member in members(group)
-    if member != "from_checkpoint" or command in ("advise", "certify", "report")
+    if member != "from_checkpoint" or command in ("advise", "certify", "predict", "report")
 ]
 EXPERIMENTS = [
     (command, name)

@@ -179,7 +179,9 @@ RULES: dict[str, Rule] = {
     "stochastic": FLAG,
     "pixel_noise": _NOT_NEGATIVE.or_null(),
     "image_size": _SIZE.or_null(),
+    "n": whole(1, 1000),
     "alpha": _ALPHA,
+    "images": Rule(_PATH.accepts, "a path", "photos"),
     "format": choice("table", "json"),
     "plot": FLAG,
     "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
@@ -268,6 +270,7 @@ RULES: dict[str, Rule] = {
 
 #: Fields of one command that hold something else than those of the same name of the others.
 RULES_OF: dict[str, dict[str, Rule]] = {
+    "predict": {"format": choice("table", "json", "csv")},
     "report": {"format": choice("markdown", "latex", "csv", "json", "parquet")},
 }
 

@@ -41,6 +41,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         *("batch_size", "compile", "channels_last", "threads", "dry_run"),
         *("approximate", "stochastic", "trainer.*"),
     ),
+    "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
     "report": (
         "format",
@@ -67,8 +68,9 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         for key, value in leaves(settings)
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in ignored)
     }
-    if fields.get("dataset.root") is not None:
-        fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
+    for folder in ("dataset.root", "images"):
+        if fields.get(folder) is not None:
+            fields[folder] = str(Path(fields[folder]).expanduser().resolve())
     if fields.get("shard") is None:  # older runs do not say so
         fields.pop("shard", None)
     for name, usual in _USUAL.items():
