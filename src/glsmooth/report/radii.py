@@ -213,9 +213,9 @@ def _exactly(size: float) -> str:
 def radius_notes(run: Run, found: Radii) -> list[str]:
     """What a reader of radii must know, a sentence each."""
     notes = [
-        f"Of the {np.count_nonzero(run.correct)} images whose selected class is the true one, abstaining ones included "
-        "with none. Each radius is of one parameter alone, the others at the identity; together they are no box.",
-        f"Sizes are of a grid with steps of {STEP:.0%} (whole pixels for shifts), and each radius was certified as it "
+        f"Of the {np.count_nonzero(run.correct)} images whose selected class is the true one; abstaining ones count as "
+        "0 (k = 1). Each radius is of one parameter alone, the others at the identity; together they are no box.",
+        f"Sizes are of a grid with steps of {100 * STEP:g} % (whole pixels for shifts), and each radius was certified as it "
         "stands; radii.csv has every image.",
     ]
     if any(one.at_least.any() for one in found.found):
