@@ -75,7 +75,7 @@ def test_csv_of_a_run_has_the_hand_counted_numbers(tmp_path, report):
     exact, gl, unsound, absent = rows(printed)
     assert [float(exact["h_min"]), exact["method"], exact["standing"]] == [H_MIN, "neyman_pearson", "sound"]
     assert [gl["method"], gl["certified"]] == ["gl", exact["certified"]]
-    # Five of ten are above H_MIN, one of them in a wrong class.
+    # Four of ten are above H_MIN, one of them in a wrong class.
     assert [exact["certified"], exact["certified_correct"], exact["cra"]] == ["4", "3", "0.3"]
     assert [unsound["method"], unsound["standing"]] == ["gl_printed", "unsound"]
     assert float(unsound["h_min"]) == load_run(run).outcomes["gl_printed"].h_min

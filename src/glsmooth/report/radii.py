@@ -214,7 +214,8 @@ def radius_notes(run: Run, found: Radii) -> list[str]:
     """What a reader of radii must know, a sentence each."""
     notes = [
         f"Of the {np.count_nonzero(run.correct)} images whose selected class is the true one; abstaining ones count as "
-        "0 (k = 1). Each radius is of one parameter alone, the others at the identity; together they are no box.",
+        "0 (k = 1).",
+        "Each radius is of one parameter alone, the others at the identity; together they are no box.",
         f"Sizes are of a grid with steps of {100 * STEP:g} % (whole pixels for shifts), and each radius was certified as it "
         "stands; radii.csv has every image.",
     ]
