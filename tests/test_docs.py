@@ -48,7 +48,7 @@ from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("train", "advise", "certify", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
 
 
 def each(find, *, files=DOCUMENTS):
@@ -182,7 +182,7 @@ def compose(name, arguments):
     for run in runs:
         Path(run).mkdir(parents=True, exist_ok=True)
     for key, _, value in (o.partition("=") for o in overrides):
-        if key in ("ckpt", "votes", "model.weights"):
+        if key in ("ckpt", "votes", "images", "model.weights"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
     if runs:
@@ -227,7 +227,7 @@ def check_command(command):
 
 def examples(text):
     """Commands in the help texts and the Makefile."""
-    told = re.findall(r"^ {6,}(glsmooth (?:train|advise|certify|bounds|report) .*)", text, flags=re.MULTILINE)
+    told = re.findall(r"^ {6,}(glsmooth (?:train|advise|certify|predict|bounds|report) .*)", text, flags=re.MULTILINE)
     made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
     return [*told, *(f"python {command}" for command in made)]
 
@@ -268,7 +268,8 @@ def check_setting(item):
     names = [words.pop(0)] if words[0] in COMMANDS else COMMANDS
     reasons = {}
     for name in names:
-        needed = {"advise": ["ckpt=best.ckpt"], "certify": ["ckpt=best.ckpt"], "report": ["run"]}.get(name, [])
+        ckpt = ["ckpt=best.ckpt"]
+        needed = {"advise": ckpt, "certify": ckpt, "predict": [*ckpt, "images=a.png"], "report": ["run"]}.get(name, [])
         try:
             return compose(name, [*needed, *words])
         except (hydra.errors.HydraException, UserError) as reason:

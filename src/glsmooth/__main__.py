@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a base classifier under smoothing laws",
     "advise": "which smoothing law for a region? What a trained classifier may expect under each",
     "certify": "certify test images of a trained classifier",
+    "predict": "the class of image files, by a trained classifier that may abstain",
     "bounds": "the class probability that a region requires; no model, no data",
     "report": "tables and pictures from finished runs",
     "sweep": "train, certify and report every combination of the values that are typed",
@@ -33,7 +34,8 @@ def main() -> None:
         print(f"glsmooth {name}: no such command{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     sys.argv[1:] = arguments
-    if name in ("advise", "bounds"):  # not by a face: the package glsmooth.bounds imports torch, and advise has none
+    # Not by a face: the package glsmooth.bounds imports torch, and the others have none.
+    if name in ("advise", "bounds", "predict"):
         from glsmooth.commands import mains
 
         getattr(mains, name)()

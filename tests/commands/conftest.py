@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from glsmooth.commands import advise, certify, report, train
+from glsmooth.commands import advise, certify, predict, report, train
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 
-MAIN = {"advise": advise.main, "certify": certify.main, "report": report.main, "train": train.main}
+MAIN = {command.__name__.rpartition(".")[2]: command.main for command in (advise, certify, predict, report, train)}
 
 
 @pytest.fixture

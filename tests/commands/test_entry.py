@@ -118,7 +118,7 @@ def test_a_users_module_is_found_in_the_current_directory(call, elsewhere):
     assert config["region"] == {"tint": [-2, 2]}
 
 
-@pytest.mark.parametrize("command", ["train", "advise", "certify", "bounds", "report"])
+@pytest.mark.parametrize("command", ["train", "advise", "certify", "predict", "bounds", "report"])
 def test_help_is_one_page_that_explains_every_group(call, capsys, command):
     with pytest.raises(SystemExit) as ended:
         call(command, "--help")
@@ -128,7 +128,7 @@ def test_help_is_one_page_that_explains_every_group(call, capsys, command):
     groups = [next(iter(d)) for d in defaults if isinstance(d, dict) and "override" not in next(iter(d))]
     names = [line.split()[0] for line in page.splitlines() if line.startswith("  ") and line[2] != " "]
     assert set(groups) <= set(names)
-    own_groups = command not in ("advise", "report")  # these take the transformation of a file
+    own_groups = command not in ("advise", "predict", "report")  # these take the transformation of a file
     if own_groups:
         assert all(name in page for name in TRANSFORMS)
     assert "Examples" in page
@@ -156,7 +156,9 @@ def test_the_examples_of_the_help_page_are_valid(call, capsys, command, elsewher
 
 def test_pages_repeat_no_paragraph():
     """What several help pages say stands in conf/hydra/help/."""
-    files = [conf_dir() / f"{command}.yaml" for command in ("train", "advise", "certify", "bounds", "report")]
+    files = [
+        conf_dir() / f"{command}.yaml" for command in ("train", "advise", "certify", "predict", "bounds", "report")
+    ]
     lines = [{line.strip() for line in path.read_text().splitlines() if len(line) > 80} for path in files]
     assert sum(map(len, lines)) == len(set.union(*lines)) > 20
 
@@ -390,7 +392,7 @@ def test_help_lists_the_commands(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["glsmooth", "--help"])
     glsmooth_main()
     page = capsys.readouterr().out
-    assert all(f"\n  {command}" in page for command in ("train", "advise", "certify", "bounds", "report"))
+    assert all(f"\n  {command}" in page for command in ("train", "advise", "certify", "predict", "bounds", "report"))
 
 
 def test_an_unknown_command_suggests_the_near_one(monkeypatch, capsys):

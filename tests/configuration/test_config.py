@@ -21,7 +21,7 @@ from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
 
-COMMANDS = ("train", "advise", "certify", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
 
 
 def compose(command, *overrides):
@@ -47,7 +47,7 @@ MEMBERS = [
     for group in groups_of(command)
     if group != "experiment"
     for member in members(group)
-    if member != "from_checkpoint" or command in ("advise", "certify", "report")
+    if member != "from_checkpoint" or command in ("advise", "certify", "predict", "report")
 ]
 EXPERIMENTS = [
     (command, name)
@@ -273,6 +273,9 @@ MISTAKES = [
     ("report", [], ["runs=[]", "votes=FILE"]),
     ("report", ["runs=[nowhere]"], ["'nowhere'", "not a directory"]),
     ("report", ["votes=nothing.json"], ["votes='nothing.json'", "not a file"]),
+    ("report", ["runs=[.]", "format=latx"], ["format='latx'", "did you mean 'latex'"]),
+    ("report", ["runs=[.]", "format=table"], ["format='table' ", "markdown"]),
+    ("bounds", ["format=csv"], ["format='csv' ", "json"]),
 ]
 
 
@@ -502,6 +505,9 @@ DECISIVE = [
     ("bounds", "dataset=cifar10"),  # its image size
     ("advise", "trial.votes=100"),
     ("advise", "monte_carlo.n=2000"),
+    ("predict", "n=2000"),
+    ("predict", "images=/"),
+    ("report", "radii=true"),
 ]
 UNDECISIVE = [
     ("train", "trainer=ddp"),
@@ -516,11 +522,16 @@ UNDECISIVE = [
     ("bounds", "format=json"),
     ("bounds", "+dataset.root=somewhere"),
     ("advise", "batch_size=7"),
+    ("predict", "batch_size=7"),
+    ("predict", "format=json"),
+    ("predict", "images=./"),
+    ("report", "format=parquet"),
 ]
 
 
 def identity(command, ckpt, *overrides):
-    return run_id(compose(command, *([ckpt] if command in ("advise", "certify") else []), *overrides), command)
+    needed = {"advise": [ckpt], "certify": [ckpt], "predict": [ckpt, "images=."], "report": ["runs=[.]"]}
+    return run_id(compose(command, *needed.get(command, []), *overrides), command)
 
 
 @pytest.mark.parametrize("case", DECISIVE)

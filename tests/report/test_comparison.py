@@ -395,6 +395,8 @@ def report(out, *runs):
     base = {
         "votes": None,
         "figures": "page",
+        "format": "markdown",
+        "radii": False,
         "region": {},
         "bound": {"methods": None},
         "image_size": None,

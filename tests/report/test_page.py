@@ -728,6 +728,8 @@ def _report(out, **settings):
         "runs": [],
         "votes": None,
         "figures": "page",
+        "format": "markdown",
+        "radii": False,
         "region": {"brightness": None, "contrast": None},
         "bound": {"methods": None},
         "image_size": None,

@@ -109,6 +109,8 @@ def test_command_prints_and_writes_the_table(tmp_path, capsys):
         "bound": {"methods": None},
         "image_size": None,
         "figures": "page",
+        "format": "markdown",
+        "radii": False,
         "dataset": {"root": None},
         "run_dir": str(tmp_path),
     }

@@ -17,7 +17,9 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.report import page, published
 from glsmooth.report.comparison import write_comparison
+from glsmooth.report.formats import check_format, printed
 from glsmooth.report.paper.files import write_figures
+from glsmooth.report.radii import radii
 from glsmooth.runs.failures import Failure, find_runs
 from glsmooth.runs.files import SWEEP, write_text
 from glsmooth.runs.run import Run, load_run
@@ -32,6 +34,8 @@ def run(cfg: DictConfig) -> None:
     """Write the report that ``cfg`` asks for and print its table to standard output."""
     settings = plain(cfg)
     paths, votes, out = settings["runs"], settings["votes"], Path(settings["run_dir"])
+    form = settings["format"]
+    check_format(form)
     methods = settings["bound"]["methods"]
     if methods is not None:
         check_methods(methods)
@@ -43,8 +47,12 @@ def run(cfg: DictConfig) -> None:
             raise UserError("region: votes=FILE brings each run's own region; leave region.* out")
         if settings["figures"] == "paper":
             raise UserError("figures=paper: votes=FILE holds no run to draw; leave it out")
+        if settings["radii"]:
+            raise UserError("radii=true: votes=FILE holds no run; leave it out")
         if settings["dataset"]["root"] is not None:
             raise UserError("dataset.root: votes=FILE has no images; leave it out")
+        if form != "markdown":
+            raise UserError(f"format={form}: votes=FILE is printed as markdown; leave it out")
         size = settings["image_size"]
         table = published.votes_table(
             published.load_votes(votes),
@@ -72,23 +80,27 @@ def run(cfg: DictConfig) -> None:
     alone = len(runs) == 1 and (found == paths or together)
     if for_paper and not alone:
         raise UserError("figures=paper: draws one run; give the directory of one, or leave it out")
+    if settings["radii"] and not alone:
+        raise UserError("radii=true: is about one run; give the directory of one, or leave it out")
     if alone and not overrides and methods is None:
-        page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes)
+        found_radii = radii(runs[0]) if settings["radii"] else None
+        page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes, found=found_radii)
         if for_paper:
             write_figures(runs[0], runs[0].region, runs[0].path / "paper")
-        sys.stdout.write((runs[0].path / "table.md").read_text(encoding="utf-8"))
+        sys.stdout.write(printed(runs[0].path, form))
         return
     regions = [overrides] if overrides else [region for sweep in sweeps for region in sweep.regions]
     results = [decide(run, region, methods) for run in runs for region in regions or [{}]]
     if alone:
         stored, region, outcomes = results[0]
         note = page.recertified_note(stored, region, outcomes)
-        page.write_run_report(stored, out, region, outcomes, note)
+        found_radii = radii(stored, outcomes) if settings["radii"] else None
+        page.write_run_report(stored, out, region, outcomes, note, found=found_radii)
         if for_paper:
             write_figures(stored, region, out / "paper")
-        sys.stdout.write((out / "table.md").read_text(encoding="utf-8"))
     else:
-        sys.stdout.write(write_comparison(results, out, unfinished))
+        write_comparison(results, out, unfinished)
+    sys.stdout.write(printed(out, form))
 
 
 def report_sweep(sweep: Sweep, out: Path, transform_target: str | None = None) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "INTERVAL",
     "OBJECT",
     "RULES",
+    "RULES_OF",
     "Rule",
     "check_fields",
     "check_file",
@@ -180,11 +181,14 @@ RULES: dict[str, Rule] = {
     "stochastic": FLAG,
     "pixel_noise": _NOT_NEGATIVE.or_null(),
     "image_size": _SIZE.or_null(),
+    "n": whole(1, 1000),
     "alpha": _ALPHA,
+    "images": Rule(_PATH.accepts, "a path", "photos"),
     "format": choice("table", "json"),
     "plot": FLAG,
     "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
     "figures": choice("page", "paper"),
+    "radii": FLAG,
     "votes": _PATH.or_null(),
     "transform._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Shear").or_null(),
     "transform.*": _ANY,  # arguments of the class, which checks them itself
@@ -273,6 +277,13 @@ RULES: dict[str, Rule] = {
 }
 
 
+#: Fields of one command that hold something else than those of the same name of the others.
+RULES_OF: dict[str, dict[str, Rule]] = {
+    "predict": {"format": choice("table", "json", "csv")},
+    "report": {"format": choice("markdown", "latex", "csv", "json", "parquet")},
+}
+
+
 def rules_under(*groups: str) -> dict[str, Rule]:
     """The rules of the fields of these groups, for a file that holds them, too."""
     return {key: rule for key, rule in RULES.items() if key.partition(".")[0] in groups and "." in key}
@@ -324,14 +335,15 @@ def keys(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: chosen[0] for name, chosen in found.items() if len(chosen) == 1}
 
 
-def check_fields(config: Mapping[str, Any]) -> None:
-    """Check every field of a plain configuration against its rule.
+def check_fields(config: Mapping[str, Any], command: str = "") -> None:
+    """Check every field of a plain configuration, that of ``command``, against its rule.
 
     Raises:
         UserError: an unknown field, or a value that its field does not accept.
     """
+    own = RULES_OF.get(command, {})
     for key, value in leaves(config):
-        rule = rule_of(key)
+        rule = own.get(key) or rule_of(key)
         if rule is None:
             names = [name for name, _ in leaves(config) if rule_of(name)]
             known = [name for name in RULES if "*" not in name] + names

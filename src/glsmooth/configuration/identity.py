@@ -41,11 +41,16 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         *("batch_size", "compile", "channels_last", "threads", "dry_run"),
         *("approximate", "stochastic", "trainer.*"),
     ),
+    "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
-    "report": ("transform.*", "dataset.root"),  # those of the runs: typed, they only permit to import and to read
+    "report": (
+        "format",
+        "transform.*",
+        "dataset.root",
+    ),  # the latter are those of the runs: typed, they only permit to import and to read
 }
 #: Fields that once were not there, with what null stands for.
-_USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1}
+_USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False}
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 
@@ -64,8 +69,9 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         for key, value in leaves(settings)
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in ignored)
     }
-    if fields.get("dataset.root") is not None:
-        fields["dataset.root"] = str(Path(fields["dataset.root"]).expanduser().resolve())
+    for folder in ("dataset.root", "images"):
+        if fields.get(folder) is not None:
+            fields[folder] = str(Path(fields[folder]).expanduser().resolve())
     if fields.get("shard") is None:  # older runs do not say so
         fields.pop("shard", None)
     for name, usual in _USUAL.items():

@@ -25,7 +25,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     """Check a composed configuration before any work.
 
     Args:
-        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``bounds`` or ``report``).
+        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``predict``, ``bounds``, ``report``).
 
     Returns:
         The configuration as plain dictionaries.
@@ -34,7 +34,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         UserError: the first mistake found.
     """
     config: dict[str, Any] = plain(cfg)
-    check_fields(config)
+    check_fields(config, command)
     if command == "train" and config["model"]["name"] is None:
         raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
     if command == "train" and config["model"].get("canonical") != AUTO:
@@ -42,7 +42,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     # Null means "as stored", and these are stored nowhere.
     if command == "train" and config["dataset"]["name"] is None:
         raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
-    if command == "advise" and config["ckpt"] is None:
+    if command in ("advise", "predict") and config["ckpt"] is None:
         raise UserError(RULES["ckpt"].refusal("ckpt", None))
     if command == "certify":
         _check_network(config)
@@ -57,6 +57,10 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     for key in ("ckpt", "votes"):
         if config.get(key) is not None and not Path(config[key]).is_file():
             raise UserError(f"{key}={config[key]!r} is not a file; set {key}= to the path of an existing file")
+    if command == "predict" and not Path(config["images"]).expanduser().exists():
+        raise UserError(
+            f"images={config['images']!r} is no file and no folder; name an image file, or a folder of some"
+        )
     if command == "report" and bool(config["runs"]) == (config["votes"] is not None):
         raise UserError("runs=[] and votes=null; name directories that certify wrote (or votes=FILE, not both)")
     for run in config.get("runs", ()):

@@ -719,8 +719,7 @@ def _folders(
     present = {name for name in ("train", "val", "test") if (root / name).is_dir()}
     test_name = "test" if "test" in present and not imagenet else "val"
     order = spec.get("class_names")
-    # ImageNet, as in the literature: the shorter side to 256, the centre 224. Training crops 224 out of 256.
-    resize = (256, 256) if imagenet else size
+    resize = _resize(spec["name"], size)  # from which training crops
 
     def images(files: _Files, crop: tuple[int, int]) -> Dataset[Any]:
         folder = FolderImages(files.paths, torch.as_tensor(files.labels), crop, resize, channels, root)
@@ -756,6 +755,32 @@ def _folders(
         "val": lambda: images(training_part(held_out=True), size),
         "test": lambda: images(listed(test_name), size),
     } | ({} if resize == size else {"train_centres": lambda: images(training_part(held_out=False), size)})
+
+
+def _resize(name: str, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that the images of a data set must cover before their centre is cut out."""
+    # ImageNet, as in the literature: the shorter side to 256, the centre 224.
+    return (256, 256) if name == "imagenet" else size
+
+
+def image_files(where: Path, name: str, size: tuple[int, int], channels: int) -> FolderImages:
+    """An image file, or all of those below a folder by name, read as files of the data set ``name`` are for certify.
+
+    Their labels are -1.
+
+    Raises:
+        UserError: no such file, or no image in the folder.
+    """
+    if where.is_dir():
+        paths = sorted(path for path in where.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+        if not paths:
+            raise UserError(f"root: {where} holds no images; give a file, or a folder with some")
+    elif where.is_file():
+        paths = [where]
+    else:
+        raise UserError(f"root: {where} is no file and no folder; give one of images")
+    root = where if where.is_dir() else where.parent
+    return FolderImages(paths, torch.full((len(paths),), -1), size, _resize(name, size), channels, root)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:

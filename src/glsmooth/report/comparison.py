@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from glsmooth.report import comparison_figures as pictures
 from glsmooth.report import html, tables, wording
 from glsmooth.report.comparison_figures import Cell, Curve, Dot
 from glsmooth.report.differences import SEEDS, Axis, Best, Comparison, Result, Setting, Tally, compare, sound
+from glsmooth.report.formats import write_tables
 from glsmooth.report.page import recertified_note, save_picture
 from glsmooth.runs.failures import Failure
 from glsmooth.runs.files import write_text
@@ -35,7 +35,7 @@ _TEXT = 300
 
 
 def write_comparison(results: Sequence[Result], out: Path, failures: Sequence[Failure] = ()) -> str:
-    """Write table.md, .csv and .tex, report.html and comparison.svg/png of several results to ``out``.
+    """Write table.md, .csv, .json and .tex, report.html and comparison.svg/png of several results to ``out``.
 
     Args:
         results: runs with a region and what the bounds say of it; a run may occur with several regions.
@@ -67,8 +67,9 @@ def write_comparison(results: Sequence[Result], out: Path, failures: Sequence[Fa
         parts.append(tables.markdown(_FAILED, _failed(failures), numeric_from=len(_FAILED)))
     table = "\n".join(parts)
     write_text(out / "table.md", table)
-    write_text(out / "table.csv", tables.comma_separated(*_every_run(comparison)))
-    write_text(out / "table.tex", _latex(said, header, rows, numeric_from, strong))
+    above = f"All runs: {said}." if said else ""
+    tex = tables.latex_file(above, tables.latex(header, rows, numeric_from, strong))
+    write_tables(out, tex, *_every_run(comparison))
 
     picture = _picture(comparison, bests, out)
     sections = [
@@ -368,7 +369,7 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     varies = any(key.name == "region" for axis in comparison.axes for key in axis.keys)
     parameters = list(dict.fromkeys(name for region in regions for name in region)) if varies else []
     header = ["run", *(key.name for key in keys)]
-    header += [f"region.{name}.{end}" for name in parameters for end in ("low", "high")]
+    header += [tables.end_column(name, end) for name in parameters for end in ("low", "high")]
     header += ["image_set"] if any("set" in words for words in sets) else []
     header += ["images", "base_correct", "base_accuracy", "smoothed_correct", "smoothed_accuracy"]
     for name in comparison.methods:
@@ -376,9 +377,9 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     rows = []
     for i in _ordered(comparison):
         run, _, outcomes = comparison.results[i]
-        row: list[Any] = [run.label, *(_plain(key.values[i]) for key in keys)]
+        row: list[Any] = [run.label, *(key.values[i] for key in keys)]
         for name in parameters:
-            row += regions[i].get(name, ("", ""))
+            row += regions[i].get(name, (None, None))
         row += [sets[i]] if "image_set" in header else []
         row.append(run.images)
         for column in ("base_prediction", "prediction"):
@@ -387,7 +388,7 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
         for name in comparison.methods:
             outcome = sound(outcomes, name)
             if outcome is None:
-                row += ["", "", ""]
+                row += [None, None, None]
             else:
                 robust = tables.robust_count(run, outcome)
                 row += [robust, robust / run.images, outcome.h_min]
@@ -398,21 +399,6 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
 def _ordered(comparison: Comparison) -> list[int]:
     """Positions of the results in the order of the settings."""
     return [i for setting in comparison.settings for i in sorted((*setting.members, *setting.repeats))]
-
-
-def _plain(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _latex(
-    said: str, header: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int, strong: set[tuple[int, int]]
-) -> str:
-    above = f"\\noindent All runs: {tables.latex_escaped(said)}.\\par\\medskip\n" if said else ""
-    return f"% Needs \\usepackage{{booktabs}}.\n{above}{tables.latex(header, rows, numeric_from, strong)}"
 
 
 _FAILED = ("job", "state", "reason", "log")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from glsmooth.bounds import Outcome
+from glsmooth.bounds import METHODS, Outcome
 from glsmooth.family.regions import Box
 from glsmooth.family.resolvability import holds
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.report import figures, html, sweeps, tables, wording
+from glsmooth.report import figures, html, radii, sweeps, tables, wording
 from glsmooth.report.defaults import defaults
+from glsmooth.report.formats import write_tables
 from glsmooth.report.tables import primary
 from glsmooth.runs.files import write_bytes, write_text
 from glsmooth.runs.run import Run, load_run
@@ -59,7 +60,7 @@ def write_report(
     drawn: Drawn | None = None,
     test_images: Callable[[int], NDArray[np.floating]] | None = None,
 ) -> Path:
-    """Write table.md, report.html and the pictures of a finished certify run into its directory.
+    """Write table.md, .csv, .json and .tex, report.html and the pictures of a finished certify run into its directory.
 
     Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
 
@@ -81,11 +82,24 @@ def write_report(
 
 
 def write_run_report(
-    run: Run, out: Path, region: Box, outcomes: Mapping[str, Outcome], note: str = "", drawn: Drawn | None = None
+    run: Run,
+    out: Path,
+    region: Box,
+    outcomes: Mapping[str, Outcome],
+    note: str = "",
+    drawn: Drawn | None = None,
+    found: radii.Radii | None = None,
 ) -> Path:
-    """The same for any region and methods, written to ``out``; ``note`` follows the headline."""
+    """The same for any region and methods, written to ``out``; ``note`` follows the headline.
+
+    With radii, ``found``, radii.csv is written, too.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "table.md", tables.run_table(run, region, outcomes, note))
+    more = "" if found is None else radii.section(run, found)
+    write_text(out / "table.md", tables.run_table(run, region, outcomes, note, more))
+    if found is not None:
+        write_text(out / "radii.csv", radii.radii_csv(run, found))
+    write_tables(out, tables.run_latex(run, region, outcomes, note), *tables.every_method(run, region, outcomes))
     log.info("report: pictures of %d images under %s", run.images, out)
     drawn = Drawn() if drawn is None else drawn
     drawn.run = run
@@ -111,6 +125,7 @@ def write_run_report(
             _plane(run, outcomes, drawn.plane, out),
         ),
         *picture("Some of the images", "gallery", _gallery(run, outcomes, out)),
+        *([] if found is None else [_radii(run, found)]),
         # How sure that is.
         *picture("How far the images are from the threshold", "threshold", _threshold(run, outcomes, out)),
         html.section("What the certificate assumes", html.bullets(tables.assumptions(run, outcomes))),
@@ -181,6 +196,15 @@ def _result(run: Run, outcomes: Mapping[str, Outcome]) -> str:
             small=True,
         ),
         html.table(("without transformation", "images", "share"), tables.accuracy_rows(run), (1, 2)),
+    )
+
+
+def _radii(run: Run, found: radii.Radii) -> str:
+    rows = radii.radius_rows(run, found)
+    return html.section(
+        "Radius of each image" + (f", by {METHODS[found.method].title}" if found.method else ""),
+        html.table(radii.RADIUS_HEADER, rows, range(2, len(radii.RADIUS_HEADER))) if rows else "",
+        html.bullets(radii.radius_notes(run, found), small=True),
     )
 
 

@@ -1,12 +1,15 @@
-"""The tables of a report, as Markdown, LaTeX and CSV."""
+"""The tables of a report, as Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -121,16 +124,52 @@ def latex(
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
+def latex_file(text: str, *tabulars: str) -> str:
+    """A file for ``\\input``: a paragraph of words, if there are any, and tables (:func:`latex`)."""
+    above = f"\\noindent {latex_escaped(text)}\\par\\medskip\n" if text else ""
+    return f"% Needs \\usepackage{{booktabs}}.\n{above}" + "\\par\\medskip\n".join(tabulars)
+
+
 def comma_separated(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A CSV file with numbers as they are. A text that a spreadsheet would compute has an apostrophe before it."""
+    """A CSV file with numbers as they are, and nothing for None.
+
+    What is neither number nor text is JSON. A text that a spreadsheet would compute has an apostrophe before it.
+    """
 
     def cell(value: object) -> object:
+        if isinstance(value, bool) or not (value is None or isinstance(value, (int, float, str))):
+            value = json.dumps(value, ensure_ascii=False)
         return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerows([[cell(value) for value in row] for row in [header, *rows]])
     return stream.getvalue()
+
+
+def json_rows(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """The same as a JSON list of objects, one a row."""
+    found = [dict(zip(header, map(_finite, row), strict=True)) for row in rows]
+    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no number for infinity, but a file may have named one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+#: Units of parameters that have one, as names of columns say them.
+_UNITS = {"tx": "pixels", "ty": "pixels", "blur": "pixels2"}
+
+
+def end_column(parameter: str, end: str) -> str:
+    """Name of the column of an end of the region, ``region.tx.low_pixels``."""
+    unit = _UNITS.get(parameter)
+    return f"region.{parameter}.{end}" + (f"_{unit}" if unit else "")
 
 
 def count(flags: np.ndarray) -> int:
@@ -189,6 +228,33 @@ def method_rows(run: Run, outcomes: Mapping[str, Outcome]) -> list[tuple[str, st
                 )
             )
     return rows
+
+
+def every_method(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[Any]]]:
+    """Header and a row a method, in full precision, for programs: counts are images, cra and accuracies shares of 1.
+
+    What an unsound method would claim is not counted: None.
+    """
+    header = ["run", "transform", *(end_column(name, end) for name in region.intervals for end in ("low", "high"))]
+    header += ["method", "standing", "h_min", "certified", "certified_correct", "cra"]
+    header += ["votes_failure_probability", "bound_failure_probability"]
+    header += ["images", "base_correct", "base_accuracy", "smoothed_correct", "smoothed_accuracy", "abstained"]
+    common: list[Any] = [run.label, run.family.transform.name, *(e for ends in region.intervals.values() for e in ends)]
+    base, smoothed = count(run.columns["base_prediction"] == run.columns["label"]), count(run.correct)
+    abstained = count((run.p_lower <= 0.5) & ~run.given_up)
+    accuracies = [run.images, base, base / run.images, smoothed, smoothed / run.images, abstained]
+    rows: list[list[Any]] = []
+    for name, outcome in outcomes.items():
+        numbers: list[Any]
+        if outcome.h_min is None:
+            numbers = ["does not apply", *[None] * 4]
+        elif not outcome.sound:
+            numbers = [wording.standing(outcome), outcome.h_min, *[None] * 3]
+        else:
+            certified, robust = count(outcome.certifies(run.p_lower)), robust_count(run, outcome)
+            numbers = ["sound", outcome.h_min, certified, robust, robust / run.images]
+        rows.append([*common, name, *numbers, run.alpha, outcome.failure_probability, *accuracies])
+    return header, rows
 
 
 def marked_title(outcome: Outcome) -> str:
@@ -428,8 +494,17 @@ def _flat(value: object) -> str:
     return str(value)
 
 
-def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> str:
-    """table.md of one run."""
+def run_latex(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> str:
+    """table.tex of one run: the headline, the methods, and the accuracies without transformation."""
+    return latex_file(
+        f"{headline(run, region, outcomes)} {note}",
+        latex(METHOD_HEADER, method_rows(run, outcomes)),
+        latex(("without transformation", "images", "share"), accuracy_rows(run)),
+    )
+
+
+def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str = "", more: str = "") -> str:
+    """table.md of one run; ``more`` is Markdown that follows the numbers."""
     parts = [
         f"# Certified robust accuracy: {escaped(f'{run.family.transform.name} on {run.name}')}\n",
         escaped(headline(run, region, outcomes)) + "\n",
@@ -444,6 +519,8 @@ def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str 
         "certified robust accuracy: the share of the images that are certified in their true class.\n"
     )
     parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
+    if more:
+        parts.append(more)
     parts.append(markdown(("setting", "value"), settings(run, region, outcomes), numeric_from=2))
     parts.append("What the certificate assumes:\n")
     parts.append(bullets(assumptions(run, outcomes)))
