@@ -216,8 +216,8 @@ def radius_notes(run: Run, found: Radii) -> list[str]:
         f"Of the {np.count_nonzero(run.correct)} images whose selected class is the true one; abstaining ones count as "
         "0 (k = 1).",
         "Each radius is of one parameter alone, the others at the identity; together they are no box.",
-        f"Sizes are of a grid with steps of {100 * STEP:g} % (whole pixels for shifts), and each radius was certified as "
-        "it stands; radii.csv has every image.",
+        f"Sizes are of a grid with steps of {100 * STEP:g} % (whole pixels for shifts), and each radius was "
+        "certified as it stands; radii.csv has every image.",
     ]
     if any(one.at_least.any() for one in found.found):
         notes.append("≥: the grid ends there.")
