@@ -124,6 +124,23 @@ _TRIED = 8
 Image = Tensor | NDArray[Any]
 
 
+def class_of(votes: NDArray[np.int64], alpha: float) -> int:
+    """PREDICT (Cohen et al. 2019): the class that the smoothed classifier predicts, or ABSTAIN (-1).
+
+    Except with probability at most ``alpha`` over the draws a class that is returned is the right one, by a two-sided
+    binomial test of the two leaders: what :meth:`glsmooth.SmoothedClassifier.predict` returns.
+
+    Args:
+        votes: (classes,) votes for each class.
+    """
+    from scipy.stats import binomtest  # late, as all of scipy.stats: it takes half a second
+
+    second, first = sorted(votes.tolist())[-2:]
+    if first == 0 or binomtest(first, first + second, 0.5).pvalue > alpha:
+        return ABSTAIN
+    return int(votes.argmax())
+
+
 class SmoothedClassifier:
     """h(x) = argmax_c P_{α~P}[ f(φ(x, α)) = c ] for a base classifier f.
 
@@ -175,15 +192,10 @@ class SmoothedClassifier:
         smoothed classifier predicts (Cohen et al. 2019, PREDICT): a two-sided binomial test of the two
         leaders.
         """
-        from scipy.stats import binomtest  # late, as all of scipy.stats: it takes half a second
-
         x = as_image(x, "x")
         # The selection draws are all that is needed; the one counting draw is not used.
         (tally,) = self._engine(FixedSample(n0=n, n=1, alpha=alpha), seed, [x]).run([(index, x)])
-        second, first = sorted(tally.selection.tolist())[-2:]
-        if first == 0 or binomtest(first, first + second, 0.5).pvalue > alpha:
-            return ABSTAIN
-        return tally.prediction
+        return class_of(tally.selection, alpha)
 
     def certify(
         self,

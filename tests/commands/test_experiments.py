@@ -155,7 +155,7 @@ OWN_LAWS = {"cifar10/gaussian_blur_16": {"blur": gs.Exponential(0.15)}}
 
 @pytest.mark.parametrize("row", sorted(ROWS))
 def test_regions_of_small_images(row):
-    """Laws and regions of ImageNet, but for one law; of shifts the same share of the image, rounded up to whole pixels."""
+    """Laws and regions of ImageNet, but for one law; of shifts the same share, rounded up to whole pixels."""
     theirs, large = problem(f"experiment=imagenet/{row}")
     for dataset in ("cifar10", "digits"):
         family, small = problem(f"experiment={dataset}/{row}")

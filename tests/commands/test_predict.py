@@ -12,9 +12,10 @@ from PIL import Image
 
 import glsmooth as gs
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
-from glsmooth.commands.predict import class_of, interval
+from glsmooth.commands.predict import interval
 from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.data import image_files, load_dataset
+from glsmooth.smoothing import class_of
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 

@@ -54,8 +54,6 @@ def accuracy_beforehand(
     Raises:
         UserError: a network that no votes can be taken of.
     """
-    from scipy.stats import binomtest  # late: it takes half a second
-
     size = len(images)  # type: ignore[arg-type]
     chosen = np.unique(np.linspace(0, size - 1, min(size, _TRIED)).round().astype(int))
     items = [images[int(i)] for i in chosen]
@@ -81,7 +79,7 @@ def accuracy_beforehand(
             f"WARNING: with the normalisation {name!r} it would be right on {count}. Was it trained with that? Set "
             f"'model.mean=[{_numbers(mean)}]' 'model.std=[{_numbers(std)}]'"
         )
-    elif len(labels) >= _FEWEST and _is_luck(binomtest, right, len(classes)):
+    elif len(labels) >= _FEWEST and _is_luck(int(right.sum()), len(right), 1 / len(classes)):
         lines.append(
             f"WARNING: that is no better than guessing among {len(classes)} classes, and hardly anything will be "
             "certified. " + (_other_order(predictions, labels, classes) if brought else _NEAR_CHANCE)
@@ -92,16 +90,17 @@ def accuracy_beforehand(
 _NEAR_CHANCE = "Are these the images, in the classes, that it was trained for?"
 
 
-def _is_luck(binomtest: Any, right: NDArray[np.bool_], classes: int) -> bool:
-    return bool(binomtest(int(right.sum()), len(right), 1 / classes, alternative="greater").pvalue > _LUCK)
+def _is_luck(successes: int, trials: int, chance: float, risk: float = _LUCK) -> bool:
+    """Would as many successes come by chance alone, more often than at ``risk``?"""
+    from scipy.stats import binomtest  # late: it takes half a second
+
+    return trials == 0 or bool(binomtest(successes, trials, chance, alternative="greater").pvalue > risk)
 
 
 def _better_normalisation(
     model: nn.Module, right: NDArray[np.bool_], classify: Any
 ) -> tuple[str, tuple[list[float], list[float]], int] | None:
     """The normalisation that is right most often, if that is clearly more often than the network's own."""
-    from scipy.stats import binomtest
-
     layers = OrderedDict(model.named_children())
     own = layers.get("normalize")
     if not isinstance(own, Normalize):
@@ -116,9 +115,7 @@ def _better_normalisation(
         layers["normalize"] = other.to(own.mean.dtype)
         found = classify(nn.Sequential(layers))
         won, lost = int((found & ~right).sum()), int((right & ~found).sum())
-        clear = won > lost and binomtest(won, won + lost, 0.5, alternative="greater").pvalue < _LUCK / len(
-            NORMALISATIONS
-        )
+        clear = not _is_luck(won, won + lost, 0.5, _LUCK / len(NORMALISATIONS))
         if clear and (best is None or found.sum() > best[2]):
             best = name, (other.mean.flatten().tolist(), other.std.flatten().tolist()), int(found.sum())
     return best

@@ -26,14 +26,14 @@ from glsmooth.learning.data import FolderImages, image_files
 from glsmooth.learning.trainer import accelerator, progress_bar, quieten_lightning
 from glsmooth.report import tables, wording
 from glsmooth.runs.files import write_config, write_text
-from glsmooth.smoothing import ABSTAIN
+from glsmooth.smoothing import ABSTAIN, class_of
 from glsmooth.voting.classifier import can_compile
 from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.procedures import FixedSample
 from glsmooth.voting.speed import AUTO, Speed
 from glsmooth.voting.tuning import choose_speed
 
-__all__ = ["class_of", "interval", "main", "run"]
+__all__ = ["interval", "main", "run"]
 
 RESULT_FILE = "predictions.csv"
 _HEADER = ("index", "image", "prediction", "class", "most_voted", "votes", "n", "p_lower", "p_upper")
@@ -62,23 +62,6 @@ def run(cfg: DictConfig) -> None:
         print(table(rows, settings["alpha"]))
     else:
         sys.stdout.write(written if form == "csv" else tables.json_rows(_HEADER, rows))
-
-
-def class_of(votes: NDArray[np.int64], alpha: float) -> int:
-    """PREDICT (Cohen et al. 2019): the class that the smoothed classifier predicts, or ABSTAIN (-1).
-
-    Except with probability at most ``alpha`` over the draws a class that is returned is the right one, by a two-sided
-    binomial test of the two leaders: what :meth:`glsmooth.SmoothedClassifier.predict` returns.
-
-    Args:
-        votes: (classes,) votes for each class.
-    """
-    from scipy.stats import binomtest  # late, as all of scipy.stats: it takes half a second
-
-    second, first = sorted(votes.tolist())[-2:]
-    if first == 0 or binomtest(first, first + second, 0.5).pvalue > alpha:
-        return ABSTAIN
-    return int(votes.argmax())
 
 
 def interval(votes: NDArray[np.int64], n: int, alpha: float) -> tuple[float, float]:
