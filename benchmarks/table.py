@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,11 @@ def network_of(row: str, column: str) -> tuple[str, str]:
     return (ONE, "canonical") if column == "one" else (SERVES[column].get(row, row), column)
 
 
+def columns_of(row: str, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that have the row."""
+    return [column for column in columns if column != "one" or SAME.get(row, row) not in NOT_ONE]
+
+
 def place(out: Path, command: str, row: str, column: str, seed: int) -> Path:
     column = "canonical" if row == ONE and column == "one" else column  # they are one there
     return out / command / f"{SAME.get(row, row)}-{column}-{seed}"
@@ -149,14 +155,13 @@ def main() -> None:
     if not cfg["print"]:
         for seed in cfg.seeds:
             for row in dict.fromkeys(SAME.get(row, row) for row in rows):
-                for column in cfg.columns:
-                    if column != "one" or row not in NOT_ONE:
-                        run(cfg, row, column, seed)
+                for column in columns_of(row, cfg.columns):
+                    run(cfg, row, column, seed)
     heads = ["base", "smoothed", *(wording.METHODS[name] for name in METHODS[:-1]), "(printed, unsound)", "votes"]
     print(f"\n| row | network | seed | {' | '.join(heads)} |")
     print("|---|---|---:|" + "---:|" * len(heads))
     for row in rows:
-        for column in cfg.columns:
+        for column in columns_of(row, cfg.columns):
             for seed in cfg.seeds:
                 directory = place(Path(cfg.out), "certify", row, column, seed)
                 done = (directory / "summary.json").is_file()
