@@ -72,7 +72,6 @@ STEPS = {
     "contrast_brightness": ["optimizer.lr=0.05"],
     "gamma_contrast": ["optimizer.lr=0.03", "optimizer.epochs=2"],
     "gaussian_blur_16": ["optimizer.epochs=5"],
-    "translation_blur_brightness_contrast": ["optimizer.epochs=4"],
 }
 #: Votes: a network that nothing moves agrees with itself; of the others, images near the required probability get many.
 SEQUENTIAL = ["monte_carlo=sequential", "monte_carlo.n0=100", "monte_carlo.n=4000"]
