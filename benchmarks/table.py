@@ -49,7 +49,6 @@ SAME = {
 #: The row whose network another row has, where that is not its own.
 SERVES = {
     "augmented": {
-        "brightness": "contrast_brightness",
         "contrast": "contrast_brightness",
         "contrast_brightness_wide": "contrast_brightness",
     },
@@ -69,9 +68,10 @@ ONE = "translation_blur_brightness_contrast"
 NOT_ONE = "gamma", "gamma_contrast"
 #: Settings of training, chosen on validation images: what a form moves far needs larger steps, and more of them.
 STEPS = {
-    "contrast_brightness": ["optimizer.lr=0.05"],
-    "gamma_contrast": ["optimizer.lr=0.03", "optimizer.epochs=2"],
-    "gaussian_blur_16": ["optimizer.epochs=5"],
+    ("brightness", "augmented"): ["optimizer.epochs=2"],
+    ("contrast_brightness", "canonical"): ["optimizer.lr=0.05"],
+    ("gamma_contrast", "canonical"): ["optimizer.lr=0.03", "optimizer.epochs=2"],
+    ("gaussian_blur_16", "canonical"): ["optimizer.epochs=5"],
 }
 #: Votes: a network that nothing moves agrees with itself; of the others, images near the required probability get many.
 SEQUENTIAL = ["monte_carlo=sequential", "monte_carlo.n0=100", "monte_carlo.n=4000"]
@@ -107,10 +107,8 @@ def place(out: Path, command: str, row: str, column: str, seed: int) -> Path:
 def training(row: str, column: str) -> list[str]:
     """What tells a network's training from that of the base network."""
     model = ["model=cifar_fast_cyclic"] if "translation" in row else []
-    if column == "augmented":
-        return ["optimizer=fine_tune", *model]
-    plain = ["loss=plain", "loss.label_smoothing=0.2", "model.canonical=auto"]
-    return ["optimizer=fine_tune", *model, *plain, *STEPS.get(row, [])]
+    plain = ["loss=plain", "loss.label_smoothing=0.2", "model.canonical=auto"] if column == "canonical" else []
+    return ["optimizer=fine_tune", *model, *plain, *STEPS.get((row, column), [])]
 
 
 def run(cfg: Any, row: str, column: str, seed: int) -> None:
