@@ -601,6 +601,8 @@ def known_required_probabilities():
         laws = {"tx": gs.Normal(0.0, scale), "ty": gs.Normal(0.0, scale)}
         shifts = gs.SmoothedFamily(gs.transforms.Translation(), laws, image_size=(size, size))
         yield gs.required_probability(shifts, gs.Box(tx=(-most, most), ty=(-most, most)))
+    blurs = gs.SmoothedFamily(gs.transforms.GaussianBlur(), {"blur": gs.Exponential(0.15)})
+    yield gs.required_probability(blurs, gs.Box(blur=(0, 16)))
     # Invariant networks.
     wide = gs.Box(contrast=(0.1, 10), brightness=(-2, 2))
     for scale in (2.0, 20.0):
