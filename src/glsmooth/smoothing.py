@@ -117,8 +117,6 @@ class Certificate:
 
 # Settings that were chosen for one call are chosen again for one that draws so many times more.
 _LONGER = 4
-# Images on which a transformation of the user's own is tried.
-_TRIED = 8
 
 #: An image, or a batch.
 Image = Tensor | NDArray[Any]
@@ -314,7 +312,7 @@ class SmoothedClassifier:
         procedure: Procedure = FixedSample(n0, n, alpha, randomised=randomised)
         law = FiniteLaw.of(self.family) if exhaustive else None
         self.family.check_region(region)
-        check = check_family(self.family, region, [image.cpu() for image in images[:_TRIED]]) if images else None
+        check = check_family(self.family, region, images) if images else None
         if check is not None:
             check.require(approximate)
         outcome = certify_region(self.family, region, method)

@@ -329,6 +329,13 @@ def test_what_lightning_does_not_know_is_a_mistake(checkpoint, tmp_path, overrid
         run(checkpoint, tmp_path, override)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("dry_run", ["true", "false"])
+def test_a_gpu_that_is_not_there_is_a_mistake(checkpoint, tmp_path, dry_run):
+    with pytest.raises(UserError, match=r"^trainer.accelerator=gpu.*; set trainer.accelerator=cpu"):
+        run(checkpoint, tmp_path, "trainer.accelerator=gpu", f"dry_run={dry_run}")
+
+
 @pytest.mark.usefixtures("no_report")
 def test_the_picture_shows_the_first_counting_draws(checkpoint, tmp_path):
     run(checkpoint, tmp_path)

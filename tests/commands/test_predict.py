@@ -165,3 +165,9 @@ def test_a_mistake_is_named(refused, photos, elsewhere, arguments, words):
     (elsewhere / "empty").mkdir()
     Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     assert words in refused(*arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_mistake(refused, photos):
+    words = refused(f"images={photos}", "trainer.accelerator=gpu")
+    assert words.endswith("trainer.accelerator=gpu: there is no GPU here; set trainer.accelerator=cpu")

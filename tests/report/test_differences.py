@@ -112,6 +112,15 @@ def test_what_decides_nothing_is_no_axis():
     assert not axes_of(result(), result(**other, seconds_per_image=3.0, hardware={"device": "x"}, speed={"threads": 2}))
 
 
+def test_the_usual_split_is_the_same_typed_or_not():
+    def of(**chosen):
+        return result(dataset={"name": "digits", "root": "here", "subset": None, **chosen})
+
+    assert not axes_of(of(), of(split="test", skip=0, every=1))
+    assert len(compare([of(), of(split="test")]).settings) == 1
+    assert {"dataset.split", "images"} & set(axes_of(of(), of(split="val")))
+
+
 def test_a_key_without_a_number_leads_and_is_no_number():
     resnet = result(scale=0.5, model={"name": "resnet50"})
     (axis,) = axes_of(result(), resnet).values()

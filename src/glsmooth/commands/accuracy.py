@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from glsmooth.learning.certification import Options
 from glsmooth.learning.models import Normalize
+from glsmooth.learning.weights import PUBLISHED
+from glsmooth.voting.classifier import undisturbed
 
 __all__ = ["NORMALISATIONS", "accuracy_beforehand"]
 
@@ -23,9 +25,9 @@ _BATCH = 20
 _LUCK = 1e-3
 #: What networks are trained with elsewhere: mean and standard deviation of every colour.
 NORMALISATIONS = {
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-    "half": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
-    "none": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
+    "imagenet": PUBLISHED["imagenet"],
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
 
@@ -62,7 +64,8 @@ def accuracy_beforehand(
 
     def classify(network: nn.Module) -> NDArray[np.int64]:
         classifier = options.classifier(network, len(classes), device)
-        with torch.inference_mode(), classifier.ready(batches[0][0]):
+        # A network may draw from the global generators: votes find them as they were.
+        with torch.inference_mode(), classifier.ready(batches[0][0]), undisturbed(device):
             logits = [classifier(batch.to(device)) for batch in batches]
         return torch.cat(logits).argmax(1).cpu().numpy()
 
@@ -108,9 +111,8 @@ def _better_normalisation(
     best = None
     for name, (mean, std) in NORMALISATIONS.items():
         other = Normalize(mean[: len(own.mean)], std[: len(own.std)])
-        if torch.allclose(other.mean, own.mean.cpu(), atol=1e-3) and torch.allclose(
-            other.std, own.std.cpu(), atol=1e-3
-        ):
+        pairs = ((other.mean, own.mean), (other.std, own.std))
+        if all(torch.allclose(one, two.cpu(), atol=1e-3) for one, two in pairs):
             continue
         layers["normalize"] = other.to(own.mean.dtype)
         found = classify(nn.Sequential(layers))

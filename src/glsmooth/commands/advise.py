@@ -38,16 +38,15 @@ from glsmooth.learning.certification import Options
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, load_dataset
 from glsmooth.learning.models import check_takes, resolve_model
-from glsmooth.learning.trainer import accelerator, progress_bar, quieten_lightning
+from glsmooth.learning.trainer import one_device, progress_bar, quieten_lightning
 from glsmooth.report import wording
 from glsmooth.report.advice import Advice, Trial, headline, notes, short_table, write_advice
 from glsmooth.runs.files import write_config, write_text
 from glsmooth.smoothing import check_image
-from glsmooth.voting.classifier import can_compile
 from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.expectation import Expectation, fewest_counts
 from glsmooth.voting.procedures import FixedSample, build_procedure
-from glsmooth.voting.speed import AUTO, Speed
+from glsmooth.voting.speed import AUTO
 from glsmooth.voting.tuning import choose_speed
 
 __all__ = ["FIRST_INDEX", "main", "run", "validation_images"]
@@ -129,18 +128,11 @@ def _prepare(cfg: DictConfig) -> _Job:
     region = build_region(settings["region"], family.transform)
     family.check_region(region)
     plan = _plan(settings["monte_carlo"], family)
-    if settings["compile"] is True and not can_compile(accelerator(settings)):
-        raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
-    options = Options(
-        seed=settings["seed"],
-        precision=settings["precision"],
-        stochastic=settings["stochastic"],
-        speed=Speed(**{key: settings[key] for key in ("batch_size", "channels_last", "compile", "threads")}),
-    )
+    options = Options.of(settings)
     model = checkpoint.build_model(cfg.model.get("_target_"))
     if list(data.image_size) != list(checkpoint.image_size):
         check_takes(model, settings["model"]["name"], data.channels, data.image_size)
-    return _Job(settings, checkpoint, model, data, family, region, plan, options, _device(settings))
+    return _Job(settings, checkpoint, model, data, family, region, plan, options, one_device(settings, "advise"))
 
 
 def _plan(monte_carlo: Mapping[str, Any], family: SmoothedFamily) -> FixedSample:
@@ -154,15 +146,6 @@ def _plan(monte_carlo: Mapping[str, Any], family: SmoothedFamily) -> FixedSample
         "plans with a fixed number of votes and the plain bound; use monte_carlo=paper, and certify under the law with "
         "what you like"
     )
-
-
-def _device(settings: Mapping[str, Any]) -> torch.device:
-    chosen = accelerator(settings)
-    if chosen not in ("cpu", "gpu", "cuda"):
-        raise UserError(f"trainer.accelerator={chosen}: advise votes on cpu or gpu; set trainer.accelerator=auto")
-    if chosen != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"trainer.accelerator={chosen}: there is no GPU here; set trainer.accelerator=cpu")
-    return torch.device("cpu" if chosen == "cpu" else "cuda")
 
 
 def _check_beginning(cfg: DictConfig, settings: Mapping[str, Any], checkpoint: Checkpoint) -> None:

@@ -40,13 +40,14 @@ from glsmooth.learning.certification import (
     take_votes,
     try_transformation,
 )
-from glsmooth.learning.checkpoint import Checkpoint, bring, load_checkpoint
+from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, of_network
 from glsmooth.learning.data import Data, digests, images_asked, load_dataset, positions, share
 from glsmooth.learning.models import check_takes, resolve_model
 from glsmooth.learning.trainer import (
     accelerator,
     is_first_process,
     make_trainer,
+    one_device,
     quieten_lightning,
     started_with_others,
 )
@@ -58,10 +59,8 @@ from glsmooth.runs.own import is_own, remember, run_files
 from glsmooth.runs.records import Images, Records
 from glsmooth.runs.shards import parse
 from glsmooth.runs.summary import Summary
-from glsmooth.voting.classifier import can_compile
 from glsmooth.voting.engine import check_random
 from glsmooth.voting.procedures import Procedure, build_procedure
-from glsmooth.voting.speed import Speed
 
 __all__ = ["check_dataset", "check_root", "main", "meant_precision", "run", "stored_dataset"]
 
@@ -103,15 +102,14 @@ def run(cfg: DictConfig) -> None:
     job = _prepare(cfg)
     settings, directory = job.settings, job.directory
     print(preflight(job.outcomes, job.procedure), file=sys.stderr)
-    device = torch.device("cuda" if accelerator(settings) in ("gpu", "cuda") else "cpu")
-    if is_first_process() and not (directory / RECORDS).is_file():
-        brought = settings["ckpt"] is None
-        tried = accuracy_beforehand(job.model, job.classes, job.images, job.options, device, brought)
-        print(tried, file=sys.stderr)
     if settings["dry_run"]:
+        device = one_device(settings, "dry_run")
+        print(_accuracy(job, device), file=sys.stderr)
         print(estimate(job.model, len(job.classes), job.family, job.procedure, job.images, job.options, device))
         return
     trainer = _trainer(settings)
+    if is_first_process() and not (directory / RECORDS).is_file():
+        print(_accuracy(job, trainer.strategy.root_device), file=sys.stderr)
     module = CertificationModule(
         job.model,
         job.family,
@@ -155,6 +153,11 @@ def run(cfg: DictConfig) -> None:
         log_results(logged, drawn, lambda index: job.images[job.indices.index(index)][0])
 
 
+def _accuracy(job: _Job, device: torch.device) -> str:
+    brought = job.settings["ckpt"] is None
+    return accuracy_beforehand(job.model, job.classes, job.images, job.options, device, brought)
+
+
 def _prepare(cfg: DictConfig) -> _Job:
     """Build and check everything that the configuration and its checkpoint name.
 
@@ -181,15 +184,7 @@ def _prepare(cfg: DictConfig) -> _Job:
         residual, why = approximate["residual"], why_approximate(approximate)
         outcomes = {method: outcome.approximate(residual, why) for method, outcome in outcomes.items()}
     check_random(procedure, settings["stochastic"])
-    if settings["compile"] is True and not can_compile(accelerator(settings)):
-        raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
-    options = Options(
-        seed=settings["seed"],
-        precision=settings["precision"],
-        stochastic=settings["stochastic"],
-        num_workers=data.num_workers,
-        speed=Speed(**{key: settings[key] for key in ("batch_size", "channels_last", "compile", "threads")}),
-    )
+    options = Options.of(settings, data.num_workers)
     model = checkpoint.build_model(cfg.model.get("_target_"))
     if list(data.image_size) != list(checkpoint.image_size):
         check_takes(model, settings["model"]["name"], data.channels, data.image_size)
@@ -220,12 +215,12 @@ def _trained(cfg: DictConfig) -> tuple[Checkpoint, dict[str, Any], Data]:
 
 
 def _brought(cfg: DictConfig) -> tuple[Checkpoint, dict[str, Any], Data]:
-    """A network that was trained elsewhere, as if a training here had written it, and so on."""
+    """A network that was trained elsewhere, as a checkpoint would hold it, the whole settings, and the data set."""
     settings = without_checkpoint(cfg)
     data = load_dataset(settings["dataset"])
     transform = build_transform(settings["transform"])
     settings["model"] = resolve_model(settings["model"], data.name, transform)
-    checkpoint = bring(settings, data)
+    checkpoint = of_network(settings, data)
     settings["model"] |= {"mean": checkpoint.mean, "std": checkpoint.std}  # wherever they came from
     return checkpoint, settings, data
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
@@ -23,14 +22,13 @@ from glsmooth.errors import UserError, keyed, visible
 from glsmooth.learning.certification import Options
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import FolderImages, image_files
-from glsmooth.learning.trainer import accelerator, progress_bar, quieten_lightning
+from glsmooth.learning.trainer import one_device, progress_bar, quieten_lightning
 from glsmooth.report import tables, wording
 from glsmooth.runs.files import write_config, write_text
 from glsmooth.smoothing import ABSTAIN, class_of
-from glsmooth.voting.classifier import can_compile
 from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.procedures import FixedSample
-from glsmooth.voting.speed import AUTO, Speed
+from glsmooth.voting.speed import AUTO
 from glsmooth.voting.tuning import choose_speed
 
 __all__ = ["interval", "main", "run"]
@@ -77,15 +75,8 @@ def interval(votes: NDArray[np.int64], n: int, alpha: float) -> tuple[float, flo
 def _votes(checkpoint: Checkpoint, settings: dict[str, Any], images: FolderImages) -> list[NDArray[np.int64]]:
     """Votes for each class, an array an image."""
     family = checkpoint.build_family(_typed(settings, checkpoint))
-    device = torch.device("cuda" if accelerator(settings) in ("gpu", "cuda") else "cpu")
-    if settings["compile"] is True and not can_compile(device.type):
-        raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
-    options = Options(
-        seed=settings["seed"],
-        precision=meant_precision(settings["precision"], checkpoint),
-        stochastic=settings["stochastic"],
-        speed=Speed(**{key: settings[key] for key in ("batch_size", "channels_last", "compile", "threads")}),
-    )
+    device = one_device(settings, "predict")
+    options = Options.of({**settings, "precision": meant_precision(settings["precision"], checkpoint)})
     # All votes select; the one counting draw is not used.
     procedure = FixedSample(n0=settings["n"], n=1, alpha=settings["alpha"])
     classifier = options.classifier(

@@ -19,7 +19,7 @@ from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
 from glsmooth.errors import UserError
 
-__all__ = ["decisive", "difference", "digest", "file_digest", "run_id"]
+__all__ = ["USUAL", "decisive", "difference", "digest", "file_digest", "run_id"]
 
 #: Fields that do not decide a command's result: where and how fast it runs, where it reports to, and what only permits
 #: it to run.
@@ -43,14 +43,13 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     ),
     "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
-    "report": (
-        "format",
-        "transform.*",
-        "dataset.root",
-    ),  # the latter are those of the runs: typed, they only permit to import and to read
+    # The latter two are those of the runs: typed, they only permit to import and to read.
+    "report": ("format", "transform.*", "dataset.root"),
 }
 #: Fields that once were not there, with what null stands for.
-_USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False}
+USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False} | dict.fromkeys(
+    ("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names")
+)
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 
@@ -72,17 +71,12 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     for folder in ("dataset.root", "images"):
         if fields.get(folder) is not None:
             fields[folder] = str(Path(fields[folder]).expanduser().resolve())
-    if fields.get("shard") is None:  # older runs do not say so
-        fields.pop("shard", None)
-    for name, usual in _USUAL.items():
+    for name, usual in USUAL.items():
         if fields.get(name) in (None, usual):
             fields.pop(name, None)
-    # Nor do these; with ckpt, null is what that network has.
+    # With ckpt, null is what that network has.
     if fields.get("model.canonical") in ((None,) if settings.get("ckpt") else (None, "none")):
         fields.pop("model.canonical", None)
-    for key in ("model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"):
-        if fields.get(key) is None:
-            fields.pop(key, None)
     if isinstance(fields.get("dataset.class_names"), str):
         fields["dataset.class_names"] = read_names(fields["dataset.class_names"])
     if settings.get("ckpt") is None:  # train, which need not start from one, and once could not

@@ -106,10 +106,7 @@ def without_checkpoint(cfg: Any) -> dict[str, Any]:
     """
     transform = _said(plain(cfg)["transform"])
     defaults = {group: _defaults(group, transform) for group in ("smoothing", "region")}
-    settings = merge_checkpoint(cfg, {"transform": transform, **defaults})
-    if isinstance(settings["dataset"].get("class_names"), str):
-        settings["dataset"]["class_names"] = read_names(settings["dataset"]["class_names"])
-    return settings
+    return merge_checkpoint(cfg, {"transform": transform, **defaults})
 
 
 def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,8 +150,8 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
         dataset = _said(config["dataset"])
         if dataset.get("name", stored["dataset"]["name"]) == stored["dataset"]["name"]:
             config["dataset"] = {**stored["dataset"], **dataset}
-        if isinstance(config["dataset"].get("class_names"), str):  # what is written of it shall hold elsewhere, too
-            config["dataset"]["class_names"] = read_names(config["dataset"]["class_names"])
+    if isinstance(config.get("dataset", {}).get("class_names"), str):  # what is written of it shall hold elsewhere, too
+        config["dataset"]["class_names"] = read_names(config["dataset"]["class_names"])
     if "model" in config and "model" in stored:
         target = config["model"].get("_target_")
         fields = (("name", None), ("_target_", None), ("library", None), ("mean", None), ("std", None))

@@ -28,7 +28,7 @@ from glsmooth.family.resolvability import check_family
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.data import Batches, loader
 from glsmooth.learning.stopping import Stopped
-from glsmooth.learning.trainer import device_name, progress_bar, quieten_lightning, spawned
+from glsmooth.learning.trainer import accelerator, device_name, progress_bar, quieten_lightning, spawned
 from glsmooth.learning.wandb_log import Session
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_text
@@ -36,7 +36,7 @@ from glsmooth.runs.records import Columns, Records, RecordWriter, columns, part_
 from glsmooth.runs.speed import read_speed, write_speed
 from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
 from glsmooth.smoothing import Verdict, certify, check_image
-from glsmooth.voting.classifier import BaseClassifier
+from glsmooth.voting.classifier import BaseClassifier, can_compile
 from glsmooth.voting.engine import VoteEngine
 from glsmooth.voting.procedures import FixedSample, Procedure
 from glsmooth.voting.speed import AUTO, Speed
@@ -94,6 +94,18 @@ class Options:
     stochastic: bool = False
     num_workers: int = 0
     speed: Speed = Speed()  # noqa: RUF009 - it is frozen
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], num_workers: int = 0) -> Options:
+        """Those of a command's settings, whose precision is not auto.
+
+        Raises:
+            UserError: the network is to be compiled for a CPU, and there is no compiler.
+        """
+        if settings["compile"] is True and not can_compile(accelerator(settings)):
+            raise UserError("compile=true: needs a C++ compiler on a CPU; install g++, or set compile=false")
+        speed = Speed(**{key: settings[key] for key in ("batch_size", "channels_last", "compile", "threads")})
+        return cls(settings["seed"], settings["precision"], settings["stochastic"], num_workers, speed)
 
     def classifier(self, model: nn.Module, num_classes: int, device: torch.device) -> BaseClassifier:
         """The base classifier as these options run it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -33,7 +32,7 @@ from glsmooth.learning.data import LARGEST_IMAGE, Data
 from glsmooth.learning.data import NAMES as DATASETS
 from glsmooth.learning.models import build_model, tensor_shapes
 from glsmooth.learning.tensors import in_brief, read_tensors
-from glsmooth.voting.classifier import PRECISIONS, nonfinite
+from glsmooth.voting.classifier import PRECISIONS, BaseClassifier, nonfinite
 
 #: Key of the payload in the checkpoint that Lightning writes.
 KEY = "glsmooth"
@@ -172,7 +171,7 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     )
 
 
-def bring(settings: Mapping[str, Any], data: Data) -> Checkpoint:
+def of_network(settings: Mapping[str, Any], data: Data) -> Checkpoint:
     """A network that was trained elsewhere, as a checkpoint would hold it.
 
     Args:
@@ -194,7 +193,6 @@ def bring(settings: Mapping[str, Any], data: Data) -> Checkpoint:
             f"model: {notes[0]}, which nobody has trained for the dataset's classes: train first, or give weights and "
             "images of the same classes"
         )
-    state = model.state_dict()
     return Checkpoint(
         **{part: dict(settings[part]) for part in ("transform", "smoothing", "region", "dataset", "model")},
         loss={"pixel_noise": 0.0},
@@ -207,18 +205,9 @@ def bring(settings: Mapping[str, Any], data: Data) -> Checkpoint:
         precision="32-true",
         identity={},
         metrics={},
-        sha256=file_digest(spec["weights"]) if spec["weights"] else _digest(state),
-        state_dict=state,
+        sha256=file_digest(spec["weights"]) if spec["weights"] else BaseClassifier(model, data.num_classes).digest(),
+        state_dict=model.state_dict(),
     )
-
-
-def _digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors with their names, for weights that come without a file."""
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, Any]:

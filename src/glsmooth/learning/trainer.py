@@ -56,6 +56,20 @@ def accelerator(settings: Mapping[str, Any]) -> str:
     return ("gpu" if torch.cuda.is_available() else "cpu") if chosen == "auto" else chosen
 
 
+def one_device(settings: Mapping[str, Any], command: str) -> torch.device:
+    """The device on which ``command`` votes without Lightning.
+
+    Raises:
+        UserError: the settings choose another kind than a GPU or the CPU, or one that is not here.
+    """
+    chosen = accelerator(settings)
+    if chosen not in ("cpu", "gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={chosen}: {command} votes on cpu or gpu; set trainer.accelerator=auto")
+    if chosen != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={chosen}: there is no GPU here; set trainer.accelerator=cpu")
+    return torch.device("cpu" if chosen == "cpu" else "cuda")
+
+
 def device_name(device: torch.device) -> str:
     """What a device is, in words."""
     if device.type == "cuda":

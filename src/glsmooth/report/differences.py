@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from glsmooth import bounds
 from glsmooth.bounds import Outcome
 from glsmooth.configuration.fields import cut, is_number, leaves
+from glsmooth.configuration.identity import USUAL
 from glsmooth.family.regions import Box
 from glsmooth.report import wording
 from glsmooth.report.sweeps import multiplicative
@@ -35,17 +36,7 @@ _SAME = {"loss.pixel_noise": "pixel_noise", "trainer.precision": "precision"}
 #: Where and how fast, or what follows from other keys.
 _LEFT_OUT = {"dataset.num_workers", "dataset.download", "monte_carlo.stopped_for"}
 #: What decides which images are certified, besides their positions and labels.
-_IMAGES = (
-    "name",
-    "root",
-    "image_size",
-    "val_fraction",
-    "test_fraction",
-    "split_seed",
-    "subset",
-    "subset_seed",
-    "split",
-)
+_IMAGES = ("name", "root", "image_size", "val_fraction", "test_fraction", "split_seed", "subset", "subset_seed")
 #: Keys that follow where others lead: they never name an axis if another key varies with them.
 _FOLLOWERS = ("images", "checkpoint", "region")
 #: How far ends of a region may be from those of another one, scaled, relative to the largest: hand-written ends like
@@ -352,6 +343,7 @@ def _certified(run: Run) -> dict[str, Any]:
         name: value
         for name, value in leaves(summary.told)
         if name not in ignored and name.rpartition(".")[0] not in ignored and value != {}
+        if name not in USUAL or value not in (None, USUAL[name])
     }
 
 
@@ -375,7 +367,7 @@ def _image_identity(run: Run) -> str:
     for column in ("index", "label"):
         digest.update(np.ascontiguousarray(run.columns[column][order], dtype=np.int64).tobytes())
     dataset = run.summary.dataset
-    chosen = {name: dataset.get(name) for name in _IMAGES}
+    chosen = {name: dataset.get(name) for name in _IMAGES} | {"split": run.split}  # null is a split, too
     if dataset.get("name") not in (None, "image_folder"):
         chosen.pop("root")
     return _signature(chosen) + digest.hexdigest()
