@@ -661,6 +661,55 @@ def clamping(tmp_path, monkeypatch):
     sys.modules.pop("my_clamping_module", None)
 
 
+PLAIN = """
+import torch
+import glsmooth as gs
+
+class Plain(gs.ResolvableTransform):
+    name = "plain"
+    parameters = ("b",)
+    identity = torch.zeros(1, dtype=torch.float64)
+
+    def apply(self, images, theta):
+        return images + theta[:, 0].to(images)[:, None, None, None]
+
+    def resolve(self, alpha, beta):
+        return alpha + beta
+
+class Shown(Plain):
+    def inverse(self, theta, beta):
+        return theta - beta
+"""
+
+
+@pytest.mark.parametrize("monte_carlo", ["paper", "sequential"])
+@pytest.mark.parametrize("name", ["Plain", "Shown"])
+def test_a_users_transformation_without_factors(checkpoint, tmp_path, monkeypatch, name, monte_carlo):
+    """With inverse a box is proved; without it GL's estimate is all there is, and it stops no votes."""
+    (tmp_path / "my_plain_module.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    target = f"transform._target_=my_plain_module.{name}"
+    region = ["+smoothing.b={law:Normal,scale:0.3}", "+region.b=[-0.1,0.1]", "bound.methods=[neyman_pearson,gl]"]
+    votes = [f"monte_carlo={monte_carlo}", "monte_carlo.n=100"]
+    run(checkpoint, tmp_path / "run", "transform=custom", target, *region, *votes)
+    sys.modules.pop("my_plain_module", None)
+    _, summary = read(tmp_path / "run")
+    said = summary["methods"]
+    assert not said["gl"]["sound"]
+    assert said["gl"]["certified_robust_accuracy"] == 0
+    if name == "Shown":
+        exact = gs.required_probability(
+            gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0, 0.3)}),
+            gs.Box(brightness=(-0.1, 0.1)),
+        )
+        assert exact <= said["neyman_pearson"]["required_probability"] <= exact + 0.02
+        assert said["neyman_pearson"]["sound"]
+    else:
+        assert said["neyman_pearson"]["required_probability"] is None
+    if monte_carlo == "sequential":
+        assert set(summary["monte_carlo"]["stopped_for"]) == ({"neyman_pearson"} if name == "Shown" else set())
+
+
 def test_a_users_transformation_that_is_not_resolvable_is_refused_before_the_first_vote(checkpoint, tmp_path, clamping):
     with pytest.raises(ValueError, match=r"Clamping is not resolvable as it says: .* at α = \(b .*approximate=true"):
         run(checkpoint, tmp_path / "run", *clamping)

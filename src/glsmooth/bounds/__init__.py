@@ -103,6 +103,10 @@ class Method:
     certify: Callable[[SmoothedFamily, Region], Outcome]
     sound: bool = True
 
+    def proves(self, family: SmoothedFamily) -> bool:
+        """Is what it says of the family sound, as far as the bound is concerned? GL without factors is an estimate."""
+        return self.sound and not (family.transform.factors is None and self.name in autograd_gl.FORMS)
+
 
 METHODS: dict[str, Method] = {
     method.name: method

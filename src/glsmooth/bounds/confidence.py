@@ -27,6 +27,7 @@ __all__ = [
     "clopper_pearson_upper",
     "fewest_successes",
     "log_evidence",
+    "mean_upper",
     "randomised_lower",
     "samples_needed",
 ]
@@ -63,6 +64,26 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     """One-sided upper confidence bound of p: P(bound < p) <= alpha for every p."""
     # Near 1 the spacing of floats, not the inverse function, is what rounds.
     return min(1.0, math.nextafter(1.0 - clopper_pearson_lower(n - count, n, alpha), 2.0))
+
+
+def mean_upper(mean: float, n: int, alpha: float) -> float:
+    """One-sided upper confidence bound of an expectation, from the mean of ``n`` independent draws in [0, 1].
+
+    The largest q with n·kl(mean, q) <= log(1/alpha) (Hoeffding 1963, Theorem 1: P(mean <= x) <= exp(-n kl(x, q)) for
+    an expectation q > x), kl the relative entropy of two coins.
+    """
+    _check_alpha(alpha)
+    if n < 1 or not 0 <= mean <= 1:
+        raise ValueError(f"mean={mean} of n={n} is not that of draws in [0, 1]")
+    most = math.log(1 / alpha) / n
+    low, high = mean, 1.0
+    for _ in range(60):
+        q = (low + high) / 2
+        entropy = (mean * math.log(mean / q) if mean else 0.0) + (
+            (1 - mean) * math.log((1 - mean) / (1 - q)) if q < 1 else math.inf
+        )
+        low, high = (q, high) if entropy <= most else (low, q)
+    return min(1.0, high + _ROUNDING)
 
 
 def randomised_lower(count: int, n: int, alpha: float, u: float) -> float:

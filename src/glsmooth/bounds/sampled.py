@@ -34,6 +34,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from glsmooth.bounds import boxes
 from glsmooth.bounds.base import NotApplicable, Outcome
 from glsmooth.bounds.confidence import clopper_pearson_upper
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
@@ -297,39 +298,45 @@ def _ends(family: SmoothedFamily, name: str, interval: tuple[float, float]) -> l
     return [low, high]
 
 
-def _points(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, float]], str]:
-    """Finitely many parameters that stand for a region, and why they may."""
+def _parts(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, tuple[float, float]]], str]:
+    """What stands for a region, and why it may: single parameters, or boxes of those that nothing is known of."""
     if isinstance(region, Points):
-        return [dict(point) for point in region.points], "every listed parameter"
+        return [{name: (value, value) for name, value in point.items()} for point in region.points], (
+            "every listed parameter"
+        )
     assert isinstance(region, (Box, Ball))
     transform = family.transform
-    values: dict[str, list[float]] = {}
+    intervals: dict[str, list[tuple[float, float]]] = {}
     proved: list[str] = []
     claimed: list[str] = []
     listed: list[str] = []
     unknown: list[str] = []
     for name, (low, high) in as_applied(family, region).items():
-        values[name] = [low]
+        values = [low]
         if low == high:
-            continue
-        if name in _ordered(family, transform) or name in transform.monotone_parameters:
+            pass
+        elif name in _ordered(family, transform) or name in transform.monotone_parameters:
             (proved if name in _ordered(family, transform) else claimed).append(name)
-            values[name] = _ends(family, name, (low, high))
+            values = _ends(family, name, (low, high))
         elif name in transform.integer_parameters and high - low < MOST_SHIFTS:
             listed.append(name)
-            values[name] = [low + i for i in range(int(high - low) + 1)]
+            values = [low + i for i in range(int(high - low) + 1)]
         else:
             unknown.append(name)
-    if unknown:
+            intervals[name] = [(low, high)]
+            continue
+        intervals[name] = [(value, value) for value in values]
+    if unknown and not (boxes.has_inverse(family) and transform.integer_parameters.isdisjoint(unknown)):
         raise NotApplicable(
             f"{transform!r} declares no factors, and samples at single parameters do not say what happens between "
-            f"them: certify Points([...]) instead of an interval of {', '.join(unknown)}, or, if you can prove that "
-            "the trade-off curve never rises away from the identity, name them in monotone_parameters"
+            f"them: define inverse (docs/extending.md) to have an interval of {', '.join(unknown)} covered, or certify "
+            "Points([...]) instead, or, if you can prove that the trade-off curve never rises away from the identity, "
+            "name them in monotone_parameters"
         )
-    points = [dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values())]
-    if len(points) > MOST_SHIFTS and listed:
+    parts = [dict(zip(intervals, choice, strict=True)) for choice in itertools.product(*intervals.values())]
+    if len(parts) > MOST_SHIFTS and listed:
         raise NotApplicable(
-            f"the region holds {len(points)} parameters with whole {', '.join(listed)}, too many to sample each; give "
+            f"the region holds {len(parts)} parameters with whole {', '.join(listed)}, too many to sample each; give "
             "a smaller one, or a law that is log-concave"
         )
     reasons = [
@@ -338,8 +345,9 @@ def _points(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, floa
         f"worst corners of the region, by the transformation's own claim that {', '.join(claimed)} are monotone"
         if claimed
         else "",
+        f"every {', '.join(unknown)}, in cells whose densities are enclosed by interval arithmetic" if unknown else "",
     ]
-    return points, "; ".join(filter(None, reasons)) or "the only parameter of the region"
+    return parts, "; ".join(filter(None, reasons)) or "the only parameter of the region"
 
 
 def certify(
@@ -355,7 +363,8 @@ def certify(
     transformation declares it among its ``monotone_parameters`` (its ends are sampled, and the argument says whose
     claim that is), where it is a shift by a log-concave law in a composition (its ends, by proof), and where the action
     rounds it to few whole numbers (all of them). What is certified is what the action applies: values are rounded
-    first, outwards.
+    first, outwards. Any other interval is covered where the transformation defines ``inverse``
+    (:mod:`glsmooth.bounds.boxes`).
 
     Raises:
         NotApplicable: a transformation that is only approximately resolvable, a region between whose points nothing
@@ -370,16 +379,22 @@ def cached_certify(family: SmoothedFamily, region: Region, n: int, failure_proba
     if not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     family.check_region(region)
-    points, reason = _points(family, region)
+    parts, reason = _parts(family, region)
     generator = torch.Generator().manual_seed(seed)
-    share = failure_probability / len(points)
-    values = [required_probability_at(family, point, n, share, generator) for point in points]
-    worst = max(range(len(points)), key=values.__getitem__)
+    if any(low < high for part in parts for low, high in part.values()):
+        cover = boxes.worst_case(family, parts, n, failure_probability, generator)
+        value, worst, number = cover.value, cover.worst, f"{cover.cells} cells"
+        draws = f"up to {n} draws"
+    else:
+        points = [{name: low for name, (low, _) in part.items()} for part in parts]
+        share = failure_probability / len(points)
+        values = [required_probability_at(family, point, n, share, generator) for point in points]
+        at = max(range(len(points)), key=values.__getitem__)
+        value, worst, number, draws = values[at], points[at], f"{len(points)}", f"{n} draws of each law"
     return Outcome(
-        values[worst],
-        points[worst],
+        value,
+        worst,
         "neyman_pearson",
         failure_probability=failure_probability,
-        argument=f"{reason}; {n} draws of each law for each of {len(points)}, all at confidence "
-        f"1 - {failure_probability:g}",
+        argument=f"{reason}; {draws} for each of {number}, all at confidence 1 - {failure_probability:g}",
     )

@@ -118,7 +118,7 @@ def _procedure(
     file: Path, monte_carlo: Mapping[str, Any], outcomes: Mapping[str, Outcome], family: SmoothedFamily
 ) -> Procedure:
     # An approximate run's votes stop where they would for a certificate.
-    targets = {name: replace(outcome, sound=METHODS[name].sound) for name, outcome in outcomes.items()}
+    targets = {name: replace(outcome, sound=METHODS[name].proves(family)) for name, outcome in outcomes.items()}
     try:
         procedure = build_procedure(monte_carlo, targets, family)
     except UserError as error:

@@ -140,10 +140,19 @@ class ResolvableTransform(ABC):
     def inverse(self, theta: Tensor, beta: Tensor) -> Tensor | None:
         """Optional: the α with γ(α, β) = θ, for (n, d) and (d,) -> (n, d); NaN where there is none.
 
-        Bounds for a transformation without factors need it. None, the default, lets them solve for α by Newton's
-        method; either way the solution is verified, so a wrong one can only raise the required probability.
+        Bounds for a transformation without factors need it. None, the default there, lets those of single parameters
+        solve for α by Newton's method. Intervals are covered (:mod:`glsmooth.bounds.boxes`) by this formula alone, if
+        it is made of torch's arithmetic, exp, log, sqrt, sin, cos, tanh, stack and the like, without branches. Either
+        way it is compared with :meth:`resolve`.
         """
-        return None
+        if self.factors is None:
+            return None
+        solved, start = [], 0
+        for factor in self.factors:
+            part = slice(start, start + len(factor.parameters))
+            solved.append(factor.inverse(theta[..., part], beta[part]))
+            start = part.stop
+        return torch.cat(solved, dim=-1)
 
     @property
     def integer_parameters(self) -> frozenset[str]:

@@ -103,6 +103,11 @@ class Composition(ResolvableTransform):
         pairs = zip(self.parts, self._split(alpha), self._split(beta), strict=True)
         return torch.cat([part.resolve(a, b) for part, a, b in pairs], dim=-1)
 
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor | None:
+        pairs = zip(self.parts, self._split(theta), self._split(beta), strict=True)
+        solved = [part.inverse(t, b) for part, t, b in pairs]
+        return None if any(part is None for part in solved) else torch.cat(solved, dim=-1)  # type: ignore[arg-type]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.parts))})"
 

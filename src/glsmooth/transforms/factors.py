@@ -54,6 +54,10 @@ class Factor(ABC):
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         """γ(α, β), β acting first: shapes (…, d), (…, d) -> (…, d)."""
 
+    @abstractmethod
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
+        """The α with γ(α, β) = θ: shapes (n, d), (d,) -> (n, d)."""
+
 
 @dataclass(frozen=True)
 class Shift(Factor):
@@ -81,6 +85,9 @@ class Shift(Factor):
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         return alpha + beta
 
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
+        return theta - beta
+
 
 @dataclass(frozen=True)
 class Scale(Factor):
@@ -101,6 +108,9 @@ class Scale(Factor):
 
     def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
         return alpha * beta
+
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
+        return theta / beta
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,10 @@ class ScaleThenShift(_ScaleAndShift):
         b_c, b_b = beta.unbind(-1)
         return torch.stack((a_c * b_c, a_c * b_b + a_b), dim=-1)
 
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
+        a_c = theta[..., 0] / beta[0]
+        return torch.stack((a_c, theta[..., 1] - a_c * beta[1]), dim=-1)
+
 
 @dataclass(frozen=True)
 class PowerThenScale(Factor):
@@ -155,6 +169,10 @@ class PowerThenScale(Factor):
         b_g, b_c = beta.unbind(-1)
         return torch.stack((a_g * b_g, a_c * b_c**a_g), dim=-1)
 
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
+        a_g = theta[..., 0] / beta[0]
+        return torch.stack((a_g, theta[..., 1] / beta[1] ** a_g), dim=-1)
+
 
 @dataclass(frozen=True)
 class ShiftThenScale(_ScaleAndShift):
@@ -164,6 +182,9 @@ class ShiftThenScale(_ScaleAndShift):
         a_c, a_b = alpha.unbind(-1)
         b_c, b_b = beta.unbind(-1)
         return torch.stack((a_c * b_c, b_b + a_b / b_c), dim=-1)
+
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
+        return torch.stack((theta[..., 0] / beta[0], (theta[..., 1] - beta[1]) * beta[0]), dim=-1)
 
 
 #: The groups that bounds know. They are taken as they are, so nothing may inherit from them.
