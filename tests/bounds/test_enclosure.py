@@ -11,15 +11,19 @@ ONE = torch.ones((), dtype=torch.float64)
 
 #: Functions of x (n, 2), a point, and of b (2,), an interval.
 FUNCTIONS = {
-    "arithmetic": lambda x, b: 2 - x[:, 0] * b[0] + (x[:, 1] - 3 * b[1]) / 2 - -x[:, 0] + (ONE - b[0]) * ONE,
+    "arithmetic": lambda x, b: 2 - 0.1 * x[:, 0] * b[0] + (x[:, 1] - 3 * b[1]) / 2 - -x[:, 0] + (ONE - b[0]) * ONE,
     "quotients": lambda x, b: (
         1 / (2 + b[0]) + x[:, 0] / (b[1] + 4) + ONE / (x[:, 1] ** 2 + 1) + (b[0] + 5).reciprocal()
     ),
     "whole powers": lambda x, b: (x[:, 0] - b[0]) ** 2 + (x[:, 1] + b[1]) ** 3 + (3 + b[0]) ** -2 + b[1].square(),
     "a square around zero": lambda x, b: torch.pow(b[0] * x[:, 0], 2) + torch.square(b[1] - x[:, 1]),
     "real powers": lambda x, b: (3 + b[0]) ** x[:, 0] + (2.5 + b[1]) ** 0.5 + 2 ** b[1] + (3 + x[:, 1]) ** b[0],
-    "exponentials": lambda x, b: torch.exp(b[0] * x[:, 0]) + torch.expm1(b[1]) + (x[:, 1] - b[0]).exp(),
-    "logarithms": lambda x, b: torch.log(3 + b[0] + x[:, 0]) + torch.log1p(b[1] / 3) + (x[:, 1] + 4).log() * b[0],
+    "exponentials": lambda x, b: (
+        torch.exp(b[0] * x[:, 0]) + torch.exp2(b[1]) * torch.expm1(b[1]) + (x[:, 1] - b[0]).exp()
+    ),
+    "logarithms": lambda x, b: (
+        torch.log(3 + b[0] + x[:, 0]) - torch.log2(4 + b[1]) + torch.log1p(b[1] / 3) + (x[:, 1] + 4).log() * b[0]
+    ),
     "roots": lambda x, b: torch.sqrt(3 + b[0]) * x[:, 0] + (4 + x[:, 1] - b[1]).sqrt(),
     "tanh": lambda x, b: torch.tanh(b[0] + x[:, 0]) - torch.tanh(x[:, 1] * b[1]),
     "sines": lambda x, b: torch.sin(2 * b[0] + x[:, 0]) + torch.cos(3 * b[1] - x[:, 1]) * torch.cos(b[0]),
@@ -115,7 +119,7 @@ def test_turning_points_of_the_sine(low, high):
         (lambda x: x.item(), "item"),
         (lambda x: torch.add(x, x, alpha=2), "add with alpha"),
         (lambda x: x.float(), "float"),
-        (lambda x: x * 1j, "a complex number"),
+        (lambda x: x * torch.tensor(1j), "a complex number"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(operation, named):

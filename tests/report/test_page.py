@@ -28,6 +28,8 @@ from glsmooth.runs.run import Run, load_run
 from glsmooth.runs.summary import Numbers, Summary
 from glsmooth.transforms import ContrastBrightness, Translation
 
+from ..bounds.user_transforms import AFFINE
+
 COLUMNS = [
     "index",
     "label",
@@ -307,6 +309,11 @@ def test_plane_keeps_to_its_time(written):
         assert 0.0 in x.nodes
         assert (x.nodes == np.round(x.nodes)).all()
         assert y.nodes.tolist() == list(range(-6, 7))
+
+
+def test_sampled_bounds_are_as_dear_as_they_are():
+    """Their answers are kept, so asking twice for the same one tells nothing of the next."""
+    assert sweeps.affordable_axes(AFFINE, Box(c=(0.9, 1.1), b=(-0.1, 0.1)), "neyman_pearson", 1.0) is None
 
 
 def test_parameter_plane_is_pointwise(written):

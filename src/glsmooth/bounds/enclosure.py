@@ -148,10 +148,10 @@ def _refuse(what: str) -> Any:
 def _enclosed(value: Any) -> Enclosure:
     if isinstance(value, Enclosure):
         return value
-    exact = torch.as_tensor(value)
+    exact = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
     if exact.is_complex():
         raise Unenclosed("a complex number")
-    exact = exact.detach().double()
+    exact = exact.double()
     return Enclosure(exact, exact)
 
 
@@ -232,6 +232,8 @@ _cosine: Callable[[Enclosure], Enclosure] = _wave(torch.cos, 0.0, lambda x: -_si
 #: What is known, by torch's names.
 _FUNCTIONS: dict[str, Callable[..., Enclosure]] = {
     "exp": _exp,
+    "exp2": lambda x: _exp(x * math.log(2)),
+    "log2": lambda x: _log(x) / math.log(2),
     "expm1": _rising(torch.expm1, _exp),
     "log": _log,
     "log1p": _rising(torch.log1p, lambda x: _reciprocal(x + 1)),
