@@ -279,6 +279,16 @@ def test_compositions_invert_part_by_part():
         sampled.certify(without, gs.Box(b=(-0.1, 0.1)), n=1_000)
 
 
+def test_what_can_be_proved_does_not_rest_on_a_claim():
+    class Vouched(ShownBrighten):
+        monotone_parameters = frozenset({"b"})
+
+    family = gs.SmoothedFamily(Vouched(), {"b": gs.Normal(0, 0.3)})
+    argument = sampled.certify(family, gs.Box(b=(-0.1, 0.2)), n=1_000).argument
+    assert "claim" not in argument
+    assert "interval arithmetic" in argument
+
+
 @pytest.mark.parametrize("name", sorted(T.BUILTIN))
 def test_built_in_transformations_invert_their_resolving_functions(name):
     transform, generator = T.BUILTIN[name](), torch.Generator().manual_seed(0)

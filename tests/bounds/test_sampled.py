@@ -454,3 +454,116 @@ def test_an_identity_that_rounding_moves_is_refused():
 
     with pytest.raises(ValueError, match="fractional"):
         sampled.certify(gs.SmoothedFamily(Half(), {"b": N1}), gs.Box(), n=100)
+
+
+class Wave(Brighten):
+    """x + sin(b): falls again beyond π/2, whatever its author says."""
+
+    monotone_parameters = frozenset({"b"})
+
+    def resolve(self, alpha, beta):
+        return alpha + torch.sin(beta)
+
+
+N03 = gs.Normal(0, 0.3)
+LOWER = [(BRIGHTEN, {"b": 0.2}, exact_brightness(N03, 0.2)), SMOOTH[3], SMOOTH[5], ATOMS[0], ATOMS[3]]
+
+
+@pytest.mark.parametrize(("family", "beta", "value"), LOWER)
+def test_a_lower_bound_just_below_the_exact_value(family, beta, value):
+    generator = torch.Generator().manual_seed(0)
+    assert value - 0.012 <= sampled.lower_bound_at(family, beta, 200_000, 1e-4, generator) <= value
+
+
+def too_high(case, seeds=400):
+    """Runs of 100 draws whose lower bound lies above the exact value, which 1 % may."""
+    family, beta, value = case
+    generators = [torch.Generator().manual_seed(seed) for seed in range(seeds)]
+    return sum(sampled.lower_bound_at(family, beta, 100, 0.01, one) > value for one in generators)
+
+
+@pytest.mark.parametrize("case", [LOWER[0], LOWER[3]])
+def test_a_lower_bound_fails_as_rarely_as_stated(case):
+    assert too_high(case) <= binom.ppf(1 - 1e-3, 400, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("margin", "without"),
+    [("median_rank", lambda n, alpha: n // 2), ("clopper_pearson_lower", lambda count, n, alpha: count / n)],
+)
+def test_a_lower_bound_without_a_margin_fails_more_often(monkeypatch, margin, without):
+    monkeypatch.setattr(sampled, margin, without)
+    assert too_high(LOWER[0]) > binom.ppf(1 - 1e-3, 400, 0.01)
+
+
+def test_too_few_draws_bound_nothing_from_below():
+    assert sampled.lower_bound_at(BRIGHTEN, {"b": 3.0}, 10, 1e-6, torch.Generator()) == 0.5
+
+
+@pytest.mark.parametrize("law", ["log_ratio", "solved_log_ratio"])
+def test_draws_whose_ratio_is_unknown_do_not_raise_a_lower_bound(monkeypatch, law):
+    """Three in ten: a test without them under μ_β, or with them under μ_β₀, would seem better than it is."""
+    known = getattr(sampled, law)
+
+    def forgetful(*arguments):
+        found = list(known(*arguments))
+        place = 1 if law == "solved_log_ratio" else 0
+        found[place] = torch.where(torch.arange(len(found[place])) % 10 < 3, math.nan, found[place])
+        return found
+
+    monkeypatch.setattr(sampled, law, forgetful)
+    assert sampled.lower_bound_at(*LOWER[0][:2], 10_000, 0.01, torch.Generator().manual_seed(0)) <= 0.55
+
+
+@pytest.mark.parametrize("box", [gs.Box(b=(0.0, 3.0)), gs.Box(b=(-0.2, 2.6)), gs.Ball(2.5, b=0.0)])
+def test_a_claim_that_fails_inside_is_refuted(box):
+    family = gs.SmoothedFamily(Wave(), {"b": N03})
+    with pytest.raises(gs.NotApplicable, match=r"claims that b are monotone .*at least 0\.9\d+ at b = .* and at most"):
+        sampled.certify(family, box, n=40_000)
+
+
+def test_a_claim_that_holds_is_not_refuted():
+    family = gs.SmoothedFamily(Wave(), {"b": N03})
+    for seed in range(5):
+        bound = sampled.certify(family, gs.Box(b=(-0.5, math.pi / 2)), n=5_000, seed=seed)
+        assert "are monotone, which 32 parameters inside do not refute; 5000 draws" in bound.argument
+    # From the identity up to the box nothing is claimed: at 0.3 b is already worse than at 2.9.
+    assert sampled.certify(family, gs.Box(b=(2.9, 2.9)), n=5_000).h_min < exact_brightness(N03, 0.3)
+
+
+def test_each_corner_answers_for_its_own_side():
+    """Beyond π/2 the claim fails, though the other corner is as bad as anything inside."""
+    family = gs.SmoothedFamily(Wave(), {"b": N03})
+    with pytest.raises(gs.NotApplicable, match="take the claim back"):
+        sampled.certify(family, gs.Box(b=(-math.pi / 2, 3.0)), n=40_000)
+
+
+def test_a_claim_costs_a_fifth_of_the_draws(monkeypatch):
+    drawn = []
+    sample = gs.SmoothedFamily.sample
+
+    def count(self, n, *args):
+        drawn.append(n)
+        return sample(self, n, *args)
+
+    monkeypatch.setattr(gs.SmoothedFamily, "sample", count)
+    n = 80_000
+    sampled.certify(gs.SmoothedFamily(Vouched(), BRIGHTEN.laws), gs.Box(b=(0.0, 0.4)), n=n)
+    with_claim, _ = sum(drawn), drawn.clear()
+    sampled.certify(gs.SmoothedFamily(Vouched(), BRIGHTEN.laws), gs.Points([{"b": 0.4}]), n=n)
+    assert 0.2 * 2 * n <= with_claim - sum(drawn) <= 0.25 * 2 * n
+
+
+class WaveRoll(Roll):
+    """Shifts to and fro: 6 pixels are fewer than 3."""
+
+    monotone_parameters = frozenset({"b"})
+
+    def resolve(self, alpha, beta):
+        return alpha + torch.round(3 * torch.sin(beta * math.pi / 6))
+
+
+def test_a_claim_about_whole_parameters_is_tried_at_whole_ones():
+    family = gs.SmoothedFamily(WaveRoll(), {"b": N1})
+    with pytest.raises(gs.NotApplicable, match=r"at b = 3 and at most 0\.\d+ at b = 6;"):
+        sampled.certify(family, gs.Box(b=(0, 6)), n=40_000)

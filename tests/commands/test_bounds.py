@@ -105,3 +105,27 @@ def test_a_file_that_is_no_result_is_named(tmp_path, content):
     (tmp_path / "0" / "bounds.json").write_text(content)
     with pytest.raises(UserError, match=r"0/bounds\.json: .*remove it, or choose another hydra\.sweep\.dir"):
         sweep_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("region", "words", "config"),
+    [
+        (gs.Ball(5, tx=0, ty=0), "tx, ty within 5 of tx = 0, ty = 0 (l2)", {"ball": 5, "centre": {"tx": 0, "ty": 0}}),
+        (
+            gs.Points([{"tx": 1, "ty": 2}, {"tx": 3}]),
+            "tx = 1, ty = 2; tx = 3",
+            {"points": [{"tx": 1, "ty": 2}, {"tx": 3}]},
+        ),
+    ],
+)
+def test_a_ball_and_points_are_printed_and_read_again(tmp_path, region, words, config):
+    family = gs.SmoothedFamily(gs.transforms.Translation(), {"tx": gs.Normal(0, 10), "ty": gs.Normal(0, 10)}, (32, 32))
+    result = result_of(family, region, ["neyman_pearson"])
+    assert result["region"] == config
+    assert f"  region     {words}\n" in table(result, 1e-3)
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "bounds.json").write_text(json.dumps(result))
+    assert words in sweep_table(tmp_path)
+    (tmp_path / "0" / "bounds.json").write_text(json.dumps({**result, "region": {**config, "tx": [0, 1]}}))
+    with pytest.raises(UserError, match=r"bounds\.json"):
+        sweep_table(tmp_path)

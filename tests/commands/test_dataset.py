@@ -301,7 +301,8 @@ def test_data_that_cannot_be_certified_are_named(no_pictures, tmp_path, data, me
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"region": gs.Ball(0.1, brightness=0)}, "region is a Ball; a run's region is a Box, certify_many"),
+        ({"region": gs.Ball(0.1, contrast=0)}, "contrast"),
+        ({"region": {"brightness": [0, 1]}}, "is not a Box, a Ball or Points"),
         ({"region": gs.Box(contrast=(1, 2))}, "contrast"),
         ({"methods": []}, "methods"),
         ({"methods": "gl"}, "methods"),
@@ -316,6 +317,15 @@ def test_mistakes_are_named_before_a_directory_is_made(tmp_path, options, messag
     with pytest.raises(UserError, match=message):
         certify(tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("region", [gs.Ball(0.02, brightness=0), gs.Points([{"brightness": 0.02}])], ids=repr)
+def test_a_ball_and_points_are_kept_as_they_are(no_pictures, tmp_path, region):
+    run = certify(tmp_path, region=region)
+    assert load_run(tmp_path).region == run.region == region
+    assert run.outcomes["neyman_pearson"].h_min == pytest.approx(gs.required_probability(FAMILY, region))
+    with pytest.raises(UserError, match="region"):
+        certify(tmp_path)
 
 
 @dataclass(frozen=True, repr=False)

@@ -51,6 +51,9 @@ def fresh(monkeypatch):
         ("region.brightness=[-0.1,0.1],[0.2]", "must be an interval"),
         ("region.brightness=[-0.1,0.1],null", "is no region"),
         ("region.contrast=[0.9,1.1]", r"region\.contrast"),
+        ("region={ball:0.1},{ball:-1}", "region.ball=-1 must be a radius"),
+        ("region={ball:0.1,over:[contrast]}", r"region\.over: 'contrast' is not a parameter of brightness"),
+        ("region={ball:0.1,brightness:[0,1]}", "no product of them"),
         ("transform._target_=a.B,c.D", "one transformation of your own a sweep"),
         ("--config-dir=~/nowhere", "is not a directory"),
     ],
@@ -164,3 +167,12 @@ def test_a_run_that_was_damaged_leaves_the_others(elsewhere, monkeypatch, fresh,
     jobs.failures.clear()
     sweep.run(plan_of(typed))
     assert (damaged / "summary.json").is_file()
+
+
+def test_regions_of_each_kind_are_decided_by_the_same_votes():
+    ball, box, points = "{ball:0.1}", "{brightness:[0,0.1]}", "{points:[{brightness:0.1}]}"
+    plan = plan_of(["transform=brightness", f"region={ball},{box},{points}"])
+    assert plan.regions == [{"ball": 0.1}, {"brightness": [0, 0.1]}, {"points": [{"brightness": 0.1}]}]
+    (certify,) = plan.certifications
+    assert f"region={ball}" in certify.overrides
+    assert plan_of(["transform=brightness", "region.ball=0.1,0.2"]).regions == [{"ball": 0.1}, {"ball": 0.2}]

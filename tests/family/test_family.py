@@ -148,3 +148,10 @@ def test_a_family_cannot_be_inherited_from():
         class Narrowed(gs.SmoothedFamily):
             def quantile(self, u):
                 return 0.1 * super().quantile(u)
+
+
+def test_a_ball_that_leaves_the_domain_is_named_by_its_radius():
+    family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), LAWS)
+    family.check_region(gs.Ball(0.9, contrast=1))
+    with pytest.raises(UserError, match=r"^radius=1\.5 around contrast=1 leaves the domain of contrast"):
+        family.check_region(gs.Ball(1.5, contrast=1, brightness=0))

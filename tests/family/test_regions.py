@@ -2,6 +2,7 @@ import pytest
 
 import glsmooth as gs
 from glsmooth.errors import UserError
+from glsmooth.family.regions import region_of
 
 
 def test_box():
@@ -36,3 +37,43 @@ def test_ball_and_points():
 def test_bad_regions_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+REGIONS = [
+    gs.Box(contrast=(0.5, 2), tx=(-1, 1)),
+    gs.Ball(5, tx=0, ty=3),
+    gs.Points([{"tx": 1}, {"tx": -1, "ty": 2}]),
+    gs.Box(ball=(0, 1), points=(0, 1)),  # names that a user may give to parameters
+]
+
+
+@pytest.mark.parametrize("region", REGIONS, ids=repr)
+def test_a_region_is_made_again_from_its_config(region):
+    again = region_of(region.to_config())
+    assert type(again) is type(region)
+    assert again.to_config() == region.to_config()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"ball": 1, "centre": {"tx": 0}, "ty": [0, 1]},
+        {"ball": 1},
+        {"points": [{"tx": 0}], "ty": [0, 1]},
+        {"points": [], "ball": 1},
+        {"centre": {"tx": 0}},
+    ],
+)
+def test_what_describes_no_region_is_refused(config):
+    with pytest.raises(UserError):
+        region_of(config)
+
+
+def test_the_smallest_box_around_a_region():
+    identity = {"contrast": 1.0, "tx": 0.0, "ty": 0.0}
+    box, ball, points, _ = REGIONS
+    assert box.box(identity) == box
+    assert ball.box(identity) == gs.Box(tx=(-5, 5), ty=(-2, 8))
+    assert points.box(identity) == gs.Box(tx=(-1, 1), ty=(0, 2))
+    # What a point leaves out is at its identity, which is inside then.
+    assert gs.Points([{"contrast": 2.0}, {"tx": 3}]).box(identity) == gs.Box(contrast=(1, 2), tx=(0, 3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from glsmooth.bounds import Outcome
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Ball, region_of
 from glsmooth.report.differences import Tally, compare
 from glsmooth.runs.run import Run
 from glsmooth.runs.summary import Numbers, Summary
@@ -61,7 +61,7 @@ def result(
         "training": {"seed": 0} if training is None else training,
         "checkpoint": {"path": "best.ckpt", "sha256": "0" * 64},
     }
-    return Run(Path("run"), Summary(**(content | changes)), columns), Box(**region), outcomes
+    return Run(Path("run"), Summary(**(content | changes)), columns), region_of(region), outcomes
 
 
 def axes_of(*results):
@@ -340,3 +340,22 @@ def test_another_method_leads_where_neyman_pearson_has_none():
 
     assert compare([without(), without(scale=0.5)]).method == "gl"
     assert compare([without(), result(scale=0.5)]).method == "neyman_pearson"
+
+
+def balls(*radii, centre=0.0):
+    made = [Ball(radius, tx=centre, ty=0) for radius in radii]
+    return [(run, ball, found) for ball in made for run, _, found in [result(region={"tx": [-3, 3], "ty": [-3, 3]})]]
+
+
+def test_balls_around_one_centre_are_told_by_their_radius():
+    (axis,) = axes_of(*balls(2, 8, 4)).values()
+    assert axis.label == "radius of the region: horizontal shift and vertical shift (pixels, l2)"
+    assert axis.numbers == (2.0, 4.0, 8.0)
+    assert axis.words[1] == "horizontal shift and vertical shift within 4 pixels of no shift (l2)"
+
+
+@pytest.mark.parametrize("other", [balls(2, centre=1.0), [result(region={"tx": [-2, 2], "ty": [-2, 2]})]])
+def test_regions_of_several_kinds_are_told_by_their_words(other):
+    (axis,) = axes_of(*balls(2, 4), *other).values()
+    assert axis.numbers is None
+    assert len(set(axis.words)) == 3

@@ -17,7 +17,7 @@ import glsmooth.commands.report as command
 from glsmooth import bounds
 from glsmooth.bounds.confidence import anytime_lower, clopper_pearson_lower
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Ball, Box, Points
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Normal
 from glsmooth.report import figures, page, sweeps, tables, wording
@@ -271,13 +271,33 @@ def test_robust_accuracy_counts_strictly_above():
     ]
 
 
-def test_scaled_box_keeps_the_domain(written):
+def test_a_scaled_box_keeps_the_domain(written):
     transform = load_run(written).family.transform
-    box = sweeps.scaled_box(transform, Box(contrast=(0.5, 2.0), brightness=(-0.2, 0.4)), 2.0)
+    box = sweeps.scaled(transform, Box(contrast=(0.5, 2.0), brightness=(-0.2, 0.4)), 2.0)
     assert box.intervals["contrast"] == pytest.approx((0.25, 4.0))
     assert box.intervals["brightness"] == pytest.approx((-0.4, 0.8))
-    box = sweeps.scaled_box(transform, Box(contrast=(0.5, 2.0)), 0.0)
+    box = sweeps.scaled(transform, Box(contrast=(0.5, 2.0)), 0.0)
     assert box.intervals["contrast"] == (1.0, 1.0)
+
+
+def test_a_scaled_ball_stays_a_ball(written):
+    family = load_run(written).family
+    ball = Ball(0.3, contrast=1.2, brightness=0.1)
+    assert sweeps.scaled(family.transform, ball, 2.0).to_config()["centre"] == pytest.approx(
+        {"contrast": 1.4, "brightness": 0.2}
+    )
+    assert sweeps.scaled(family.transform, ball, 2.0).radius == 0.6
+    assert sweeps.scaled(family.transform, ball, 0.0) == Ball(0, contrast=1, brightness=0)
+
+
+def test_sizes_of_a_ball_that_leave_the_domain_are_left_out(written):
+    stored, _, _ = _stored(written)
+    ball = Ball(0.8, contrast=1)
+    h_min = bounds.required_probability(stored.family, ball)
+    arguments = (stored.family, ball, "neyman_pearson", stored.p_lower, stored.correct, h_min)
+    sizes, cra = sweeps.region_curve(*arguments, seconds=100.0)
+    assert sizes.tolist() == [i / 16 for i in range(20)]  # at 20/16 contrast 0 is in the ball
+    assert (np.diff(cra) <= 0).all()
 
 
 def test_region_curve_falls_and_meets_the_table(written):
@@ -320,7 +340,7 @@ def test_parameter_plane_is_pointwise(written):
     stored, region, _ = _stored(written)
     axes = sweeps.plane_axes(stored.family, region, nodes=5)
     assert [axis.name for axis in axes] == ["contrast", "brightness"]
-    plane = sweeps.required_probability_plane(stored.family, axes, "neyman_pearson")
+    plane = sweeps.required_probability_plane(stored.family, region, axes, "neyman_pearson")
     assert plane.values[2, 2] == plane.values.min()  # brightness 0 and a contrast near the identity
     corner = {"contrast": plane.x.nodes[0], "brightness": plane.y.nodes[4]}
     box = Box(**{name: (value, value) for name, value in corner.items()})
@@ -328,7 +348,81 @@ def test_parameter_plane_is_pointwise(written):
     assert sweeps.plane_axes(stored.family, Box(contrast=(0.5, 2.0))) is None
 
 
+def test_a_ball_is_cut_by_the_plane(written):
+    family = load_run(written).family
+    ball = Ball(0.3, contrast=1.2, brightness=0.1)
+    x, y = axes = sweeps.plane_axes(family, ball, nodes=3)
+    assert (*x.interval, *y.interval) == pytest.approx((0.9, 1.5, -0.2, 0.4))
+    plane = sweeps.required_probability_plane(family, ball, axes, "neyman_pearson")
+    assert np.hypot(*(plane.circle() - [1.2, 0.1]).T) == pytest.approx(0.3)
+    assert plane.points() == []
+    listed = replace(plane, region=Points([{"contrast": 2.0}, {"brightness": 0.1}]))
+    assert listed.points() == [(2.0, 0.0), (1.0, 0.1)]
+    assert listed.circle() is None
+    # A third parameter at its identity takes from the radius.
+    at = {"tx": 0.0, "ty": 0.0, "b": 0.0}
+    assert sweeps.circle(Ball(5, tx=0, ty=0, b=4), ("tx", "ty"), at).max() == pytest.approx(3)
+    assert sweeps.circle(Ball(3, tx=0, ty=0, b=4), ("tx", "ty"), at) is None
+    assert sweeps.circle(Ball(3, tx=0, ty=0), ("tx", "b"), at) is None
+
+
 # The page
+
+
+@pytest.mark.parametrize(
+    ("region", "headline", "shape"),
+    [
+        (
+            Ball(0.1, contrast=1, brightness=0),
+            "under every contrast and brightness within 0.1 of c = 1, b = 0",
+            "circle",
+        ),
+        (
+            Points([{"contrast": 1.2, "brightness": 0.1}, {"brightness": -0.1}]),
+            "under each of the points (c = 1.2",
+            "squares",
+        ),
+    ],
+)
+def test_a_page_of_another_region(written, tmp_path, monkeypatch, region, headline, shape):
+    monkeypatch.setattr(page, "CURVE_SECONDS", 0.0)
+    stored = load_run(written)
+    outcomes = stored.evaluate(region, ["neyman_pearson"])
+    page.write_run_report(stored, tmp_path, region, outcomes)
+    table, words = (tmp_path / "table.md").read_text(), (tmp_path / "report.html").read_text()
+    assert headline in table
+    assert f"The {shape}" in words
+    assert (tmp_path / "cra_region.png").is_file() == isinstance(region, Ball)  # a list has no size
+    (row,) = csv.DictReader((tmp_path / "table.csv").read_text().splitlines())
+    if isinstance(region, Ball):
+        assert (row["region.radius"], row["region.contrast.centre"], row["region.brightness.centre"]) == (
+            "0.1",
+            "1.0",
+            "0.0",
+        )
+    else:
+        assert json.loads(row["region.points"]) == region.to_config()["points"]
+
+
+@pytest.mark.parametrize(
+    ("region", "words"),
+    [
+        (Ball(20, tx=0, ty=0), "horizontal shift and vertical shift within 20 pixels of no shift (l2)"),
+        (Ball(2.5, tx=3, ty=0), "horizontal shift and vertical shift within 2.5 pixels of tx = 3, ty = 0 (l2)"),
+        (Ball(0.1, brightness=0), "brightness within 0.1 of b = 0 (l2)"),
+        (
+            Ball(0.3, tx=0, contrast=1),
+            "horizontal shift and contrast within 0.3 of tx = 0, c = 1 (l2, each in its own unit)",
+        ),
+        (Points([{"tx": 1}, {"tx": 2}]), "the points (tx = 1) and (tx = 2)"),
+        (
+            Points([{"tx": i} for i in range(9)]),
+            "the points (tx = 0), (tx = 1), (tx = 2), (tx = 3) and 5 more",
+        ),
+    ],
+)
+def test_regions_in_words(region, words):
+    assert wording.region(region) == words
 
 
 def test_plot_of_required_probabilities(written, tmp_path):

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection, QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
-from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.patches import PathPatch, Polygon, Rectangle
 from matplotlib.text import Text
 from scipy.stats import norm
 
@@ -194,6 +194,37 @@ def test_planes_show_the_bound_at_every_point(plane):
     assert np.asarray(shares.get_array()).reshape(5, 5).tolist() == expected
 
 
+def test_a_ball_is_a_circle_and_points_are_squares():
+    ball = gs.Ball(0.2, contrast=1.1, brightness=0.1)
+    axes = figures.h_min_plane(AFFINE, ball, nodes=3).axes[0]
+    (circle,) = (patch for patch in axes.patches if isinstance(patch, Polygon))
+    assert np.hypot(*(circle.get_xy() - [1.1, 0.1]).T) == pytest.approx(0.2)
+    listed = gs.Points([{"contrast": 1.2, "brightness": 0.1}, {"contrast": 0.8}])
+    axes = figures.h_min_plane(AFFINE, listed, nodes=3).axes[0]
+    squares = [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "s"]
+    assert squares == [[[1.2, 0.1]], [[0.8, 0.0]]]
+    assert not axes.patches
+    axes = figures.certified_set(AFFINE, 0.9, IMAGE, region=ball, nodes=5).axes[0]
+    (circle,) = (patch for patch in axes.patches if isinstance(patch, Polygon))
+    assert np.hypot(*(circle.get_xy() - [1.1, 0.1]).T) == pytest.approx(0.2)
+    with pytest.raises(UserError, match="points are not drawn"):
+        figures.certified_set(AFFINE, 0.9, IMAGE, region=listed)
+
+
+def test_sizes_of_balls_and_not_of_points():
+    p_lower, correct = np.array([0.6, 0.95]), np.array([True, True])
+    axes = figures.cra_against_region_size(
+        figures.Votes(AFFINE, gs.Ball(0.8, contrast=1), p_lower, correct),
+        sizes=(0, 0.5, 1, 2),
+        methods=["neyman_pearson"],
+    ).axes[0]
+    assert "contrast within 0.8 of c = 1 (l2)" in axes.get_xlabel()
+    (line,) = (one for one in axes.lines if len(one.get_xdata()) == 3)  # a ball twice as large holds contrast 0
+    assert line.get_xdata().tolist() == [0, 0.5, 1]
+    with pytest.raises(UserError, match="has no size"):
+        figures.cra_against_region_size(figures.Votes(AFFINE, gs.Points([{"contrast": 1.1}]), p_lower, correct))
+
+
 def test_colours_are_monotone_in_grey():
     """Luminance as a grey printer has it, of sRGB."""
     rgb = matplotlib.colormaps[style.COLOUR_MAP](np.linspace(0, 1, 256))[:, :3]
@@ -219,7 +250,6 @@ def test_colours_are_monotone_in_grey():
         (lambda: figures.h_min_plane(AFFINE, REGION, method="gl_printed"), "method=gl_printed is unsound"),
         (lambda: figures.h_min_plane(AFFINE, REGION, method="np"), "method='np' is unknown"),
         (lambda: figures.h_min_plane(AFFINE, REGION, nodes=1), "nodes=1: give at least 3"),
-        (lambda: figures.h_min_plane(AFFINE, gs.Ball(0.2, contrast=1, brightness=0)), "is not a box"),
         (
             lambda: figures.h_min_plane(AFFINE, gs.Box(contrast=(1, 1), brightness=(-0.2, 0.2))),
             "is no plane around the identity",

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from glsmooth.bounds import boxes
 from glsmooth.bounds.base import NotApplicable, Outcome
-from glsmooth.bounds.confidence import clopper_pearson_upper
+from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Points, Region
@@ -52,6 +52,7 @@ __all__ = [
     "certify",
     "check_solutions",
     "log_ratio",
+    "lower_bound_at",
     "median_rank",
     "order_in_cells",
     "required_probability_at",
@@ -71,6 +72,10 @@ ERROR = CELL / 10
 PILOT = 10_000
 #: Whole shifts of a region that are sampled one by one where nothing is known between its ends.
 MOST_SHIFTS = 100
+#: Parameters inside a region at which a user's claim is tried, for each of its corners.
+INNER = 16
+#: Probability that a true claim is refused, besides that with which the corners' bounds fail.
+FALSE_ALARM = 1e-6
 #: Draws that are handled at once.
 CHUNK = 100_000
 
@@ -148,7 +153,7 @@ def solved_log_ratio(family: SmoothedFamily, theta: Tensor, beta: Tensor) -> tup
 
 
 def _not_one_to_one(family: SmoothedFamily, beta: Tensor, seen: str) -> NotApplicable:
-    at = ", ".join(f"{name} = {v:g}" for name, v in zip(family.parameters, beta.tolist(), strict=True))
+    at = _written(dict(zip(family.parameters, beta.tolist(), strict=True)))
     return NotApplicable(
         f"{family.transform!r}: {seen} at {at}, so resolve(·, beta) is not one-to-one and its density does not follow "
         "from one solution; choose laws on whose support it is"
@@ -195,6 +200,23 @@ def _samples(family: SmoothedFamily, n: int, generator: torch.Generator) -> Iter
         yield family.sample(min(CHUNK, n - start), generator)
 
 
+def _orders(
+    family: SmoothedFamily, beta: Tensor, n: int, centre: float, added: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Orders of n draws under μ_β, and of n under μ_β₀, with ``added`` to their L; and all signs of the Jacobian."""
+    moved, still, signs = [], [], []
+    for alpha in _samples(family, n, generator):
+        theta = family.transform.resolve(alpha, beta.expand_as(alpha))
+        ratio, sign, _ = log_ratio(family, alpha, theta, beta)
+        moved.append(order_in_cells(ratio, centre, generator))
+        signs.append(sign)
+    for theta in _samples(family, n, generator):
+        _, ratio, sign = solved_log_ratio(family, theta, beta)
+        still.append(order_in_cells(ratio + added, centre, generator))
+        signs.append(sign)
+    return torch.cat(moved), torch.cat(still), torch.cat(signs)
+
+
 def required_probability_at(
     family: SmoothedFamily,
     beta: Mapping[str, float],
@@ -236,24 +258,14 @@ def required_probability_at(
     median = float(ratio.nanmedian())
     centre = median if math.isfinite(median) else 0.0
 
-    moved, still, signs = [], [], [sign]
-    for alpha in _samples(family, n, generator):
-        theta = transform.resolve(alpha, point.expand_as(alpha))
-        ratio, sign, _ = log_ratio(family, alpha, theta, point)
-        moved.append(order_in_cells(ratio, centre, generator))
-        signs.append(sign)
-    for theta in _samples(family, n, generator):
-        _, ratio, sign = solved_log_ratio(family, theta, point)
-        still.append(order_in_cells(ratio - 2 * ERROR, centre, generator))
-        signs.append(sign)
-    seen = torch.cat(signs)
+    moved, still, signs = _orders(family, point, n, centre, -2 * ERROR, generator)
+    seen = torch.cat([sign, signs])
     if bool((seen > 0).any()) and bool((seen < 0).any()):
         raise _not_one_to_one(family, point, "det ∂γ/∂α changes its sign")
 
     # An unknown L goes where it is safe: to the top under μ_β, which raises t, and into the count under μ_β₀.
-    order = torch.cat(moved)
-    threshold = torch.where(order.isnan(), math.inf, order).kthvalue(k).values
-    count = n - int((torch.cat(still) > threshold).sum())
+    threshold = torch.where(moved.isnan(), math.inf, moved).kthvalue(k).values
+    count = n - int((still > threshold).sum())
     bound = clopper_pearson_upper(count, n, failure_probability / 2) + math.expm1(CELL)
     return min(1.0, max(0.5, bound))
 
@@ -311,12 +323,15 @@ def _parts(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, tuple
     claimed: list[str] = []
     listed: list[str] = []
     unknown: list[str] = []
+    ordered, inverts = _ordered(family, transform), boxes.has_inverse(family)
+    # What can be proved need not be claimed.
+    vouched = transform.integer_parameters if inverts else frozenset(transform.parameters)
     for name, (low, high) in as_applied(family, region).items():
         values = [low]
         if low == high:
             pass
-        elif name in _ordered(family, transform) or name in transform.monotone_parameters:
-            (proved if name in _ordered(family, transform) else claimed).append(name)
+        elif name in ordered or name in transform.monotone_parameters & vouched:
+            (proved if name in ordered else claimed).append(name)
             values = _ends(family, name, (low, high))
         elif name in transform.integer_parameters and high - low < MOST_SHIFTS:
             listed.append(name)
@@ -326,7 +341,7 @@ def _parts(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, tuple
             intervals[name] = [(low, high)]
             continue
         intervals[name] = [(value, value) for value in values]
-    if unknown and not (boxes.has_inverse(family) and transform.integer_parameters.isdisjoint(unknown)):
+    if unknown and not (inverts and transform.integer_parameters.isdisjoint(unknown)):
         raise NotApplicable(
             f"{transform!r} declares no factors, and samples at single parameters do not say what happens between "
             f"them: define inverse (docs/extending.md) to have an interval of {', '.join(unknown)} covered, or certify "
@@ -350,6 +365,112 @@ def _parts(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, tuple
     return parts, "; ".join(filter(None, reasons)) or "the only parameter of the region"
 
 
+def lower_bound_at(
+    family: SmoothedFamily,
+    beta: Mapping[str, float],
+    n: int,
+    failure_probability: float,
+    generator: torch.Generator,
+) -> float:
+    """Lower confidence bound on h_min(β): above it with probability at most ``failure_probability``.
+
+    h_min(β) is the largest E_{μ_β₀} F of all tests F with E_{μ_β} F <= 1/2 (Neyman-Pearson), so each such F bounds it
+    from below, the best one or not. Here F = {order of a draw <= s}, the order by L as above, and s the k-th smallest
+    order of n draws under μ_β. More than half of μ_β lies up to s only if fewer than k of its draws lie up to its
+    median: with the largest k for which P(Bin(n, 1/2) < k) <= α/2, which by symmetry is n + 1 minus the least k of the
+    other direction, E_{μ_β} F <= 1/2 except with probability α/2. Given s, the number of n independent draws under μ_β₀
+    in F is binomial, and E_{μ_β₀} F is at least its Clopper-Pearson lower bound except with probability α/2.
+
+    Under μ_β₀ L counts as higher by twice its error, and an unknown one as outside F, under μ_β as inside: errors make
+    F smaller than the set whose mass was bounded, never larger.
+
+    Args:
+        beta: named parameters; those left out stay at the identity. Whole where the action rounds.
+        n: draws under each of the two laws.
+    """
+    k = n + 1 - median_rank(n, failure_probability / 2)
+    if k < 1:
+        return 0.5
+    count = _below(family, beta, n, k, generator)
+    return max(0.5, clopper_pearson_lower(count, n, failure_probability / 2))
+
+
+def _below(family: SmoothedFamily, beta: Mapping[str, float], n: int, k: int, generator: torch.Generator) -> int:
+    """Of n draws under μ_β₀ how many have an order up to the k-th smallest of n draws under μ_β."""
+    point = family.transform.vector(beta)
+    pilot = family.sample(min(n, 200), generator)
+    ratio, _, _ = log_ratio(family, pilot, family.transform.resolve(pilot, point.expand_as(pilot)), point)
+    median = float(ratio.nanmedian())
+    moved, still, _ = _orders(family, point, n, median if math.isfinite(median) else 0.0, 2 * ERROR, generator)
+    return int((still <= torch.where(moved.isnan(), -math.inf, moved).kthvalue(k).values).sum())
+
+
+def _check_claims(
+    family: SmoothedFamily,
+    region: Box | Ball,
+    corners: list[dict[str, float]],
+    values: list[float],
+    n: int,
+    generator: torch.Generator,
+) -> str:
+    """Try to refute what a user claims of ``monotone_parameters``: h_min inside may not exceed that of the corner.
+
+    A claim is about the whole trade-off curve; only its level 1/2, h_min, is tried. From each corner :data:`INNER`
+    parameters are drawn towards the identity, or towards the end of the interval that is nearest to it. A few draws at
+    each find the one where h_min seems to exceed that of its corner most; there, with fresh draws, its lower bound is
+    compared with the corner's upper bound. That is one comparison, so a claim that is true is refused with probability
+    at most :data:`FALSE_ALARM`, besides that of the corners' own bounds. All this takes a fifth of the draws of those.
+
+    Args:
+        corners, values: the parameters that were bounded, and their upper bounds.
+        n: draws under each law at each corner.
+
+    Returns:
+        What to add to the argument; "" where nothing rests on a claim.
+
+    Raises:
+        NotApplicable: the claim is refuted.
+    """
+    transform, applied = family.transform, as_applied(family, region)
+    claimed = [
+        name
+        for name, (low, high) in applied.items()
+        if low < high and name in transform.monotone_parameters - _ordered(family, transform)
+    ]
+    if not claimed:
+        return ""
+
+    def inside(corner: Mapping[str, float], name: str, way: float) -> float:
+        low, high = applied[name]
+        end = min(max(family.identity[name], low), high)
+        value = corner[name] + way * (end - corner[name])
+        return float(round(value)) if name in transform.integer_parameters else value
+
+    few = max(1, n // (10 * INNER))
+    found: list[tuple[float, dict[str, float], int]] = []
+    for number, corner in enumerate(corners):
+        # Each parameter has one value in each of INNER parts of its way, in an order of its own.
+        parts = torch.stack([torch.randperm(INNER, generator=generator) for _ in claimed], dim=-1)
+        ways = (parts + torch.rand(INNER, len(claimed), dtype=torch.float64, generator=generator)) / INNER
+        for way in ways.tolist():
+            moved = {name: inside(corner, name, u) for name, u in zip(claimed, way, strict=True)}
+            share = _below(family, {**corner, **moved}, few, (few + 1) // 2, generator) / few
+            found.append((share - values[number], {**corner, **moved}, number))
+    _, beta, number = max(found, key=lambda one: one[0])
+    least = lower_bound_at(family, beta, n * len(corners) // 10, FALSE_ALARM, generator)
+    if least > values[number]:
+        raise NotApplicable(
+            f"{transform!r} claims that {', '.join(claimed)} are monotone (monotone_parameters), but h_min is at "
+            f"least {least:.5f} at {_written(beta)} and at most {values[number]:.5f} at {_written(corners[number])}; "
+            "take the claim back"
+        )
+    return f", which {len(found)} parameters inside do not refute"
+
+
+def _written(beta: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in beta.items())
+
+
 def certify(
     family: SmoothedFamily,
     region: Region,
@@ -360,15 +481,15 @@ def certify(
     """Sampled Neyman-Pearson bound for every parameter of a region at once.
 
     Points share the failure probability (a union bound). An interval of a box or ball is certified where the
-    transformation declares it among its ``monotone_parameters`` (its ends are sampled, and the argument says whose
-    claim that is), where it is a shift by a log-concave law in a composition (its ends, by proof), and where the action
+    transformation defines ``inverse`` (cells of it, :mod:`glsmooth.bounds.boxes`), where it declares it among its
+    ``monotone_parameters`` (its ends are sampled, the argument says whose claim that is, and some more draws try to
+    refute it), where it is a shift by a log-concave law in a composition (its ends, by proof), and where the action
     rounds it to few whole numbers (all of them). What is certified is what the action applies: values are rounded
-    first, outwards. Any other interval is covered where the transformation defines ``inverse``
-    (:mod:`glsmooth.bounds.boxes`).
+    first, outwards.
 
     Raises:
         NotApplicable: a transformation that is only approximately resolvable, a region between whose points nothing
-            is known, or γ(·, β) that takes a value twice.
+            is known, γ(·, β) that takes a value twice, or a claim that the draws refute.
         ValueError: the region does not fit the transformation.
     """
     return replace(cached_certify(family, region, n, failure_probability, seed))  # a copy of what is cached
@@ -389,6 +510,8 @@ def cached_certify(family: SmoothedFamily, region: Region, n: int, failure_proba
         points = [{name: low for name, (low, _) in part.items()} for part in parts]
         share = failure_probability / len(points)
         values = [required_probability_at(family, point, n, share, generator) for point in points]
+        if isinstance(region, Box | Ball):
+            reason += _check_claims(family, region, points, values, n, generator)
         at = max(range(len(points)), key=values.__getitem__)
         value, worst, number, draws = values[at], points[at], f"{len(points)}", f"{n} draws of each law"
     return Outcome(

@@ -31,7 +31,7 @@ from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint
 from glsmooth.errors import UserError, visible
 from glsmooth.family.candidates import candidates
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Box, Region
 from glsmooth.family.resolvability import check_family
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import Options
@@ -71,7 +71,7 @@ class _Job:
     model: nn.Module
     data: Data
     family: SmoothedFamily
-    region: Box
+    region: Region
     plan: FixedSample
     options: Options
     device: torch.device
@@ -215,7 +215,7 @@ def _check_reach(job: _Job, trials: Sequence[Trial]) -> None:
     """Refuse a region that no candidate reaches."""
     if any(trial.needed is not None for trial in trials):
         return
-    where = f"region: {wording.region(job.region.intervals)}"
+    where = f"region: {wording.region(job.region)}"
     sound = [trial for trial in trials if trial.outcome.sound and trial.outcome.h_min is not None]
     if not sound:
         raise UserError(f"{where} has no proof under any law: {trials[0].outcome.argument}; leave advise out")
@@ -322,7 +322,7 @@ def _advice(cfg: DictConfig, job: _Job, trials: Sequence[Trial], images: int) ->
     return Advice(
         transform=job.family.transform.name,
         dataset=job.data.name,
-        region=job.region.intervals,
+        region=job.region,
         trials=trials,
         best=best,
         images=images,
@@ -410,11 +410,11 @@ def _training(job: _Job, family: SmoothedFamily) -> list[str]:
         elif _said(laws[name]) != law_config(law):
             blank = {field: None for field in laws[name] if field not in ("law", *law.fields)}
             words.append(_override(f"smoothing.{name}", {**law_config(law), **blank}))
-    for name in dict.fromkeys([*region, *job.region.intervals]):
-        interval = job.region.intervals.get(name)
-        wanted = None if interval is None else list(interval)
-        if wanted != region.get(name):
-            words.append(_override(f"{'' if name in region else '+'}region.{name}", wanted))
+    wanted = job.region.to_config()
+    # A ball or points replace the usual intervals; of a box each counts.
+    for name in dict.fromkeys([*region, *wanted] if isinstance(job.region, Box) else wanted):
+        if wanted.get(name) != region.get(name):
+            words.append(_override(f"{'' if name in region else '+'}region.{name}", wanted.get(name)))
     if checkpoint.seed != usual.seed:
         words.append(_override("seed", checkpoint.seed))
     return words

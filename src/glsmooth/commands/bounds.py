@@ -14,7 +14,9 @@ from glsmooth.bounds.cover import covers_torus
 from glsmooth.commands.mains import bounds as main
 from glsmooth.configuration.build import build_family, build_law, build_region, law_config
 from glsmooth.configuration.fields import INTERVAL, OBJECT, RULES, check_file, number, rules_under, text, whole
-from glsmooth.family.regions import Box
+from glsmooth.configuration.settings import settled
+from glsmooth.errors import of_file
+from glsmooth.family.regions import Ball, Box, Points, Region, region_of
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
 from glsmooth.report.tables import markdown
@@ -49,13 +51,13 @@ _RULES = {
 }
 
 
-def as_json(family: SmoothedFamily, region: Box, outcomes: Mapping[str, Outcome], alpha: float) -> dict[str, Any]:
+def as_json(family: SmoothedFamily, region: Region, outcomes: Mapping[str, Outcome], alpha: float) -> dict[str, Any]:
     """What the command prints as JSON: plain primitives only."""
     exact = outcomes.get("neyman_pearson")
     return {
         "transform": family.transform.name,
         "smoothing": {name: law_config(law) for name, law in family.laws.items()},
-        "region": {name: list(interval) for name, interval in region.intervals.items()},
+        "region": region.to_config(),
         "image_size": list(family.image_size) if family.image_size else None,
         "required_probability": {method: outcome.h_min for method, outcome in outcomes.items()},
         "reasons": {method: _reason(outcome) for method, outcome in outcomes.items()},
@@ -86,12 +88,11 @@ def _up(h: float | None) -> str:
 def table(result: Mapping[str, Any], alpha: float) -> str:
     """The result as text for people."""
     law_text = ", ".join(f"{name} ~ {build_law(law)!r}" for name, law in result["smoothing"].items())
-    box = ", ".join(f"{name} in [{low:g}, {high:g}]" for name, (low, high) in result["region"].items())
+    region = _words(region_of(result["region"]), "{} in [{:g}, {:g}]")
     where = f" on the torus {result['image_size'][0]}×{result['image_size'][1]}" if result["image_size"] else ""
-    lines = [f"{result['transform']}{where}", f"  smoothing  {law_text}", f"  region     {box}"]
+    lines = [f"{result['transform']}{where}", f"  smoothing  {law_text}", f"  region     {region}"]
     if result["worst_parameter"]:
-        point = ", ".join(f"{name} = {value:g}" for name, value in result["worst_parameter"].items())
-        lines.append(f"  worst at   {point}")
+        lines.append(f"  worst at   {_point(result['worst_parameter'])}")
     rows = [("method", "required probability", f"votes needed at alpha = {alpha:g}", "")]
     for method, h in result["required_probability"].items():
         needed = result["samples_needed"][method]
@@ -107,6 +108,20 @@ def table(result: Mapping[str, Any], alpha: float) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _words(region: Region, interval: str) -> str:
+    """The region by the names of its parameters; ``interval`` is the format of one of a box."""
+    if isinstance(region, Ball):
+        return f"{', '.join(region.parameters)} within {region.radius:g} of {_point(region.centre)} (l2)"
+    if isinstance(region, Points):
+        return "; ".join(map(_point, region.points))
+    assert isinstance(region, Box)
+    return ", ".join(interval.format(name, *ends) for name, ends in region.intervals.items())
+
+
+def _point(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in values.items())
+
+
 def sweep_table(folder: Path) -> str:
     """One Markdown table of every result stored below ``folder``.
 
@@ -119,10 +134,10 @@ def sweep_table(folder: Path) -> str:
     rows = []
     for result in results:
         law_text = ", ".join(f"{n} {build_law(law)!r}" for n, law in result["smoothing"].items())
-        box = ", ".join(f"{name} [{low:g}, {high:g}]" for name, (low, high) in result["region"].items())
+        region = _words(region_of(result["region"]), "{} [{:g}, {:g}]")
         values = [_up(result["required_probability"].get(method)) for method in methods]
         needed = result["samples_needed"].get("neyman_pearson")
-        rows.append([result["transform"], law_text, box, *values, str(needed or "—")])
+        rows.append([result["transform"], law_text, region, *values, str(needed or "—")])
     return markdown(header, rows, numeric_from=len(header))
 
 
@@ -133,6 +148,8 @@ def _read(file: Path) -> dict[str, Any]:
     check_methods(content["required_probability"], f"{file}: required_probability")
     for name, law in content["smoothing"].items():
         build_law(law, f"{file}: smoothing.{name}")
+    with of_file(file):
+        region_of(content["region"])
     return content
 
 
@@ -140,7 +157,7 @@ def run(cfg: DictConfig) -> None:
     """Evaluate the configured region and print it as a table or as JSON."""
     image_size = tuple(cfg.image_size) if cfg.image_size is not None else None
     family = build_family(cfg.transform, cfg.smoothing, image_size=image_size)
-    region = build_region(cfg.region, family.transform)
+    region = build_region(settled(cfg)["region"], family.transform)
     result = as_json(family, region, evaluate(family, region, cfg.bound.methods), cfg.alpha)
     directory = Path(cfg.run_dir)
     write_text(directory / RESULT_FILE, json.dumps(result, indent=2) + "\n")

@@ -27,7 +27,7 @@ from glsmooth.commands.estimate import preflight
 from glsmooth.configuration.build import family_config, law_config
 from glsmooth.configuration.fields import leaves
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import is_users
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS
@@ -60,7 +60,7 @@ _GREY_OR_COLOUR = (1, 3)
 def certify_dataset(
     smoothed: SmoothedClassifier,
     data: Any,
-    region: Box,
+    region: Region,
     *,
     directory: str | Path,
     n0: int = 200,
@@ -89,7 +89,7 @@ def certify_dataset(
             a DataLoader of (images, labels, …) batches. A data set is read twice, item by item, and so is that of a
             DataLoader in order; batches of a loader that collates in its own way are held in memory. An image's index
             is its place; images of a ``torch.utils.data.Subset`` keep the places that they have in the whole.
-        region: a Box.
+        region: a Box, a Ball or Points.
         directory: where the run is; made if it is not there.
         n0, n, alpha, seed, sequential: as :meth:`SmoothedClassifier.certify` has them; with ``sequential``, an image's
             votes go on until every method has decided it.
@@ -107,8 +107,6 @@ def certify_dataset(
             votes can be taken of.
     """
     family, classifier, directory = smoothed.family, smoothed.classifier, Path(directory)
-    if not isinstance(region, Box):
-        raise UserError(f"region is a {type(region).__name__}; a run's region is a Box, certify_many takes others")
     names = [str(number) for number in range(smoothed.num_classes)] if classes is None else list(map(str, classes))
     if len(names) != smoothed.num_classes:
         raise UserError(f"classes: {len(names)} names for num_classes={smoothed.num_classes}; give one for each class")
@@ -188,7 +186,7 @@ def _model_name(classifier: BaseClassifier) -> str:
 
 def _identity(
     family: SmoothedFamily,
-    region: Box,
+    region: Region,
     procedure: Procedure,
     methods: Sequence[str],
     options: Options,

@@ -12,13 +12,14 @@ import gc
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -28,6 +29,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import (
     ConfigCompositionException,
@@ -48,6 +51,7 @@ from glsmooth.learning.stopping import scontrol_requeue, started_by_srun, stoppa
 from glsmooth.runs.files import check_writable
 
 __all__ = [
+    "check_regions",
     "ending",
     "entry",
     "environment",
@@ -106,6 +110,8 @@ def entry(
     def main() -> None:
         show_any_character()
         sys.argv[1:] = map(quoted, sys.argv[1:])
+        with ending(command):
+            check_regions(sys.argv[1:])
         if positional is not None:
             sys.argv[1:] = _collect_positional(sys.argv[1:], positional)
         if command in _LOGGED:
@@ -340,6 +346,45 @@ def _stop(message: str) -> NoReturn:
     sys.exit(USAGE_ERROR)
 
 
+def check_regions(arguments: Sequence[str]) -> None:
+    """Refuse a ball or points beside an interval that is typed, too: of a default one they take the place.
+
+    Once composed, one cannot be told from the other.
+
+    Raises:
+        UserError: both are typed.
+    """
+    words = [word for word in arguments if re.match(r"\+{0,2}region[.=]", word)]
+    if not any("ball" in word or "points" in word for word in words):
+        return
+    try:
+        typed = OverridesParser.create().parse_overrides(words)
+    except HydraException:
+        return  # Hydra says what is wrong
+    for together in itertools.product(*map(_region_fields, typed)):
+        said = {key: value for fields in together for key, value in fields.items() if value is not None}
+        shape = next((key for key in ("ball", "points") if key in said and not _pair(said[key])), None)
+        interval = next((key for key, value in said.items() if _pair(value)), None)
+        if shape and interval:
+            from glsmooth.configuration.build import both_regions
+
+            raise UserError(both_regions(interval, shape))
+
+
+def _region_fields(override: Override) -> list[dict[str, Any]]:
+    """What an override says of the region: its fields, for each value of a sweep."""
+    value: Any = override.value()
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    key = override.get_key_element().lstrip("+")
+    if key == "region":
+        return [one if isinstance(one, dict) else {} for one in values]  # else a member of the group
+    return [{key.removeprefix("region."): one} for one in values]
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value)
+
+
 def _collect_positional(arguments: list[str], field: str) -> list[str]:
     """Replace the arguments that are neither options nor overrides by one override ``field=[…]``."""
     plain_arguments: list[str] = []
@@ -378,6 +423,11 @@ def what_to_type(error: HydraException, command: str) -> str:
         site = get_args_parser().parse_known_args()[0].config_dir
         if site is not None and not os.path.isdir(site):  # a sweep composes without asking Hydra for it
             return _NO_SITE
+        if group == "region" and choice in ("ball", "points"):
+            example = (
+                "'region={ball:20,over:[tx,ty]}'" if choice == "ball" else "'region={points:[{tx:1,ty:2},{tx:3}]}'"
+            )
+            return f"region={choice} says not which; set for example {example}"
         own = "; a file of your own needs --config-dir DIR, where DIR/cluster has it"
         return f"{group}={choice} is not a choice{did_you_mean(choice, known)}" + (
             own if group == "cluster" and site is None else ""
@@ -392,6 +442,8 @@ def what_to_type(error: HydraException, command: str) -> str:
     )
     if isinstance(error, ConfigCompositionException) and unknown:
         key = unknown.group(1).partition("@")[0]
+        inside = re.search(r"full_key: (\S+)", str(error.__cause__))  # of a group that is set in braces
+        key = inside.group(1) if inside else key
         hint = near_field(key, _known_keys(command))
         typed = next((a for a in sys.argv[1:] if a.lstrip("+~").startswith(key)), key)
         own = ""

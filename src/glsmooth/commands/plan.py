@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from glsmooth.commands.entry import literal, quoted, what_to_type
+from glsmooth.commands.entry import check_regions, literal, quoted, what_to_type
 from glsmooth.commands.jobs import behind
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError, near_field
@@ -134,12 +134,14 @@ def plan_of(arguments: Sequence[str]) -> Plan:
             for command in _commands(key, str(override.input_line)):
                 stages[command].append(override)
     _own_transform(typed, stages)
-    regions = [one for one in stages["certify"] if one.get_key_element().lstrip("+").startswith("region.")]
+    for stage in stages.values():
+        check_regions([str(one.input_line) for one in stage])
+    regions = [one for one in stages["certify"] if _of_region(str(one.input_line))]
     others = [one for one in stages["certify"] if one not in regions]
     boxes = _product(regions) if regions else []
     first = boxes[0] if boxes else []
     own = any(one.get_key_element() == "transform._target_" for one in stages["train"])
-    if own and not any(one.get_key_element().lstrip("+").startswith("region.") for one in stages["train"]):
+    if own and not any(_of_region(str(one.input_line)) for one in stages["train"]):
         stages["train"] += _parse(first)  # train asks for one, and of a transformation of the user's own has none
     shards = range(settings["shards"]) if settings["shards"] > 1 else (None,)
     steps: list[Step] = []
@@ -267,11 +269,17 @@ def _without_repeats(combinations: Sequence[list[str]]) -> list[list[str]]:
     return [one for number, one in enumerate(combinations) if one not in combinations[:number]]
 
 
+def _of_region(override: str) -> bool:
+    """Does it say what is certified: a field of the region, or several in braces?"""
+    return override.lstrip("+").startswith(("region.", "region={"))
+
+
 def _region(overrides: Sequence[str]) -> dict[str, Any]:
-    return {
-        one.get_key_element().lstrip("+").removeprefix("region."): one.value()
-        for one in OverridesParser.create().parse_overrides(list(overrides))
-    }
+    fields: dict[str, Any] = {}
+    for one in OverridesParser.create().parse_overrides(list(overrides)):
+        key, value = one.get_key_element().lstrip("+"), one.value()
+        fields |= value if key == "region" and isinstance(value, dict) else {key.removeprefix("region."): value}
+    return fields
 
 
 def _different(overrides: Sequence[str], every: Sequence[Sequence[str]]) -> str:
@@ -318,9 +326,9 @@ def _check_regions(steps: Sequence[Step], regions: Sequence[Sequence[str]]) -> N
             if interval is None:
                 raise UserError(f"region.{name}=null is no region; give [low,high], or leave region out")
         certify = next(step for step in steps if step.command == "certify")
-        others = [one for one in certify.overrides if not one.lstrip("+").startswith("region.")]
+        others = [one for one in certify.overrides if not _of_region(one)]
         _check([Step("certify", [*others, *region], "")], [])
-        if all(one.startswith("region.") for one in region):  # with + it is of a transformation of the user's own
+        if not any(one.startswith("+") for one in region):  # with + it is of a transformation of the user's own
             for step in steps if region is regions[0] else ():
                 if step.command == "train":
                     compose("train", [*step.overrides, *region], lambda cfg: str(cfg.hydra.run.dir))

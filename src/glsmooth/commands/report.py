@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 
 from glsmooth.bounds import Outcome
 from glsmooth.commands.mains import report as main
-from glsmooth.configuration.build import build_region
-from glsmooth.configuration.plain import plain
+from glsmooth.configuration.build import build_region, merge_region
+from glsmooth.configuration.settings import settled
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Region
 from glsmooth.report import page, published
 from glsmooth.report.comparison import write_comparison
 from glsmooth.report.formats import check_format, printed
@@ -32,7 +32,7 @@ __all__ = ["decide", "main", "report_sweep", "run"]
 
 def run(cfg: DictConfig) -> None:
     """Write the report that ``cfg`` asks for and print its table to standard output."""
-    settings = plain(cfg)
+    settings = settled(cfg)
     paths, votes, out = settings["runs"], settings["votes"], Path(settings["run_dir"])
     form = settings["format"]
     check_format(form)
@@ -130,11 +130,11 @@ def _read(paths: Sequence[str | Path], out: Path, loading: Mapping[str, Any]) ->
 
 def decide(
     stored: Run, overrides: Mapping[str, Any], methods: Sequence[str] | None
-) -> tuple[Run, Box, Mapping[str, Outcome]]:
+) -> tuple[Run, Region, Mapping[str, Outcome]]:
     """A run with a region and what the bounds say of it: its own, or anew where a region or methods are asked for."""
     if not overrides and methods is None:
         return stored, stored.region, stored.outcomes
-    region = build_region({**stored.summary.region, **overrides}, stored.family.transform)
+    region = build_region(merge_region(stored.summary.region, overrides), stored.family.transform)
     return stored, region, stored.evaluate(region, methods or list(stored.outcomes))
 
 

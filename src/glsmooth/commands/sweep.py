@@ -29,7 +29,8 @@ Fields
   optimizer, trainer, experiment, seed) is trained for each combination, what certify has (monte_carlo, bound,
   dataset.subset, precision, ...) is certified for each. trainer.accelerator, trainer.devices, logger, limits, cluster
   and hydra.launcher go to both; train.KEY=VALUE and certify.KEY=VALUE to one of them: certify.seed=1.
-  region        each checkpoint is certified in all regions by one set of votes; by default in that of its training
+  region        each checkpoint is certified in all regions by one set of votes; by default in that of its training.
+                Balls: region.ball=10,20 'region.over=[tx,ty]'
 
 Settings
   jobs          processes at once on this machine (1)

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from glsmooth.commands.mains import train as main
 from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.identity import difference, file_digest
-from glsmooth.configuration.plain import plain
+from glsmooth.configuration.settings import settled
 from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, make_payload, starting_from
@@ -54,7 +54,7 @@ _AFRESH = "restore it, or remove last.ckpt and summary.json, and the same comman
 def run(cfg: DictConfig) -> None:
     """Train, or resume, or say that it is done. Writes best.ckpt, last.ckpt, metrics, their curves and
     summary.json."""
-    settings = plain(cfg)
+    settings = settled(cfg)
     # Two of the same run would write over each other: an earlier epoch's best.ckpt beside a later summary.
     with holding(Path(settings["run_dir"])) if is_first_process() else nullcontext():
         _run(settings)

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from glsmooth.configuration.fields import cut, shown
+from glsmooth.configuration.fields import INTERVAL, cut, shown
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, did_you_mean, keyed
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
 from glsmooth.transforms import BUILTIN, ResolvableTransform
 
 __all__ = [
     "ONLY_IN_PYTHON",
+    "both_regions",
     "build_canonical",
     "build_family",
     "build_law",
@@ -34,7 +35,9 @@ __all__ = [
     "family_config",
     "imported",
     "law_config",
+    "merge_region",
     "with_folder",
+    "without_replaced",
 ]
 
 #: How a name ends of what a file cannot say how to build.
@@ -200,24 +203,121 @@ def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[
     return {name: build_law(spec[name], f"smoothing.{name}") for name in transform.parameters}
 
 
-def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Box:
-    """The box ``{parameter: [low, high]}``; parameters that are null count as left out.
+#: Fields of a region that is no box.
+_SHAPES = ("ball", "over", "centre", "points")
+_BALL = "'region={ball:20,over:[tx,ty]}'"
+
+
+def _shapes(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a region says of a ball or of points. A parameter of one of these names has an interval."""
+    return {key: spec[key] for key in _SHAPES if spec.get(key) is not None and not INTERVAL.accepts(spec[key])}
+
+
+def without_replaced(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A region's fields in a configuration: beside a ball or points its intervals, which are then defaults, go.
+
+    What is typed of both, or stands in one file, is refused elsewhere (``commands.entry``, :func:`build_region`).
+    """
+    shapes = _shapes(spec)
+    if {"ball", "points"} & shapes.keys():
+        return shapes
+    return {key: value for key, value in spec.items() if key not in _SHAPES or value is not None}
+
+
+def merge_region(stored: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored region with the fields that were typed.
+
+    Intervals are replaced one by one, and so are radius and centre of a ball; a region of another kind replaces all.
+    """
+    said = {key: value for key, value in without_replaced(typed).items() if value is not None}
+    kept = {key: value for key, value in stored.items() if value is not None}
+    now, was = _shapes(said), _shapes(kept)
+    if not said:
+        return kept
+    if "ball" in was and now and "points" not in now:
+        if "over" in now:
+            was = {"ball": was["ball"]}
+        centre = {**was.get("centre", {}), **now.get("centre", {})}
+        return {**was, **now, **({"centre": centre} if centre else {})}
+    return said if now or was else {**kept, **said}
+
+
+def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Region:
+    """The box ``{parameter: [low, high]}``, the ball ``{ball: radius, over: [parameter], centre: {parameter: value}}``
+    or the points ``{points: [{parameter: value}]}``. What is null counts as left out.
+
+    Of a ball, ``over`` may be left out where all parameters have one unit (shifts, or a single one) or ``centre`` names
+    some; parameters without a centre have their identity.
 
     Raises:
-        UserError: an interval for a parameter that the transformation does not have, or not an interval.
+        UserError: a parameter that the transformation does not have, two kinds of region, or none.
     """
-    spec = {name: interval for name, interval in plain(spec).items() if interval is not None}
-    for name in spec:
-        if name not in transform.parameters:
+    spec = {name: value for name, value in plain(spec).items() if value is not None}
+    shapes = _shapes(spec)
+    names = transform.parameters
+    for name in spec.keys() - shapes.keys():
+        if name not in names:
             raise UserError(
                 f"region.{cut(name)}={shown(spec[name])} is stray: {transform.name} has the parameters "
-                f"{', '.join(transform.parameters)}; remove it (region.{cut(name)}=null)"
+                f"{', '.join(names)}; remove it (region.{cut(name)}=null)"
+            )
+    if shapes:
+        _check_alone(spec, shapes)
+        of_points = [name for point in shapes.get("points", ()) for name in point]
+        for field, found in (
+            ("over", shapes.get("over", ())),
+            ("centre", shapes.get("centre", ())),
+            ("points", of_points),
+        ):
+            for name in found:
+                if name not in names:
+                    hint = did_you_mean(cut(name), names)
+                    raise UserError(f"region.{field}: {cut(name)!r} is not a parameter of {transform.name}{hint}")
+        with keyed({"radius": "region.ball", "points": "region.points"}):
+            return (
+                Points(shapes["points"]) if "points" in shapes else Ball(shapes["ball"], **_centre(shapes, transform))
             )
     if not spec:
-        example = f"+region.{transform.parameters[0]}=[-1,1]"
+        example = f"+region.{names[0]}=[-1,1]"
         raise UserError(f"region is empty: nothing would be certified; set for example '{example}'")
     with keyed(_under("region", transform)):
         return Box(**spec)
+
+
+def _check_alone(spec: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    """Refuse what is beside a ball or points, or of a ball that has no radius."""
+    if "points" in shapes and len(shapes) > 1:
+        other = next(key for key in shapes if key != "points")
+        raise UserError(f"region.points and region.{other} are two regions; leave one out (region.{other}=null)")
+    if "points" not in shapes and "ball" not in shapes:
+        field = next(iter(shapes))
+        raise UserError(f"region.{field}={shown(shapes[field])} is of a ball, which has no radius; set {_BALL}")
+    for name in spec.keys() - shapes.keys():
+        raise UserError(both_regions(name, "ball" if "ball" in shapes else "points"))
+
+
+def both_regions(name: str, shape: str) -> str:
+    """What to say of an interval beside a ball or points."""
+    return (
+        f"region.{cut(name)} and region.{shape}: a region is a box, a ball or points, and no product of them; leave "
+        f"one out, or take a box that holds the {shape}"
+    )
+
+
+def _centre(shapes: Mapping[str, Any], transform: ResolvableTransform) -> dict[str, float]:
+    """The centre of a ball in each of its parameters."""
+    over, centre = shapes.get("over"), shapes.get("centre", {})
+    names = transform.parameters
+    if over is None and not centre and (len(names) == 1 or set(names) == set(transform.integer_parameters)):
+        over = names
+    if over is None and not centre:
+        raise UserError(
+            f"region.over is missing: a ball of {transform.name} could be over {', '.join(names)}; set for example "
+            f"'region.over=[{','.join(transform.integer_parameters or names[:1])}]'"
+        )
+    identity = dict(zip(names, transform.identity.tolist(), strict=True))
+    chosen = [name for name in names if name in {*(over or ()), *centre}]
+    return {name: centre.get(name, identity[name]) for name in chosen}
 
 
 def build_family(

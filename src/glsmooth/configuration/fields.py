@@ -161,6 +161,14 @@ _SHARE = Rule(
     "1.0",
 )
 INTERVAL = list_of(_REAL, "an interval [low,high] of finite numbers", "[-0.2,0.2]", 2)
+
+
+def _or_interval(rule: Rule) -> Rule:
+    """A parameter of a user's own may be called as a field of the region is."""
+    return replace(rule, accepts=lambda v: v is None or rule.accepts(v) or INTERVAL.accepts(v))
+
+
+_POINT = Rule(lambda v: isinstance(v, Mapping) and bool(v) and all(map(_REAL.accepts, v.values())), "a point", "{tx:1}")
 _SIZE = list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]", 2)
 CLASS_NAMES = list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2)
 _ANY = Rule(lambda _: True, "anything", "VALUE")
@@ -200,6 +208,13 @@ RULES: dict[str, Rule] = {
     "smoothing.*.rate": _POSITIVE.or_null(),
     "smoothing.*": Rule(
         lambda v: v is None or v == {}, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
+    ),
+    "region.ball": _or_interval(number("a radius, a finite number, at least 0", "20", lambda v: v >= 0)),
+    "region.over": _or_interval(list_of(text("a name"), "a list of parameters", "[tx,ty]", least=1)),
+    "region.centre": _or_interval(OBJECT),
+    "region.centre.*": _REAL.or_null(),
+    "region.points": _or_interval(
+        list_of(_POINT, "a list of points, each with its parameters", "[{tx:1,ty:2},{tx:3}]", least=1)
     ),
     "region.*": INTERVAL.or_null(),
     "trial.images": whole(2, 48),
@@ -350,7 +365,7 @@ def check_fields(config: Mapping[str, Any], command: str = "") -> None:
             raise UserError(f"{cut(key)}={shown(value)} is not a field{near_field(key, known)}; leave it out otherwise")
         if not rule.accepts(value):
             raise UserError(rule.refusal(cut(key), value))
-        if key.startswith("region.") and value is not None and value[0] > value[1]:
+        if key.startswith("region.") and INTERVAL.accepts(value) and value[0] > value[1]:
             raise UserError(f"{cut(key)}={value} is inverted; set '{cut(key)}=[{value[1]},{value[0]}]'")
 
 

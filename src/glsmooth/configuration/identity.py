@@ -48,7 +48,10 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
 }
 #: Fields that once were not there, with what null stands for.
 USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False} | dict.fromkeys(
-    ("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names")
+    (
+        *("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"),
+        *("region.ball", "region.over", "region.centre", "region.points"),
+    )
 )
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 

@@ -9,16 +9,30 @@ from typing import Any
 
 from glsmooth import transforms
 from glsmooth.configuration import groups
-from glsmooth.configuration.build import build_canonical, build_family, build_region, build_transform, check_target
+from glsmooth.configuration.build import (
+    build_canonical,
+    build_family,
+    build_region,
+    build_transform,
+    check_target,
+    merge_region,
+    without_replaced,
+)
 from glsmooth.configuration.fields import RULES, check_fields
 from glsmooth.configuration.plain import plain
 from glsmooth.configuration.untrusted import read_names
 from glsmooth.errors import UserError, keyed
 from glsmooth.voting.speed import AUTO
 
-__all__ = ["merge_checkpoint", "validate", "without_checkpoint"]
+__all__ = ["merge_checkpoint", "settled", "validate", "without_checkpoint"]
 
 log = logging.getLogger(__name__)
+
+
+def settled(cfg: Any) -> dict[str, Any]:
+    """A composed configuration as plain dictionaries, in which a ball or points have replaced default intervals."""
+    config: dict[str, Any] = plain(cfg)
+    return {**config, "region": without_replaced(config["region"])} if "region" in config else config
 
 
 def validate(cfg: Any, command: str) -> dict[str, Any]:
@@ -33,8 +47,8 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     Raises:
         UserError: the first mistake found.
     """
-    config: dict[str, Any] = plain(cfg)
-    check_fields(config, command)
+    check_fields(plain(cfg), command)
+    config = settled(cfg)
     if command == "train" and config["model"]["name"] is None:
         raise UserError("model.name is missing; set model.name=auto for the dataset's usual network")
     if command == "train" and config["model"].get("canonical") != AUTO:
@@ -52,7 +66,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         size = config["dataset"]["image_size"] if command == "train" else config["image_size"]
         family = build_family(config["transform"], config["smoothing"], size)
         region = build_region(config["region"], family.transform)
-        with keyed({name: f"region.{name}" for name in region.parameters}):
+        with keyed({**{name: f"region.{name}" for name in region.parameters}, "radius": "region.ball"}):
             family.check_region(region)
     for key in ("ckpt", "votes"):
         if config.get(key) is not None and not Path(config[key]).is_file():
@@ -145,7 +159,7 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
         )
         config["transform"] = typed
     config["smoothing"] = _merge_laws(smoothing, config.get("smoothing", {}))
-    config["region"] = {**_said(region), **_said(config["region"])}
+    config["region"] = merge_region(region, config["region"])
     if "dataset" in config and "dataset" in stored:
         dataset = _said(config["dataset"])
         if dataset.get("name", stored["dataset"]["name"]) == stored["dataset"]["name"]:

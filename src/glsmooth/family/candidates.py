@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
 
@@ -40,7 +40,7 @@ class Candidate:
     own: bool
 
 
-def candidates(family: SmoothedFamily, region: Box, scales: int) -> list[Candidate]:
+def candidates(family: SmoothedFamily, region: Region, scales: int) -> list[Candidate]:
     """What could be tried for a region: the family itself, other spreads and other kinds of laws.
 
     Shifts along the two axes of an image vary together, as one parameter. Where that is all there is, every kind of law
@@ -108,12 +108,13 @@ def _kinds(family: SmoothedFamily, group: tuple[str, ...]) -> list[type[Law]]:
     return list(dict.fromkeys([*own, *LAWS.values()]))
 
 
-def _multipliers(family: SmoothedFamily, region: Box, group: tuple[str, ...], scales: int) -> list[float]:
+def _multipliers(family: SmoothedFamily, region: Region, group: tuple[str, ...], scales: int) -> list[float]:
     """Ascending, 1 among them."""
+    box = region.box(family.identity)
     sizes = [
-        max(abs(end - family.identity[name]) for end in region.intervals[name]) / spread(family, name)
+        max(abs(end - family.identity[name]) for end in box.intervals[name]) / spread(family, name)
         for name in group
-        if name in region.intervals
+        if name in box.intervals
     ]
     size = max(sizes, default=0.0) or 1.0
     low, high = min(0.5, size / 2), max(2.0, size * 2)

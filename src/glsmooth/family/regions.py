@@ -9,7 +9,7 @@ from typing import Any
 from glsmooth.errors import UserError
 from glsmooth.laws.immutable import FrozenMapping, Immutable
 
-__all__ = ["Ball", "Box", "Points", "Region"]
+__all__ = ["Ball", "Box", "Points", "Region", "region_of"]
 
 
 def number(where: str, value: Any) -> float:
@@ -42,8 +42,12 @@ class Region(Immutable):
         """Is β in the region? Looks only at the parameters that the region names."""
         raise NotImplementedError
 
+    def box(self, identity: Mapping[str, float]) -> Box:
+        """The smallest box that holds the region; ``identity``: of each of its parameters."""
+        raise NotImplementedError
+
     def to_config(self) -> dict[str, Any]:
-        """The region as plain primitives, for records."""
+        """The region as plain primitives, for records: :func:`region_of` makes it again."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -80,6 +84,9 @@ class Box(Region):
     def contains(self, beta: Mapping[str, float]) -> bool:
         return all(low <= beta[name] <= high for name, (low, high) in self.intervals.items())
 
+    def box(self, identity: Mapping[str, float]) -> Box:
+        return self
+
     def to_config(self) -> dict[str, Any]:
         return {name: [low, high] for name, (low, high) in self.intervals.items()}
 
@@ -112,8 +119,11 @@ class Ball(Region):
     def contains(self, beta: Mapping[str, float]) -> bool:
         return math.hypot(*(beta[name] - value for name, value in self.centre.items())) <= self.radius
 
+    def box(self, identity: Mapping[str, float]) -> Box:
+        return Box(**{name: (value - self.radius, value + self.radius) for name, value in self.centre.items()})
+
     def to_config(self) -> dict[str, Any]:
-        return {"ball": {"radius": self.radius, "centre": dict(self.centre)}}
+        return {"ball": self.radius, "centre": dict(self.centre)}
 
 
 class Points(Region):
@@ -144,5 +154,24 @@ class Points(Region):
     def contains(self, beta: Mapping[str, float]) -> bool:
         return any(all(beta[name] == value for name, value in point.items()) for point in self.points)
 
+    def box(self, identity: Mapping[str, float]) -> Box:
+        values = {name: [point.get(name, identity[name]) for point in self.points] for name in self.parameters}
+        return Box(**{name: (min(found), max(found)) for name, found in values.items()})
+
     def to_config(self) -> dict[str, Any]:
         return {"points": [dict(point) for point in self.points]}
+
+
+def region_of(config: Mapping[str, Any]) -> Region:
+    """The region that :meth:`Region.to_config` wrote.
+
+    A parameter may be called ``ball`` or ``points``, too: of it there is an interval.
+
+    Raises:
+        UserError: it describes none.
+    """
+    if config.keys() == {"ball", "centre"} and isinstance(config["centre"], Mapping):
+        return Ball(config["ball"], **config["centre"])
+    if config.keys() == {"points"} and all(isinstance(point, Mapping) for point in config["points"]):
+        return Points(config["points"])
+    return Box(**config)

@@ -167,18 +167,19 @@ class SmoothedFamily:
                     f"{name!r} is not a parameter of {self.transform.name}{did_you_mean(name, self.parameters)}"
                 )
             domain = self.transform.domain(name)
-            if isinstance(region, Box):
-                ends: tuple[float, ...] = region.intervals[name]
-            elif isinstance(region, Ball):
-                ends = (region.centre[name] - region.radius, region.centre[name] + region.radius)
+            if isinstance(region, Points):
+                ends: tuple[float, ...] = tuple(point[name] for point in region.points if name in point)
             else:
-                ends = tuple(point[name] for point in region.points if name in point)
+                ends = region.box(self.identity).intervals[name]
+            where = f"{name}={list(ends)}"
+            if isinstance(region, Ball):
+                where = f"radius={region.radius:g} around {name}={region.centre[name]:g}"
             for end in ends:
                 if not domain.contains(end):
-                    raise UserError(f"{name}={list(ends)} leaves the domain of {name}; every value must be {domain}")
+                    raise UserError(f"{where} leaves the domain of {name}; every value must be {domain}")
                 if abs(end) > LARGEST or (domain.low == 0 and not domain.low_included and end < 1 / LARGEST):
                     raise UserError(
-                        f"{name}={list(ends)} is too extreme to compute with; give values of size at most "
+                        f"{where} is too extreme to compute with; give values of size at most "
                         f"{LARGEST:g}{f' and at least {1 / LARGEST:g}' if domain.low == 0 else ''}"
                     )
                 if isinstance(region, Points) and name in self.transform.integer_parameters and end != round(end):

@@ -10,6 +10,7 @@ from typing import Any
 from glsmooth.bounds import Outcome
 from glsmooth.configuration.build import law_config
 from glsmooth.family.candidates import Candidate, spread
+from glsmooth.family.regions import Region
 from glsmooth.report import figures, html, tables, wording
 from glsmooth.report.page import save_picture
 from glsmooth.runs.files import write_text
@@ -70,7 +71,7 @@ class Advice:
 
     Attributes:
         transform, dataset: their names.
-        region: intervals by parameter.
+        region: what is to be certified.
         trials: in the order in which they were tried; one of them is the trained law.
         best: the one with the largest estimate.
         images, votes: how many validation images there were, and votes of each under each law.
@@ -84,7 +85,7 @@ class Advice:
 
     transform: str
     dataset: str
-    region: Mapping[str, Sequence[float]]
+    region: Region
     trials: Sequence[Trial]
     best: Trial
     images: int
@@ -110,7 +111,7 @@ class Advice:
         return {
             "transform": self.transform,
             "dataset": self.dataset,
-            "region": {name: list(ends) for name, ends in self.region.items()},
+            "region": self.region.to_config(),
             "images": self.images,
             "votes": self.votes,
             "monte_carlo": dict(self.monte_carlo),

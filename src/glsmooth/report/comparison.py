@@ -180,7 +180,7 @@ def _tally(comparison: Comparison, setting: Setting) -> Tally:
 
 def _where(comparison: Comparison, setting: Setting) -> str:
     _, region, _ = comparison.results[setting.members[0]]
-    return f"under every {wording.region(region.intervals)}"
+    return f"under {wording.every(region)}"
 
 
 def _named(comparison: Comparison, best: Best, positions: Sequence[int]) -> str:
@@ -314,7 +314,7 @@ def _table(
         _, region, _ = comparison.results[setting.members[0]]
         row = [_runs(comparison, setting)]
         row += [axis.words[setting.levels[comparison.axes.index(axis)]] for axis in columns]
-        row += [wording.region(region.intervals)] if regions else []
+        row += [wording.region(region)] if regions else []
         row += [_cell(comparison, setting, name) for name in methods]
         row += [comparison.smoothed(setting).words(), comparison.base(setting).words(), sets[setting.members[0]]]
         row += [_cell(comparison, setting, name) for name in unsound]
@@ -365,11 +365,11 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     keys = [key for axis in comparison.axes for key in axis.keys if key.name not in ("images", "region")]
     keys += comparison.seeds
     sets = _image_words(comparison)
-    regions = [region.intervals for _, region, _ in comparison.results]
+    regions = [tables.region_columns(region) for _, region, _ in comparison.results]
     varies = any(key.name == "region" for axis in comparison.axes for key in axis.keys)
-    parameters = list(dict.fromkeys(name for region in regions for name in region)) if varies else []
+    columns = list(dict.fromkeys(name for region in regions for name in region)) if varies else []
     header = ["run", *(key.name for key in keys)]
-    header += [tables.end_column(name, end) for name in parameters for end in ("low", "high")]
+    header += columns
     header += ["image_set"] if any("set" in words for words in sets) else []
     header += ["images", "base_correct", "base_accuracy", "smoothed_correct", "smoothed_accuracy"]
     for name in comparison.methods:
@@ -378,8 +378,7 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     for i in _ordered(comparison):
         run, _, outcomes = comparison.results[i]
         row: list[Any] = [run.label, *(key.values[i] for key in keys)]
-        for name in parameters:
-            row += regions[i].get(name, (None, None))
+        row += [regions[i].get(name) for name in columns]
         row += [sets[i]] if "image_set" in header else []
         row.append(run.images)
         for column in ("base_prediction", "prediction"):

@@ -19,7 +19,7 @@ from glsmooth import bounds
 from glsmooth.bounds import Outcome
 from glsmooth.configuration.fields import cut, is_number, leaves
 from glsmooth.configuration.identity import USUAL
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Ball, Box, Region
 from glsmooth.report import wording
 from glsmooth.report.sweeps import multiplicative
 from glsmooth.runs.run import Run
@@ -27,7 +27,7 @@ from glsmooth.transforms import ResolvableTransform
 
 __all__ = ["SEEDS", "Axis", "Best", "Comparison", "Key", "Result", "Setting", "Tally", "compare"]
 
-Result = tuple[Run, Box, Mapping[str, Outcome]]
+Result = tuple[Run, Region, Mapping[str, Outcome]]
 
 #: Keys over which results are averaged.
 SEEDS = ("seed", "training.seed")
@@ -301,7 +301,7 @@ def _method(results: Sequence[Result]) -> str | None:
 
 def _keys(results: Sequence[Result]) -> list[Key]:
     """Every key of the results, by group; what no result states is left out."""
-    images, regions = _images(results), [wording.region(region.intervals) for _, region, _ in results]
+    images, regions = _images(results), [wording.region(region) for _, region, _ in results]
     stated = [_certified(run) for run, _, _ in results]
     trained = [run.summary.training or {} for run, _, _ in results]
     repeats = {
@@ -452,10 +452,19 @@ def _axis(parts: tuple[int, ...], keys: list[Key], results: Sequence[Result]) ->
 def _region_sizes(results: Sequence[Result]) -> tuple[list[float], str] | None:
     """How large each region is, and what that number means, where they are scaled versions of each other."""
     transform = results[0][0].family.transform
-    boxes = [region for _, region, _ in results]
-    names = boxes[0].parameters
+    regions = [region for _, region, _ in results]
     if any(run.family.transform.parameters != transform.parameters for run, _, _ in results):
         return None
+    balls = [region for region in regions if isinstance(region, Ball)]
+    if len(balls) == len(regions) and len({ball.centre for ball in balls}) == 1:
+        names = balls[0].parameters
+        unit = "pixels, l2" if set(names) <= wording.SHIFTS else "l2"
+        label = f"radius of the region: {wording.join(map(wording.parameter, names))} ({unit})"
+        return [ball.radius for ball in balls], label
+    boxes = [region for region in regions if isinstance(region, Box)]
+    if len(boxes) < len(regions):
+        return None
+    names = boxes[0].parameters
     if any(set(box.parameters) != set(names) for box in boxes):
         return None
     changed = [name for name in names if len({box.intervals[name] for box in boxes}) > 1]

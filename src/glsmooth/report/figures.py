@@ -8,6 +8,7 @@ palette and never the only carrier of a meaning: line styles, marks and words re
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -295,23 +296,23 @@ def plain_ticks(low: float, high: float, log: bool) -> list[float]:
 
 
 def accuracy_plane(theme: Theme, plane: Plane, title: str) -> Figure:
-    """Heat map of the CRA at every point of the parameter plane, with the certified region's box."""
+    """Heat map of the CRA at every point of the parameter plane, with the certified region."""
     return _plane(theme, plane, title, "correct and certified at the point", (0.0, 1.0), [0.5])
 
 
 def required_probability_plane(family: SmoothedFamily, region: Region, path: Path) -> None:
-    """Save a heat map of Neyman-Pearson's h_min over the plane of a two-parameter box to ``path``.
+    """Save a heat map of Neyman-Pearson's h_min over the plane of a two-parameter region to ``path``.
 
     Raises:
-        UserError: the region is not a box of two parameters.
+        UserError: the region has not two parameters that vary.
     """
-    axes = sweeps.plane_axes(family, region) if isinstance(region, Box) else None
+    axes = sweeps.plane_axes(family, region)
     if axes is None:
         raise UserError(
-            f"plot: the region has the parameters {', '.join(region.parameters)}; a plane needs a box of two "
-            "parameters that vary, set plot=false or another region"
+            f"plot: the region has the parameters {', '.join(region.parameters)}; a plane needs two "
+            "that vary, set plot=false or another region"
         )
-    plane = sweeps.required_probability_plane(family, axes, "neyman_pearson")
+    plane = sweeps.required_probability_plane(family, region, axes, "neyman_pearson")
     title = f"{wording.literal(family.transform.name)}: required probability at the point"
     levels = [0.6, 0.7, 0.8, 0.9, 0.99]
     with defaults():
@@ -323,7 +324,7 @@ def _plane(
     theme: Theme, plane: Plane, title: str, label: str, span: tuple[float, float], levels: Sequence[float]
 ) -> Figure:
     """Heat map of ``plane`` with lines at ``levels``, its colours over ``span``; light is good."""
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Polygon
     from matplotlib.ticker import PercentFormatter
 
     share = span[0] == 0.0
@@ -352,20 +353,18 @@ def _plane(
         lines = axes.contour(x, y, plane.values, levels=shown, colors="white", linewidths=1, linestyles="dotted")
         names = {level: f"{100 * level:g} %" if share else f"{level:g}" for level in shown}
         axes.clabel(lines, fmt=names, fontsize=8)
-    (x_low, x_high), (y_low, y_high) = place(plane.x, plane.x.interval), place(plane.y, plane.y.interval)
+    corners = itertools.product(plane.x.interval, plane.y.interval)
+    around = np.array([*corners])[[0, 1, 3, 2]] if isinstance(plane.region, Box) else plane.circle()
+    listed = plane.points()
     x_identity, y_identity = place(plane.x, plane.x.identity), place(plane.y, plane.y.identity)
     # White on a black rim is seen on every colour of the map.
     for colour, box_width, cross_size, cross_width in (("black", 3.5, 11, 3.5), ("white", 1.6, 10, 1.6)):
-        axes.add_patch(
-            Rectangle(
-                (x_low, y_low),
-                x_high - x_low,
-                y_high - y_low,
-                fill=False,
-                edgecolor=colour,
-                linewidth=box_width,
-            )
-        )
+        if around is not None:
+            rim = np.stack([place(plane.x, around[:, 0]), place(plane.y, around[:, 1])], axis=1)
+            axes.add_patch(Polygon(rim, fill=False, edgecolor=colour, linewidth=box_width))
+        for at_x, at_y in listed:
+            at = [place(plane.x, at_x)], [place(plane.y, at_y)]
+            axes.plot(*at, "s", color="none", markeredgecolor=colour, markersize=6, markeredgewidth=box_width)
         axes.plot([x_identity], [y_identity], "+", color=colour, markersize=cross_size, markeredgewidth=cross_width)
     for axis, setter in ((plane.x, axes.set_xticks), (plane.y, axes.set_yticks)):
         ticks = plain_ticks(float(axis.nodes[0]), float(axis.nodes[-1]), axis.log)

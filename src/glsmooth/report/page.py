@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth.bounds import METHODS, Outcome
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.resolvability import holds
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import figures, html, radii, sweeps, tables, wording
@@ -84,7 +84,7 @@ def write_report(
 def write_run_report(
     run: Run,
     out: Path,
-    region: Box,
+    region: Region,
     outcomes: Mapping[str, Outcome],
     note: str = "",
     drawn: Drawn | None = None,
@@ -142,7 +142,7 @@ def write_run_report(
     return file
 
 
-def recertified_note(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> str:
+def recertified_note(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> str:
     """What a reader must know about votes that decide another region or method than certify's own, or "".
 
     Fixed-n votes do not know the region. Sequential and exhaustive ones stop as soon as theirs is decided.
@@ -160,7 +160,7 @@ def recertified_note(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> 
     )
     return (
         f"{run.label}: the votes were stopped early, for h_min = {drawn_for} of the region "
-        f"{wording.region(run.region.intervals)}. They decide another region or method only through their "
+        f"{wording.region(run.region)}. They decide another region or method only through their "
         + (
             "p_A, for which every shift that was not visited counts against the class; with all shifts it could be "
             "higher."
@@ -212,11 +212,11 @@ def _sound(outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
     return {name: d for name, d in outcomes.items() if d.sound and d.h_min is not None}
 
 
-def _curves(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[figures.Series]:
-    """CRA of each sound method over regions of many sizes."""
+def _curves(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[figures.Series]:
+    """CRA of each sound method over regions of many sizes; a list of points has no size."""
     sound = _sound(outcomes)
     series: list[figures.Series] = []
-    if not sound:
+    if not sound or not isinstance(region, (Box, Ball)):
         return series
     with _progress("CRA against region size", len(sound) * len(sweeps.SIZES)) as tick:
         for name, outcome in sound.items():
@@ -237,13 +237,14 @@ def _curves(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[figu
     return series
 
 
-def _region_curve(run: Run, region: Box, series: Sequence[figures.Series], out: Path) -> html.Picture | None:
+def _region_curve(run: Run, region: Region, series: Sequence[figures.Series], out: Path) -> html.Picture | None:
     if not series:
         return None
     smoothed = float(np.mean(run.correct))
-    powers = [wording.parameter(name) for name in region.intervals if sweeps.multiplicative(run.family.transform, name)]
+    names = region.parameters if isinstance(region, Box) else ()
+    powers = [wording.parameter(name) for name in names if sweeps.multiplicative(run.family.transform, name)]
     caption = (
-        f"The region {wording.region(region.intervals)} scaled around the identity. Every point is a "
+        f"The region {wording.region(region)} scaled around the identity. Every point is a "
         "certificate for a whole region, from the same votes."
     )
     if powers:
@@ -260,7 +261,7 @@ def _stopped(run: Run) -> str:
     return " Votes stopped once the region of this run was decided, so more votes could certify more beyond it."
 
 
-def _accuracy_plane(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> sweeps.Plane | None:
+def _accuracy_plane(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> sweeps.Plane | None:
     """CRA at every single point of a two-parameter plane, by the headline's method."""
     best = primary(outcomes)
     if best is None:
@@ -272,9 +273,9 @@ def _accuracy_plane(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> s
     if not holds(run.family, everywhere, run.example):
         return None  # beyond its region a user's transformation is not what it says
     with _progress("CRA over the plane", axes[0].nodes.size * axes[1].nodes.size) as tick:
-        needed = sweeps.required_probability_plane(run.family, axes, best.method, tick)
+        needed = sweeps.required_probability_plane(run.family, region, axes, best.method, tick)
     cra = sweeps.robust_accuracy(run.p_lower, run.correct, needed.values)
-    return sweeps.Plane(needed.x, needed.y, cra)
+    return replace(needed, values=cra)
 
 
 def _plane(run: Run, outcomes: Mapping[str, Outcome], plane: sweeps.Plane | None, out: Path) -> html.Picture | None:
@@ -283,14 +284,22 @@ def _plane(run: Run, outcomes: Mapping[str, Outcome], plane: sweeps.Plane | None
         return None
     caption = (
         "The colour at a point is the share of the images that are correct and certified at that single "
-        f"transformation, by {wording.title(best)}. The box is the region of the headline, which must hold "
-        "everywhere inside at once; the cross is the untransformed image." + _stopped(run)
+        f"transformation, by {wording.title(best)}. {_outline(plane.region)}; the cross is the untransformed image."
+        + _stopped(run)
     )
     names = wording.join(wording.parameter(axis.name) for axis in (plane.x, plane.y))
     words = f"Heat map of CRA over {names}."
     return save_picture(
         lambda theme: figures.accuracy_plane(theme, plane, wording.title(best)), out, "cra_plane", words, caption
     )
+
+
+def _outline(region: Region) -> str:
+    """What of a picture is the region."""
+    if isinstance(region, Points):
+        return "The squares are the points of the headline, at all of which an image must hold at once"
+    shape = "circle" if isinstance(region, Ball) else "box"
+    return f"The {shape} is the region of the headline, which must hold everywhere inside at once"
 
 
 def _threshold(run: Run, outcomes: Mapping[str, Outcome], out: Path) -> html.Picture | None:

@@ -31,7 +31,7 @@ from glsmooth.configuration.fields import (
     whole,
 )
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Box, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
 from glsmooth.report.tables import bullets, count, escaped, markdown
@@ -81,7 +81,7 @@ class PublishedRun:
     caveat: str | None
     transform: str
     laws: Mapping[str, laws.Law]
-    region: Box
+    region: Region
     n: int
     alpha: float
     published: Mapping[str, float | None]
@@ -224,14 +224,16 @@ def _short(method: str) -> str:
 
 
 def _has_torus(run: PublishedRun) -> bool:
-    return run.dataset in IMAGE_SIZES and bool({"tx", "ty"} & set(run.region.intervals))
+    return run.dataset in IMAGE_SIZES and bool({"tx", "ty"} & set(run.region.parameters))
 
 
 def _caveat(caveat: str) -> str:
     return f"{caveat}: not the law that is certified, so no number in this row is a certificate."
 
 
-def _short_region(region: Box) -> str:
+def _short_region(region: Region) -> str:
+    if not isinstance(region, Box):
+        return wording.region(region)
     return ", ".join(
         f"{wording.SYMBOLS.get(name, name)} {wording.interval(ends)}" for name, ends in region.intervals.items()
     )

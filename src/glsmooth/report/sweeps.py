@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glsmooth import bounds
-from glsmooth.family.regions import Box, Points
+from glsmooth.errors import UserError
+from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.resolvability import holds
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.transforms import ResolvableTransform
@@ -38,12 +39,17 @@ def multiplicative(transform: ResolvableTransform, name: str) -> bool:
     return domain.low == 0.0 and not domain.low_included
 
 
-def scaled_box(transform: ResolvableTransform, region: Box, scale: float) -> Box:
+def scaled(transform: ResolvableTransform, region: Box | Ball, scale: float) -> Box | Ball:
     """``region`` scaled around the identity: 0 is the identity alone, 1 is ``region``.
 
-    Additive parameters move as identity + scale * (beta - identity), multiplicative ones as beta ** scale,
-    so that [0.5, 2] becomes [0.25, 4] at scale 2. Ends stay inside the parameter's domain.
+    In a box, additive parameters move as identity + scale * (beta - identity), multiplicative ones as beta ** scale,
+    so that [0.5, 2] becomes [0.25, 4] at scale 2; ends stay inside the parameter's domain. In a ball, which has to stay
+    one, all are additive, and it may come to leave a domain.
     """
+    if isinstance(region, Ball):
+        identity_of = dict(zip(transform.parameters, transform.identity.tolist(), strict=True))
+        centre = {name: identity_of[name] + scale * (at - identity_of[name]) for name, at in region.centre.items()}
+        return Ball(scale * region.radius, **centre)
     intervals = {}
     for i, name in enumerate(transform.parameters):
         if name not in region.intervals:
@@ -64,9 +70,18 @@ def scaled_box(transform: ResolvableTransform, region: Box, scale: float) -> Box
 SIZES = (0.5, 1.5, 0.0, 2.0, *(i / 2**k for k in (2, 3, 4) for i in range(1, 2 * 2**k, 2)))
 
 
+def fits(family: SmoothedFamily, region: Region) -> bool:
+    """Does the region stay inside the parameters' domains?"""
+    try:
+        family.check_region(region)
+    except UserError:
+        return False
+    return True
+
+
 def region_curve(
     family: SmoothedFamily,
-    region: Box,
+    region: Box | Ball,
     method: str,
     p_lower: NDArray[np.float64],
     correct: NDArray[np.bool_],
@@ -75,7 +90,7 @@ def region_curve(
     tick: Callable[[], object] = lambda: None,
     images: Sequence[Tensor] = (),
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """CRA of ``region`` scaled around the identity by :data:`SIZES`, as many of them as ``seconds`` allow.
+    """CRA of ``region`` scaled around the identity by :data:`SIZES`, as many of them as fit and ``seconds`` allow.
 
     Args:
         h_min: required probability of ``region`` itself, size 1.
@@ -87,12 +102,16 @@ def region_curve(
         (k,) ascending sizes, 1 among them, and the (k,) CRA.
     """
     needed = {1.0: h_min}
-    everywhere = holds(family, scaled_box(family.transform, region, max(SIZES)), images)
+    largest = scaled(family.transform, region, max(SIZES))
+    everywhere = fits(family, largest) and holds(family, largest, images)
     end = time.perf_counter() + seconds
     for size in SIZES:
-        box = scaled_box(family.transform, region, size)
-        certifiable = everywhere or holds(family, box, images)
-        needed[size] = bounds.required_probability(family, box, method) if certifiable else 1.0
+        there = scaled(family.transform, region, size)
+        if not fits(family, there):
+            tick()
+            continue
+        certifiable = everywhere or holds(family, there, images)
+        needed[size] = bounds.required_probability(family, there, method) if certifiable else 1.0
         tick()
         if time.perf_counter() > end:
             break
@@ -109,7 +128,7 @@ class Axis:
         nodes: (k,) values, evenly spaced, in the logarithm where ``log``.
         log: whether the axis is logarithmic (multiplicative parameters).
         identity: the parameter's identity.
-        interval: the region's interval of the parameter.
+        interval: the region's extent in the parameter.
     """
 
     name: str
@@ -121,21 +140,48 @@ class Axis:
 
 @dataclass(frozen=True)
 class Plane:
-    """A value at every point of a two-parameter plane: axes ``x`` and ``y``, ``values`` (ny, nx)."""
+    """A value at every point of a two-parameter plane: axes ``x`` and ``y``, ``values`` (ny, nx), and the region."""
 
     x: Axis
     y: Axis
     values: NDArray[np.float64]
+    region: Region
+
+    def circle(self) -> NDArray[np.float64] | None:
+        """Points (k, 2) around the ball where the plane cuts it; None of other regions, and where it does not."""
+        at = {axis.name: axis.identity for axis in (self.x, self.y)}
+        return circle(self.region, (self.x.name, self.y.name), at) if isinstance(self.region, Ball) else None
+
+    def points(self) -> list[tuple[float, float]]:
+        """The listed points of the region; none of other regions."""
+        listed = self.region.points if isinstance(self.region, Points) else ()
+        return [(one.get(self.x.name, self.x.identity), one.get(self.y.name, self.y.identity)) for one in listed]
 
 
-def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41) -> tuple[Axis, Axis] | None:
+def circle(ball: Ball, names: tuple[str, str], identity: Mapping[str, float]) -> NDArray[np.float64] | None:
+    """Points (k, 2) around a ball where the plane of two parameters, the others at the identity, cuts it.
+
+    None where it does not, or where the ball lies in no plane of these.
+    """
+    if not set(names) <= set(ball.parameters):
+        return None
+    left = ball.radius**2 - sum((identity[n] - c) ** 2 for n, c in ball.centre.items() if n not in names)
+    if left < 0:
+        return None
+    turn = np.linspace(0.0, 2 * np.pi, 361)
+    way = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    return np.array([ball.centre[name] for name in names]) + math.sqrt(left) * way
+
+
+def plane_axes(family: SmoothedFamily, region: Region, nodes: int = 41) -> tuple[Axis, Axis] | None:
     """The axes of the plane of a two-parameter region; None for other regions.
 
     An axis covers the region and the identity, twice as far from the identity as the region's ends, with at most
     ``nodes`` values; of shifts these are whole pixels.
     """
     transform = family.transform
-    wide = scaled_box(transform, region, 2.0)
+    box = region.box(family.identity)
+    wide = scaled(transform, box, 2.0).box(family.identity)
     axes = []
     for name, interval in wide.intervals.items():
         identity = float(transform.identity[transform.parameters.index(name)])
@@ -147,11 +193,11 @@ def plane_axes(family: SmoothedFamily, region: Box, nodes: int = 41) -> tuple[Ax
         else:
             values = np.geomspace(low, high, nodes) if log else np.linspace(low, high, nodes)
         if low < high and len(values) > 1:
-            axes.append(Axis(name, values, log, identity, region.intervals[name]))
+            axes.append(Axis(name, values, log, identity, box.intervals[name]))
     return (axes[0], axes[1]) if len(axes) == 2 else None
 
 
-def affordable_axes(family: SmoothedFamily, region: Box, method: str, seconds: float) -> tuple[Axis, Axis] | None:
+def affordable_axes(family: SmoothedFamily, region: Region, method: str, seconds: float) -> tuple[Axis, Axis] | None:
     """:func:`plane_axes` with as many nodes as ``seconds`` allow; None where even a coarse grid takes longer."""
     axes = plane_axes(family, region)
     if axes is None:
@@ -170,9 +216,13 @@ def affordable_axes(family: SmoothedFamily, region: Box, method: str, seconds: f
 
 
 def required_probability_plane(
-    family: SmoothedFamily, axes: tuple[Axis, Axis], method: str, tick: Callable[[], object] = lambda: None
+    family: SmoothedFamily,
+    region: Region,
+    axes: tuple[Axis, Axis],
+    method: str,
+    tick: Callable[[], object] = lambda: None,
 ) -> Plane:
-    """h_min of every single point of the grid of ``axes``; ``tick`` is called after every bound."""
+    """h_min of every single point of the grid of ``axes``, of ``region``; ``tick`` is called after every bound."""
     x, y = axes
     h_min = np.empty((len(y.nodes), len(x.nodes)))
     for i, y_value in enumerate(y.nodes):
@@ -180,4 +230,4 @@ def required_probability_plane(
             point = Points([{x.name: float(x_value), y.name: float(y_value)}])
             h_min[i, j] = bounds.required_probability(family, point, method)
             tick()
-    return Plane(x, y, h_min)
+    return Plane(x, y, h_min, region)

@@ -15,7 +15,7 @@ import numpy as np
 
 from glsmooth import bounds
 from glsmooth.bounds import Outcome
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.report import wording
 from glsmooth.runs.run import Run
 
@@ -166,10 +166,29 @@ def _finite(value: Any) -> Any:
 _UNITS = {"tx": "pixels", "ty": "pixels", "blur": "pixels2"}
 
 
-def end_column(parameter: str, end: str) -> str:
-    """Name of the column of an end of the region, ``region.tx.low_pixels``."""
+def region_columns(region: Region) -> dict[str, Any]:
+    """A region for programs, by the names of its columns.
+
+    ``region.tx.low_pixels`` and ``region.tx.high_pixels`` of a box, ``region.radius`` and ``region.tx.centre_pixels``
+    of a ball, ``region.points`` of points: JSON.
+    """
+    if isinstance(region, Points):
+        return {"region.points": json.dumps(region.to_config()["points"])}
+    if isinstance(region, Ball):
+        return {"region.radius": region.radius} | {
+            _column(name, "centre"): value for name, value in region.centre.items()
+        }
+    assert isinstance(region, Box)
+    return {
+        _column(name, end): value
+        for name, ends in region.intervals.items()
+        for end, value in zip(("low", "high"), ends, strict=True)
+    }
+
+
+def _column(parameter: str, what: str) -> str:
     unit = _UNITS.get(parameter)
-    return f"region.{parameter}.{end}" + (f"_{unit}" if unit else "")
+    return f"region.{parameter}.{what}" + (f"_{unit}" if unit else "")
 
 
 def count(flags: np.ndarray) -> int:
@@ -230,16 +249,17 @@ def method_rows(run: Run, outcomes: Mapping[str, Outcome]) -> list[tuple[str, st
     return rows
 
 
-def every_method(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[Any]]]:
+def every_method(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> tuple[list[str], list[list[Any]]]:
     """Header and a row a method, in full precision, for programs: counts are images, cra and accuracies shares of 1.
 
     What an unsound method would claim is not counted: None.
     """
-    header = ["run", "transform", *(end_column(name, end) for name in region.intervals for end in ("low", "high"))]
+    where = region_columns(region)
+    header = ["run", "transform", *where]
     header += ["method", "standing", "h_min", "certified", "certified_correct", "cra"]
     header += ["votes_failure_probability", "bound_failure_probability"]
     header += ["images", "base_correct", "base_accuracy", "smoothed_correct", "smoothed_accuracy", "abstained"]
-    common: list[Any] = [run.label, run.family.transform.name, *(e for ends in region.intervals.values() for e in ends)]
+    common: list[Any] = [run.label, run.family.transform.name, *where.values()]
     base, smoothed = count(run.columns["base_prediction"] == run.columns["label"]), count(run.correct)
     abstained = count((run.p_lower <= 0.5) & ~run.given_up)
     accuracies = [run.images, base, base / run.images, smoothed, smoothed / run.images, abstained]
@@ -276,25 +296,25 @@ def method_notes(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
     return notes
 
 
-def headline(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> str:
+def headline(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> str:
     """The result in one plain sentence, with its error probability."""
     best = primary(outcomes)
-    where = wording.region(region.intervals)
+    where = wording.every(region)
     if best is None and (approximate := next((d for d in outcomes.values() if d.residual is not None), None)):
         return (
             f"Approximate: the transformation is not resolvable as it says (residual {approximate.residual:.2g}), so "
-            f"none of the {run.images} {run.called} is certified under every {where}."
+            f"none of the {run.images} {run.called} is certified under {where}."
         )
     if best is None:
-        return f"No sound method applies: none of the {run.images} {run.called} is certified under every {where}."
+        return f"No sound method applies: none of the {run.images} {run.called} is certified under {where}."
     robust = robust_count(run, best)
     part = f" of shard {run.summary.shard}" if run.summary.shard else ""
     if robust == 0:
-        nothing = f"None of the {run.images} {run.called}{part} is certified in its true class under every {where}."
+        nothing = f"None of the {run.images} {run.called}{part} is certified in its true class under {where}."
         return f"{nothing} {_why_none(run, best)}".rstrip()
     return (
         f"Of {run.images} {run.called}{part}, {robust} ({wording.percent(robust, run.images)}) provably keep their "
-        f"correct class under every {where}, {wording.error(run.alpha, best.failure_probability)}."
+        f"correct class under {where}, {wording.error(run.alpha, best.failure_probability)}."
     )
 
 
@@ -360,7 +380,7 @@ def assumptions(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
     return sentences
 
 
-def settings(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[tuple[str, str]]:
+def settings(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[tuple[str, str]]:
     """The settings in words: (what, value)."""
     transform = run.family.transform
     order = run.summary.transform.get("order")
@@ -374,12 +394,12 @@ def settings(run: Run, region: Box, outcomes: Mapping[str, Outcome]) -> list[tup
                 if law is not None
             ),
         ),
-        ("certified region", wording.region(region.intervals)),
+        ("certified region", wording.region(region)),
     ]
     best = primary(outcomes)
     if best is not None and best.worst:
         rows.append(("hardest parameter in it", wording.point(best.worst)))
-    left_out = [name for name in transform.parameters if name not in region.intervals]
+    left_out = [name for name in transform.parameters if name not in region.parameters]
     if left_out:
         rows.append(("left at the identity", wording.join(wording.parameter(name) for name in left_out)))
     if run.family.pixel_noise:
@@ -494,7 +514,7 @@ def _flat(value: object) -> str:
     return str(value)
 
 
-def run_latex(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str = "") -> str:
+def run_latex(run: Run, region: Region, outcomes: Mapping[str, Outcome], note: str = "") -> str:
     """table.tex of one run: the headline, the methods, and the accuracies without transformation."""
     return latex_file(
         f"{headline(run, region, outcomes)} {note}",
@@ -503,7 +523,7 @@ def run_latex(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str 
     )
 
 
-def run_table(run: Run, region: Box, outcomes: Mapping[str, Outcome], note: str = "", more: str = "") -> str:
+def run_table(run: Run, region: Region, outcomes: Mapping[str, Outcome], note: str = "", more: str = "") -> str:
     """table.md of one run; ``more`` is Markdown that follows the numbers."""
     parts = [
         f"# Certified robust accuracy: {escaped(f'{run.family.transform.name} on {run.name}')}\n",

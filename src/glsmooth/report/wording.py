@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from glsmooth.bounds import METHODS as BOUNDS
 from glsmooth.bounds import Outcome
 from glsmooth.configuration.build import ONLY_IN_PYTHON
+from glsmooth.family.regions import Ball, Box, Points, Region
 
 # parameter -> (name in a sentence, unit as an axis label shows it)
 PARAMETERS: dict[str, tuple[str, str]] = {
@@ -26,6 +27,10 @@ METHODS = {
     "tss": "TSS",
     "mp": "MP",
 }
+#: Parameters in pixels.
+SHIFTS = {"tx", "ty"}
+#: Points of a list that are written out.
+_POINTS = 4
 SYMBOLS = {"brightness": "b", "contrast": "c", "gamma": "γ", "tx": "tx", "ty": "ty", "blur": "r"}
 
 
@@ -87,13 +92,35 @@ def join(words: Iterable[str]) -> str:
     return ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def region(intervals: Mapping[str, Sequence[float]]) -> str:
-    """``contrast in [0.7, 1.4] and brightness in [−0.2, 0.2]``."""
-    parts = []
-    for name, bounds in intervals.items():
-        unit = " pixels" if name in ("tx", "ty") else ""
-        parts.append(f"{parameter(name)} in {interval(bounds)}{unit}")
-    return join(parts)
+def region(where: Region) -> str:
+    """``contrast in [0.7, 1.4] and brightness in [−0.2, 0.2]``; ``horizontal shift and vertical shift within 20 pixels
+    of no shift (l2)``; ``the points (tx = 1, ty = 2) and (tx = 3)``."""
+    if isinstance(where, Ball):
+        return _ball(where)
+    if isinstance(where, Points):
+        first = [f"({point(one)})" for one in where.points[:_POINTS]]
+        more = len(where.points) - len(first)
+        return f"the points {join([*first, f'{more} more'] if more else first)}"
+    assert isinstance(where, Box)
+    return join(
+        f"{parameter(name)} in {interval(bounds)}{' pixels' if name in SHIFTS else ''}"
+        for name, bounds in where.intervals.items()
+    )
+
+
+def every(where: Region) -> str:
+    """A region after "under": ``every contrast in [0.7, 1.4]``, ``each of the points (tx = 1) and (tx = 3)``."""
+    return f"each of {region(where)}" if isinstance(where, Points) else f"every {region(where)}"
+
+
+def _ball(ball: Ball) -> str:
+    names, size = join(parameter(name) for name in ball.parameters), number(ball.radius)
+    shifts = set(ball.parameters) <= SHIFTS
+    if shifts and not any(ball.centre.values()):
+        return f"{names} within {size} pixels of no shift (l2)"
+    units = {PARAMETERS.get(name, (name, ""))[1] for name in ball.parameters}
+    distance = "l2" if len(units) == 1 else "l2, each in its own unit"
+    return f"{names} within {size}{' pixels' if shifts else ''} of {point(ball.centre)} ({distance})"
 
 
 def law(settings: Mapping[str, object]) -> str:

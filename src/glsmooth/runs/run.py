@@ -21,7 +21,7 @@ from glsmooth.bounds import Outcome, evaluate
 from glsmooth.configuration.build import build_family, build_region, check_target
 from glsmooth.configuration.fields import cut
 from glsmooth.errors import UserError, of_file, visible
-from glsmooth.family.regions import Box, Region
+from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.figure import Draws
@@ -80,7 +80,7 @@ class Run:
         return build_family(summary.transform, summary.smoothing, summary.image_size, summary.pixel_noise)
 
     @cached_property
-    def region(self) -> Box:
+    def region(self) -> Region:
         return build_region(self.summary.region, self.family.transform)
 
     @property

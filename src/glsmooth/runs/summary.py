@@ -14,6 +14,7 @@ from glsmooth.configuration.build import ONLY_IN_PYTHON
 from glsmooth.configuration.fields import (
     CLASS_NAMES,
     FLAG,
+    INTERVAL,
     OBJECT,
     RULES,
     Rule,
@@ -326,7 +327,7 @@ def _check_together(content: Mapping[str, Any], file: Path) -> None:
         wanted = "0" if certain else "in (0, 1)"
         raise UserError(f"{file}: monte_carlo.alpha is {shown(alpha)}, not {wanted}; {_FIX}")
     for name, ends in content["region"].items():
-        if ends is not None and ends[0] > ends[1]:
+        if INTERVAL.accepts(ends) and ends[0] > ends[1]:
             raise UserError(f"{file}: region.{name} is {shown(ends)}, which is inverted; {_FIX}")
     _check_size(content, file)
     if content.get("approximate") is not None and content["approximate"].get("residual") is None:

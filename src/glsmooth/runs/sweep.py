@@ -24,7 +24,7 @@ class Sweep:
 
     Attributes:
         runs: directories that certify wrote.
-        regions: parameter -> [low, high] of each region that their votes decide; none means each run's own.
+        regions: fields of each region that their votes decide, as typed; none means each run's own.
         failures: jobs without a result.
     """
 

@@ -82,9 +82,11 @@ def likely_worst(family: SmoothedFamily, region: Region, at: Callable[[dict[str,
     return points[0] if len(points) == 1 else max(points, key=at)
 
 
-def covers_torus(family: SmoothedFamily, region: Box) -> list[str]:
-    """Translation parameters whose interval holds every shift of the cycle."""
-    full = []
+def covers_torus(family: SmoothedFamily, region: Region) -> list[str]:
+    """Translation parameters whose interval, in a box, holds every shift of the cycle."""
+    full: list[str] = []
+    if not isinstance(region, Box):
+        return full
     for name, size in family.torus.items():
         if name in region.intervals:
             low, high = region.intervals[name]

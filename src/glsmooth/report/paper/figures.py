@@ -11,8 +11,9 @@ printed procedure appears in :func:`cra_against_region_size` alone, grey, and is
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch import Tensor
 from glsmooth import bounds
 from glsmooth.bounds import METHODS, Outcome, gl
 from glsmooth.errors import UserError, did_you_mean
-from glsmooth.family.regions import Box, Points, Region
+from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
@@ -53,7 +54,7 @@ from glsmooth.report.paper.style import (
     style,
     symbol,
 )
-from glsmooth.report.sweeps import Axis, Plane, plane_axes, robust_accuracy, scaled_box
+from glsmooth.report.sweeps import Axis, Plane, circle, fits, plane_axes, robust_accuracy, scaled
 from glsmooth.runs.run import Run, load_run
 from glsmooth.smoothing import Certificate, SmoothedClassifier, check_image
 
@@ -104,14 +105,14 @@ class Votes:
     """
 
     family: SmoothedFamily
-    region: Box
+    region: Region
     p_lower: NDArray[np.float64]
     correct: NDArray[np.bool_]
     run: Run | None = None
 
     @classmethod
     def of(
-        cls, certificates: Iterable[Certificate], labels: Iterable[int], family: SmoothedFamily, region: Box
+        cls, certificates: Iterable[Certificate], labels: Iterable[int], family: SmoothedFamily, region: Region
     ) -> Votes:
         """The votes behind certificates of images with these true classes.
 
@@ -194,16 +195,20 @@ def cra_against_region_size(
     sizes = sorted({float(size) for size in sizes})
     if not sizes or sizes[0] < 0:
         raise UserError(f"sizes={sizes}: give numbers of at least 0; 1 is the region itself")
-    here = votes.outcomes(votes.region, methods)
+    region = votes.region
+    if not isinstance(region, (Box, Ball)):
+        raise UserError(f"votes: their region is {wording.region(region)}, which has no size; give a box or a ball")
+    here = votes.outcomes(region, methods)
     claimed = [name for name, one in here.items() if one.h_min is not None and not METHODS[name].sound]
     sound = [name for name, one in here.items() if one.h_min is not None and one.sound]
     if not sound:
         reasons = "; ".join(f"{name}: {one.argument}" for name, one in here.items() if METHODS[name].sound)
         raise UserError(f"methods: none certifies this region ({reasons}); name one that does")
     shares: dict[str, list[float]] = {name: [] for name in (*sound, *claimed)}
+    regions = {size: region if size == 1.0 else scaled(votes.family.transform, region, size) for size in sizes}
+    sizes = [size for size in sizes if fits(votes.family, regions[size])]
     for size in sizes:
-        box = votes.region if size == 1.0 else scaled_box(votes.family.transform, votes.region, size)
-        outcomes = here if size == 1.0 else votes.outcomes(box, [*sound, *claimed])
+        outcomes = here if size == 1.0 else votes.outcomes(regions[size], [*sound, *claimed])
         for name, line in shares.items():
             outcome = outcomes[name]
             counted = outcome.certifies(votes.p_lower) if name in sound else outcome.claims(votes.p_lower)
@@ -247,8 +252,10 @@ def _draw_sizes(
     return figure
 
 
-def _region_words(region: Box, most: int) -> str:
+def _region_words(region: Region, most: int) -> str:
     """The region with its units, on lines of at most so many signs."""
+    if not isinstance(region, Box):
+        return "\n".join(textwrap.wrap(wording.literal(wording.region(region)), most))
     rows = [""]
     for name, interval in region.intervals.items():
         words = f"{wording.literal(wording.parameter(name))} ∈ {wording.interval(interval)}{_AFTER.get(name, '')}"
@@ -263,7 +270,7 @@ def _region_words(region: Box, most: int) -> str:
 
 def h_min_plane(
     family: SmoothedFamily,
-    region: Box,
+    region: Region,
     *,
     parameters: Sequence[str] | None = None,
     method: str = "neyman_pearson",
@@ -274,7 +281,7 @@ def h_min_plane(
 
     Args:
         family: the smoothed family.
-        region: the box that is drawn; the plane reaches twice as far from the identity.
+        region: what is drawn; the plane reaches twice as far from the identity.
         parameters: the two of the plane where the region has more; the others stay at the identity.
         method: of ``glsmooth.bounds.METHODS``, a sound one.
         nodes: values along an axis; of shifts whole pixels.
@@ -287,7 +294,9 @@ def h_min_plane(
     inches(width)
     plane = _required(family, _plane_box(family, region, parameters), method, nodes)
     with style():
-        figure, axes = _heat_map(width, plane, (0.5, 1.0), _LEVELS_OF_H, f"required probability {_H}", share=False)
+        figure, axes = _heat_map(
+            width, replace(plane, region=region), (0.5, 1.0), _LEVELS_OF_H, f"required probability {_H}", share=False
+        )
         axes.set_title(METHODS[method].title, fontsize=LABEL)
         return figure
 
@@ -320,7 +329,8 @@ def cra_plane(
     shares = robust_accuracy(votes.p_lower, votes.correct, plane.values)
     with style():
         label = "correct and certified at the point"
-        figure, axes = _heat_map(width, Plane(plane.x, plane.y, shares), (0.0, 1.0), _LEVELS_OF_CRA, label, share=True)
+        shown = replace(plane, values=shares, region=votes.region)
+        figure, axes = _heat_map(width, shown, (0.0, 1.0), _LEVELS_OF_CRA, label, share=True)
         axes.set_title(METHODS[method].title, fontsize=LABEL)
         return figure
 
@@ -328,12 +338,11 @@ def cra_plane(
 _H = r"$h_{\mathrm{min}}$"
 
 
-def _plane_box(family: SmoothedFamily, region: Box, parameters: Sequence[str] | None) -> Box:
-    """The part of a region that varies in a plane."""
-    if not isinstance(region, Box):
-        raise UserError(f"region={region!r} is not a box; give gs.Box(…) with an interval for each parameter")
+def _plane_box(family: SmoothedFamily, region: Region, parameters: Sequence[str] | None) -> Box:
+    """How far a region reaches in a plane."""
     family.check_region(region)
-    names = tuple(region.intervals) if parameters is None else tuple(parameters)
+    intervals = region.box(family.identity).intervals
+    names = tuple(intervals) if parameters is None else tuple(parameters)
     if parameters is None and len(names) > 2:
         pair = names[-2:]
         raise UserError(
@@ -341,13 +350,11 @@ def _plane_box(family: SmoothedFamily, region: Box, parameters: Sequence[str] | 
             f"parameters=({pair[0]!r}, {pair[1]!r})"
         )
     for name in names:
-        if name not in region.intervals:
-            raise UserError(
-                f"parameters: {name!r} is not one of the region's{did_you_mean(str(name), region.intervals)}"
-            )
+        if name not in intervals:
+            raise UserError(f"parameters: {name!r} is not one of the region's{did_you_mean(str(name), intervals)}")
     if len(names) != 2 or names[0] == names[1]:
         raise UserError(f"parameters: a plane needs two, not {', '.join(map(repr, names))}; give a region of two")
-    return Box(**{name: region.intervals[name] for name in names})
+    return Box(**{name: intervals[name] for name in names})
 
 
 @lru_cache(maxsize=8)
@@ -359,7 +366,7 @@ def _required(family: SmoothedFamily, box: Box, method: str, nodes: int) -> Plan
     axes = plane_axes(family, box, nodes)
     if axes is None:
         raise UserError(
-            f"region: {wording.region(box.intervals)} is no plane around the identity; give intervals of both "
+            f"region: {wording.region(box)} is no plane around the identity; give intervals of both "
             "parameters that are wider than that"
         )
     x, y = axes
@@ -373,14 +380,14 @@ def _required(family: SmoothedFamily, box: Box, method: str, nodes: int) -> Plan
 
     values = np.array([[at(i, j) for i in range(x.nodes.size)] for j in range(y.nodes.size)])
     values.flags.writeable = False
-    return Plane(x, y, values)
+    return Plane(x, y, values, box)
 
 
 def _heat_map(
     width: str, plane: Plane, span: tuple[float, float], levels: Sequence[float], label: str, share: bool
 ) -> tuple[Figure, Axes]:
-    """``plane`` in colours over ``span``, light is good, with lines at ``levels`` and the region's box."""
-    from matplotlib.patches import Rectangle
+    """``plane`` in colours over ``span``, light is good, with lines at ``levels`` and the region."""
+    from matplotlib.patches import Polygon, Rectangle
     from matplotlib.ticker import PercentFormatter
 
     figure = new_figure(width, 2.75 if width == "column" else 4.4)
@@ -403,8 +410,13 @@ def _heat_map(
         names = {level: f"{100 * level:g} %" if share else f"{level:g}" for level in shown}
         for words in axes.clabel(lines, fmt=names, fontsize=SMALL):
             words.set_path_effects(halo())
-    (left, right), (bottom, top) = plane.x.interval, plane.y.interval
-    axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, path_effects=halo(2.6), **BOX))
+    if isinstance(plane.region, Box):
+        (left, right), (bottom, top) = plane.x.interval, plane.y.interval
+        axes.add_patch(Rectangle((left, bottom), right - left, top - bottom, path_effects=halo(2.6), **BOX))
+    if (around := plane.circle()) is not None:
+        axes.add_patch(Polygon(around, path_effects=halo(2.6), **BOX))
+    for point in plane.points():
+        axes.plot(*point, "s", markerfacecolor="none", color=INK, markersize=4, path_effects=halo(2.6))
     axes.plot([plane.x.identity], [plane.y.identity], "+", color=INK, markersize=6, path_effects=halo(2.6))
     set_scale(axes, "x", float(x[0]), float(x[-1]), plane.x.log)
     set_scale(axes, "y", float(y[0]), float(y[-1]), plane.y.log)
@@ -434,7 +446,7 @@ def certified_set(
     p_lower: float | Certificate,
     image: Tensor | NDArray[Any],
     *,
-    region: Box | None = None,
+    region: Box | Ball | None = None,
     parameters: Sequence[str] | None = None,
     method: str = "neyman_pearson",
     window: Box | None = None,
@@ -452,7 +464,7 @@ def certified_set(
         family: the smoothed family, or the SmoothedClassifier that has it.
         p_lower: lower bound p_A of the image's class probability, or its certificate.
         image: (C, H, W), values in [0, 1]; values outside are clipped for the eye only.
-        region: a box to draw as well.
+        region: a box or a ball to draw as well.
         parameters: one or two of the family's where it has more.
         method: of ``glsmooth.bounds.METHODS``, a sound one.
         window: what to show; by default the whole set with some room.
@@ -481,9 +493,12 @@ def certified_set(
         raise UserError(f"nodes={nodes}: give at least 5")
     if region is not None:
         family.check_region(region)
+    if isinstance(region, Points):
+        raise UserError("region: points are not drawn; give a box or a ball, or leave it out")
     bound = Bound(family, method, float(p_lower), names)
     lines = tuple(Line.of(family, name) for name in names)
-    shown = {} if region is None else {name: region.intervals[name] for name in names if name in region.intervals}
+    extent = {} if region is None else region.box(family.identity).intervals
+    shown = {name: extent[name] for name in names if name in extent}
     ends = certified.window_of(bound, lines, shown) if window is None else certified.window_box(window, lines)
     if len(lines) == 1:
         found = [certified.nodes_of(lines[0], ends[0], max(nodes, 49))]
@@ -499,7 +514,8 @@ def certified_set(
     with style():
         if len(lines) == 1:
             return _draw_interval(width, bound, lines[0], found[0], h_min, image, shown)
-        return _draw_area(width, bound, (lines[0], lines[1]), found, h_min, image, shown)
+        ball = region if isinstance(region, Ball) else None
+        return _draw_area(width, bound, (lines[0], lines[1]), found, h_min, image, shown, ball)
 
 
 def _set_parameters(family: SmoothedFamily, parameters: Sequence[str] | None) -> tuple[str, ...]:
@@ -611,8 +627,9 @@ def _draw_area(
     h_min: NDArray[np.float64],
     image: Tensor,
     region: Mapping[str, tuple[float, float]],
+    ball: Ball | None = None,
 ) -> Figure:
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Polygon, Rectangle
 
     frame = _Frame(width, 2.2 if width == "column" else 4.0, both=True)
     axes, (x, y) = frame.axes, lines
@@ -630,7 +647,10 @@ def _draw_area(
         _draw_bars(axes, bound, lines, nodes, inside)
     else:
         _draw_outline(axes, certified.outline(bound, lines, nodes, h_min))
-    if len(region) == 2:
+    around = None if ball is None else circle(ball, (x.name, y.name), bound.family.identity)
+    if around is not None:
+        axes.add_patch(Polygon(around, zorder=4, **BOX))
+    elif len(region) == 2 and ball is None:
         (a, b), (c, d) = (_shown(line, region[line.name]) for line in lines)
         axes.add_patch(Rectangle((a, c), b - a, d - c, zorder=4, **BOX))
     axes.plot([x.identity], [y.identity], "+", color=INK, markersize=6, zorder=5, clip_on=False)
@@ -643,7 +663,7 @@ def _draw_area(
         beta = {y.name: y.value(u)}
         frame.picture(_transformed(bound.family, image, beta), "y", share, bound.certifies(x.identity, y.value(u)))
     frame.title(bound)
-    frame.legend(_handles(len(region) == 2))
+    frame.legend(_handles(around is not None or (len(region) == 2 and ball is None)))
     return frame.figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
@@ -14,7 +15,7 @@ import numpy as np
 
 from glsmooth.bounds import certify_region
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box
+from glsmooth.family.regions import Ball, Box, Region
 from glsmooth.report.paper import figures
 from glsmooth.report.paper.figures import Votes
 from glsmooth.runs.files import write_bytes
@@ -28,7 +29,7 @@ __all__ = ["write_figures", "write_training_curves"]
 log = logging.getLogger(__name__)
 
 
-def write_figures(run: Run, region: Box, folder: Path) -> list[Path]:
+def write_figures(run: Run, region: Region, folder: Path) -> list[Path]:
     """Write every picture that a run and a region have into ``folder``; those that do not apply are left out.
 
     Planes and certified sets are drawn for each pair of the region's parameters, certified sets of the image that
@@ -69,10 +70,12 @@ def _write(figure: Figure, folder: Path, name: str) -> list[Path]:
     return files
 
 
-def _figures(run: Run, region: Box) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def _figures(run: Run, region: Region) -> Iterator[tuple[str, Callable[[], Figure]]]:
     family, votes = run.family, Votes(run.family, region, run.p_lower, run.correct, run)
-    yield "cra_region", partial(figures.cra_against_region_size, votes)
-    varying = [name for name, (low, high) in region.intervals.items() if low < high]
+    if isinstance(region, (Box, Ball)):  # a list has no size
+        yield "cra_region", partial(figures.cra_against_region_size, votes)
+    box = region.box(family.identity)
+    varying = [name for name, (low, high) in box.intervals.items() if low < high]
     planes: list[tuple[str, ...]] = list(combinations(varying, 2))
     for pair in planes:
         after = "" if len(planes) == 1 else "_" + "_".join(pair)
@@ -83,20 +86,22 @@ def _figures(run: Run, region: Box) -> Iterator[tuple[str, Callable[[], Figure]]
         p_lower = float(run.p_lower[np.flatnonzero(run.columns["index"] == draws.index)[0]])
         for names in planes or [tuple(varying)]:
             after = "" if len(planes) < 2 else "_" + "_".join(names)
-            of_image = partial(figures.certified_set, family, p_lower, draws.image, region=region)
+            drawn = region if isinstance(region, (Box, Ball)) else None
+            of_image = partial(figures.certified_set, family, p_lower, draws.image, region=drawn)
             yield f"certified_set{after}", partial(of_image, parameters=names)
     yield "tradeoff", lambda: figures.tradeoff_curves(family, _betas(run, region))
     yield "gl_functions", lambda: figures.gl_functions(family, _betas(run, region))
 
 
-def _betas(run: Run, region: Box) -> list[dict[str, float]]:
+def _betas(run: Run, region: Region) -> list[dict[str, float]]:
     """The end of each interval that is farther from the identity, by itself, and the worst parameter of the region."""
-    identity = run.family.identity
-    betas = [
-        {name: max(interval, key=lambda end: abs(end - identity[name]))}
-        for name, interval in region.intervals.items()
-        if interval != (identity[name], identity[name])
-    ]
+    identity, whole = run.family.identity, run.family.transform.integer_parameters
+    betas = []
+    for name, interval in region.box(identity).intervals.items():
+        end = max(interval, key=lambda end: abs(end - identity[name]))
+        end = float(math.trunc(end)) if name in whole else end
+        if end != identity[name]:
+            betas.append({name: end})
     worst = certify_region(run.family, region).worst or {}
     moved = {name: value for name, value in worst.items() if value != identity[name]}
     return betas if not moved or moved in betas else [*betas, moved]
