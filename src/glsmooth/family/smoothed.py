@@ -13,6 +13,7 @@ from torch import Tensor
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.laws import LAWS, Law, open_uniform
+from glsmooth.laws.checks import own_check
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.factors import FACTORS, Shift
@@ -83,6 +84,9 @@ class SmoothedFamily:
                     "bounds would be taken for it whatever it overrides; derive a law of your own from "
                     "glsmooth.laws.Law"
                 )
+            check = own_check(law)
+            if check is not None:
+                check.require()
             domain = self.transform.domain(name)
             if not law.cyclic and law.interval[0] < domain.low:
                 raise UserError(
