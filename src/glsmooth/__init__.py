@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from glsmooth.family.regions import Ball, Box, Points
     from glsmooth.family.resolvability import check_transform
     from glsmooth.family.smoothed import SmoothedFamily
-    from glsmooth.laws import Exponential, HalfNormal, Law, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
+    from glsmooth.laws import Exponential, HalfNormal, Laplace, Law, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
     from glsmooth.laws.checks import check_law
     from glsmooth.report.paper import figures
     from glsmooth.smoothing import SmoothedClassifier
@@ -35,6 +35,7 @@ __all__ = [
     "Box",
     "Exponential",
     "HalfNormal",
+    "Laplace",
     "Law",
     "LogNormal",
     "Normal",
@@ -63,7 +64,17 @@ _HOMES = {
     "family.regions": ("Ball", "Box", "Points"),
     "family.resolvability": ("check_transform",),
     "family.smoothed": ("SmoothedFamily",),
-    "laws": ("Exponential", "HalfNormal", "Law", "LogNormal", "Normal", "Rayleigh", "Uniform", "UniformCyclic"),
+    "laws": (
+        "Exponential",
+        "HalfNormal",
+        "Laplace",
+        "Law",
+        "LogNormal",
+        "Normal",
+        "Rayleigh",
+        "Uniform",
+        "UniformCyclic",
+    ),
     "laws.checks": ("check_law",),
     "report.paper": ("figures",),
     "smoothing": ("SmoothedClassifier",),
