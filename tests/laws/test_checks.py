@@ -8,7 +8,7 @@ import torch
 
 import glsmooth as gs
 from glsmooth.errors import UserError
-from glsmooth.laws.checks import jump_of, jumps_of
+from glsmooth.laws.checks import cdf_error, jump_of, jumps_of
 from tests.bounds.test_new_law import Logistic
 from tests.laws.test_laws import LAWS_IN_ODD_PLACES
 
@@ -177,6 +177,7 @@ FALSE = {
     "not normal": (mutated(gaussian_scale=0.7), "gaussian_scale"),
     "not positive": (mutated(log_concave_in_log=True), "log_concave_in_log"),
     "an interval that is too short": (mutated(interval=(-5.0, 5.0)), "interval"),
+    "an interval that is none": (mutated(interval=(math.nan, 1.0)), "interval=.* is none"),
     "a cycle": (mutated(cyclic=True), "UniformCyclic"),
     "a sampler of another scale": (
         mutated(sample=lambda s, shape=(): 1.05 * gs.Law.rsample(s, shape)), "sample draws from"),
@@ -294,3 +295,27 @@ def test_levels_reach_into_the_tails():
     levels = np.unique(torch.cat([u.flatten() for u in seen]).numpy())
     assert levels[levels > 2.0**-54][0] <= 1e-12
     assert np.diff(levels).max() < 5e-5
+
+
+def test_an_error_cannot_be_made_small_by_saying_so():
+    assert cdf_error(mutated(Peaked, 0.3, cdf_error=-1.0)) > 0
+
+
+class Arcsine(gs.Law):
+    """Its density is infinite at both ends, to which quantiles are rounded."""
+
+    fields = ()
+
+    def log_prob(self, value):
+        inside = (value >= 0) & (value <= 1)
+        density = -torch.log(math.pi * torch.sqrt(torch.where(inside, value * (1 - value), 0.25)))
+        return torch.where(inside, density, -math.inf)
+
+    def icdf(self, value):
+        return torch.sin(math.pi / 2 * value) ** 2
+
+
+def test_an_infinite_density_is_no_mistake():
+    check = gs.check_law(Arcsine())
+    assert check.passed, check
+    assert check.density_error < 1e-6

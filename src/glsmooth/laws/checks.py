@@ -165,7 +165,7 @@ def own_check(law: Law) -> LawCheck | None:
 def cdf_error(law: Law) -> float:
     """What a value of ``cdf`` or ``survival`` may be off by: what the law says, and what a user's was seen to be."""
     check = own_check(law)
-    return law.cdf_error + (check.cdf_error if check else 0.0)
+    return max(law.cdf_error, 2.0**-50) + check.cdf_error if check else law.cdf_error
 
 
 def density_error(law: Law) -> float:
@@ -374,7 +374,12 @@ class _Trial:
         interval = self.value("interval")
         if interval is None:
             raise _Fault(f"{self.name}: icdf has no value at 0 or at 1, so interval must be defined: (low, high)")
-        low, high = (float(end) for end in interval)
+        try:
+            low, high = (float(end) for end in interval)
+        except (TypeError, ValueError):
+            low = high = math.nan
+        if not low < high:
+            raise _Fault(f"{self.name}: interval={interval!r} is none; give (low, high) with low below high")
         for end, seen in ((low, self.low), (high, self.high)):
             outside = (low - seen) if end == low else (seen - high)
             self.fact(SUPPORT, end, seen, seen, holds=not outside > 16 * _EPS * abs(seen))
@@ -425,18 +430,20 @@ class _Trial:
         density = np.exp(self.call("log_prob", at.ravel())).reshape(at.shape)
         mass = half * (density @ weights)
         rounding = 8 * _EPS * np.maximum(np.abs(a), np.abs(b)) * density.max(axis=1)
-        return np.nan_to_num(mass, nan=math.inf), np.nan_to_num(rounding, nan=0.0, posinf=0.0)
+        # Where the density is infinite, at an end to which a point was rounded, nothing is known of the mass.
+        return np.where(np.isfinite(mass), mass, 0.0), np.where(np.isfinite(rounding), rounding, 0.0)
 
     def distribution(self) -> None:
         """cdf and survival at the quantiles; relative to themselves as far as the levels are."""
         # What follows from icdf takes long, and needs no more than a look.
         stride = 16 if type(self.law).cdf is Law.cdf else 1
         u, x, tau = self.u[::stride], self.x[::stride], self.tau[::stride]
-        places = 16 * _EPS * np.abs(x) * np.where(np.isfinite(tau), tau, 0.0)
+        known = np.isfinite(tau)  # else the point was rounded to an end where the density is infinite
+        places = 16 * _EPS * np.abs(x) * np.where(known, tau, 0.0)
         for name, method, wanted in ((BELOW, "cdf", u), (ABOVE, "survival", 1 - u)):
             seen = self.call(method, x)
             gap = np.maximum(np.abs(seen - wanted) - places - 4 * _EPS, 0.0)
-            share = np.maximum(gap / DIFFERENCE, gap / wanted / 1e-2)
+            share = np.maximum(gap / DIFFERENCE, np.where(known, gap / wanted / 1e-2, 0.0))
             worst = int(share.argmax())
             self.fact(name, wanted[worst], seen[worst], u[worst], holds=share[worst] <= 1)
             self.cdf_error = max(self.cdf_error, float(gap.max()))
