@@ -35,6 +35,7 @@ from scipy.stats import binom
 
 import glsmooth as gs
 from glsmooth.bounds import METHODS
+from glsmooth.commands.entry import own_law
 from glsmooth.commands.plan import plan_of
 from glsmooth.configuration.build import build_family, build_region, law_config
 from glsmooth.configuration.folder import conf_dir
@@ -47,7 +48,7 @@ from . import pages
 from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
 
 
@@ -172,7 +173,11 @@ def compose(name, arguments):
     assert name in COMMANDS, f"glsmooth {name} is not a command"
     assert options <= {"--multirun"}, f"{options} are not looked at here"
     assert name == "report" or not runs, f"{name} takes no argument without '=': {runs}"
-    overrides = [a for a in arguments if "=" in a]
+    overrides = [own_law(a) for a in arguments if "=" in a]
+    if any("my_module.Logistic" in override for override in overrides):  # the law that is written on its page
+        written = (ROOT / "docs" / "howto" / "own_law.md").read_text().split("```python\n")[1].split("```")[0]
+        Path("my_module.py").write_text(written)
+        sys.modules.pop("my_module", None)
     if "--multirun" in options:
         parsed = OverridesParser.create().parse_overrides(overrides)
         overrides = [

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from glsmooth.family.regions import Ball, Box, Points
     from glsmooth.family.resolvability import check_transform
     from glsmooth.family.smoothed import SmoothedFamily
-    from glsmooth.laws import Exponential, HalfNormal, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
+    from glsmooth.laws import Exponential, HalfNormal, Laplace, Law, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
+    from glsmooth.laws.checks import check_law
     from glsmooth.report.paper import figures
     from glsmooth.smoothing import SmoothedClassifier
     from glsmooth.transforms import ResolvableTransform
@@ -34,6 +35,8 @@ __all__ = [
     "Box",
     "Exponential",
     "HalfNormal",
+    "Laplace",
+    "Law",
     "LogNormal",
     "Normal",
     "NotApplicable",
@@ -46,6 +49,7 @@ __all__ = [
     "UniformCyclic",
     "bounds",
     "certify_dataset",
+    "check_law",
     "check_transform",
     "figures",
     "required_probability",
@@ -60,7 +64,18 @@ _HOMES = {
     "family.regions": ("Ball", "Box", "Points"),
     "family.resolvability": ("check_transform",),
     "family.smoothed": ("SmoothedFamily",),
-    "laws": ("Exponential", "HalfNormal", "LogNormal", "Normal", "Rayleigh", "Uniform", "UniformCyclic"),
+    "laws": (
+        "Exponential",
+        "HalfNormal",
+        "Laplace",
+        "Law",
+        "LogNormal",
+        "Normal",
+        "Rayleigh",
+        "Uniform",
+        "UniformCyclic",
+    ),
+    "laws.checks": ("check_law",),
     "report.paper": ("figures",),
     "smoothing": ("SmoothedClassifier",),
     "transforms": ("ResolvableTransform",),

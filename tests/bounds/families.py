@@ -87,6 +87,15 @@ OTHERS = {
         gs.Box(brightness=(-0.4, 0.3)),
     ),
     "brightness rayleigh": (family(T.Brightness(), brightness=R(0.5)), gs.Box(brightness=(-0.3, 0.3))),
+    "brightness laplace": (family(T.Brightness(), brightness=gs.Laplace(0.1, 0.3)), gs.Box(brightness=(-0.3, 0.2))),
+    "laplace brightness after contrast": (
+        family(T.ContrastBrightness(), contrast=LN(0, 0.6), brightness=gs.Laplace(0, 0.5)),
+        gs.Box(contrast=(0.9, 1.2), brightness=(-0.2, 0.2)),
+    ),
+    "laplace brightness first": (
+        family(T.ContrastBrightness(order="brightness_first"), contrast=LN(0, 0.6), brightness=gs.Laplace(0.1, 0.5)),
+        gs.Box(contrast=(0.9, 1.2), brightness=(-0.2, 0.1)),
+    ),
     "contrast": (family(T.Contrast(), contrast=LN(0, 0.4)), gs.Box(contrast=(0.6, 1.5))),
     "contrast rayleigh": (family(T.Contrast(), contrast=R(1.0)), gs.Box(contrast=(0.7, 1.3))),
     "contrast exponential": (family(T.Contrast(), contrast=gs.Exponential(1.0)), gs.Box(contrast=(0.7, 1.3))),

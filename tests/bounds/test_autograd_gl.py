@@ -136,10 +136,10 @@ def test_moving_jumps_are_refused(transform, law):
 
 
 class OpenExponential(gs.laws.Law):
-    """Its density is 0 at 0 itself, so the jump beside it cannot be seen from the law."""
+    """Its density is 0 at 0 itself, so the jump beside it cannot be seen at the end of its interval."""
 
     fields = ("rate",)
-    interval, mode_point = (0.0, math.inf), 1e-9
+    interval = (0.0, math.inf)
 
     def __init__(self, rate):
         super().__init__(rate=rate)
@@ -151,14 +151,18 @@ class OpenExponential(gs.laws.Law):
         return -torch.log1p(-value) / self.rate
 
 
-def test_a_score_that_misses_mass_is_refused_before_it_is_centred():
+def test_a_score_that_misses_mass_is_refused_before_it_is_centred(monkeypatch):
     """A shifted exponential has the score λ everywhere: centred, it would certify every shift."""
     family = gs.SmoothedFamily(Brighten(), {"b": OpenExponential(2.0)})
     alpha = family.sample(100, torch.Generator().manual_seed(0))
     s = autograd_gl.scores(family, alpha, torch.tensor([0.3], dtype=torch.float64))
     assert torch.allclose(s, torch.full_like(s, 2.0))
+    point = gs.Points([{"b": 0.3}])
+    with pytest.raises(gs.NotApplicable, match="its density jumps at 0"):
+        gs.required_probability(family, point, "gl_ode")
+    monkeypatch.setattr(autograd_gl, "jumps_of", lambda law: ())
     with pytest.raises(gs.NotApplicable, match=r"mean is 0\.6 .* not 0"):
-        gs.required_probability(family, gs.Points([{"b": 0.3}]), "gl_ode")
+        gs.required_probability(family, point, "gl_ode")
 
 
 def test_estimates_do_not_rest_on_a_handful_of_draws():

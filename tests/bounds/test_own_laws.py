@@ -7,6 +7,9 @@ import pytest
 import torch
 
 import glsmooth as gs
+from glsmooth.bounds.cells import scalar_pair
+from glsmooth.errors import UserError
+from tests.bounds.test_new_law import Logistic
 
 
 class Laplace(gs.laws.Law):
@@ -49,10 +52,7 @@ def test_a_law_whose_moves_are_not_known_is_refused_beside_a_contrast():
 
 
 def test_an_own_law_that_moves_another_parameter_is_refused():
-    class Mine(TwoSteps):
-        log_concave_in_log = True
-
-    laws = {"contrast": Mine(0.6, 9.0), "brightness": gs.Normal(0.0, 1.0)}
+    laws = {"contrast": Ramp(), "brightness": gs.Normal(0.0, 1.0)}
     family = gs.SmoothedFamily(gs.transforms.ContrastBrightness(), laws)
     with pytest.raises(gs.NotApplicable, match="whose partial means no bound knows"):
         gs.required_probability(family, gs.Points([{"contrast": 1.5, "brightness": 0.1}]))
@@ -163,20 +163,18 @@ class Comb(gs.laws.Law):
 @pytest.mark.parametrize("teeth", [2.0, 3.0, 1000.0, 3000.0])
 @pytest.mark.parametrize("transform", [gs.transforms.Brightness, gs.transforms.Contrast])
 def test_a_law_with_several_modes_is_refused(teeth, transform):
-    """A shift of 3000 teeth by half of one needs .968; cells that see no teeth would say .912."""
-    family = gs.SmoothedFamily(transform(), {transform.name: Comb(teeth)})
-    beta = {transform.name: 1 + 0.5 / teeth if transform is gs.transforms.Contrast else 0.5 / teeth}
-    with pytest.raises(gs.NotApplicable, match="one mode only"):
-        gs.required_probability(family, gs.Points([beta]))
+    """A shift of 3000 teeth by half of one would need .968; cells that see no teeth would say .912."""
+    with pytest.raises(UserError, match=r"Comb\(.* mode_point fails"):
+        gs.SmoothedFamily(transform(), {transform.name: Comb(teeth)})
 
 
 def test_a_box_needs_one_mode_where_a_law_says_how_it_moves():
     class Told(Comb):
         shifts = gs.Exponential(1.0).shifts
 
-    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Told(3.0)})
-    with pytest.raises(gs.NotApplicable, match="one mode only"):
-        gs.required_probability(family, gs.Box(brightness=(0.0, 0.1)))
+    law = Told(3.0)
+    with pytest.raises(UserError, match="mode_point fails"):
+        gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": law})
 
 
 class Placed(Laplace):
@@ -251,6 +249,103 @@ def test_what_a_law_must_define_is_named():
         log_concave = True
         interval = (-math.inf, math.inf)
 
-    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Nothing()})
-    with pytest.raises(NotImplementedError, match="Nothing does not define"):
-        gs.required_probability(family, gs.Points([{"brightness": 0.1}]))
+    with pytest.raises(UserError, match="Nothing does not define icdf"):
+        gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Nothing()})
+
+
+class Smooth(Laplace):
+    """With what General Lipschitz needs: no jumps, and the density's slope, which has a kink."""
+
+    shifts_smoothly = True
+
+    def slope(self, x):
+        return -torch.sign(x) / self.scale
+
+
+@pytest.mark.parametrize("method", ["gl", "gl_ode"])
+def test_general_lipschitz_takes_a_density_with_a_kink(method):
+    """The score is ±1/scale, so the worst classifier at level 1/2 falls at the rate h/scale: Neyman-Pearson's value."""
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Smooth(0.3)})
+    for b in (0.02, -0.1, 0.4):
+        known = 1 - 0.5 * math.exp(-abs(b) / 0.3)
+        at = {"gl": gs.bounds.gl.product_at, "gl_ode": gs.bounds.gl.ode_at}[method](family, {"brightness": b})
+        assert known - 1e-9 < at < known + 1e-4
+        h = gs.required_probability(family, gs.Box(brightness=(min(b, 0), max(b, 0))), method)
+        assert known <= h < known + 1e-4
+
+
+def test_general_lipschitz_says_what_a_law_does_not_say():
+    """A Laplace density has a kink, not a jump."""
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Laplace(0.3)})
+    with pytest.raises(gs.NotApplicable, match=r"does not say that its density has no jumps .*shifts_smoothly = True"):
+        gs.required_probability(family, gs.Box(brightness=(0.0, 0.1)), "gl")
+    family = gs.SmoothedFamily(gs.transforms.Contrast(), {"contrast": TWO_STEPS})
+    with pytest.raises(gs.NotApplicable, match=r"its density jumps at 2980\.96"):
+        gs.required_probability(family, gs.Points([{"contrast": 1.1}]), "gl")
+
+
+class Least(gs.Law):
+    """The Laplace law about 0.1 by two functions, and one fact."""
+
+    fields = ("loc", "scale")
+    log_concave = True
+
+    def __init__(self, loc, scale):
+        super().__init__(loc=loc, scale=scale)
+
+    def log_prob(self, value):
+        return -(value - self.loc).abs() / self.scale - math.log(2 * self.scale)
+
+    def icdf(self, value):
+        tail = torch.log(2 * torch.where(value < 0.5, value, 1 - value))
+        return self.loc + self.scale * torch.where(value < 0.5, tail, -tail)
+
+
+@pytest.mark.parametrize("b", [0.01, -0.3, 1.0])
+def test_two_functions_and_one_fact_are_enough(b):
+    law = Least(0.1, 0.3)
+    known = 1 - 0.5 * math.exp(-abs(b) / 0.3)
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": law})
+    h = gs.required_probability(family, gs.Points([{"brightness": b}]))
+    assert known <= h < known + 1e-12
+    # In a sum with another one, by cells, which have no relative precision in the upper tail.
+    laws = {"contrast": gs.LogNormal(0.0, 0.6), "brightness": law}
+    pair = gs.SmoothedFamily(gs.transforms.ContrastBrightness("brightness_first"), laws)
+    with pytest.raises(gs.NotApplicable, match="Least does not define mode_point"):
+        gs.required_probability(pair, gs.Points([{"contrast": 1.1, "brightness": b}]))
+
+
+def test_the_torus_needs_no_more_than_two_functions():
+    law = Least(0.0, 2.0)
+    family = gs.SmoothedFamily(gs.transforms.Translation(), {"tx": law, "ty": gs.UniformCyclic()}, image_size=(16, 16))
+    edges = np.arange(-400, 401) * 1.0 - 8.5
+    below = np.where(edges < 0, 0.5 * np.exp(np.minimum(edges, 0) / 2), 1 - 0.5 * np.exp(-np.maximum(edges, 0) / 2))
+    masses = np.diff(below).reshape(-1, 16).sum(axis=0)
+    moved = np.roll(masses, 3)
+    order = np.argsort(moved / masses)
+    known = np.interp(0.5, np.cumsum(moved[order]), np.cumsum(masses[order]))
+    h = gs.required_probability(family, gs.Points([{"tx": 3}]))
+    assert known - 1e-12 < h < known + 1e-9
+
+
+class Turning(Logistic):
+    """It says that its log-likelihood ratio against a rescaling turns nowhere."""
+
+    def ratio_turns(self, shift, scale):
+        return []
+
+
+def test_a_range_inside_a_cell_that_is_false_is_refused():
+    with pytest.raises(UserError, match=r"Turning\(0.3\) is not what it says of itself: near .*ratio_turns"):
+        scalar_pair(Turning(0.3), 0.05, 1.2)
+
+
+class Faint(Least):
+    """Within its rounding it is a Laplace law, and says that it is narrower than it is."""
+
+    in_own_units = property(lambda self: (Least(0.0, 1.0), self.loc, 0.999 * self.scale))
+
+
+def test_false_units_are_refused():
+    with pytest.raises(UserError, match="in_own_units fails"):
+        gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Faint(0.1, 0.3)})

@@ -216,7 +216,7 @@ def test_translations_on_the_torus(told, changed, call, elsewhere):
     )
     found, *_ = told(ckpt, "region.tx=[-9,9]")
     assert {law["law"] for trial in found["trials"] for law in trial["smoothing"].values()} == {
-        *("Normal", "Uniform", "UniformCyclic")
+        *("Normal", "Laplace", "Uniform", "UniformCyclic")
     }
     assert found["region"] == {"tx": [-9, 9], "ty": [-9, 9]}
     best = found["trials"][found["best"]]

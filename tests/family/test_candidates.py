@@ -66,14 +66,14 @@ def test_each_is_another_family_and_the_own_one_is_there_once(start, region):
 
 
 KINDS = {
-    "brightness": {"Normal", "Uniform"},
+    "brightness": {"Normal", "Laplace", "Uniform"},
     # Of laws with one end those remain whose median can be that of the law.
-    "brightness, off its centre": {"Normal", "Uniform", "LogNormal"},
+    "brightness, off its centre": {"Normal", "Laplace", "Uniform", "LogNormal"},
     "contrast": {"LogNormal", "Rayleigh", "Exponential", "HalfNormal", "Uniform"},
     "gamma": {"LogNormal", "Rayleigh", "Exponential", "HalfNormal", "Uniform"},
     "blur": {"LogNormal", "Rayleigh", "Exponential", "HalfNormal", "Uniform"},
-    "torus": {"Normal", "Uniform", "UniformCyclic"},
-    "cyclic": {"Normal", "Uniform", "UniformCyclic"},
+    "torus": {"Normal", "Laplace", "Uniform", "UniformCyclic"},
+    "cyclic": {"Normal", "Laplace", "Uniform", "UniformCyclic"},
 }
 
 
@@ -89,7 +89,7 @@ def test_what_is_no_law_any_more_is_not_tried(monkeypatch):
 
 def test_the_cyclic_law_needs_a_torus():
     plane = family("translation", {"tx": gs.Normal(0.0, 1.5), "ty": gs.Normal(0.0, 2.0)})
-    assert {one.kind for one in found(plane, {"tx": (-1.0, 1.0)})} == {"Normal", "Uniform"}
+    assert {one.kind for one in found(plane, {"tx": (-1.0, 1.0)})} == {"Normal", "Laplace", "Uniform"}
 
 
 @cases

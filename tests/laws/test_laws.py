@@ -14,6 +14,7 @@ from glsmooth.laws import LAWS, Law
 # law, the same law in scipy's words
 CASES = [
     (gs.Normal(0.3, 0.7), scipy.stats.norm(0.3, 0.7)),
+    (gs.Laplace(0.3, 0.7), scipy.stats.laplace(0.3, 0.7)),
     (gs.LogNormal(0.2, 0.6), scipy.stats.lognorm(0.6, scale=math.exp(0.2))),
     (gs.Rayleigh(0.4), scipy.stats.rayleigh(scale=0.4)),
     (gs.Exponential(3.0), scipy.stats.expon(scale=1 / 3.0)),
@@ -115,6 +116,8 @@ def test_uniform_on_a_cycle_needs_the_cycle():
 
 LAWS_IN_ODD_PLACES = [
     gs.Normal(0.3, 0.5),
+    gs.Laplace(0.3, 0.5),
+    gs.Laplace(-2.0, 0.5),
     gs.LogNormal(0.2, 0.6),
     gs.LogNormal(-0.5, 1.5),
     gs.Rayleigh(0.7),

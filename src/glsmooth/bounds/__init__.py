@@ -19,7 +19,8 @@ from glsmooth.bounds.tradeoffs import CLOSED, Tradeoff
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import LAWS
+from glsmooth.laws.base import Undefined
+from glsmooth.laws.checks import is_own
 
 __all__ = [
     "METHODS",
@@ -171,8 +172,11 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
     family.check_region(region)
     if METHODS[method].sound and not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
-    bound = METHODS[method].certify(family, region)
-    own = sorted({type(law).__name__ for law in family.laws.values() if type(law) not in LAWS.values()})
+    try:
+        bound = METHODS[method].certify(family, region)
+    except Undefined as missing:
+        raise NotApplicable(f"{method} needs more of a law than that says of itself: {missing}") from missing
+    own = sorted({type(law).__name__ for law in family.laws.values() if is_own(law)})
     if own:
         bound = replace(bound, argument=f"{bound.argument}; by what {', '.join(own)} says of its own shape")
     return bound

@@ -26,6 +26,7 @@ from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.bounds.sampled import as_applied
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.laws.checks import jumps_of
 
 __all__ = ["FORMS", "estimate", "ode_form", "product_form", "refuse_biased", "scores"]
 
@@ -54,15 +55,13 @@ def scores(family: SmoothedFamily, alpha: Tensor, beta: Tensor) -> Tensor:
 def _refuse_moving_jumps(
     family: SmoothedFamily, alpha: Tensor, beta: Tensor, v: Tensor, at: Mapping[str, float]
 ) -> None:
-    """Refuse laws whose density jumps at an end of its support that moves with β: no score sees that mass.
+    """Refuse laws whose density jumps at a point that moves with β: no score sees that mass.
 
-    In the coordinate α the support's end moves at the speed -[(∂γ/∂α)^† (∂γ/∂β) v]; at a jump it must be 0.
+    In the coordinate α the jump moves at the speed -[(∂γ/∂α)^† (∂γ/∂β) v]; it must be 0.
     """
     for i, name in enumerate(family.parameters):
         law = family.laws[name]
-        for end in law.interval:
-            if not math.isfinite(end) or law.log_prob(torch.tensor(end, dtype=torch.float64)) == -math.inf:
-                continue
+        for end in jumps_of(law):
             edge = alpha[:200].clone()
             edge[:, i] = end
             _, by_alpha, by_beta = jacobians(family.transform, edge, beta.expand_as(edge))
@@ -70,8 +69,8 @@ def _refuse_moving_jumps(
             if not bool((speed[:, i].abs() <= 1e-9).all()):
                 raise NotApplicable(
                     f"GL cannot use {law!r} for {name}: its density jumps at {end:g}, and at "
-                    f"{dict(at)} that end moves, so the score misses the mass that it sweeps; use neyman_pearson, or "
-                    "a law whose density vanishes there (Normal, Rayleigh, LogNormal)"
+                    f"{dict(at)} that point moves, so the score misses the mass that it sweeps; use neyman_pearson, or "
+                    "a law whose density does not jump (Normal, Rayleigh, LogNormal)"
                 )
 
 

@@ -33,6 +33,7 @@ from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import open_uniform
+from glsmooth.laws.checks import density_error
 
 __all__ = ["Cover", "has_inverse", "worst_case"]
 
@@ -120,8 +121,9 @@ def worst_case(
         # A cell whose value is lower anyway needs no precise one.
         draws = n if h == worst else min(n, max(_LEAST, math.ceil(2 * math.log(1 / share) / (worst - h) ** 2)))
         values.append(1.0 if math.isinf(k) else 1 / (2 * k) + fresh.lost(cell, k, draws, share))
-    value = max(values)
-    beta = _worst_parameter(pilot, heap[values.index(value)][2])
+    # Draws and densities of users' own laws may differ, as for single parameters (sampled.py).
+    value = max(values) + 3 * sum(density_error(law) for law in family.laws.values())
+    beta = _worst_parameter(pilot, heap[values.index(max(values))][2])
     return Cover(
         min(1.0, max(0.5, math.nextafter(value, 2.0))),
         dict(zip(family.parameters, beta, strict=True)),

@@ -17,8 +17,11 @@ from scipy.special import ndtr, ndtri
 
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.tradeoffs import NOTHING, Atoms, conditioning
+from glsmooth.errors import UserError
 from glsmooth.laws import Law
 from glsmooth.laws.arrays import on_array, on_number, one_thread
+from glsmooth.laws.base import Undefined
+from glsmooth.laws.checks import MOVE_ERROR, cdf_error, density_error, is_own
 from glsmooth.laws.moves import Flat, Move
 from glsmooth.laws.normal import STANDARD
 
@@ -28,7 +31,6 @@ __all__ = [
     "by_slopes",
     "cyclic_pair",
     "move_of",
-    "refuse_modes",
     "scalar_pair",
     "shares",
     "spread_out",
@@ -48,7 +50,11 @@ def _masses(law: Law, edges: np.ndarray) -> np.ndarray:
 def _edges(law: Law, shift: float, scale: float, count: int) -> np.ndarray:
     """Cell edges that resolve both α ~ law and shift + scale·α, with the ends of both supports."""
     own = on_array(law.icdf, ndtr(np.linspace(-7.9, 7.9, count)))
-    ends = [v for v in (*law.interval, law.mode_point) if math.isfinite(v)]
+    try:
+        ends = [*law.interval, law.mode_point]
+    except Undefined:  # whoever needs a mode asks for it
+        ends = list(law.interval)
+    ends = [v for v in ends if math.isfinite(v)]
     own = np.concatenate((own, ends))
     edges = np.unique(np.concatenate((own, shift + scale * own)))
     return np.concatenate(([-math.inf], edges, [math.inf]))
@@ -124,14 +130,46 @@ def scalar_pair(law: Law, shift: float, scale: float, count: int = 3000) -> Atom
             unknown = np.isnan(ratio[:-1]) | np.isnan(ratio[1:])
             low, high = np.where(unknown, -np.inf, low), np.where(unknown, np.inf, high)
         else:
-            refuse_modes(law)
             low = _least(log_b) - _most(log_0, edges, law.mode_point, law)
             high = _most(log_b, edges, shift + scale * law.mode_point, law, scale) - _least(log_0)
             low, high = by_slopes(law, shift, scale, edges, low, high)
+    if is_own(law):
+        _refuse_ranges(law, shift, scale, edges, low, high)
     atoms, _ = spread_out(low, high, p_0, p_b)
     # Each edge is rounded; the masses beside it, and L in its cells, are off by what that moves.
-    rounding = 1e-15 * count * (conditioning(law) - 1)
+    rounding = 1e-15 * count * (conditioning(law) - 1) + _difference(law, len(edges))
     return replace(atoms, slip_0=rounding, slip_b=rounding)
+
+
+def _difference(law: Law, edges: int) -> float:
+    """What a user's own law is off by in total variation: in the masses beside so many edges, and in its density."""
+    return 2 * edges * cdf_error(law) + density_error(law) if is_own(law) else 0.0
+
+
+def _refuse_ranges(law: Law, shift: float, scale: float, edges: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """Look inside the cells of a user's own law, where L may be known from what it says of itself only.
+
+    Raises:
+        UserError: L leaves the range that it should have in a cell.
+    """
+    start, width = edges[1:-2], np.diff(edges[1:-1])
+    low, high = low[1:-1, None], high[1:-1, None]
+    x = start[:, None] + width[:, None] * np.random.default_rng(0).uniform(size=(len(start), 5))
+    with np.errstate(invalid="ignore"):
+        log_b = on_array(law.log_prob, (x - shift) / scale) - math.log(scale)
+        log_0 = on_array(law.log_prob, x)
+        ratio = log_b - log_0
+        # Places are rounded, by shares of the cell's width where it is narrow.
+        share = 8 * np.finfo(float).eps * (np.abs(x) + abs(shift)) / np.maximum(width[:, None], 1e-300)
+        wide = np.where(np.isfinite(low) & np.isfinite(high), high - low, 0.0)
+        allowed = 1e-9 + 1e-12 * (np.abs(log_0) + np.abs(log_b)) + np.minimum(share, 1.0) * (wide + 1.0)
+        wrong = (ratio < low - allowed) | (ratio > high + allowed)
+    if wrong.any():
+        raise UserError(
+            f"{law!r} is not what it says of itself: near {x[wrong][0]:.9g} its log-likelihood ratio against "
+            f"{shift:g} + {scale:g}·X leaves the range that mode_point, ratio_turns or slope_range leave it; mend "
+            "them, or leave ratio_turns and slope_range out"
+        )
 
 
 def by_slopes(
@@ -151,28 +189,6 @@ def by_slopes(
         reach = np.maximum(np.abs(most_b - least_0), np.abs(least_b - most_0)) * np.diff(edges) / 2
     known = np.isfinite(ratio) & np.isfinite(reach)
     return np.where(known, np.fmax(low, ratio - reach), low), np.where(known, np.fmin(high, ratio + reach), high)
-
-
-@lru_cache(maxsize=64)
-def refuse_modes(law: Law) -> None:
-    """Refuse a density that is seen to rise behind its mode, or to fall before it: extremes in cells, and what a shift
-    costs at most, are those of a density with one mode.
-
-    Raises:
-        NotApplicable: a law with several modes.
-    """
-    if law.log_concave or law.log_concave_in_log:
-        return
-    x = _edges(law, 0.0, 1.0, 5000)[1:-1]
-    log = on_array(law.log_prob, x)
-    with np.errstate(invalid="ignore"):
-        rises, rounding = np.diff(log), 1e-9 * (1 + np.abs(log[1:]))
-    wrong = ((x[:-1] >= law.mode_point) & (rises > rounding)) | ((x[1:] <= law.mode_point) & (rises < -rounding))
-    if wrong.any():
-        raise NotApplicable(
-            f"the density of {law!r} does not rise up to its mode_point ({law.mode_point:g}) and fall from there, as "
-            f"is seen near {x[1:][wrong][0]:g}; bounds know laws with one mode only"
-        )
 
 
 def _least(log_density: np.ndarray) -> np.ndarray:
@@ -253,8 +269,7 @@ class Observed:
             whole = np.maximum(p_0, p_b) * np.abs(np.diff(told)) < lost_0 + lost_b
         else:
             # Taking either of the two moves costs what moving one law onto the other does.
-            refuse_modes(self.inner)
-            instead = p_b * np.minimum(np.diff(size) * self.inner.peak, 1.0)
+            instead = p_b * np.minimum(np.diff(size) * self.inner.shift_speed, 1.0)
             whole = instead < lost_b
         far_0, far_b = np.where(whole, p_0, far_0), np.where(whole, p_b, far_b)
         slip_0 += float(lost_0[~whole].sum())
@@ -262,7 +277,8 @@ class Observed:
 
         # Edges are rounded, and so are the places of inner laws that are not a matter of sizes alone.
         places = conditioning(outer) + (conditioning(self.inner) if move.slow else 0.0)
-        slip_0, slip_b = slip_0 + 1e-15 * count * places, slip_b + 1e-15 * count * places
+        rounding = 1e-15 * count * places + _move_error(self.inner)
+        slip_0, slip_b = slip_0 + rounding, slip_b + rounding
 
         low, high = self._ratios(edges)
         parts = []
@@ -299,9 +315,14 @@ class Moved:
     def atoms(self, count: int) -> Atoms:
         """L, exactly: one atom, smeared by its move."""
         move, unit = move_of(self.law, False, self.shift > 0)
-        rounding = 1e-14 * conditioning(self.law)
+        rounding = 1e-14 * conditioning(self.law) + _move_error(self.law)
         size = np.array([max(abs(self.shift) * unit, _LEAST)])
         return replace(NOTHING, spread=size, move=move, slip_0=rounding, slip_b=rounding)
+
+
+def _move_error(law: Law) -> float:
+    """What the moves of a user's own law may be off by, and not be seen to be."""
+    return 2 * MOVE_ERROR + density_error(law) if is_own(law) else 0.0
 
 
 def move_of(law: Law, rescaled: bool, forward: bool) -> tuple[Move, float]:

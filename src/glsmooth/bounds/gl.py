@@ -38,6 +38,7 @@ from glsmooth.family.regions import Box, number
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Law
 from glsmooth.laws.arrays import on_array
+from glsmooth.laws.checks import jump_of
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
@@ -105,21 +106,28 @@ def _density(law: Law, x: np.ndarray) -> np.ndarray:
     return density
 
 
-def _refuse_shift(name: str, law: Law) -> None:
-    """A moved density must not jump: at a jump mass is gained that no score sees."""
-    if not law.shifts_smoothly:
+def _refuse_jumps(name: str, law: Law, rescaled: bool) -> None:
+    """A moved density must not jump: at a jump mass is gained that no score sees. Kinks do no harm."""
+    fact, how, others = (
+        ("rescales_smoothly", "rescaled", "LogNormal, Rayleigh")
+        if rescaled
+        else ("shifts_smoothly", "shifted", "Normal, Rayleigh, LogNormal")
+    )
+    if getattr(law, fact):
+        return
+    if law.cyclic:
+        raise NotApplicable(f"GL has no form on the torus, and {law!r} (for {name}) none on the plane")
+    jump = jump_of(law, rescaled)
+    if jump is not None:
         raise NotApplicable(
-            f"GL cannot use {law!r} for {name}: its density jumps at an end of its support, and when it is shifted "
-            "the score misses the mass that the end sweeps; use neyman_pearson, or Normal, Rayleigh, LogNormal"
+            f"GL cannot use {law!r} for {name}: its density jumps at {jump:g}, and when it is {how} the score misses "
+            f"the mass that the jump sweeps; use neyman_pearson, or {others}"
         )
-
-
-def _refuse_scale(name: str, law: Law) -> None:
-    if not law.rescales_smoothly:
-        raise NotApplicable(
-            f"GL cannot use {law!r} for {name}: its density jumps at an end away from 0, and when it is rescaled the "
-            "score misses the mass that the end sweeps; use neyman_pearson, or LogNormal, Rayleigh"
-        )
+    raise NotApplicable(
+        f"GL cannot use {law!r} for {name}: it does not say that its density has no jumps that would move when it is "
+        f"{how} ({fact}), though none was seen; if you can prove that, state {fact} = True and define slope in "
+        f"{type(law).__name__}, or use neyman_pearson"
+    )
 
 
 def _refuse_unknown(name: str, law: Law, a: float, b: float) -> None:
@@ -218,9 +226,9 @@ def score_law(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str,
         if a == 0 and b == 0:
             return
         if a:
-            _refuse_shift(name, law)
+            _refuse_jumps(name, law, rescaled=False)
         if b:
-            _refuse_scale(name, law)
+            _refuse_jumps(name, law, rescaled=True)
         if b == 0 and law.gaussian_scale is not None:
             variance += (a / law.gaussian_scale) ** 2
         elif a == 0 and law.gaussian_scale_of_log is not None:
@@ -232,8 +240,8 @@ def score_law(family: SmoothedFamily, beta: Mapping[str, float], v: Mapping[str,
     def observed(outer: str, speed: float, inner: str, step: float, inner_scales: bool) -> None:
         if step == 0:
             return shift(outer, 0.0, speed)
-        _refuse_scale(outer, family.laws[outer])
-        (_refuse_scale if inner_scales else _refuse_shift)(inner, family.laws[inner])
+        _refuse_jumps(outer, family.laws[outer], rescaled=True)
+        _refuse_jumps(inner, family.laws[inner], rescaled=inner_scales)
         _refuse_unknown(inner, family.laws[inner], float(not inner_scales), float(inner_scales))
         parts.append(_conditional(family.laws[outer], speed, family.laws[inner], step, inner_scales))
         return None
@@ -622,8 +630,9 @@ class ProductForm:
             return 0.5
         if integral[0] <= distance:
             return 1.0  # ξ may be finite at 0: what is not tabulated is not claimed
-        # integral falls with h; find the level where it meets the distance, rounding the level down.
-        return 1.0 - float(np.interp(distance, integral[::-1], self.levels[::-1]))
+        # The integral falls with h; find the level where it meets the distance. In log h its slope is -h / p(h), and p
+        # is concave (w is) with p(0) = 0: so it is concave, its chords lie below it, and the level is rounded down.
+        return 1.0 - math.exp(float(np.interp(distance, integral[::-1], np.log(self.levels[::-1]))))
 
 
 def _shape(rates: Sequence[Sequence[Rate]]) -> np.ndarray:

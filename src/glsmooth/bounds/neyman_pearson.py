@@ -23,7 +23,8 @@ from glsmooth.bounds.sums import combine
 from glsmooth.bounds.tradeoffs import Atoms, Gaussian, Monotone, Tradeoff
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import LAWS, Law
+from glsmooth.laws import Law
+from glsmooth.laws.checks import cdf_error, is_own
 from glsmooth.transforms.factors import (
     Factor,
     PowerThenScale,
@@ -63,13 +64,13 @@ def cyclic_error(law: Law, size: int) -> float:
     # The masses are differences of a distribution function at half-integers. Each of its values enters two masses,
     # and enters the sum that they are divided by.
     low, high = _reach(law)
-    return (high - low + 4 * size) * 4 * law.cdf_error
+    return (high - low + 4 * size) * 4 * cdf_error(law)
 
 
 def _reach(law: Law) -> tuple[float, float]:
     """An interval outside of which a law has no mass that floats could show."""
-    low, high = law.icdf(torch.tensor([1e-18, 1 - 1e-16], dtype=torch.float64)).tolist()
-    return low, high
+    lowest, low, high = law.icdf(torch.tensor([1e-18, 2.0**-54, 1 - 1e-16], dtype=torch.float64)).tolist()
+    return lowest if math.isfinite(lowest) else low, high
 
 
 class _Parts:
@@ -86,9 +87,10 @@ class _Parts:
         """α ~ law against shift + scale·α."""
         if shift == 0 and scale == 1:
             return
-        if scale == 1 and law.gaussian_scale is not None:
+        own = is_own(law)  # of which nothing but its order is taken without an error
+        if scale == 1 and law.gaussian_scale is not None and not own:
             self.delta_squared += (shift / law.gaussian_scale) ** 2
-        elif shift == 0 and law.gaussian_scale_of_log is not None:
+        elif shift == 0 and law.gaussian_scale_of_log is not None and not own:
             self.delta_squared += (math.log(scale) / law.gaussian_scale_of_log) ** 2
         elif (scale == 1 and law.log_concave) or (shift == 0 and law.log_concave_in_log):
             self.monotone.append(Monotone(law, shift, scale))
@@ -109,7 +111,7 @@ class _Parts:
                 f"{outer!r} does not say that its logarithm has a log-concave density (log_concave_in_log), which the "
                 "bound for another parameter beside it needs; use one of glsmooth's positive laws"
             )
-        elif type(outer) not in LAWS.values():
+        elif is_own(outer):
             raise NotApplicable(
                 f"{outer!r} is a law of your own, whose partial means no bound knows; as the law of a parameter that "
                 "moves another one use one of glsmooth's positive laws"

@@ -20,6 +20,7 @@ from scipy.special import ndtr, ndtri
 
 from glsmooth.laws import Law
 from glsmooth.laws.arrays import on_number
+from glsmooth.laws.checks import cdf_error, is_own, largest_place
 from glsmooth.laws.moves import Move
 from glsmooth.laws.normal import STANDARD
 
@@ -106,6 +107,8 @@ def conditioning(law: Law) -> float:
     the mass. Large for narrow laws far from 0."""
     speed = law.scale_speed
     if not math.isfinite(speed):
+        if is_own(law):  # it need not say where its mode is
+            return 2.0 + 2 * largest_place(law)
         # With one mode m, |x - m| τ(x) is no more than the mass between the two.
         speed = 1.0 + (abs(law.mode_point) * law.peak if law.mode_point else 0.0)
     return 1.0 + speed
@@ -134,7 +137,7 @@ class Monotone:
             kept = on_number(law.cdf, (on_number(law.icdf, p) - self.shift) / self.scale)
         else:
             kept = on_number(law.survival, (on_number(law.icdf, 1 - p) - self.shift) / self.scale)
-        return max(0.0, kept - CLOSED * conditioning(law))
+        return max(0.0, kept - self._rounding)
 
     def _full(self) -> float:
         """N(1): the mass of μ_β where μ_β₀ has some."""
@@ -151,7 +154,11 @@ class Monotone:
             needed = on_number(law.cdf, self.shift + self.scale * on_number(law.icdf, q))
         else:
             needed = on_number(law.survival, self.shift + self.scale * on_number(law.icdf, 1 - q))
-        return min(1.0, needed + CLOSED * conditioning(law))
+        return min(1.0, needed + self._rounding)
+
+    @property
+    def _rounding(self) -> float:
+        return CLOSED * conditioning(self.law) + (cdf_error(self.law) if is_own(self.law) else 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,7 +150,7 @@ def _plan(monte_carlo: Mapping[str, Any], family: SmoothedFamily) -> FixedSample
 
 def _check_beginning(cfg: DictConfig, settings: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """The laws that are tried lie around those that the network was trained under."""
-    if cfg.get("smoothing"):
+    if any(key != "_target_" for law in cfg.get("smoothing", {}).values() for key in law or ()):
         raise UserError("smoothing: advise varies the laws itself, around those of the checkpoint; leave it out")
     tried, trained = settings["transform"]["_target_"], checkpoint.transform["_target_"]
     if tried != trained:

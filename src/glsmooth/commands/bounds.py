@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from glsmooth.bounds import METHODS, Outcome, evaluate, samples_needed
 from glsmooth.bounds.cover import covers_torus
 from glsmooth.commands.mains import bounds as main
-from glsmooth.configuration.build import build_family, build_law, build_region, law_config
+from glsmooth.configuration.build import build_family, build_law, build_region, law_config, law_words
 from glsmooth.configuration.fields import INTERVAL, OBJECT, RULES, check_file, number, rules_under, text, whole
 from glsmooth.configuration.settings import settled
 from glsmooth.errors import of_file
@@ -87,7 +87,7 @@ def _up(h: float | None) -> str:
 
 def table(result: Mapping[str, Any], alpha: float) -> str:
     """The result as text for people."""
-    law_text = ", ".join(f"{name} ~ {build_law(law)!r}" for name, law in result["smoothing"].items())
+    law_text = ", ".join(f"{name} ~ {law_words(law)}" for name, law in result["smoothing"].items())
     region = _words(region_of(result["region"]), "{} in [{:g}, {:g}]")
     where = f" on the torus {result['image_size'][0]}×{result['image_size'][1]}" if result["image_size"] else ""
     lines = [f"{result['transform']}{where}", f"  smoothing  {law_text}", f"  region     {region}"]
@@ -133,7 +133,7 @@ def sweep_table(folder: Path) -> str:
     header = ["transform", "smoothing", "region", *methods, "votes needed (Neyman–Pearson)"]
     rows = []
     for result in results:
-        law_text = ", ".join(f"{n} {build_law(law)!r}" for n, law in result["smoothing"].items())
+        law_text = ", ".join(f"{n} {law_words(law)}" for n, law in result["smoothing"].items())
         region = _words(region_of(result["region"]), "{} [{:g}, {:g}]")
         values = [_up(result["required_probability"].get(method)) for method in methods]
         needed = result["samples_needed"].get("neyman_pearson")
@@ -147,7 +147,8 @@ def _read(file: Path) -> dict[str, Any]:
     check_file(content, _RULES, file, fix)
     check_methods(content["required_probability"], f"{file}: required_probability")
     for name, law in content["smoothing"].items():
-        build_law(law, f"{file}: smoothing.{name}")
+        if not law.get("_target_"):  # of a class of the user's own nothing is imported because a file says so
+            build_law(law, f"{file}: smoothing.{name}")
     with of_file(file):
         region_of(content["region"])
     return content

@@ -198,7 +198,8 @@ def _identity(
         transform["state"] = hashlib.sha256(_plainly(family.transform).encode()).hexdigest()
     smoothing = {
         name: law_config(law)
-        | ({} if type(law) in LAWS.values() else {"law": f"{type(law).__module__}.{type(law).__qualname__}"})
+        if type(law) in LAWS.values()
+        else {"law": f"{type(law).__module__}.{type(law).__qualname__}", **law.values}
         for name, law in family.laws.items()
     }
     # Where the votes of an image stop follows from the rest.

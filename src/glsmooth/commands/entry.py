@@ -109,7 +109,7 @@ def entry(
 
     def main() -> None:
         show_any_character()
-        sys.argv[1:] = map(quoted, sys.argv[1:])
+        sys.argv[1:] = [own_law(quoted(argument)) for argument in sys.argv[1:]]
         with ending(command):
             check_regions(sys.argv[1:])
         if positional is not None:
@@ -281,6 +281,15 @@ def quoted(argument: str) -> str:
     if readable or not equals or key.startswith("-") or value[:1] in ("'", '"', "[", "{"):
         return argument
     return f"{key}={literal(value)}"
+
+
+def own_law(argument: str) -> str:
+    """``smoothing.NAME={_target_:…}`` with a + before it.
+
+    No file has that field, nor the arguments of the user's class, and Hydra would ask for it.
+    """
+    names_class = re.match(r"smoothing\.\w+(\._target_=|=.*\b_target_\s*:)", argument)
+    return f"+{argument}" if names_class else argument
 
 
 def literal(text: str) -> str:

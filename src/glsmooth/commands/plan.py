@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from glsmooth.commands.entry import check_regions, literal, quoted, what_to_type
+from glsmooth.commands.entry import check_regions, literal, own_law, quoted, what_to_type
 from glsmooth.commands.jobs import behind
 from glsmooth.configuration.folder import conf_dir
 from glsmooth.errors import UserError, near_field
@@ -98,6 +99,7 @@ class Plan:
     folder: Path
     settings: dict[str, Any]
     transform_target: str | None
+    law_targets: frozenset[str]
     launcher: str
 
     @property
@@ -136,6 +138,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
     _own_transform(typed, stages)
     for stage in stages.values():
         check_regions([str(one.input_line) for one in stage])
+    laws = _own_laws(typed, stages)
     regions = [one for one in stages["certify"] if _of_region(str(one.input_line))]
     others = [one for one in stages["certify"] if one not in regions]
     boxes = _product(regions) if regions else []
@@ -180,7 +183,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
             f"hydra/launcher: sweep starts no jobs by {launcher}; set hydra/launcher=slurm, or leave it out and set "
             "for example jobs=2"
         )
-    return Plan(steps, decided, folder, settings, None if target is None else str(target), launcher)
+    return Plan(steps, decided, folder, settings, None if target is None else str(target), laws, launcher)
 
 
 def _overrides(arguments: Sequence[str]) -> list[Override]:
@@ -196,7 +199,7 @@ def _overrides(arguments: Sequence[str]) -> list[Override]:
         elif argument.startswith("-"):
             raise UserError(f"{argument}: sweep takes no such option (glsmooth sweep --help)")
         else:
-            words.append(quoted(argument))
+            words.append(own_law(quoted(argument)))
     return _parse(words)
 
 
@@ -241,6 +244,25 @@ def _own_transform(typed: Sequence[Override], stages: dict[str, list[Override]])
             raise UserError(f"{override.input_line}: one transformation of your own a sweep; start one for each")
         if key == "transform._target_" or (key == "transform" and override.value() == "custom"):
             stages["certify"].append(override)
+
+
+def _own_laws(typed: Sequence[Override], stages: dict[str, list[Override]]) -> frozenset[str]:
+    """So are laws of the user's own; returns their classes."""
+    found: dict[str, str] = {}
+    for override in typed:
+        text = str(override.input_line)
+        name = override.get_key_element().lstrip("+~").removesuffix("._target_")
+        if not name.startswith("smoothing."):
+            continue
+        targets = set(re.findall(r"_target_\s*[:=]\s*['\"]?([\w.]+)", text))
+        if len(targets) > 1:
+            # Each network would be certified under the others' laws, too.
+            raise UserError(f"{text}: one law of your own for a parameter in a sweep; start one for each")
+        if targets:
+            (found[name],) = targets
+    for name, target in found.items():
+        stages["certify"] += _parse([f"+{name}._target_={target}"])
+    return frozenset(found.values())
 
 
 def _setting(key: str, override: Override) -> Any:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.commands.certify import meant_precision
 from glsmooth.commands.mains import predict as main
+from glsmooth.configuration.build import law_targets
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, keyed, visible
 from glsmooth.learning.certification import Options
@@ -74,7 +75,7 @@ def interval(votes: NDArray[np.int64], n: int, alpha: float) -> tuple[float, flo
 
 def _votes(checkpoint: Checkpoint, settings: dict[str, Any], images: FolderImages) -> list[NDArray[np.int64]]:
     """Votes for each class, an array an image."""
-    family = checkpoint.build_family(_typed(settings, checkpoint))
+    family = checkpoint.build_family(_typed(settings, checkpoint), law_targets(settings.get("smoothing", {})))
     device = one_device(settings, "predict")
     options = Options.of({**settings, "precision": meant_precision(settings["precision"], checkpoint)})
     # All votes select; the one counting draw is not used.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from glsmooth.bounds import Outcome
 from glsmooth.commands.mains import report as main
-from glsmooth.configuration.build import build_region, merge_region
+from glsmooth.configuration.build import build_region, law_targets, merge_region
 from glsmooth.configuration.settings import settled
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Region
@@ -67,7 +67,8 @@ def run(cfg: DictConfig) -> None:
     for_paper = settings["figures"] == "paper"
     root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
-    loading = {"transform_target": typed.get("_target_"), "dataset_root": root}
+    laws = law_targets(settings.get("smoothing", {}))
+    loading = {"transform_target": typed.get("_target_"), "law_targets": laws, "dataset_root": root}
     sweeps = [sweep for path in paths if (sweep := Sweep.read(Path(path))) is not None]
     found, unfinished = find_runs([path for path in paths if not (Path(path) / SWEEP).is_file()])
     runs, incomplete = _read([*found, *(run for sweep in sweeps for run in sweep.runs)], out, loading)
@@ -103,13 +104,16 @@ def run(cfg: DictConfig) -> None:
     sys.stdout.write(printed(out, form))
 
 
-def report_sweep(sweep: Sweep, out: Path, transform_target: str | None = None) -> str:
+def report_sweep(
+    sweep: Sweep, out: Path, transform_target: str | None = None, law_targets: Collection[str] = ()
+) -> str:
     """Write the report of a sweep, every run in every region; returns its table.
 
     Args:
         transform_target: ``"package.Class"`` of a transformation of the user's own.
+        law_targets: the same of laws.
     """
-    runs, incomplete = _read(sweep.runs, out, {"transform_target": transform_target})
+    runs, incomplete = _read(sweep.runs, out, {"transform_target": transform_target, "law_targets": law_targets})
     results = [decide(run, region, None) for run in runs for region in sweep.regions or [{}]]
     return write_comparison(results, out, [*sweep.failures, *incomplete]) if results else ""
 

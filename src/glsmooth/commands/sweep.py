@@ -122,7 +122,7 @@ def _report_finished(plan: Plan) -> None:
     sweep = Sweep(found, plan.regions, list(failures))
     sweep.write(plan.folder)
     if found:
-        print(report_sweep(sweep, plan.folder, plan.transform_target), end="")
+        print(report_sweep(sweep, plan.folder, plan.transform_target, plan.law_targets), end="")
         print(f"\nReport: {plan.folder / 'report.html'}")
 
 
@@ -135,7 +135,7 @@ def _refuse_damaged(plan: Plan) -> bool:
         if step.state != "finished" or step.directory is None:
             continue
         try:
-            load_run(step.directory, transform_target=plan.transform_target)
+            load_run(step.directory, transform_target=plan.transform_target, law_targets=plan.law_targets)
         except UserError as error:
             damaged = True
             reason = str(error).strip().splitlines()[-1]

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,10 +31,13 @@ __all__ = [
     "build_laws",
     "build_region",
     "build_transform",
+    "check_law_targets",
     "check_target",
     "family_config",
     "imported",
     "law_config",
+    "law_targets",
+    "law_words",
     "merge_region",
     "with_folder",
     "without_replaced",
@@ -62,7 +65,7 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
         spec: ``{"_target_": "package.Class", argument: value, …}`` as the file has it.
         source: the file, in words.
         typed: the target that the user typed on the command line, or gave in Python.
-        group: ``transform``, or ``model``, of which none is built in by such a name.
+        group: ``transform``; or ``model`` or ``smoothing.NAME``, of which none is built in by such a name.
 
     Raises:
         UserError: neither.
@@ -75,11 +78,33 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
     name = str(target)
     if not re.fullmatch(r"\w+(\.\w+)+", name):
         raise UserError(f"{group}._target_={name!r} comes from {source} and names no class; use another file")
-    what = "transformations" if group == "transform" else "networks"
+    what = {"transform": "transformations", "model": "networks"}.get(group, "laws")
+    typing = f"{group}._target_={name}"
     raise UserError(
         f"{group}._target_={name} comes from {source}; files may name built-in {what} only. If you trust "
-        f"it, type {group}._target_={name}"
+        f"it, type {typing}"
     )
+
+
+def law_targets(smoothing: Mapping[str, Any]) -> frozenset[str]:
+    """The classes of laws that a configuration's ``smoothing`` names: typed, they may be imported."""
+    return frozenset(law["_target_"] for law in smoothing.values() if law and law.get("_target_"))
+
+
+def check_law_targets(smoothing: Mapping[str, Any], source: str, typed: Collection[str]) -> None:
+    """Refuse a law's class that a file names, unless the user named it, too: as :func:`check_target`.
+
+    Args:
+        smoothing: the laws as the file has them.
+        typed: the classes that the user typed on the command line, or gave in Python.
+
+    Raises:
+        UserError: another one.
+    """
+    for name, law in smoothing.items():
+        target = (law or {}).get("_target_")
+        if target:
+            check_target(law, source, target if target in typed else None, f"smoothing.{cut(name)}")
 
 
 def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
@@ -350,7 +375,7 @@ def family_config(family: SmoothedFamily) -> tuple[dict[str, Any], dict[str, Any
     transformation that is defined in a notebook, a script or a function, or that was made of more than plain values.
     """
     smoothing = {
-        name: law_config(law) if type(law) in LAWS.values() else {"law": f"{law!r}{ONLY_IN_PYTHON}"}
+        name: law_config(law) if _law_is_made(law) else {"law": f"{law!r}{ONLY_IN_PYTHON}"}
         for name, law in family.laws.items()
     }
     transform = family.transform
@@ -372,9 +397,27 @@ def _argument(transform: ResolvableTransform, name: str) -> Any:
     return None
 
 
+def _is_importable(target: str) -> bool:
+    """Is it a class of a module, not one of a notebook, a script or a function?"""
+    return bool(re.fullmatch(r"\w+(\.\w+)+", target)) and not target.startswith("__main__.")
+
+
+def _law_is_made(law: Law) -> bool:
+    """Does a configuration's text give this law?"""
+    if type(law) in LAWS.values():
+        return True
+    config = law_config(law)
+    if not _is_importable(config["_target_"]):
+        return False
+    try:
+        return build_law(config) == law
+    except Exception:  # a user's class may raise anything
+        return False
+
+
 def _is_made_by(spec: Mapping[str, Any], transform: ResolvableTransform) -> bool:
     """Does a configuration's text give a transformation that is this one in every attribute?"""
-    if not re.fullmatch(r"\w+(\.\w+)+", spec["_target_"]) or spec["_target_"].startswith("__main__."):
+    if not _is_importable(spec["_target_"]):
         return False
     try:
         again = build_transform(spec)
@@ -405,12 +448,29 @@ def _same(one: Any, other: Any, depth: int = 0) -> bool:
 
 
 def law_config(law: Law) -> dict[str, Any]:
-    """The plain dictionary ``{"law": name, field: value, …}`` of a law, as configurations and records hold it."""
-    return {"law": type(law).__name__, **law.values}
+    """The plain dictionary ``{"law": name, field: value, …}`` of a law, as configurations and records hold it.
+
+    Of a user's own law ``_target_`` names the class.
+    """
+    cls = type(law)
+    if cls not in LAWS.values():
+        return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **law.values}
+    return {"law": cls.__name__, **law.values}
+
+
+def law_words(config: Mapping[str, Any]) -> str:
+    """How a law of a configuration is written, ``Normal(0, 0.6)``; a user's own is not built for that."""
+    target = config.get("_target_")
+    if not target:
+        return repr(build_law(config))
+    numbers = (v for key, v in config.items() if key not in ("law", "_target_") and v is not None)
+    return f"{cut(str(target)).rpartition('.')[2]}({', '.join(f'{v:g}' for v in numbers)})"
 
 
 def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
     """The law of ``{"law": name, loc, scale, rate, low, high}``, null where unused.
+
+    One of the user's own is ``{"_target_": "package.Class", argument: number, …}``; ``law`` says nothing beside that.
 
     Args:
         config: the dictionary; fields that the law does not take must be absent or None.
@@ -419,6 +479,8 @@ def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
     Raises:
         UserError: unknown law, missing, leftover or impossible field; the message names it and the fix.
     """
+    if config.get("_target_"):
+        return _own_law(config, field)
     name = config.get("law")
     if str(name).endswith(ONLY_IN_PYTHON):
         raise UserError(f"{field}.law: {shown(name)} {_IN_PYTHON}")
@@ -447,6 +509,35 @@ def build_law(config: Mapping[str, Any], field: str = "smoothing") -> Law:
         values[key] = value
     with keyed({key: f"{field}.{key}" for key in law.fields}):
         return law(**values)
+
+
+def _own_law(config: Mapping[str, Any], field: str) -> Law:
+    """The law of a class of the user's own; the arguments that are null count as left out."""
+    target = str(config["_target_"])
+    cls = imported(target, f"{field}._target_")
+    if not (inspect.isclass(cls) and issubclass(cls, Law)):
+        raise UserError(f"{field}._target_={target!r} is not a subclass of glsmooth.Law; name one")
+    if cls in LAWS.values():
+        raise UserError(f"{field}._target_={target!r} is one of glsmooth's laws; set {field}.law={cls.__name__}")
+    arguments = {key: v for key, v in config.items() if key not in ("law", "_target_") and v is not None}
+    accepted = inspect.signature(cls).parameters
+    for key, value in arguments.items():
+        if key not in accepted:
+            near = did_you_mean(key, accepted) if accepted else "; it takes none"
+            raise UserError(
+                f"{field}.{cut(key)}={shown(value)} is not an argument of {target}{near} (leave it out, or set "
+                f"{field}.{cut(key)}=null)"
+            )
+    for key, parameter in accepted.items():
+        if key not in arguments and parameter.default is parameter.empty:
+            raise UserError(f"{field}.{key} is missing: {target} takes {_listed(tuple(accepted))}")
+    try:
+        with keyed({key: f"{field}.{key}" for key in accepted}):
+            law: Law = cls(**arguments)
+    except ValueError as error:  # what a class of the user's own refuses it may refuse with any
+        message = str(error)
+        raise UserError(message if message.startswith(field) else f"{field}: {message}") from error
+    return law
 
 
 def _listed(fields: tuple[str, ...]) -> str:

@@ -201,11 +201,13 @@ RULES: dict[str, Rule] = {
     "transform._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Shear").or_null(),
     "transform.*": _ANY,  # arguments of the class, which checks them itself
     "smoothing.*.law": choice(*LAWS).or_null(),
+    "smoothing.*._target_": Rule(_TEXT.accepts, "the name of a class", "my_module.Logistic").or_null(),
     "smoothing.*.loc": _REAL.or_null(),
     "smoothing.*.low": _REAL.or_null(),
     "smoothing.*.high": _REAL.or_null(),
     "smoothing.*.scale": _POSITIVE.or_null(),
     "smoothing.*.rate": _POSITIVE.or_null(),
+    "smoothing.*.*": _REAL.or_null(),  # arguments of a class of the user's own, which names those that it takes
     "smoothing.*": Rule(
         lambda v: v is None or v == {}, "a law with its fields, or null", "{law:Normal,loc:0,scale:0.5}"
     ),

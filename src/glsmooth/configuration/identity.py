@@ -43,8 +43,8 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     ),
     "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
-    # The latter two are those of the runs: typed, they only permit to import and to read.
-    "report": ("format", "transform.*", "dataset.root"),
+    # The latter three are those of the runs: typed, they only permit to import and to read.
+    "report": ("format", "transform.*", "smoothing.*", "dataset.root"),
 }
 #: Fields that once were not there, with what null stands for.
 USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False} | dict.fromkeys(

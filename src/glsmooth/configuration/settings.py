@@ -14,7 +14,9 @@ from glsmooth.configuration.build import (
     build_family,
     build_region,
     build_transform,
+    check_law_targets,
     check_target,
+    law_targets,
     merge_region,
     without_replaced,
 )
@@ -158,7 +160,9 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
             typed["_target_"],
         )
         config["transform"] = typed
-    config["smoothing"] = _merge_laws(smoothing, config.get("smoothing", {}))
+    said_laws = config.get("smoothing", {})
+    config["smoothing"] = _merge_laws(smoothing, said_laws)
+    check_law_targets(config["smoothing"], f"ckpt={config.get('ckpt')}", law_targets(said_laws))
     config["region"] = merge_region(region, config["region"])
     if "dataset" in config and "dataset" in stored:
         dataset = _said(config["dataset"])
@@ -199,6 +203,12 @@ def _merge_laws(base: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, 
         said = _said(law or {})
         if said:
             # Another law starts afresh: the fields of the old one mean nothing to it.
-            same = said.get("law", merged.get(name, {}).get("law")) == merged.get(name, {}).get("law")
-            merged[name] = {**merged.get(name, {}), **said} if same else said
+            known = merged.get(name, {})
+            same = _which_law(said) in (None, _which_law(known))
+            merged[name] = {**known, **said} if same else said
     return merged
+
+
+def _which_law(law: Mapping[str, Any]) -> Any:
+    """What names the law: a class of the user's own, or else one of glsmooth's."""
+    return law.get("_target_") or law.get("law")

@@ -12,6 +12,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
+from glsmooth.laws.checks import is_own
 
 __all__ = ["Candidate", "candidates", "spread"]
 
@@ -175,6 +176,8 @@ def _replaced(family: SmoothedFamily, name: str, kind: type[Law], multiplier: fl
 def _with(kind: type[Law], centre: float, scale: float, low: float, law: Law | None = None) -> Law | None:
     """The law of a kind with this scale and, as far as it has a choice, this median; of ``law`` it takes the rest."""
     scale = _rounded(scale)
+    if law is not None and is_own(law):  # whose other numbers mean what its class makes of them
+        return kind(**{**law.values, **({"scale": scale} if "scale" in law.values else {"rate": 1 / scale})})
     if kind.fields == ("loc", "scale"):
         if law is not None:
             return _made(kind, law.loc, scale)
@@ -203,7 +206,11 @@ def _scale(law: Law) -> float:
     values = law.values
     if "scale" in values:
         return float(values["scale"])
-    return 1 / values["rate"] if "rate" in values else (values["high"] - values["low"]) / 2
+    if "rate" in values:
+        return 1 / values["rate"]
+    if is_own(law):
+        raise UserError(f"{law!r} has neither scale nor rate, by which it could be stretched")
+    return (values["high"] - values["low"]) / 2
 
 
 def _matched(kind: type[Law], centre: float, wanted: float, low: float) -> float:

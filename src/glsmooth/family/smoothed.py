@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.laws import LAWS, Law, open_uniform
+from glsmooth.laws.checks import own_check
+from glsmooth.laws.from_torch import from_torch
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.factors import FACTORS, Shift
@@ -33,7 +36,8 @@ class SmoothedFamily:
 
     Args:
         transform: what is done to images.
-        laws: a law for each of the transformation's parameters.
+        laws: a law for each of the transformation's parameters. Some of ``torch.distributions`` are taken, too, and
+            become ours with the same numbers (:func:`glsmooth.laws.from_torch.from_torch`).
         image_size: (H, W). Given, translations live on the torus Z_H × Z_W (exact and much tighter); without it
             on the plane, whose values stay valid for images of any size.
         pixel_noise: standard deviation of normal noise added to each pixel after φ. It is post-processing, so it
@@ -65,7 +69,11 @@ class SmoothedFamily:
             raise UserError(
                 f"laws={self.laws!r} is not a dictionary of laws by parameter, such as {{'brightness': Normal(0, 1)}}"
             )
-        object.__setattr__(self, "laws", FrozenMapping(self.laws))
+        laws = {
+            name: from_torch(law, name) if isinstance(law, Distribution) and not isinstance(law, Law) else law
+            for name, law in self.laws.items()
+        }
+        object.__setattr__(self, "laws", FrozenMapping(laws))
         self.transform.seal()
         names = self.transform.parameters
         for name in self.laws:
@@ -83,6 +91,9 @@ class SmoothedFamily:
                     "bounds would be taken for it whatever it overrides; derive a law of your own from "
                     "glsmooth.laws.Law"
                 )
+            check = own_check(law)
+            if check is not None:
+                check.require()
             domain = self.transform.domain(name)
             if not law.cyclic and law.interval[0] < domain.low:
                 raise UserError(

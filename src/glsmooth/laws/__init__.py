@@ -13,6 +13,7 @@ from __future__ import annotations
 from glsmooth.laws.base import Law, open_uniform
 from glsmooth.laws.exponential import Exponential
 from glsmooth.laws.half_normal import HalfNormal
+from glsmooth.laws.laplace import Laplace
 from glsmooth.laws.log_normal import LogNormal
 from glsmooth.laws.normal import Normal
 from glsmooth.laws.rayleigh import Rayleigh
@@ -23,6 +24,7 @@ __all__ = [
     "LAWS",
     "Exponential",
     "HalfNormal",
+    "Laplace",
     "Law",
     "LogNormal",
     "Normal",
@@ -34,5 +36,5 @@ __all__ = [
 
 #: glsmooth's own laws by name.
 LAWS: dict[str, type[Law]] = {
-    law.__name__: law for law in (Normal, LogNormal, Rayleigh, Exponential, HalfNormal, Uniform, UniformCyclic)
+    law.__name__: law for law in (Normal, Laplace, LogNormal, Rayleigh, Exponential, HalfNormal, Uniform, UniformCyclic)
 }

@@ -3,13 +3,16 @@
 A new law is one class in one file: a subclass of :class:`Law`. It must define its distribution,
 
 * ``fields`` and a constructor that hands every number to ``Law.__init__``; they are attributes from then on,
-* ``interval``, ``mode_point``, ``mean``, ``_log_density``, ``cdf``, ``survival`` and ``icdf``,
+* ``icdf`` and ``log_prob`` (or ``_log_density``, which is asked for points of the support only).
 
-the density rising up to ``mode_point`` and falling from there (bounds refuse a law whose density is seen to do
-otherwise),
+Draws are quantiles of uniform numbers, and what is not defined follows from ``icdf``: ``interval`` from its values at 0
+and 1, ``cdf`` and ``survival`` from bisection. A law of this package defines ``interval``, ``mode_point``, ``mean``,
+``cdf`` and ``survival`` as well, the last two precise relative to themselves.
 
-and it says what else it knows of itself. Every fact has a default that means "not known": bounds that need it then
-refuse the law by name. What each fact is for:
+It says what else it knows of itself. Every fact has a default that means "not known": bounds that need it then refuse
+the law by name. What a law of a user's own says is tried by :mod:`glsmooth.laws.checks`. What each fact is for:
+
+* a law that is not log-concave: ``mode_point``, up to which the density rises, and from which it falls;
 
 * boxes of shifts: ``log_concave``;
 * boxes of rescalings: ``log_concave_in_log``, ``peak_of_log``;
@@ -40,7 +43,11 @@ from glsmooth.errors import UserError
 from glsmooth.laws.immutable import FrozenMapping, Immutable
 from glsmooth.laws.moves import Move
 
-__all__ = ["Law", "open_uniform"]
+__all__ = ["Law", "Undefined", "open_uniform"]
+
+
+class Undefined(UserError, NotImplementedError):
+    """A law does not define what a bound needs of it."""
 
 
 def open_uniform(u: Tensor) -> Tensor:
@@ -112,10 +119,8 @@ class Law(Immutable, Distribution):
             numbers[field] = value + 0.0  # -0.0 is 0.0
         self._fill(values=FrozenMapping(numbers), **numbers)
 
-    def _undefined(self, name: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"{type(self).__name__} does not define {name}; glsmooth.laws.base says what needs it"
-        )
+    def _undefined(self, name: str) -> Undefined:
+        return Undefined(f"{type(self).__name__} does not define {name}; define it in the class of the law")
 
     @property
     def support(self) -> constraints.Constraint:
@@ -125,13 +130,21 @@ class Law(Immutable, Distribution):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Ends ``(low, high)`` of the support; infinite ends allowed."""
-        raise self._undefined("interval")
+        """Ends ``(low, high)`` of the support; infinite ends allowed. By default the quantiles at 0 and 1."""
+        low, high = self.icdf(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        if not low < high:  # NaN as well
+            raise self._undefined("interval")
+        return low, high
 
     @property
     def mode_point(self) -> float:
-        """A point up to which the density rises, and from which it falls."""
-        raise self._undefined("mode_point")
+        """A point up to which the density rises, and from which it falls.
+
+        By default the centre of a symmetric law that is log-concave.
+        """
+        if not self.log_concave or self.symmetric_about is None:
+            raise self._undefined("mode_point")
+        return self.symmetric_about
 
     @property
     def mean(self) -> Tensor:
@@ -161,6 +174,11 @@ class Law(Immutable, Distribution):
     def peak(self) -> float:
         """Largest value of the density (inf where it is unbounded)."""
         return math.exp(float(self.log_prob(torch.tensor(self.mode_point, dtype=torch.float64))))
+
+    @property
+    def shift_speed(self) -> float:
+        """Total variation between the law and a shift of it by d is at most this times |d|: the peak of one mode."""
+        return self.peak if math.isfinite(self.mode_point) else math.inf
 
     @property
     def peak_of_log(self) -> float:
@@ -221,8 +239,11 @@ class Law(Immutable, Distribution):
     def score_turns(self, a: float, b: float) -> list[float] | None:
         """Where the score a·(-(log τ)′) + b·(-1 - x (log τ)′) of a shift at speed a and a rescaling at speed b turns.
 
-        All such points inside the support, and perhaps others; None where they are not known.
+        All such points inside the support, and perhaps others; None where they are not known. Where the slope jumps
+        between values of different order, a point on either side of the jump.
         """
+        if (b == 0 and self.log_concave) or (a == 0 and self.log_concave_in_log):
+            return []  # it rises, or falls, throughout
         return None
 
     def ratio_turns(self, shift: float, scale: float) -> list[float] | None:
@@ -259,16 +280,34 @@ class Law(Immutable, Distribution):
         low, high = self.interval
         inside = (value >= low) & (value <= high)
         # The density is evaluated at an inner point where value is outside, so that gradients stay finite.
-        safe = torch.where(inside, value, torch.full_like(value, self.mode_point))
+        safe = torch.where(inside, value, torch.full_like(value, self._inner_point))
         return torch.where(inside, self._log_density(safe), torch.full_like(value, -math.inf))
 
+    @property
+    def _inner_point(self) -> float:
+        try:
+            return self.mode_point
+        except Undefined:
+            return float(self.icdf(torch.tensor(0.5, dtype=torch.float64)))
+
     def cdf(self, value: Tensor) -> Tensor:
-        """P(X <= value), precise relative to itself in the lower tail."""
-        raise self._undefined("cdf")
+        """P(X <= value), precise relative to itself in the lower tail.
+
+        By default the largest level whose quantile is not above ``value``, by bisection among floats.
+        """
+        # Floats above 0 are in the order of their bit patterns.
+        bits = torch.tensor([0.0, 1.0], dtype=torch.float64).view(torch.int64)
+        low, high = (torch.full_like(value, end, dtype=torch.int64) for end in bits.tolist())
+        for _ in range(62):
+            middle = low + (high - low + 1) // 2
+            level = middle.view(torch.float64).clamp(max=1 - 2.0**-53)
+            under = self.icdf(level) <= value
+            low, high = torch.where(under, middle, low), torch.where(under, high, middle - 1)
+        return low.view(torch.float64)
 
     def survival(self, value: Tensor) -> Tensor:
-        """P(X > value), precise relative to itself in the upper tail."""
-        raise self._undefined("survival")
+        """P(X > value), precise relative to itself in the upper tail; by default, absolutely."""
+        return 1 - self.cdf(value)
 
     def icdf(self, value: Tensor) -> Tensor:
         """Quantile function on (0, 1)."""

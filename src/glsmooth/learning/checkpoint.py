@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glsmooth.configuration.build import build_family, check_target
+from glsmooth.configuration.build import build_family, check_law_targets, check_target
 from glsmooth.configuration.fields import (
     CLASS_NAMES,
     OBJECT,
@@ -119,17 +119,19 @@ class Checkpoint:
             raise UserError(f"ckpt: its {broken}; training went wrong, train again with a smaller optimizer.lr")
         return model.eval()
 
-    def build_family(self, transform_target: str | None = None) -> SmoothedFamily:
+    def build_family(self, transform_target: str | None = None, law_targets: Collection[str] = ()) -> SmoothedFamily:
         """The smoothed family that the classifier was trained for, on the torus of its images' size.
 
         Args:
             transform_target: ``"package.Class"`` where that is a transformation of your own: the file alone is not
                 trusted with an import.
+            law_targets: the same of laws of your own.
 
         Raises:
             UserError: the checkpoint names another class that is not built in.
         """
         check_target(self.transform, "the checkpoint", transform_target)
+        check_law_targets(self.smoothing, "the checkpoint", law_targets)
         height, width = self.image_size
         return build_family(self.transform, self.smoothing, (height, width), self.loss["pixel_noise"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,13 +59,15 @@ def write_report(
     dataset_root: str | None = None,
     drawn: Drawn | None = None,
     test_images: Callable[[int], NDArray[np.floating]] | None = None,
+    law_targets: Collection[str] = (),
 ) -> Path:
     """Write table.md, .csv, .json and .tex, report.html and the pictures of a finished certify run into its directory.
 
     Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
 
     Args:
-        transform_target, family, dataset_root, test_images: as :func:`glsmooth.runs.run.load_run` has them.
+        transform_target, family, dataset_root, test_images, law_targets: as :func:`glsmooth.runs.run.load_run` has
+            them.
         drawn: takes what the report shows.
 
     Returns:
@@ -76,7 +78,12 @@ def write_report(
             that is neither built in nor ``transform_target``.
     """
     run = load_run(
-        run_dir, transform_target=transform_target, family=family, dataset_root=dataset_root, test_images=test_images
+        run_dir,
+        transform_target=transform_target,
+        family=family,
+        dataset_root=dataset_root,
+        test_images=test_images,
+        law_targets=law_targets,
     )
     return write_run_report(run, run.path, run.region, run.outcomes, drawn=drawn)
 

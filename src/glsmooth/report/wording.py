@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from glsmooth.bounds import METHODS as BOUNDS
 from glsmooth.bounds import Outcome
 from glsmooth.configuration.build import ONLY_IN_PYTHON
+from glsmooth.configuration.fields import cut
 from glsmooth.family.regions import Ball, Box, Points, Region
 
 # parameter -> (name in a sentence, unit as an axis label shows it)
@@ -125,11 +126,9 @@ def _ball(ball: Ball) -> str:
 
 def law(settings: Mapping[str, object]) -> str:
     """``LogNormal(loc 0, scale 0.6)`` from the plain dict of a smoothing law."""
-    values = [
-        f"{key} {number(float(value))}"
-        for key, value in settings.items()
-        if key != "law" and isinstance(value, (int, float))
-    ]
+    values = [f"{key} {number(float(value))}" for key, value in settings.items() if isinstance(value, (int, float))]
+    if settings.get("_target_"):
+        return f"{cut(str(settings['_target_'])).rpartition('.')[2]}({', '.join(values)})"
     name = str(settings["law"])
     # A law that only Python knows is named with its numbers.
     return name.removesuffix(ONLY_IN_PYTHON) if name.endswith(ONLY_IN_PYTHON) else f"{name}({', '.join(values)})"

@@ -6,7 +6,7 @@ nor network. So any region and any method can be decided from the records withou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glsmooth.bounds import Outcome, evaluate
-from glsmooth.configuration.build import build_family, build_region, check_target
+from glsmooth.configuration.build import build_family, build_region, check_law_targets, check_target
 from glsmooth.configuration.fields import cut
 from glsmooth.errors import UserError, of_file, visible
 from glsmooth.family.regions import Region
@@ -48,6 +48,7 @@ class Run:
         known_family: the run's family where it was built before. Bounds are cached by it.
         dataset_root: folder of the images, where the user named it.
         test_images: gives the image (C, H, W) of an index, where the caller has them.
+        law_targets: classes of a user's own laws, which may be imported.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Run:
     known_family: SmoothedFamily | None = None
     dataset_root: str | None = None
     test_images: Callable[[int], NDArray[np.floating]] | None = None
+    law_targets: Collection[str] = ()
 
     @property
     def images(self) -> int:
@@ -77,6 +79,7 @@ class Run:
             return self.known_family
         summary = self.summary
         check_target(summary.transform, str(self.path / SUMMARY), self.transform_target)
+        check_law_targets(summary.smoothing, str(self.path / SUMMARY), self.law_targets)
         return build_family(summary.transform, summary.smoothing, summary.image_size, summary.pixel_noise)
 
     @cached_property
@@ -210,6 +213,7 @@ def load_run(
     family: SmoothedFamily | None = None,
     dataset_root: str | None = None,
     test_images: Callable[[int], NDArray[np.floating]] | None = None,
+    law_targets: Collection[str] = (),
 ) -> Run:
     """Read a run directory, check that its files belong together, and compute p_A and h_min again.
 
@@ -221,6 +225,7 @@ def load_run(
         family: the run's family, where the caller has just certified it: its bounds are known then.
         dataset_root: folder of the images. Without it that of the file is read where this machine wrote the run.
         test_images: gives the image (C, H, W) of an index, where the caller has them.
+        law_targets: classes of laws of your own that the run may be of, ``"package.Class"``.
 
     Raises:
         UserError: a directory, file, column or value is missing, unreadable or contradicts another one; a
@@ -235,7 +240,9 @@ def load_run(
                 f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
                 "same certify command again resumes an unfinished one)"
             )
-    run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root, test_images)
+    run = Run(
+        path, Summary.read(path), read_records(path), transform_target, family, dataset_root, test_images, law_targets
+    )
     with of_file(path / SUMMARY):
         _check_approximate(run)
         _check_together(run)

@@ -26,12 +26,13 @@ import numpy as np
 import torch
 
 from glsmooth.bounds.base import NotApplicable
-from glsmooth.bounds.cells import cyclic_pair, refuse_modes
+from glsmooth.bounds.cells import cyclic_pair
 from glsmooth.bounds.neyman_pearson import cyclic_masses
 from glsmooth.bounds.tradeoffs import Monotone
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws import LAWS, Law
+from glsmooth.laws import Law
+from glsmooth.laws.checks import is_own
 from glsmooth.transforms.factors import Factor, PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
 
 __all__ = [
@@ -129,10 +130,10 @@ def _shift_axes(factor: Shift, family: SmoothedFamily, interval: Interval) -> Ax
         return Axes([{factor.name: v} for v in _ends(interval, 0.0, law.symmetric_about is not None)], {})
     if interval[0] == interval[1]:
         return Axes([{factor.name: interval[0]}], {})
-    refuse_modes(law)  # or the cost of a step would be that of each mode
+    speed = law.shift_speed
 
     def step(point: dict[str, float], cell: dict[str, Interval]) -> Step:
-        return Step(((None, (1.0, 1.0), _grow(cell[factor.name], point[factor.name]) * law.peak),))
+        return Step(((None, (1.0, 1.0), _grow(cell[factor.name], point[factor.name]) * speed),))
 
     smooth = smoothness(law, log=False)
     return Axes([{}], {factor.name: interval}, step, (lambda _: smooth.second / 2) if smooth else None)
@@ -312,7 +313,7 @@ def smoothness(law: Law, log: bool) -> Smoothness | None:
 def _refuse_own(laws: list[Law]) -> None:
     """Pairs of parameters need more of their laws than a law of the caller's own has to say."""
     for law in laws:
-        if type(law) not in LAWS.values():
+        if is_own(law):
             raise NotApplicable(
                 f"{law!r} is a law of your own; nothing is known between the ends of a region where one parameter "
                 "moves the other; use one of glsmooth's laws, or give Points([...])"
