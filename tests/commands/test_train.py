@@ -154,6 +154,46 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(finished, tmp_path, mo
     assert torch.equal(weights(tmp_path / "run", "best.ckpt"), weights(finished, "best.ckpt"))
 
 
+def run_until(epoch: int, directory: Path, *overrides: str) -> None:
+    """A training that ends before an epoch, as by a kill."""
+    started = TrainingModule.on_train_epoch_start
+
+    def interrupted(module):
+        if module.current_epoch == epoch:
+            raise KeyboardInterrupt
+        started(module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
+        with pytest.raises(SystemExit):
+            run(directory, *overrides)
+
+
+@pytest.mark.parametrize("optimizer", ["torch.optim.AdamW", "torch.optim.Adafactor"])
+def test_a_run_resumes_with_any_optimizer(tmp_path, capsys, optimizer):
+    """Adafactor keeps rows and columns of a parameter, and both keep the number of steps."""
+    adam = [f"optimizer._target_={optimizer}", "optimizer.lr=1e-3", "optimizer.epochs=2", "optimizer.momentum=0.5"]
+    run(tmp_path / "whole", *adam)
+    assert f"Optimizer: {optimizer}(lr=0.001, weight_decay=0.0005); without" in capsys.readouterr().err
+    checkpoint = load_checkpoint(tmp_path / "whole" / "last.ckpt")
+    assert checkpoint.optimizer["_target_"] == checkpoint.identity["optimizer._target_"] == optimizer
+    run_until(1, tmp_path / "run", *adam)
+    last = tmp_path / "run" / "last.ckpt"
+    content = last.read_bytes()
+    changed = torch.load(last, weights_only=True)
+    name, value = max(changed["optimizer_states"][0]["state"][0].items(), key=lambda item: item[1].ndim)
+    for other, words in ((value.flatten(), r"has shape \("), (None, "is missing")):
+        changed["optimizer_states"][0]["state"][0][name] = other
+        torch.save(changed, last)
+        with pytest.raises(UserError, match=f"cannot resume from it .the optimizer's {name} 0 {words}"):
+            run(tmp_path / "run", *adam)
+    last.write_bytes(content)
+    run(tmp_path / "run", *adam)
+    assert torch.equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    with pytest.raises(UserError, match=rf"a run with optimizer._target_={optimizer}, this run has no optimizer._tar"):
+        run(tmp_path / "run", *adam[1:])
+
+
 def cut(content):
     return content[: len(content) // 2]
 
@@ -178,7 +218,10 @@ def saved(**changes):
         (saved(glsmooth={}), "missing, damaged"),
         (saved(loops=None, optimizer_states=None), "cannot resume"),  # as weights alone, such as best.ckpt, are
         (saved(state_dict={"a": torch.zeros(1)}), "cannot resume"),
-        (saved(optimizer_states=[{"state": {0: {"momentum_buffer": torch.zeros(3)}}}]), r"momentum 0 has shape \(3,\)"),
+        (
+            saved(optimizer_states=[{"state": {0: {"momentum_buffer": torch.zeros(3)}}}]),
+            r"momentum_buffer 0 has shape \(3,\)",
+        ),
     ],
 )
 def test_a_last_checkpoint_that_is_of_no_use_says_so(finished, tmp_path, damage, words):
@@ -251,17 +294,7 @@ def test_a_resumed_run_keeps_its_precision_on_another_machine(tmp_path, monkeypa
     auto = "trainer.precision=auto"
     monkeypatch.setattr(trainer, "_computes_in_bfloat16", lambda accelerator: True)
     run(tmp_path / "whole", auto)
-    started = TrainingModule.on_train_epoch_start
-
-    def interrupted(module):
-        if module.current_epoch == 2:
-            raise KeyboardInterrupt
-        started(module)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
-        with pytest.raises(SystemExit):
-            run(tmp_path / "run", auto)
+    run_until(2, tmp_path / "run", auto)
     monkeypatch.setattr(trainer, "_computes_in_bfloat16", lambda accelerator: False)
     capsys.readouterr()
     run(tmp_path / "run", auto)

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from glsmooth.commands.mains import train as main
 from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.identity import difference, file_digest
+from glsmooth.configuration.parts import described
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
@@ -113,6 +114,8 @@ def _run(settings: dict[str, Any]) -> None:
     if asked == "auto" and is_first_process():
         kept = ", as in last.ckpt" if begun is not None else ""
         print(f"trainer.precision=auto: {payload['precision']}{kept}", file=sys.stderr)
+    if settings["optimizer"].get("_target_") and is_first_process():
+        print(f"Optimizer: {described(settings['optimizer'])}", file=sys.stderr)
     start = time.monotonic()
     tags = [family.transform.name, data.name]
     with session(settings, directory, "train", tags) as logged, spawned(family, model):

@@ -246,14 +246,16 @@ RULES: dict[str, Rule] = {
     "loss.pixel_noise": _NOT_NEGATIVE,
     "loss.label_smoothing": number("a number in [0, 1)", "0.2", lambda v: 0 <= v < 1),
     "loss.transformed": FLAG,
-    "optimizer.lr": _POSITIVE,
+    "optimizer._target_": Rule(_TEXT.accepts, "the name of a class", "torch.optim.AdamW").or_null(),
+    "optimizer.lr": _POSITIVE.or_null(),
     "optimizer.bias_lr": _POSITIVE,
-    "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1),
-    "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.nesterov": FLAG,
+    "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1).or_null(),
+    "optimizer.weight_decay": _NOT_NEGATIVE.or_null(),
+    "optimizer.nesterov": FLAG.or_null(),
     "optimizer.schedule": choice("cosine", "constant", "one_cycle"),
     "optimizer.epochs": whole(1, 20),
     "optimizer.batch_size": whole(1, 128),
+    "optimizer.*": _ANY,  # arguments of the class, which checks them itself
     "trainer.accelerator": _TEXT,
     "trainer.devices": Rule(
         lambda v: v in ("auto", -1) or whole(1, 1).accepts(v), "a number of devices, -1 (all) or auto", "2"

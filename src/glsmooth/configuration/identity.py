@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from glsmooth.configuration.fields import cut, leaves, shown
+from glsmooth.configuration.parts import SGD
 from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
 from glsmooth.errors import UserError
@@ -47,9 +48,13 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     "report": ("format", "transform.*", "dataset.root"),
 }
 #: Fields that once were not there, with what null stands for.
-USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False} | dict.fromkeys(
-    ("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names")
-)
+USUAL = {
+    "dataset.split": "test",
+    "dataset.skip": 0,
+    "dataset.every": 1,
+    "radii": False,
+    "optimizer._target_": SGD,
+} | dict.fromkeys(("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"))
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 

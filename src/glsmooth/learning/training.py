@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from glsmooth.configuration.fields import shown
+from glsmooth.configuration.parts import build_optimizer
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import stopping
@@ -54,8 +56,8 @@ class TrainingModule(LightningModule):
         data: the dataset; its augmentation acts before the transformation.
         loss: ``copies`` (m, of each image), ``consistency`` (λ), ``entropy`` (η), ``label_smoothing`` and
             ``transformed`` (False: images as they are).
-        optimizer: ``lr``, ``bias_lr`` (of biases of batch normalisation, in units of lr), ``momentum``,
-            ``weight_decay``, ``nesterov``, ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the
+        optimizer: what :func:`glsmooth.configuration.parts.build_optimizer` takes, ``bias_lr`` (of biases of batch
+            normalisation, in units of lr), ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the
             network sees m times as many).
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
@@ -168,9 +170,10 @@ class TrainingModule(LightningModule):
         values = torch.stack(terms).to("cpu", torch.float64)
         for number, total in zip(numbers, values[:, 0].tolist(), strict=True):
             if not math.isfinite(total):
+                where = f"epoch {self.current_epoch + 1}, step {number}"
                 raise UserError(
-                    f"lr={self.optimizer['lr']}: the loss is {total} in epoch {self.current_epoch + 1}, step {number}; "
-                    "use a smaller one, or check the images and the precision"
+                    f"lr={shown(self.optimizer['lr'])}: the loss is {total} in {where}; use a smaller one, or check "
+                    "the images and the precision"
                 )
         self._sums += torch.tensor(sizes, dtype=torch.float64) @ values
         self._images += sum(sizes)
@@ -197,33 +200,54 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         chosen = self.optimizer
-        sgd = torch.optim.SGD(
-            self._groups(),
-            lr=chosen["lr"],
-            momentum=chosen["momentum"],
-            weight_decay=chosen["weight_decay"],
-            nesterov=chosen["nesterov"],
-        )
+        optimizer = build_optimizer(chosen, self._groups())
+        for group, factor in zip(optimizer.param_groups, (1.0, chosen["bias_lr"]), strict=False):
+            # What is null the class has chosen.
+            if "lr" not in group:
+                raise UserError(
+                    f"optimizer._target_={chosen['_target_']}: its groups of parameters have no lr, which schedules "
+                    "change; have it keep one, as torch's own do"
+                )
+            group["lr"] = group["lr"] * factor
+            if "weight_decay" in group:
+                group["weight_decay"] = group["weight_decay"] / factor  # what it takes off in a step stays
         if chosen["schedule"] == "constant":
-            return sgd
+            return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         factor = _one_cycle if chosen["schedule"] == "one_cycle" else _cosine
-        schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: factor(step / steps))
-        return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Those that learn, in groups: with ``bias_lr`` some are on their own. Their weight decay a step stays."""
-        factor = self.optimizer["bias_lr"]
+        """Those that learn, in groups: biases that learn faster (``bias_lr``) are the second one."""
         learning = [value for value in self.model.parameters() if value.requires_grad]
+        if self.optimizer["bias_lr"] == 1:
+            return [{"params": learning}]
         norms = (module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
         biases = {id(module.bias) for module in norms}
-        if factor == 1:
-            return [{"params": learning}]
-        lr, decay = self.optimizer["lr"] * factor, self.optimizer["weight_decay"] / factor
         return [
             {"params": [value for value in learning if id(value) not in biases]},
-            {"params": [value for value in learning if id(value) in biases], "lr": lr, "weight_decay": decay},
+            {"params": [value for value in learning if id(value) in biases]},
         ]
+
+    def _kept(self) -> dict[int, dict[str, Any]]:
+        """What the optimizer keeps of each parameter after a step, by its number; nothing where that cannot be tried.
+
+        Zeros in the parameters' shapes stand for them.
+        """
+        groups = [
+            {**group, "params": [torch.zeros(value.shape, requires_grad=True) for value in group["params"]]}
+            for group in self._groups()
+        ]
+        for value in (value for group in groups for value in group["params"]):
+            value.grad = torch.zeros_like(value)
+        optimizer = build_optimizer(self.optimizer, groups)
+        try:
+            optimizer.step()
+        except Exception:  # LBFGS wants a closure, and one of the user's own may want anything
+            return {}
+        kept: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+        return kept
 
     def train_dataloader(self) -> Any:
         batches = self._batches(self.data.train, shuffle_seed=self.seed)
@@ -258,11 +282,13 @@ class TrainingModule(LightningModule):
                 raise ValueError(f"it was changed: {made} steps were made, and it says {self._first_step}")
             self._sums = torch.tensor(begun["sums"], dtype=torch.float64).reshape(self._sums.shape)
         # The optimizer takes any tensors, and fails at its first step.
-        parameters = [value for group in self._groups() for value in group["params"]]
-        for number, state in checkpoint["optimizer_states"][0]["state"].items():
-            momentum = state["momentum_buffer"]
-            if momentum is not None and momentum.shape != parameters[number].shape:
-                raise ValueError(f"the optimizer's momentum {number} has shape {tuple(momentum.shape)}")
+        stored = checkpoint["optimizer_states"][0]["state"]
+        for number, kept in self._kept().items() if stored else ():
+            for name, value in kept.items():
+                found = stored.get(number, {}).get(name)
+                if isinstance(value, Tensor) and value.ndim and getattr(found, "shape", None) != value.shape:
+                    what = f"has shape {tuple(found.shape)}" if isinstance(found, Tensor) else "is missing"
+                    raise ValueError(f"the optimizer's {name} {number} {what}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Weights lie in the file as any other program has them.
