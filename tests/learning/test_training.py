@@ -241,7 +241,7 @@ def test_schedules(stripes, tmp_path):
 
 
 def test_one_cycle_rises_and_falls():
-    rates = [training._one_cycle(step / 100) for step in range(101)]
+    rates = [training.rate({"schedule": "one_cycle"}, step / 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == rates[20] == pytest.approx(1.0)
     assert rates[100] == 0

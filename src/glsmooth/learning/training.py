@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from glsmooth.configuration.fields import shown
@@ -21,6 +23,7 @@ from glsmooth.learning.checkpoint import KEY
 from glsmooth.learning.data import Batches, Data, pixel_batches, unit
 from glsmooth.learning.losses import LossTerms, training_loss
 from glsmooth.learning.trainer import progress_bar
+from glsmooth.runs.history import ACCURACIES, LOSSES, History, read_history, write_history
 from glsmooth.voting.memory import keep_freed_memory
 
 #: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
@@ -99,8 +102,10 @@ class TrainingModule(LightningModule):
         self.steps_begun = 0
         #: Steps of the epoch that last.ckpt holds.
         self.steps_saved = 0
-        # Where training goes on: the epoch, and its steps that were made before.
-        self._first_epoch, self._first_step = 0, 0
+        #: Epochs that had ended where training goes on.
+        self.first_epoch = 0
+        # Steps of the next one that were made before.
+        self._first_step = 0
         # Of the epoch: steps that were not looked at yet (number, images, loss terms), and the sums of the others.
         self._steps: list[tuple[int, int, Tensor]] = []
         self._sums, self._images = torch.zeros(len(LossTerms._fields), dtype=torch.float64), 0
@@ -136,6 +141,12 @@ class TrainingModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.begun = True
+        for one in self.trainer.lr_scheduler_configs:
+            # With more epochs than before the schedule is another one from the first step on.
+            schedule: Any = one.scheduler
+            rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            for group, highest, factor in rates:
+                group["lr"] = highest * factor(schedule.last_epoch)
         if self.device.type == "cpu":
             keep_freed_memory()
 
@@ -214,8 +225,7 @@ class TrainingModule(LightningModule):
         if chosen["schedule"] == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        factor = _one_cycle if chosen["schedule"] == "one_cycle" else _cosine
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step / steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(chosen, step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -251,7 +261,7 @@ class TrainingModule(LightningModule):
 
     def train_dataloader(self) -> Any:
         batches = self._batches(self.data.train, shuffle_seed=self.seed)
-        batches.resume(self._first_epoch, self._first_step)
+        batches.resume(self.first_epoch, self._first_step)
         return pixel_batches(self.data.train, batches, self.data.num_workers, self.device)
 
     def val_dataloader(self) -> Any:
@@ -268,7 +278,7 @@ class TrainingModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
-        self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
+        self.first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
         begun = checkpoint[KEY].get(BEGUN)
         if begun is not None:
             self._first_step = self.steps_saved = int(begun["steps"])
@@ -306,14 +316,16 @@ class TrainingModule(LightningModule):
             }
 
 
-def _cosine(done: float) -> float:
-    """The learning rate after a share of the steps, in units of the highest."""
-    return 0.5 * (1 + math.cos(math.pi * done))
+def rate(optimizer: Mapping[str, Any], done: float) -> float:
+    """The learning rate after a share of the steps, in units of lr, by the schedule of ``optimizer``.
 
-
-def _one_cycle(done: float) -> float:
-    """As :func:`_cosine`: up from a fifth in a fifth of the steps, then down to nothing, both in a straight line."""
-    return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
+    one_cycle: up from a fifth in a fifth of the steps, then down to nothing, both in a straight line.
+    """
+    if optimizer["schedule"] == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if optimizer["schedule"] == "one_cycle":
+        return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
+    return 1.0
 
 
 class SavesInsideEpochs(Callback):
@@ -365,6 +377,40 @@ class SavesInsideEpochs(Callback):
         finally:
             module.steps_begun = 0
         self.saved, module.steps_saved = time.monotonic(), steps
+
+
+class WritesMetrics(Checkpoint):
+    """Writes metrics.csv when an epoch ends, before last.ckpt is saved: a kill leaves no epoch out and none twice.
+
+    It is a Checkpoint for its place, after all that the module logs.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.history: History = {name: {} for name in (*LOSSES, *ACCURACIES)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        done = pl_module.first_epoch
+        if done == 0 or not trainer.is_global_zero:
+            return
+        try:
+            found = read_history(self.directory)
+        except UserError as reason:
+            print(f"metrics.csv begins with epoch {done + 1}: {reason}", file=sys.stderr)
+            return
+        # Of an epoch that was not saved there may be numbers, too.
+        self.history = {name: {e: v for e, v in values.items() if e <= done} for name, values in found.items()}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.callback_metrics  # for which all processes meet
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for name, values in self.history.items():
+                values[trainer.current_epoch + 1] = metrics[name].item()
+            write_history(self.directory, self.history)
 
 
 class TrainingProgress(Callback):
