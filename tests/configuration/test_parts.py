@@ -2,10 +2,14 @@
 
 import sys
 
+import hydra
 import pytest
 import torch
 
+from glsmooth.configuration.folder import conf_dir
+from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.parts import build_optimizer, check_optimizer, described
+from glsmooth.configuration.settings import validate
 from glsmooth.errors import UserError
 
 RECIPE = {"lr": 0.1, "bias_lr": 1.0, "momentum": 0.9, "weight_decay": 1e-3, "nesterov": True}
@@ -96,6 +100,43 @@ def test_what_it_is_not_given_is_said():
 def test_mistakes_are_named(target, arguments, words):
     with pytest.raises(UserError, match=words):
         check_optimizer({"_target_": target, **TRAINING, **RECIPE, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"milestones": [1]}, r"^optimizer.milestones=\[1\]: schedule=cosine has none; set optimizer.schedule=step"),
+        ({"schedule": "step", "milestones": [1, 2]}, r"the training has optimizer.epochs=2; give epochs below"),
+        ({"schedule": "step", "milestones": [1, 1]}, r"give epochs that grow"),
+    ],
+)
+def test_milestones_that_are_none(fields, words):
+    with pytest.raises(UserError, match=words):
+        check_optimizer({**TRAINING, **RECIPE, **fields})
+
+
+def identity(*overrides):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return decisive(validate(hydra.compose("train", [*overrides, "run_dir=x"]), "train"), "train")
+
+
+def test_older_runs_keep_their_identity():
+    """New fields in their old meaning are not spoken of, and schedules have the name that they had."""
+    said = identity()
+    fields = {name.partition(".")[2] for name in said if name.startswith("optimizer.")}
+    assert fields == {"lr", "bias_lr", "momentum", "weight_decay", "nesterov", "schedule", "epochs", "batch_size"}
+    assert identity("optimizer._target_=torch.optim.SGD") == said
+    assert identity("optimizer.schedule=none")["optimizer.schedule"] == "constant"
+    for old, new in (("constant", "none"), ("one_cycle", "onecycle")):
+        assert identity(f"optimizer.schedule={old}") == identity(f"optimizer.schedule={new}")
+
+
+def test_what_is_named_decides_the_run():
+    named = identity("optimizer._target_=torch.optim.AdamW", "+optimizer.betas=[0.9,0.98]")
+    assert named["optimizer._target_"] == "torch.optim.AdamW"
+    assert named["optimizer.betas"] == [0.9, 0.98]
+    step = identity("optimizer.schedule=step", "optimizer.milestones=[5]", "optimizer.gamma=0.5")
+    assert (step["optimizer.milestones"], step["optimizer.gamma"]) == ([5], 0.5)
 
 
 def test_a_function_may_make_it():

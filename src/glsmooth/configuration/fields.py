@@ -25,8 +25,10 @@ __all__ = [
     "FLAG",
     "INTERVAL",
     "OBJECT",
+    "OLDER_SCHEDULES",
     "RULES",
     "RULES_OF",
+    "SCHEDULES",
     "Rule",
     "check_fields",
     "check_file",
@@ -165,6 +167,10 @@ _SIZE = list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]"
 CLASS_NAMES = list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2)
 _ANY = Rule(lambda _: True, "anything", "VALUE")
 
+#: What the learning rate may do. Two had other names, which older runs and files of a site's have.
+SCHEDULES = ("cosine", "onecycle", "step", "none")
+OLDER_SCHEDULES = {"one_cycle": "onecycle", "constant": "none"}
+
 #: What each field of any command may hold; ``*`` stands for one name. A field without a rule is unknown.
 RULES: dict[str, Rule] = {
     "seed": whole(0, 0),
@@ -252,7 +258,9 @@ RULES: dict[str, Rule] = {
     "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1).or_null(),
     "optimizer.weight_decay": _NOT_NEGATIVE.or_null(),
     "optimizer.nesterov": FLAG.or_null(),
-    "optimizer.schedule": choice("cosine", "constant", "one_cycle"),
+    "optimizer.schedule": replace(choice(*SCHEDULES), accepts=lambda v: v in (*SCHEDULES, *OLDER_SCHEDULES)),
+    "optimizer.milestones": list_of(whole(1, 30), "a list of epochs", "[30,45]", least=1).or_null(),
+    "optimizer.gamma": number("a number in (0, 1]", "0.1", lambda v: 0 < v <= 1),
     "optimizer.epochs": whole(1, 20),
     "optimizer.batch_size": whole(1, 128),
     "optimizer.*": _ANY,  # arguments of the class, which checks them itself

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from glsmooth.configuration.fields import cut, leaves, shown
+from glsmooth.configuration.fields import OLDER_SCHEDULES, cut, leaves, shown
 from glsmooth.configuration.parts import SGD
 from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
@@ -54,7 +54,13 @@ USUAL = {
     "dataset.every": 1,
     "radii": False,
     "optimizer._target_": SGD,
-} | dict.fromkeys(("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"))
+    "optimizer.gamma": 0.1,
+} | dict.fromkeys(
+    (
+        *("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"),
+        "optimizer.milestones",
+    )
+)
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 
@@ -76,6 +82,9 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     for folder in ("dataset.root", "images"):
         if fields.get(folder) is not None:
             fields[folder] = str(Path(fields[folder]).expanduser().resolve())
+    schedule = fields.get("optimizer.schedule")  # by the name that older runs have
+    if schedule in OLDER_SCHEDULES.values():
+        fields["optimizer.schedule"] = next(old for old, new in OLDER_SCHEDULES.items() if new == schedule)
     for name, usual in USUAL.items():
         if fields.get(name) in (None, usual):
             fields.pop(name, None)

@@ -13,7 +13,6 @@ import torch
 
 from glsmooth.configuration.build import accepted, check_arguments, imported
 from glsmooth.configuration.fields import shown
-from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, did_you_mean
 
 __all__ = ["SGD", "build_optimizer", "check_optimizer", "described", "optimizer_arguments"]
@@ -21,7 +20,7 @@ __all__ = ["SGD", "build_optimizer", "check_optimizer", "described", "optimizer_
 #: The optimizer where none is named.
 SGD = "torch.optim.SGD"
 #: Fields of ``optimizer`` that say how training goes.
-_OF_TRAINING = ("_target_", "bias_lr", "schedule", "epochs", "batch_size")
+_OF_TRAINING = ("_target_", "bias_lr", "schedule", "milestones", "gamma", "epochs", "batch_size")
 #: Fields that every recipe for SGD has: another class is given those that it takes.
 _OF_SGD = ("momentum", "nesterov")
 #: Those of torch's that no network here can be trained with.
@@ -85,12 +84,22 @@ def build_optimizer(spec: Mapping[str, Any], groups: Iterable[Any]) -> torch.opt
 
 
 def check_optimizer(spec: Mapping[str, Any]) -> None:
-    """Try what an optimizer is made of before there is a network.
+    """Try what an optimizer is made of, and its schedule, before there is a network.
 
     Raises:
-        UserError: as :func:`build_optimizer`.
+        UserError: as :func:`build_optimizer`; or milestones that are none.
     """
-    build_optimizer(plain(spec), [torch.nn.Parameter(torch.zeros(1, 1))])
+    build_optimizer(spec, [torch.nn.Parameter(torch.zeros(1, 1))])
+    milestones, epochs = spec.get("milestones"), spec["epochs"]
+    if milestones is None:
+        return
+    said = f"optimizer.milestones={milestones}"
+    if spec["schedule"] != "step":
+        raise UserError(f"{said}: schedule={spec['schedule']} has none; set optimizer.schedule=step, or leave it out")
+    if sorted(set(milestones)) != milestones:
+        raise UserError(f"{said}: give epochs that grow, for example 'optimizer.milestones=[30,45]'")
+    if milestones[-1] >= epochs:
+        raise UserError(f"{said}: the training has optimizer.epochs={epochs}; give epochs below that")
 
 
 def described(spec: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from glsmooth.configuration.fields import shown
+from glsmooth.configuration.fields import OLDER_SCHEDULES, RULES, shown
 from glsmooth.configuration.parts import build_optimizer
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
@@ -29,9 +29,6 @@ from glsmooth.voting.memory import keep_freed_memory
 #: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
 CLEAN = "val/accuracy"
 UNDER_LAW = "val/accuracy_under_law"
-
-#: What the learning rate may do.
-SCHEDULES = ("cosine", "constant", "one_cycle")
 
 #: Transformed copies of each validation image: more than one steadies the choice of best.ckpt.
 VALIDATION_COPIES = 4
@@ -60,8 +57,8 @@ class TrainingModule(LightningModule):
         loss: ``copies`` (m, of each image), ``consistency`` (λ), ``entropy`` (η), ``label_smoothing`` and
             ``transformed`` (False: images as they are).
         optimizer: what :func:`glsmooth.configuration.parts.build_optimizer` takes, ``bias_lr`` (of biases of batch
-            normalisation, in units of lr), ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the
-            network sees m times as many).
+            normalisation, in units of lr), ``schedule``, ``milestones``, ``gamma`` and ``epochs`` (:func:`rate`), and
+            ``batch_size`` (images; the network sees m times as many).
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
 
@@ -91,8 +88,8 @@ class TrainingModule(LightningModule):
                 f"transformed=false with copies={loss['copies']} and entropy={loss['entropy']}: copies of an image "
                 "would all be the same; use copies=1 consistency=0 entropy=0 (loss=plain), or transformed=true"
             )
-        if optimizer["schedule"] not in SCHEDULES:
-            raise UserError(f"schedule={optimizer['schedule']}: use {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
+        if not RULES["optimizer.schedule"].accepts(optimizer["schedule"]):
+            raise UserError(RULES["optimizer.schedule"].refusal("schedule", optimizer["schedule"]))
         self.model, self.family, self.data = model.to(memory_format=torch.channels_last), family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
         self.draws = torch.Generator()
@@ -222,7 +219,7 @@ class TrainingModule(LightningModule):
             group["lr"] = group["lr"] * factor
             if "weight_decay" in group:
                 group["weight_decay"] = group["weight_decay"] / factor  # what it takes off in a step stays
-        if chosen["schedule"] == "constant":
+        if _schedule(chosen) == "none":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(chosen, step / steps))
@@ -317,15 +314,27 @@ class TrainingModule(LightningModule):
 
 
 def rate(optimizer: Mapping[str, Any], done: float) -> float:
-    """The learning rate after a share of the steps, in units of lr, by the schedule of ``optimizer``.
+    """The learning rate after a share of the steps, in units of lr, by the ``schedule`` of ``optimizer``.
 
-    one_cycle: up from a fifth in a fifth of the steps, then down to nothing, both in a straight line.
+    cosine: down to nothing. onecycle: up from a fifth in a fifth of the steps, then down to nothing, both in a straight
+    line. step: times ``gamma`` after each of ``milestones``, in epochs of ``epochs``; null: after half of them and
+    after three quarters, as He et al. (2016) have it. none: as it is.
     """
-    if optimizer["schedule"] == "cosine":
+    schedule = _schedule(optimizer)
+    if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * done))
-    if optimizer["schedule"] == "one_cycle":
+    if schedule == "onecycle":
         return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
+    if schedule == "step":
+        milestones = optimizer["milestones"]
+        shares = (0.5, 0.75) if milestones is None else (epoch / optimizer["epochs"] for epoch in milestones)
+        return float(optimizer["gamma"] ** sum(done >= share for share in shares))
     return 1.0
+
+
+def _schedule(optimizer: Mapping[str, Any]) -> str:
+    name: str = optimizer["schedule"]
+    return OLDER_SCHEDULES.get(name, name)
 
 
 class SavesInsideEpochs(Callback):
