@@ -397,8 +397,8 @@ def what_to_type(error: HydraException, command: str) -> str:
         own = ""
         if command in ("advise", "certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
             own = f", or +{typed} for a transformation of your own"  # what the checkpoint holds is not known yet
-        if command == "train" and key.startswith("optimizer."):
-            own = f", or +{typed} for an argument of optimizer._target_"
+        if command == "train" and key.startswith(("optimizer.", "loss.")):
+            own = f", or +{typed} for an argument of {key.partition('.')[0]}._target_"
         if key.startswith("hydra.launcher."):
             own = "; jobs have it, with cluster=slurm or a file of your own"
         return f"{typed} is not a field of {command}{hint}{own} (glsmooth {command} --help)"

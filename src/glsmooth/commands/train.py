@@ -136,7 +136,8 @@ def _run(settings: dict[str, Any]) -> None:
         print(f"Optimizer: {described(settings['optimizer'])}", file=sys.stderr)
     start = time.monotonic()
     tags = [family.transform.name, data.name]
-    with session(settings, directory, "train", tags) as logged, spawned(family, model):
+    targets = [settings[group].get("_target_") for group in ("loss", "optimizer", "dataset")]
+    with session(settings, directory, "train", tags) as logged, spawned(family, model, targets):
         if begun is None:
             log_pictures(logged, module)
         trainer = make_training(settings, directory, logged)

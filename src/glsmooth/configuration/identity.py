@@ -58,7 +58,7 @@ USUAL = {
 } | dict.fromkeys(
     (
         *("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"),
-        "optimizer.milestones",
+        *("optimizer.milestones", "loss._target_"),
     )
 )
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")

@@ -11,7 +11,7 @@ from glsmooth import transforms
 from glsmooth.configuration import groups
 from glsmooth.configuration.build import build_canonical, build_family, build_region, build_transform, check_target
 from glsmooth.configuration.fields import RULES, check_fields
-from glsmooth.configuration.parts import check_optimizer
+from glsmooth.configuration.parts import check_loss, check_optimizer
 from glsmooth.configuration.plain import plain
 from glsmooth.configuration.untrusted import read_names
 from glsmooth.errors import UserError, keyed
@@ -45,6 +45,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
     if command == "train":
         check_optimizer(config["optimizer"])
+        check_loss(config["loss"])
     if command in ("advise", "predict") and config["ckpt"] is None:
         raise UserError(RULES["ckpt"].refusal("ckpt", None))
     if command == "certify":

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
 from glsmooth.configuration.fields import OLDER_SCHEDULES, RULES, shown
-from glsmooth.configuration.parts import build_optimizer
+from glsmooth.configuration.parts import build_loss, build_optimizer, check_total, try_loss
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import stopping
@@ -54,8 +54,8 @@ class TrainingModule(LightningModule):
         model: images in [0, 1] `N x C x H x W` to logits `N x K`.
         family: the transformation with its smoothing laws, and the standard deviation of pixel noise.
         data: the dataset; its augmentation acts before the transformation.
-        loss: ``copies`` (m, of each image), ``consistency`` (λ), ``entropy`` (η), ``label_smoothing`` and
-            ``transformed`` (False: images as they are).
+        loss: ``copies`` (m, of each image), ``transformed`` (False: images as they are), and either ``consistency``
+            (λ), ``entropy`` (η) and ``label_smoothing``, or what :func:`glsmooth.configuration.parts.build_loss` takes.
         optimizer: what :func:`glsmooth.configuration.parts.build_optimizer` takes, ``bias_lr`` (of biases of batch
             normalisation, in units of lr), ``schedule``, ``milestones``, ``gamma`` and ``epochs`` (:func:`rate`), and
             ``batch_size`` (images; the network sees m times as many).
@@ -63,8 +63,8 @@ class TrainingModule(LightningModule):
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
 
     Raises:
-        UserError: one copy with a consistency weight, where the term would be zero; an unknown schedule; and
-            in training a loss that is not finite.
+        UserError: one copy with a consistency weight, where the term would be zero; an unknown schedule; a loss of
+            the user's own that fails; and in training a loss that is not finite.
     """
 
     def __init__(
@@ -78,20 +78,25 @@ class TrainingModule(LightningModule):
         payload: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        if loss["copies"] < 2 and loss["consistency"] > 0:
+        own = build_loss(loss)
+        if own is not None:
+            try_loss(loss["_target_"], own, loss["copies"], data.num_classes)
+        elif loss["copies"] < 2 and loss["consistency"] > 0:
             raise UserError(
                 f"copies={loss['copies']} with consistency={loss['consistency']}: the term compares copies and would "
                 "be zero; use copies=2 or more, or consistency=0"
             )
-        if not loss["transformed"] and (loss["copies"] > 1 or loss["entropy"] > 0):
+        if not loss["transformed"] and (loss["copies"] > 1 or (own is None and loss["entropy"] > 0)):
             raise UserError(
-                f"transformed=false with copies={loss['copies']} and entropy={loss['entropy']}: copies of an image "
-                "would all be the same; use copies=1 consistency=0 entropy=0 (loss=plain), or transformed=true"
+                f"transformed=false with copies={loss['copies']} and entropy={shown(loss['entropy'])}: copies of an "
+                "image would all be the same; use copies=1 consistency=0 entropy=0 (loss=plain), or transformed=true"
             )
         if not RULES["optimizer.schedule"].accepts(optimizer["schedule"]):
             raise UserError(RULES["optimizer.schedule"].refusal("schedule", optimizer["schedule"]))
         self.model, self.family, self.data = model.to(memory_format=torch.channels_last), family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
+        # In a tuple, for a module here would be a part of the network and of its checkpoint.
+        self._own = (own,)
         self.draws = torch.Generator()
         #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
         self.begun = False
@@ -138,6 +143,8 @@ class TrainingModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.begun = True
+        if isinstance(self._own[0], nn.Module):
+            self._own[0].to(self.device)
         for one in self.trainer.lr_scheduler_configs:
             # With more epochs than before the schedule is another one from the first step on.
             schedule: Any = one.scheduler
@@ -158,12 +165,21 @@ class TrainingModule(LightningModule):
             logits = self.transformed_logits(images, self.loss["copies"])
         else:
             logits = self(images.contiguous(memory_format=torch.channels_last))[None]
-        weights = (self.loss[name] for name in ("consistency", "entropy", "label_smoothing"))
-        terms = training_loss(logits, labels, *weights)
+        terms = self._terms(logits, labels)
         self._steps.append((self.global_step + 1, len(labels), torch.stack(terms).detach()))
         if self.device.type == "cpu" or len(self._steps) == _STEPS_A_LOOK:
             self._look_at_steps()
         return terms.total
+
+    def _terms(self, logits: Tensor, labels: Tensor) -> LossTerms:
+        if self._own[0] is None:
+            weights = (self.loss[name] for name in ("consistency", "entropy", "label_smoothing"))
+            return training_loss(logits, labels, *weights)
+        with torch.autocast(logits.device.type, enabled=False):
+            total = self._own[0](logits.float(), labels)
+        check_total(self.loss["_target_"], total)
+        with torch.no_grad():  # to be looked at
+            return training_loss(logits, labels, consistency=0.0, entropy=0.0)._replace(total=total)
 
     def _look_at_steps(self) -> None:
         """Add up the loss terms of the last steps, for which a GPU is waited for.
@@ -178,10 +194,12 @@ class TrainingModule(LightningModule):
         values = torch.stack(terms).to("cpu", torch.float64)
         for number, total in zip(numbers, values[:, 0].tolist(), strict=True):
             if not math.isfinite(total):
+                target = self.loss.get("_target_")
+                whose = f"loss._target_={target}" if target else f"lr={shown(self.optimizer['lr'])}"
+                fix = "mend it, or set a smaller optimizer.lr" if target else "use a smaller one"
                 where = f"epoch {self.current_epoch + 1}, step {number}"
                 raise UserError(
-                    f"lr={shown(self.optimizer['lr'])}: the loss is {total} in {where}; use a smaller one, or check "
-                    "the images and the precision"
+                    f"{whose}: the loss is {total} in {where}; {fix}, or check the images and the precision"
                 )
         self._sums += torch.tensor(sizes, dtype=torch.float64) @ values
         self._images += sum(sizes)
