@@ -10,8 +10,9 @@ from torch import nn
 import glsmooth as gs
 from glsmooth.errors import UserError
 from glsmooth.learning import training
-from glsmooth.learning.data import Data, TensorImages, unit
+from glsmooth.learning.data import Data, TensorImages
 from glsmooth.learning.losses import LossTerms, training_loss
+from glsmooth.learning.pixels import unit
 from glsmooth.learning.training import _STEPS_A_LOOK, CLEAN, UNDER_LAW, VALIDATION_COPIES, TrainingModule
 
 LOSS = {"copies": 2, "consistency": 1.0, "entropy": 0.5, "label_smoothing": 0.0, "transformed": True}

@@ -67,7 +67,11 @@ def run(cfg: DictConfig) -> None:
     for_paper = settings["figures"] == "paper"
     root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
-    loading = {"transform_target": typed.get("_target_"), "dataset_root": root}
+    loading = {
+        "transform_target": typed.get("_target_"),
+        "dataset_root": root,
+        "dataset_target": settings["dataset"]["_target_"],
+    }
     sweeps = [sweep for path in paths if (sweep := Sweep.read(Path(path))) is not None]
     found, unfinished = find_runs([path for path in paths if not (Path(path) / SWEEP).is_file()])
     runs, incomplete = _read([*found, *(run for sweep in sweeps for run in sweep.runs)], out, loading)

@@ -80,11 +80,11 @@ def _run(settings: dict[str, Any]) -> None:
     if settings["ckpt"] is not None:
         settings = starting_from(settings["ckpt"], settings)
         print(f"Starting from the {settings['model']['name']} of {settings['ckpt']}", file=sys.stderr)
-    data = load_dataset(settings["dataset"])
+    data = load_dataset(settings["dataset"], first="train")
     if settings["dataset"]["root"] is not None:
         # The checkpoint is used from other directories.
         settings["dataset"]["root"] = str(Path(settings["dataset"]["root"]).expanduser().resolve())
-    if settings["dataset"].get("class_names") is not None:
+    if settings["dataset"].get("class_names") is not None or settings["dataset"].get("_target_") is not None:
         settings["dataset"]["class_names"] = list(data.class_names)
     settings["model"] = resolve_model(settings["model"], data.name, build_transform(settings["transform"]))
     last, best = directory / "last.ckpt", directory / "best.ckpt"

@@ -61,7 +61,7 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
         spec: ``{"_target_": "package.Class", argument: value, …}`` as the file has it.
         source: the file, in words.
         typed: the target that the user typed on the command line, or gave in Python.
-        group: ``transform``, or ``model``, of which none is built in by such a name.
+        group: ``transform``, or ``model`` or ``dataset``, of which none is built in by such a name.
 
     Raises:
         UserError: neither.
@@ -74,7 +74,7 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
     name = str(target)
     if not re.fullmatch(r"\w+(\.\w+)+", name):
         raise UserError(f"{group}._target_={name!r} comes from {source} and names no class; use another file")
-    what = "transformations" if group == "transform" else "networks"
+    what = {"transform": "transformations", "model": "networks", "dataset": "data sets"}[group]
     raise UserError(
         f"{group}._target_={name} comes from {source}; files may name built-in {what} only. If you trust "
         f"it, type {group}._target_={name}"

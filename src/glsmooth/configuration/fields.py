@@ -234,6 +234,9 @@ RULES: dict[str, Rule] = {
     "dataset.crop_padding": whole(0, 4).or_null(),
     "dataset.flip": FLAG.or_null(),
     "dataset.num_workers": whole(0, 4).or_null(),
+    "dataset._target_": Rule(_TEXT.accepts, "the name of a function", "my_module.make_dataset").or_null(),
+    "dataset.num_classes": whole(2, 10).or_null(),
+    "dataset.*": _ANY,  # arguments of the function, which checks them itself
     "dataset.class_names": Rule(
         lambda v: _PATH.accepts(v) or CLASS_NAMES.accepts(v), "a file of names, or a list of them", "FILE"
     ).or_null(),

@@ -20,7 +20,7 @@ from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
 from glsmooth.errors import UserError
 
-__all__ = ["USUAL", "decisive", "difference", "digest", "file_digest", "run_id"]
+__all__ = ["BY_ROOT", "USUAL", "decisive", "difference", "digest", "file_digest", "run_id"]
 
 #: Fields that do not decide a command's result: where and how fast it runs, where it reports to, and what only permits
 #: it to run.
@@ -44,8 +44,8 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     ),
     "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
-    # The latter two are those of the runs: typed, they only permit to import and to read.
-    "report": ("format", "transform.*", "dataset.root"),
+    # All but the format are those of the runs: typed, they only permit to import and to read.
+    "report": ("format", "transform.*", "dataset.root", "dataset._target_"),
 }
 #: Fields that once were not there, with what null stands for.
 USUAL = {
@@ -58,9 +58,11 @@ USUAL = {
 } | dict.fromkeys(
     (
         *("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"),
-        *("optimizer.milestones", "loss._target_"),
+        *("optimizer.milestones", "loss._target_", "dataset._target_", "dataset.num_classes"),
     )
 )
+#: Names of data sets that do not say which images they hold: their root does.
+BY_ROOT = (None, "image_folder", "custom")
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 
@@ -72,7 +74,7 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     their names. What is null and was no field once is not spoken of.
     """
     ignored = [*_NEVER_DECISIVE, *_UNDECISIVE[command]]
-    if settings.get("dataset", {}).get("name") not in (None, "image_folder"):
+    if settings.get("dataset", {}).get("name") not in BY_ROOT:
         ignored.append("dataset.root")
     fields = {
         key: _canonical(value)

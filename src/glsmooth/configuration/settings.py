@@ -151,8 +151,9 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     config["smoothing"] = _merge_laws(smoothing, config.get("smoothing", {}))
     config["region"] = {**_said(region), **_said(config["region"])}
     if "dataset" in config and "dataset" in stored:
-        dataset = _said(config["dataset"])
-        if dataset.get("name", stored["dataset"]["name"]) == stored["dataset"]["name"]:
+        dataset, kept = _said(config["dataset"]), _said(stored["dataset"])
+        if dataset.get("name", kept["name"]) == kept["name"]:
+            check_target(kept, f"ckpt={config.get('ckpt')}", dataset.get("_target_"), "dataset")
             config["dataset"] = {**stored["dataset"], **dataset}
     if isinstance(config.get("dataset", {}).get("class_names"), str):  # what is written of it shall hold elsewhere, too
         config["dataset"]["class_names"] = read_names(config["dataset"]["class_names"])

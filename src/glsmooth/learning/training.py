@@ -20,8 +20,9 @@ from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import stopping
 from glsmooth.learning.checkpoint import KEY
-from glsmooth.learning.data import Batches, Data, pixel_batches, unit
+from glsmooth.learning.data import Batches, Data, pixel_batches
 from glsmooth.learning.losses import LossTerms, training_loss
+from glsmooth.learning.pixels import unit
 from glsmooth.learning.trainer import progress_bar
 from glsmooth.runs.history import ACCURACIES, LOSSES, History, read_history, write_history
 from glsmooth.voting.memory import keep_freed_memory

@@ -47,6 +47,7 @@ class Run:
         transform_target: ``"package.Class"`` of a user's own transformation, which may be imported.
         known_family: the run's family where it was built before. Bounds are cached by it.
         dataset_root: folder of the images, where the user named it.
+        dataset_target: ``"my_module.function"`` of a user's own data set, which may be imported.
         test_images: gives the image (C, H, W) of an index, where the caller has them.
     """
 
@@ -57,6 +58,7 @@ class Run:
     known_family: SmoothedFamily | None = None
     dataset_root: str | None = None
     test_images: Callable[[int], NDArray[np.floating]] | None = None
+    dataset_target: str | None = None
 
     @property
     def images(self) -> int:
@@ -92,6 +94,10 @@ class Run:
     def readable_dataset(self) -> dict[str, Any] | None:
         """The data set whose images may be read: in a folder that the user named, or that a run of our own names."""
         dataset: dict[str, Any] = {**self.summary.dataset, "download": False}
+        if dataset.get("_target_") is not None:
+            # What is imported the user has typed; with which arguments, a run of our own says.
+            own = dataset["_target_"] == self.dataset_target and is_own(run_files(self.path))
+            return {**dataset, "root": self.dataset_root or dataset.get("root")} if own else None
         if self.dataset_root is not None:
             return {**dataset, "root": self.dataset_root}
         return dataset if dataset.get("root") is None or is_own(run_files(self.path)) else None
@@ -210,6 +216,7 @@ def load_run(
     family: SmoothedFamily | None = None,
     dataset_root: str | None = None,
     test_images: Callable[[int], NDArray[np.floating]] | None = None,
+    dataset_target: str | None = None,
 ) -> Run:
     """Read a run directory, check that its files belong together, and compute p_A and h_min again.
 
@@ -221,6 +228,7 @@ def load_run(
         family: the run's family, where the caller has just certified it: its bounds are known then.
         dataset_root: folder of the images. Without it that of the file is read where this machine wrote the run.
         test_images: gives the image (C, H, W) of an index, where the caller has them.
+        dataset_target: ``"my_module.function"`` where the run is of a data set of your own.
 
     Raises:
         UserError: a directory, file, column or value is missing, unreadable or contradicts another one; a
@@ -235,7 +243,8 @@ def load_run(
                 f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
                 "same certify command again resumes an unfinished one)"
             )
-    run = Run(path, Summary.read(path), read_records(path), transform_target, family, dataset_root, test_images)
+    read = Summary.read(path), read_records(path)
+    run = Run(path, *read, transform_target, family, dataset_root, test_images, dataset_target)
     with of_file(path / SUMMARY):
         _check_approximate(run)
         _check_together(run)
