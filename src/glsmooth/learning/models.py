@@ -186,7 +186,11 @@ def _normalisation(
     if known and len(config.get("mean") or ()) == data.channels == len(config.get("std") or ()):
         return config["mean"], config["std"], f"of {spec.get('library', 'timm')}'s configuration of {spec['name']}"
     fix = "; if your network normalises by itself, set model.mean to zeros and model.std to ones"
-    source = "for want of better" if data.name == "custom" else f"the statistics of {data.name}"
+    source = (
+        "for nothing is known of your images (model.mean, model.std)"
+        if data.name == "custom"
+        else f"the statistics of {data.name}"
+    )
     return data.mean, data.std, f"{source}{fix if spec.get('_target_') else ''}"
 
 
