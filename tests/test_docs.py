@@ -243,6 +243,10 @@ def test_a_command_takes_the_arguments_that_it_is_shown_with(page, item, tmp_pat
     for module in set(re.findall(r"_target_[=:](my_glare)\.", item)):  # the class that the page has built
         (tmp_path / f"{module}.py").write_text(pages.blocks(page.read_text(), "python")[0][1])
         monkeypatch.delitem(sys.modules, module, raising=False)
+    for _, block in pages.blocks(page.read_text(), "python"):
+        file = re.match(r"# (\w+\.py)\n", block)
+        if file is not None:  # a module of the user's, which commands below import
+            (tmp_path / file[1]).write_text(block)
     check_command(item)
 
 

@@ -5,6 +5,7 @@ import errno
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -81,9 +82,9 @@ def test_checkpoints(finished):
 
 
 def test_best_is_the_best_epoch_under_the_law(finished):
-    with (finished / "metrics" / "version_0" / "metrics.csv").open() as file:
-        scores = {int(row["epoch"]) + 1: float(row[UNDER_LAW]) for row in csv.DictReader(file) if row[UNDER_LAW]}
-    assert len(scores) == 4
+    with (finished / "metrics.csv").open() as file:
+        scores = {int(row["epoch"]): float(row[UNDER_LAW]) for row in csv.DictReader(file)}
+    assert list(scores) == [1, 2, 3, 4]
     best = load_checkpoint(finished / "best.ckpt").metrics
     assert scores[int(best["epoch"])] == pytest.approx(max(scores.values()))
     assert best[UNDER_LAW] == pytest.approx(max(scores.values()))
@@ -96,12 +97,14 @@ def test_summary_and_configuration(finished):
     assert "optimizer" in (finished / "config.yaml").read_text()
 
 
-def test_curves_lie_beside_the_checkpoint_and_are_not_needed_for_it(finished, tmp_path, capsys):
+def test_curves_lie_beside_the_checkpoint_and_are_not_needed_for_it(finished, tmp_path, monkeypatch, capsys):
     assert (finished / "training.png").read_bytes().startswith(b"\x89PNG")
     assert (finished / "training.pdf").read_bytes().startswith(b"%PDF-")
-    torn = tmp_path / "run" / "metrics" / "version_0" / "metrics.csv"
-    torn.parent.mkdir(parents=True)
-    torn.write_text("epoch,step,train/total\n0,1,2.0\nn")
+
+    def torn(directory, history):
+        (directory / "metrics.csv").write_text("epoch,train/total\n1,2.0\nn")
+
+    monkeypatch.setattr(training, "write_history", torn)
     run(tmp_path / "run", "optimizer.epochs=1", "trainer.limit_train_batches=1")
     assert "No picture of the training: " in capsys.readouterr().err
     assert (tmp_path / "run" / "summary.json").is_file()
@@ -152,6 +155,122 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(finished, tmp_path, mo
     assert "Resuming from" in capsys.readouterr().err
     assert torch.equal(weights(tmp_path / "run"), weights(finished))
     assert torch.equal(weights(tmp_path / "run", "best.ckpt"), weights(finished, "best.ckpt"))
+    assert (tmp_path / "run" / "metrics.csv").read_text() == (finished / "metrics.csv").read_text()
+
+
+def run_until(epoch: int, directory: Path, *overrides: str) -> None:
+    """A training that ends before an epoch, as by a kill."""
+    started = TrainingModule.on_train_epoch_start
+
+    def interrupted(module):
+        if module.current_epoch == epoch:
+            raise KeyboardInterrupt
+        started(module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
+        with pytest.raises(SystemExit):
+            run(directory, *overrides)
+
+
+@pytest.mark.parametrize("optimizer", ["torch.optim.AdamW", "torch.optim.Adafactor"])
+def test_a_run_resumes_with_any_optimizer(tmp_path, capsys, optimizer):
+    """Adafactor keeps rows and columns of a parameter, and both keep the number of steps."""
+    adam = [f"optimizer._target_={optimizer}", "optimizer.lr=1e-3", "optimizer.epochs=2", "optimizer.momentum=0.5"]
+    run(tmp_path / "whole", *adam)
+    assert f"Optimizer: {optimizer}(lr=0.001, weight_decay=0.0005); without" in capsys.readouterr().err
+    checkpoint = load_checkpoint(tmp_path / "whole" / "last.ckpt")
+    assert checkpoint.optimizer["_target_"] == checkpoint.identity["optimizer._target_"] == optimizer
+    run_until(1, tmp_path / "run", *adam)
+    last = tmp_path / "run" / "last.ckpt"
+    content = last.read_bytes()
+    changed = torch.load(last, weights_only=True)
+    name, value = max(changed["optimizer_states"][0]["state"][0].items(), key=lambda item: item[1].ndim)
+    for other, words in ((value.flatten(), r"has shape \("), (None, "is missing")):
+        changed["optimizer_states"][0]["state"][0][name] = other
+        torch.save(changed, last)
+        with pytest.raises(UserError, match=f"cannot resume from it .the optimizer's {name} 0 {words}"):
+            run(tmp_path / "run", *adam)
+    last.write_bytes(content)
+    run(tmp_path / "run", *adam)
+    assert torch.equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    with pytest.raises(UserError, match=rf"a run with optimizer._target_={optimizer}, this run has no optimizer._tar"):
+        run(tmp_path / "run", *adam[1:])
+
+
+def test_one_file_has_the_metrics_of_every_epoch_once(finished, tmp_path, capsys):
+    """After a kill between metrics.csv and last.ckpt, too, in a run that an older version began, and without any."""
+    directory = tmp_path / "run"
+    run_until(2, directory)
+    metrics, whole = directory / "metrics.csv", (finished / "metrics.csv").read_text()
+    two = metrics.read_text()
+    assert whole.startswith(two)
+    shutil.copytree(directory, tmp_path / "old")
+    shutil.copytree(directory, tmp_path / "without")
+    metrics.write_text(f"{two}3,9,9,9,9,0.5,0.5\n4,9,9,9,9,0.5,0.5\n")
+    run(directory)
+    assert metrics.read_text() == whole
+    old = tmp_path / "old" / "metrics" / "version_0" / "metrics.csv"
+    old.parent.mkdir(parents=True)
+    (tmp_path / "old" / "metrics.csv").unlink()
+    header, *rows = two.splitlines()
+    old.write_text("\n".join([header, *(f"{i}{row[1:]}" for i, row in enumerate(rows))]) + "\n")
+    run(tmp_path / "old")
+    assert (tmp_path / "old" / "metrics.csv").read_text() == whole
+    (tmp_path / "without" / "metrics.csv").unlink()
+    capsys.readouterr()
+    run(tmp_path / "without")
+    assert "metrics.csv begins with epoch 3: " in capsys.readouterr().err
+    assert (tmp_path / "without" / "metrics.csv").read_text() == header + whole.removeprefix(two[:-1])
+
+
+def test_more_epochs_go_on_where_fewer_ended(tmp_path, capsys):
+    """With a constant learning rate they end where one long training does; what was there before stays."""
+    constant = "optimizer.schedule=constant"
+    run(tmp_path / "whole", constant)
+    directory = tmp_path / "run"
+    run(directory, constant, "optimizer.epochs=2")
+    files = ("best.ckpt", "last.ckpt", "metrics.csv", "config.yaml", "training.png")
+    before = {name: (directory / name).read_bytes() for name in files}
+    run_until(3, directory, constant)
+    kept = directory / "epochs_2"
+    assert {name: (kept / name).read_bytes() for name in files} == before
+    summary = json.loads((kept / "summary.json").read_text())
+    assert summary["checkpoint"] == {"path": str(kept / "best.ckpt"), "sha256": file_digest(kept / "best.ckpt")}
+    assert summary["optimizer"]["epochs"] == 2
+    assert not (directory / "summary.json").exists()  # it is not finished
+    assert load_checkpoint(directory / "last.ckpt").metrics["epoch"] == 3
+    said = capsys.readouterr().err
+    assert f"Going on to optimizer.epochs=4, after 2 of 2 epochs; its results stay in {kept}\n" in said
+    with pytest.raises(UserError, match=r"epochs=2: .* with optimizer.epochs=4, and can only .* after 2 are in .*_2$"):
+        run(directory, constant, "optimizer.epochs=2")
+    with pytest.raises(UserError, match=r"a run with optimizer.lr=0.1, this run has optimizer.lr=0.2;"):
+        run(directory, constant, "optimizer.lr=0.2", "optimizer.epochs=5")
+    run(directory, constant)
+    for name in ("best.ckpt", "last.ckpt"):
+        assert torch.equal(weights(directory, name), weights(tmp_path / "whole", name))
+    assert (directory / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+    assert (kept / "best.ckpt").read_bytes() == before["best.ckpt"]
+    (directory / "last.ckpt").unlink()
+    with pytest.raises(UserError, match=r"last.ckpt: missing, and more epochs would go on from it"):
+        run(directory, constant, "optimizer.epochs=5")
+
+
+def test_the_schedule_of_more_epochs_holds_from_the_first_step_on(tmp_path, monkeypatch, capsys):
+    rates, step = [], TrainingModule.training_step
+
+    def watched(module, *arguments):
+        rates.append(module.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(module, *arguments)
+
+    monkeypatch.setattr(TrainingModule, "training_step", watched)
+    run(tmp_path / "run", "optimizer.epochs=2")
+    assert rates == pytest.approx([0.1 * 0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
+    rates.clear()
+    run(tmp_path / "run", "optimizer.epochs=4")
+    assert rates == pytest.approx([0.1 * 0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(4, 8)])
+    said = "schedule=cosine is that of 4 epochs from here on, so the learning rate goes on at 0.5 times optimizer.lr"
+    assert f"{said}, where it was 0 times\n" in capsys.readouterr().err
 
 
 def cut(content):
@@ -178,7 +297,10 @@ def saved(**changes):
         (saved(glsmooth={}), "missing, damaged"),
         (saved(loops=None, optimizer_states=None), "cannot resume"),  # as weights alone, such as best.ckpt, are
         (saved(state_dict={"a": torch.zeros(1)}), "cannot resume"),
-        (saved(optimizer_states=[{"state": {0: {"momentum_buffer": torch.zeros(3)}}}]), r"momentum 0 has shape \(3,\)"),
+        (
+            saved(optimizer_states=[{"state": {0: {"momentum_buffer": torch.zeros(3)}}}]),
+            r"momentum_buffer 0 has shape \(3,\)",
+        ),
     ],
 )
 def test_a_last_checkpoint_that_is_of_no_use_says_so(finished, tmp_path, damage, words):
@@ -251,17 +373,7 @@ def test_a_resumed_run_keeps_its_precision_on_another_machine(tmp_path, monkeypa
     auto = "trainer.precision=auto"
     monkeypatch.setattr(trainer, "_computes_in_bfloat16", lambda accelerator: True)
     run(tmp_path / "whole", auto)
-    started = TrainingModule.on_train_epoch_start
-
-    def interrupted(module):
-        if module.current_epoch == 2:
-            raise KeyboardInterrupt
-        started(module)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingModule, "on_train_epoch_start", interrupted)
-        with pytest.raises(SystemExit):
-            run(tmp_path / "run", auto)
+    run_until(2, tmp_path / "run", auto)
     monkeypatch.setattr(trainer, "_computes_in_bfloat16", lambda accelerator: False)
     capsys.readouterr()
     run(tmp_path / "run", auto)
@@ -311,7 +423,7 @@ def test_wandb_offline_is_closed(tmp_path, monkeypatch):
     assert wandb.run is None
     assert (tmp_path / "run" / "wandb_id").read_text() == remembered
     assert len(list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{remembered}"))) >= 1
-    assert list((tmp_path / "run" / "metrics").glob("*/metrics.csv"))
+    assert (tmp_path / "run" / "metrics.csv").is_file()
 
 
 def test_command(tmp_path, monkeypatch, capsys):
@@ -526,6 +638,7 @@ def test_an_epoch_goes_on_with_its_own_batches_alone(finished, inside, tmp_path,
     if words is None:
         run(tmp_path / "run")
         assert torch.equal(weights(tmp_path / "run"), weights(finished))
+        assert (tmp_path / "run" / "metrics.csv").read_text() == (finished / "metrics.csv").read_text()
         return
     with pytest.raises(UserError, match=f"cannot resume from it .*{words}.*train"):
         run(tmp_path / "run")

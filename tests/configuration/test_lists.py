@@ -3,11 +3,12 @@
 import pytest
 
 from glsmooth import bounds, transforms
+from glsmooth.configuration import fields
 from glsmooth.configuration.fields import RULES
 from glsmooth.configuration.folder import conf_dir, members
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Normal
-from glsmooth.learning import data, models, training
+from glsmooth.learning import data, models
 from glsmooth.report import wording
 from glsmooth.voting.classifier import PRECISIONS
 from glsmooth.voting.finite import FiniteLaw
@@ -30,7 +31,7 @@ def test_a_group_offers_what_its_folder_holds():
         ("monte_carlo.name", PROCEDURES),
         ("dataset.name", data.NAMES),
         ("logger.name", members("logger")),
-        ("optimizer.schedule", training.SCHEDULES),
+        ("optimizer.schedule", fields.SCHEDULES),
     ],
 )
 def test_fields_accept_what_the_package_knows(field, choices):

@@ -27,8 +27,8 @@ from glsmooth.learning.data import (
     loader,
     pixel_batches,
     positions,
-    unit,
 )
+from glsmooth.learning.pixels import unit
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10.tar.gz"
 

@@ -10,8 +10,9 @@ from torch import nn
 import glsmooth as gs
 from glsmooth.errors import UserError
 from glsmooth.learning import training
-from glsmooth.learning.data import Data, TensorImages, unit
+from glsmooth.learning.data import Data, TensorImages
 from glsmooth.learning.losses import LossTerms, training_loss
+from glsmooth.learning.pixels import unit
 from glsmooth.learning.training import _STEPS_A_LOOK, CLEAN, UNDER_LAW, VALIDATION_COPIES, TrainingModule
 
 LOSS = {"copies": 2, "consistency": 1.0, "entropy": 0.5, "label_smoothing": 0.0, "transformed": True}
@@ -104,7 +105,7 @@ def test_one_copy_leaves_no_consistency():
 
 
 def test_unknown_schedule():
-    with pytest.raises(UserError, match=r"^schedule=linear: use cosine, constant or one_cycle"):
+    with pytest.raises(UserError, match=r"^schedule='linear' is not a choice.* choose from cosine, none, one"):
         make(schedule="linear")
 
 
@@ -196,7 +197,7 @@ def fit(module, tmp_path, **options):
     del module.log  # the Trainer's
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=1,
+        max_epochs=options.pop("max_epochs", 1),
         default_root_dir=tmp_path,
         logger=False,
         enable_checkpointing=False,
@@ -233,15 +234,34 @@ def test_epochs_are_compared_on_the_same_validation_draws():
 
 def test_schedules(stripes, tmp_path):
     rates = {}
-    for schedule in ("cosine", "constant"):
+    for schedule in ("cosine", "none"):
         trainer = fit(make(data=stripes, schedule=schedule), tmp_path)
         rates[schedule] = trainer.optimizers[0].param_groups[0]["lr"]
     assert rates["cosine"] == pytest.approx(0, abs=1e-9)  # all 8 steps are done
-    assert rates["constant"] == 0.1
+    assert rates["none"] == 0.1
+
+
+@pytest.mark.parametrize("milestones", [[2, 3], None])
+def test_steps_come_when_their_epoch_begins(stripes, tmp_path, monkeypatch, milestones):
+    rates, step = [], TrainingModule.training_step
+
+    def watched(module, *arguments):
+        rates.append(module.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(module, *arguments)
+
+    monkeypatch.setattr(TrainingModule, "training_step", watched)
+    fit(make(data=stripes, schedule="step", milestones=milestones, gamma=0.5, epochs=4), tmp_path, max_epochs=4)
+    assert rates == [0.1] * 16 + [0.05] * 8 + [0.025] * 8  # 8 steps an epoch
+
+
+@pytest.mark.parametrize(("old", "new"), [("constant", "none"), ("one_cycle", "onecycle")])
+def test_older_names_of_schedules_mean_the_same(old, new):
+    for done in (0.0, 0.1, 0.5, 1.0):
+        assert training.rate({"schedule": old}, done) == training.rate({"schedule": new}, done)
 
 
 def test_one_cycle_rises_and_falls():
-    rates = [training._one_cycle(step / 100) for step in range(101)]
+    rates = [training.rate({"schedule": "onecycle"}, step / 100) for step in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == rates[20] == pytest.approx(1.0)
     assert rates[100] == 0

@@ -25,8 +25,9 @@ import glsmooth as gs
 from glsmooth import bounds, figures
 from glsmooth.bounds import gl
 from glsmooth.errors import UserError
-from glsmooth.report.paper import history, style
+from glsmooth.report.paper import style
 from glsmooth.report.paper.files import write_figures, write_training_curves
+from glsmooth.runs import history
 from glsmooth.runs.run import load_run
 from tests.report.test_page import H_MIN, IMAGES, SIGMA, make_run, p_lower_of, plane_run
 

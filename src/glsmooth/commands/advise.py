@@ -38,6 +38,7 @@ from glsmooth.learning.certification import Options
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint
 from glsmooth.learning.data import Data, load_dataset
 from glsmooth.learning.models import check_takes, resolve_model
+from glsmooth.learning.own_images import own_arguments
 from glsmooth.learning.trainer import one_device, progress_bar, quieten_lightning
 from glsmooth.report import wording
 from glsmooth.report.advice import Advice, Trial, headline, notes, short_table, write_advice
@@ -388,10 +389,16 @@ def _training(job: _Job, family: SmoothedFamily) -> list[str]:
     words = [f"transform={transform}", f"dataset={dataset}"]
     if builtin is None:
         words.append(f"transform._target_={settings['transform']['_target_']}")
+    if settings["dataset"].get("_target_") is not None:
+        words.append(f"dataset._target_={settings['dataset']['_target_']}")
     usual = groups.command("train", words)
     stored = {
         "transform": settings["transform"],
-        "dataset": {key: settings["dataset"].get(key) for key in usual.dataset if key not in _NOT_OF_TRAINING},
+        "dataset": {
+            key: settings["dataset"].get(key)
+            for key in {**usual.dataset, **own_arguments(settings["dataset"])}
+            if key not in _NOT_OF_TRAINING
+        },
         "model": checkpoint.model,
         "loss": {**checkpoint.loss, "pixel_noise": family.pixel_noise},
         "optimizer": checkpoint.optimizer,

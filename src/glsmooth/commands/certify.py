@@ -27,6 +27,7 @@ from glsmooth.commands.accuracy import accuracy_beforehand
 from glsmooth.commands.estimate import estimate, preflight
 from glsmooth.commands.mains import certify as main
 from glsmooth.configuration.build import build_family, build_region, build_transform
+from glsmooth.configuration.fields import shown
 from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.settings import merge_checkpoint, without_checkpoint
 from glsmooth.errors import UserError
@@ -43,6 +44,7 @@ from glsmooth.learning.certification import (
 from glsmooth.learning.checkpoint import Checkpoint, load_checkpoint, of_network
 from glsmooth.learning.data import Data, digests, images_asked, load_dataset, positions, share
 from glsmooth.learning.models import check_takes, resolve_model
+from glsmooth.learning.own_images import own_arguments
 from glsmooth.learning.trainer import (
     accelerator,
     is_first_process,
@@ -147,7 +149,8 @@ def run(cfg: DictConfig) -> None:
         remember(run_files(directory))
         drawn = Drawn()
         root = settings["dataset"].get("root")
-        report = write_report(directory, family=job.family, dataset_root=root, drawn=drawn)
+        target = settings["dataset"].get("_target_")
+        report = write_report(directory, family=job.family, dataset_root=root, dataset_target=target, drawn=drawn)
         print((directory / "table.md").read_text(encoding="utf-8"))
         print(f"Report: {report}", flush=True)  # W&B may take its time
         log_results(logged, drawn, lambda index: job.images[job.indices.index(index)][0])
@@ -246,8 +249,17 @@ def stored_dataset(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
     """Refuse a folder of images that is named by a checkpoint alone, unless train wrote that here."""
-    root = settings["dataset"].get("root")
-    if root is None or cfg.dataset.root is not None or is_own([Path(settings["ckpt"]).expanduser()]):
+    if is_own([Path(settings["ckpt"]).expanduser()]):
+        return
+    root, dataset = settings["dataset"].get("root"), settings["dataset"]
+    arguments = own_arguments(dataset) if dataset.get("_target_") else {}
+    for key, value in arguments.items():  # of a function that the user typed: they may name files
+        if key != "root" and cfg.dataset.get(key) is None:
+            raise UserError(
+                f"dataset.{key}={shown(value)} comes from {settings['ckpt']}, which train did not write on this "
+                f"machine; type +dataset.{key}=VALUE, the same one if you trust it"
+            )
+    if root is None or cfg.dataset.root is not None:
         return
     raise UserError(
         f"dataset.root={root} comes from {settings['ckpt']}, which train did not write on this machine; type the "

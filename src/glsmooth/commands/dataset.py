@@ -48,7 +48,7 @@ from glsmooth.runs.summary import check_methods
 from glsmooth.smoothing import SmoothedClassifier
 from glsmooth.voting.classifier import PRECISIONS, BaseClassifier
 from glsmooth.voting.engine import check_random
-from glsmooth.voting.images import as_image
+from glsmooth.voting.images import as_image, as_label
 from glsmooth.voting.procedures import Procedure, build_procedure
 
 __all__ = ["certify_dataset"]
@@ -321,7 +321,8 @@ class _Labelled(Dataset[Any]):
                 f"{name} has size {tuple(image.shape[1:])}, the family's torus {self.image_size}; build the family "
                 "with the image_size of the images"
             )
-        return image, _label(label, name, self.num_classes)
+        fix = f"give num_classes of the network, and labels from 0 to {self.num_classes - 1}"
+        return image, as_label(label, name, self.num_classes, fix)
 
     def identify(self, index: int) -> str:
         """Look at an image for the first time: its digest, which it must have from now on."""
@@ -341,21 +342,6 @@ def _identified(held: _Held, progress: bool) -> Images:
     bar = tqdm(held.indices, desc="Reading images", unit="image", delay=2, leave=False, disable=not progress)
     digests = {index: held.images.identify(index) for index in bar}
     return Images([f"image {index}" for index in range(len(held.images))], digests)
-
-
-def _label(label: Any, name: str, num_classes: int) -> int:
-    if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:
-        label = label.item()
-    if isinstance(label, np.integer):
-        label = int(label)
-    if isinstance(label, bool) or not isinstance(label, int):
-        raise UserError(f"{name}: its label {label!r} is no class; give its number, 0 to {num_classes - 1}")
-    if not 0 <= label < num_classes:
-        raise UserError(
-            f"{name}: its label {label} is not one of the {num_classes} classes; give num_classes of the network, and "
-            f"labels from 0 to {num_classes - 1}"
-        )
-    return label
 
 
 def _read(data: Any, num_classes: int, image_size: tuple[int, int] | None) -> _Held:

@@ -458,6 +458,9 @@ def what_to_type(error: HydraException, command: str) -> str:
         own = ""
         if command in ("advise", "certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
             own = f", or +{typed} for a transformation of your own"  # what the checkpoint holds is not known yet
+        groups = ("optimizer.", "loss.", "dataset.") if command == "train" else ("dataset.",)
+        if command in ("train", "advise", "certify") and key.startswith(groups):
+            own = f", or +{typed} for an argument of {key.partition('.')[0]}._target_"
         if key.startswith("hydra.launcher."):
             own = "; jobs have it, with cluster=slurm or a file of your own"
         return f"{typed} is not a field of {command}{hint}{own} (glsmooth {command} --help)"

@@ -33,6 +33,8 @@ _CERTIFY = (
     *("pixel_noise", "stochastic", "dataset.subset", "dataset.subset_seed"),
     *("dataset.split", "dataset.skip", "dataset.every"),
 )
+#: Keys of what certify imports, too.
+_IMPORTED = ("transform._target_", "dataset._target_", "model._target_")
 _BOTH = ("logger", "limits", "cluster", "approximate", "trainer.accelerator", "trainer.devices", "hydra")
 #: Settings of the sweep itself, with their defaults.
 _OWN: dict[str, Any] = {"jobs": 1, "shards": 1, "dry_run": False}
@@ -135,7 +137,7 @@ def plan_of(arguments: Sequence[str]) -> Plan:
         else:
             for command in _commands(key, str(override.input_line)):
                 stages[command].append(override)
-    _own_transform(typed, stages)
+    _own_parts(typed, stages)
     for stage in stages.values():
         check_regions([str(one.input_line) for one in stage])
     laws = _own_laws(typed, stages)
@@ -235,14 +237,15 @@ def _commands(key: str, typed: str) -> list[str]:
     raise UserError(f"{typed} is a field of neither train nor certify{hint} (glsmooth sweep --help)")
 
 
-def _own_transform(typed: Sequence[Override], stages: dict[str, list[Override]]) -> None:
-    """A transformation of the user's own is named to certify, too: a file alone is not trusted with an import."""
+def _own_parts(typed: Sequence[Override], stages: dict[str, list[Override]]) -> None:
+    """What is the user's own is named to certify, too: a file alone is not trusted with an import."""
     for override in typed:
         key = override.get_key_element().lstrip("+~")
-        if key == "transform._target_" and override.is_sweep_override():
-            # Each network would be certified under the others' transformations, too.
-            raise UserError(f"{override.input_line}: one transformation of your own a sweep; start one for each")
-        if key == "transform._target_" or (key == "transform" and override.value() == "custom"):
+        if key in _IMPORTED and override.is_sweep_override():
+            # Each network would be certified with the others' parts, too.
+            what = {"transform": "transformation", "dataset": "data set", "model": "network"}[key.partition(".")[0]]
+            raise UserError(f"{override.input_line}: one {what} of your own a sweep; start one for each")
+        if key in _IMPORTED or (key == "transform" and override.value() == "custom"):
             stages["certify"].append(override)
 
 

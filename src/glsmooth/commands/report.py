@@ -67,8 +67,12 @@ def run(cfg: DictConfig) -> None:
     for_paper = settings["figures"] == "paper"
     root = settings["dataset"]["root"]
     overrides = {name: interval for name, interval in settings["region"].items() if interval is not None}
-    laws = law_targets(settings.get("smoothing", {}))
-    loading = {"transform_target": typed.get("_target_"), "law_targets": laws, "dataset_root": root}
+    loading = {
+        "transform_target": typed.get("_target_"),
+        "law_targets": law_targets(settings.get("smoothing", {})),
+        "dataset_root": root,
+        "dataset_target": settings["dataset"]["_target_"],
+    }
     sweeps = [sweep for path in paths if (sweep := Sweep.read(Path(path))) is not None]
     found, unfinished = find_runs([path for path in paths if not (Path(path) / SWEEP).is_file()])
     runs, incomplete = _read([*found, *(run for sweep in sweeps for run in sweep.runs)], out, loading)

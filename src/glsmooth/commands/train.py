@@ -6,6 +6,7 @@ from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
 
 # isort: split
 import json
+import os
 import shlex
 import sys
 import time
@@ -17,12 +18,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
 from omegaconf import DictConfig
 
 from glsmooth.commands.mains import train as main
 from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.identity import difference, file_digest
+from glsmooth.configuration.parts import described
 from glsmooth.configuration.settings import settled
 from glsmooth.errors import UserError, out_of_memory
 from glsmooth.family.resolvability import check_family
@@ -38,15 +39,24 @@ from glsmooth.learning.trainer import (
     spawned,
     training_precision,
 )
-from glsmooth.learning.training import CLEAN, UNDER_LAW, SavesInsideEpochs, TrainingModule, TrainingProgress
+from glsmooth.learning.training import (
+    CLEAN,
+    UNDER_LAW,
+    SavesInsideEpochs,
+    TrainingModule,
+    TrainingProgress,
+    WritesMetrics,
+    rate,
+)
 from glsmooth.learning.wandb_log import LearningRate, Session, TrainingLog, log_pictures, session
-from glsmooth.report.paper.files import write_training_curves
-from glsmooth.runs.files import SUMMARY, remove_leftovers, write_config, write_text
+from glsmooth.report.paper.files import TRAINING_CURVES, write_training_curves
+from glsmooth.runs.files import CONFIG, METRICS, SUMMARY, remove_leftovers, replacing, write_config, write_text
 from glsmooth.runs.own import remember
 from glsmooth.runs.records import holding
 
 __all__ = ["main", "run"]
 
+_EPOCHS = "optimizer.epochs"
 #: What to do about a checkpoint of the run's own that is of no use.
 _AFRESH = "restore it, or remove last.ckpt and summary.json, and the same command trains afresh"
 
@@ -70,11 +80,11 @@ def _run(settings: dict[str, Any]) -> None:
     if settings["ckpt"] is not None:
         settings = starting_from(settings["ckpt"], settings)
         print(f"Starting from the {settings['model']['name']} of {settings['ckpt']}", file=sys.stderr)
-    data = load_dataset(settings["dataset"])
+    data = load_dataset(settings["dataset"], first="train")
     if settings["dataset"]["root"] is not None:
         # The checkpoint is used from other directories.
         settings["dataset"]["root"] = str(Path(settings["dataset"]["root"]).expanduser().resolve())
-    if settings["dataset"].get("class_names") is not None:
+    if settings["dataset"].get("class_names") is not None or settings["dataset"].get("_target_") is not None:
         settings["dataset"]["class_names"] = list(data.class_names)
     settings["model"] = resolve_model(settings["model"], data.name, build_transform(settings["transform"]))
     last, best = directory / "last.ckpt", directory / "best.ckpt"
@@ -82,9 +92,14 @@ def _run(settings: dict[str, Any]) -> None:
     asked = settings["trainer"]["precision"]
     settings["trainer"]["precision"] = training_precision(settings, begun.precision if begun else None)
     payload = make_payload(settings, data)
-    if begun is not None:
-        _refuse_another_run(directory, begun.identity, payload["identity"])
-    if (directory / SUMMARY).is_file() and best.is_file():
+    finished = (directory / SUMMARY).is_file() and best.is_file()
+    stated = begun.identity if begun is not None else _stated(directory) if finished else payload["identity"]
+    more = _goes_on(directory, stated, payload["identity"])
+    if more and begun is None:
+        raise UserError(
+            f"{last}: missing, and more epochs would go on from it; restore it, or use another hydra.run.dir"
+        )
+    if finished and not more:
         print(f"This run is finished already. To train anew, change a setting (seed=1) or remove {directory}")
         _say_what_next(best, _own(best))
         return
@@ -106,6 +121,10 @@ def _run(settings: dict[str, Any]) -> None:
     module = TrainingModule(model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload)
     if is_first_process():  # the others would write the same, and take for leftovers what is being written
         remove_leftovers(directory)
+        if more:
+            assert begun is not None
+            aside = _set_aside(directory, begun.identity[_EPOCHS]) if finished else None
+            print(_longer(begun, settings["optimizer"], aside), file=sys.stderr)
         write_config(directory, settings)
     before = {checkpoint: file_digest(checkpoint) for checkpoint in (last, best) if checkpoint.is_file()}
     if begun is not None:
@@ -113,9 +132,12 @@ def _run(settings: dict[str, Any]) -> None:
     if asked == "auto" and is_first_process():
         kept = ", as in last.ckpt" if begun is not None else ""
         print(f"trainer.precision=auto: {payload['precision']}{kept}", file=sys.stderr)
+    if settings["optimizer"].get("_target_") and is_first_process():
+        print(f"Optimizer: {described(settings['optimizer'])}", file=sys.stderr)
     start = time.monotonic()
     tags = [family.transform.name, data.name]
-    with session(settings, directory, "train", tags) as logged, spawned(family, model):
+    targets = [settings[group].get("_target_") for group in ("loss", "optimizer", "dataset")]
+    with session(settings, directory, "train", tags) as logged, spawned(family, model, targets):
         if begun is None:
             log_pictures(logged, module)
         trainer = make_training(settings, directory, logged)
@@ -187,13 +209,75 @@ def _own(file: Path) -> Checkpoint:
         raise UserError(f"{file}: missing, damaged, or not of this program; {_AFRESH}") from error
 
 
-def _refuse_another_run(directory: Path, begun: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Stop before an existing run in the same directory is resumed with other settings."""
-    other = difference(begun, identity)
+def _stated(directory: Path) -> dict[str, Any]:
+    """What decided the run whose results are in the directory."""
+    summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    return dict(summary["identity"])
+
+
+def _goes_on(directory: Path, begun: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Is the run in the directory this one, but for more epochs now?
+
+    Raises:
+        UserError: it is another one, or this one with fewer epochs.
+    """
+    before, now = begun.get(_EPOCHS), identity[_EPOCHS]
+    other = difference({**begun, _EPOCHS: now} if before is not None else begun, identity)
     if other is not None:
         raise UserError(
             f"hydra.run.dir={directory}: holds a run with {other}; use another hydra.run.dir, or remove that one"
         )
+    if before > now:
+        kept = _kept(directory, now)
+        where = f"; its results after {now} are in {kept}" if kept.is_dir() else ""
+        raise UserError(
+            f"optimizer.epochs={now}: hydra.run.dir={directory} holds this run with optimizer.epochs={before}, and can "
+            f"only become longer; set optimizer.epochs={before} or more, or another hydra.run.dir{where}"
+        )
+    return bool(before < now)
+
+
+def _longer(begun: Checkpoint, optimizer: Mapping[str, Any], aside: Path | None) -> str:
+    """What more epochs than a run had before mean, in words.
+
+    Args:
+        aside: where its results lie, if it had finished.
+    """
+    before, now, done = begun.identity[_EPOCHS], optimizer["epochs"], begun.metrics["epoch"]
+    words = [f"Going on to optimizer.epochs={now}, after {done:.0f} of {before} epochs"]
+    if aside is not None:
+        words.append(f"its results stay in {aside}")
+    then, next_ = (rate(optimizer, done / epochs) for epochs in (before, now))
+    if then != next_:
+        words.append(
+            f"schedule={optimizer['schedule']} is that of {now} epochs from here on, so the learning rate goes on at "
+            f"{next_:.3g} times optimizer.lr, where it was {then:.3g} times"
+        )
+    return "; ".join(words)
+
+
+def _kept(directory: Path, epochs: int) -> Path:
+    return directory / f"epochs_{epochs}"
+
+
+def _set_aside(directory: Path, epochs: int) -> Path:
+    """Keep the results of a run that had finished: more epochs replace them."""
+    kept = _kept(directory, epochs)
+    kept.mkdir(exist_ok=True)
+    for name in ("best.ckpt", "last.ckpt", CONFIG, METRICS, *TRAINING_CURVES):
+        source, file = directory / name, kept / name
+        file.unlink(missing_ok=True)
+        if source.is_file():
+            try:
+                os.link(source, file)  # what replaces the one leaves the other
+            except OSError:
+                with replacing(file) as copy:
+                    copy.write(source.read_bytes())
+    summary = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    summary["checkpoint"]["path"] = str(kept / "best.ckpt")
+    write_text(kept / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    (directory / SUMMARY).unlink()  # last: until then the run has finished
+    return kept
 
 
 def make_training(settings: dict[str, Any], directory: Path, logged: Session) -> Trainer:
@@ -204,8 +288,7 @@ def make_training(settings: dict[str, Any], directory: Path, logged: Session) ->
         "enable_version_counter": False,
         "save_on_train_epoch_end": True,
     }
-    # A version each time that the run is started: a resumed run keeps the metrics of its first part.
-    loggers: list[Logger] = [CSVLogger(directory, name="metrics")]
+    loggers: list[TrainingLog] = []
     # Of what deterministic="warn" asks for below: to fill memory before it is written, as no step here needs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     callbacks: list[Callback] = []
@@ -225,6 +308,7 @@ def make_training(settings: dict[str, Any], directory: Path, logged: Session) ->
         callbacks=[
             *callbacks,
             TrainingProgress(chosen["progress"]),
+            WritesMetrics(directory),
             # best first: last.ckpt then remembers the best score, and a resumed run keeps it.
             ModelCheckpoint(filename="best", monitor=monitor, mode="max", save_weights_only=True, **saved),
             ModelCheckpoint(filename="last", **saved),

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from glsmooth.transforms import BUILTIN, ResolvableTransform
 
 __all__ = [
     "ONLY_IN_PYTHON",
+    "accepted",
     "both_regions",
     "build_canonical",
     "build_family",
@@ -31,6 +32,7 @@ __all__ = [
     "build_laws",
     "build_region",
     "build_transform",
+    "check_arguments",
     "check_law_targets",
     "check_target",
     "family_config",
@@ -65,7 +67,7 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
         spec: ``{"_target_": "package.Class", argument: value, …}`` as the file has it.
         source: the file, in words.
         typed: the target that the user typed on the command line, or gave in Python.
-        group: ``transform``; or ``model`` or ``smoothing.NAME``, of which none is built in by such a name.
+        group: ``transform``; or ``model``, ``dataset`` or ``smoothing.NAME``, of which none is built in by such a name.
 
     Raises:
         UserError: neither.
@@ -78,7 +80,7 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
     name = str(target)
     if not re.fullmatch(r"\w+(\.\w+)+", name):
         raise UserError(f"{group}._target_={name!r} comes from {source} and names no class; use another file")
-    what = {"transform": "transformations", "model": "networks"}.get(group, "laws")
+    what = {"transform": "transformations", "model": "networks", "dataset": "data sets"}.get(group, "laws")
     typing = f"{group}._target_={name}"
     raise UserError(
         f"{group}._target_={name} comes from {source}; files may name built-in {what} only. If you trust "
@@ -124,14 +126,7 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
     if not (inspect.isclass(cls) and issubclass(cls, ResolvableTransform)):
         raise UserError(f"transform._target_={target!r} is not a subclass of glsmooth.ResolvableTransform; name one")
     arguments = {key: value for key, value in spec.items() if key != "_target_" and value is not None}
-    accepted = inspect.signature(cls).parameters
-    for key, value in arguments.items():
-        if key not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-            takes = f"it takes {', '.join(accepted)}" if accepted else "it takes none"
-            raise UserError(
-                f"transform.{cut(key)}={shown(value)} is not an argument of {target}, {takes}; remove it "
-                f"(transform.{cut(key)}=null)"
-            )
+    check_arguments("transform", target, cls, arguments)
     # What a class of the user's own refuses it may refuse with any ValueError; from ours that would be a bug.
     refusal = UserError if cls in BUILTIN.values() else ValueError
     try:
@@ -142,6 +137,40 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
             message = message.replace(repr(value), shown(value))  # a file may hold a megabyte
         named = message.partition("=")[0] in arguments
         raise UserError(f"transform{'.' if named else ': '}{message}") from error
+
+
+def accepted(make: Callable[..., Any], given: int = 0) -> dict[str, inspect.Parameter] | None:
+    """The parameters that a class or function takes by name, without the first ``given``; None: any."""
+    parameters = list(inspect.signature(make).parameters.values())[given:]
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return {one.name: one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+
+
+def check_arguments(
+    group: str, target: str, make: Callable[..., Any], arguments: Mapping[str, Any], given: int = 0
+) -> None:
+    """Compare what was typed under ``group`` beside ``_target_`` with what the class or function takes.
+
+    Args:
+        given: how many arguments it gets first that nobody types.
+
+    Raises:
+        UserError: an argument that it does not take, or one that it cannot do without.
+    """
+    takes = accepted(make, given)
+    if takes is None:
+        return
+    for key, value in arguments.items():
+        if key not in takes:
+            words = f"it takes {', '.join(takes)}" if takes else "it takes none"
+            raise UserError(
+                f"{group}.{cut(key)}={shown(value)} is not an argument of {target}, {words}; remove it "
+                f"({group}.{cut(key)}=null)"
+            )
+    for key, one in takes.items():
+        if one.default is one.empty and key not in arguments:
+            raise UserError(f"{group}.{key} is missing: {target} takes it; set +{group}.{key}=VALUE")
 
 
 def build_canonical(name: str | None) -> ResolvableTransform | None:

@@ -25,8 +25,10 @@ __all__ = [
     "FLAG",
     "INTERVAL",
     "OBJECT",
+    "OLDER_SCHEDULES",
     "RULES",
     "RULES_OF",
+    "SCHEDULES",
     "Rule",
     "check_fields",
     "check_file",
@@ -173,6 +175,10 @@ _SIZE = list_of(whole(1, 32), "a size [height,width] in whole pixels", "[32,32]"
 CLASS_NAMES = list_of(text("a name"), "a list of two or more names", "[cat,dog]", least=2)
 _ANY = Rule(lambda _: True, "anything", "VALUE")
 
+#: What the learning rate may do. Two had other names, which older runs and files of a site's have.
+SCHEDULES = ("cosine", "onecycle", "step", "none")
+OLDER_SCHEDULES = {"one_cycle": "onecycle", "constant": "none"}
+
 #: What each field of any command may hold; ``*`` stands for one name. A field without a rule is unknown.
 RULES: dict[str, Rule] = {
     "seed": whole(0, 0),
@@ -245,6 +251,9 @@ RULES: dict[str, Rule] = {
     "dataset.crop_padding": whole(0, 4).or_null(),
     "dataset.flip": FLAG.or_null(),
     "dataset.num_workers": whole(0, 4).or_null(),
+    "dataset._target_": Rule(_TEXT.accepts, "the name of a function", "my_module.make_dataset").or_null(),
+    "dataset.num_classes": whole(2, 10).or_null(),
+    "dataset.*": _ANY,  # arguments of the function, which checks them itself
     "dataset.class_names": Rule(
         lambda v: _PATH.accepts(v) or CLASS_NAMES.accepts(v), "a file of names, or a list of them", "FILE"
     ).or_null(),
@@ -257,20 +266,26 @@ RULES: dict[str, Rule] = {
     "model._target_": Rule(_TEXT.accepts, "the name of a function", "my_module.make_model").or_null(),
     "model.mean": list_of(_REAL, "a list of a number a channel", "[0.5,0.5,0.5]", least=1).or_null(),
     "model.std": list_of(_POSITIVE, "a list of a number above 0 a channel", "[0.25,0.25,0.25]", least=1).or_null(),
+    "loss._target_": Rule(_TEXT.accepts, "the name of a function or class", "my_module.my_loss").or_null(),
     "loss.copies": whole(1, 2),
-    "loss.consistency": _NOT_NEGATIVE,
-    "loss.entropy": _NOT_NEGATIVE,
+    "loss.consistency": _NOT_NEGATIVE.or_null(),
+    "loss.entropy": _NOT_NEGATIVE.or_null(),
     "loss.pixel_noise": _NOT_NEGATIVE,
-    "loss.label_smoothing": number("a number in [0, 1)", "0.2", lambda v: 0 <= v < 1),
+    "loss.label_smoothing": number("a number in [0, 1)", "0.2", lambda v: 0 <= v < 1).or_null(),
     "loss.transformed": FLAG,
-    "optimizer.lr": _POSITIVE,
+    "loss.*": _ANY,  # arguments of the user's own, which checks them itself
+    "optimizer._target_": Rule(_TEXT.accepts, "the name of a class", "torch.optim.AdamW").or_null(),
+    "optimizer.lr": _POSITIVE.or_null(),
     "optimizer.bias_lr": _POSITIVE,
-    "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1),
-    "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.nesterov": FLAG,
-    "optimizer.schedule": choice("cosine", "constant", "one_cycle"),
+    "optimizer.momentum": number("a number in [0, 1)", "0.9", lambda v: 0 <= v < 1).or_null(),
+    "optimizer.weight_decay": _NOT_NEGATIVE.or_null(),
+    "optimizer.nesterov": FLAG.or_null(),
+    "optimizer.schedule": replace(choice(*SCHEDULES), accepts=lambda v: v in (*SCHEDULES, *OLDER_SCHEDULES)),
+    "optimizer.milestones": list_of(whole(1, 30), "a list of epochs", "[30,45]", least=1).or_null(),
+    "optimizer.gamma": number("a number in (0, 1]", "0.1", lambda v: 0 < v <= 1),
     "optimizer.epochs": whole(1, 20),
     "optimizer.batch_size": whole(1, 128),
+    "optimizer.*": _ANY,  # arguments of the class, which checks them itself
     "trainer.accelerator": _TEXT,
     "trainer.devices": Rule(
         lambda v: v in ("auto", -1) or whole(1, 1).accepts(v), "a number of devices, -1 (all) or auto", "2"

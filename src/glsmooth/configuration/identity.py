@@ -14,12 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from glsmooth.configuration.fields import cut, leaves, shown
+from glsmooth.configuration.fields import OLDER_SCHEDULES, cut, leaves, shown
+from glsmooth.configuration.parts import SGD
 from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
 from glsmooth.errors import UserError
 
-__all__ = ["USUAL", "decisive", "difference", "digest", "file_digest", "run_id"]
+__all__ = ["BY_ROOT", "USUAL", "decisive", "difference", "digest", "file_digest", "run_id"]
 
 #: Fields that do not decide a command's result: where and how fast it runs, where it reports to, and what only permits
 #: it to run.
@@ -43,16 +44,26 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     ),
     "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
-    # The latter three are those of the runs: typed, they only permit to import and to read.
-    "report": ("format", "transform.*", "smoothing.*", "dataset.root"),
+    # All but the format are those of the runs: typed, they only permit to import and to read.
+    "report": ("format", "transform.*", "smoothing.*", "dataset.root", "dataset._target_"),
 }
 #: Fields that once were not there, with what null stands for.
-USUAL = {"dataset.split": "test", "dataset.skip": 0, "dataset.every": 1, "radii": False} | dict.fromkeys(
+USUAL = {
+    "dataset.split": "test",
+    "dataset.skip": 0,
+    "dataset.every": 1,
+    "radii": False,
+    "optimizer._target_": SGD,
+    "optimizer.gamma": 0.1,
+} | dict.fromkeys(
     (
         *("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"),
+        *("optimizer.milestones", "loss._target_", "dataset._target_", "dataset.num_classes"),
         *("region.ball", "region.over", "region.centre", "region.points"),
     )
 )
+#: Names of data sets that do not say which images they hold: their root does.
+BY_ROOT = (None, "image_folder", "custom")
 _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "dataset.num_workers")
 
 
@@ -64,7 +75,7 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     their names. What is null and was no field once is not spoken of.
     """
     ignored = [*_NEVER_DECISIVE, *_UNDECISIVE[command]]
-    if settings.get("dataset", {}).get("name") not in (None, "image_folder"):
+    if settings.get("dataset", {}).get("name") not in BY_ROOT:
         ignored.append("dataset.root")
     fields = {
         key: _canonical(value)
@@ -74,6 +85,9 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     for folder in ("dataset.root", "images"):
         if fields.get(folder) is not None:
             fields[folder] = str(Path(fields[folder]).expanduser().resolve())
+    schedule = fields.get("optimizer.schedule")  # by the name that older runs have
+    if schedule in OLDER_SCHEDULES.values():
+        fields["optimizer.schedule"] = next(old for old, new in OLDER_SCHEDULES.items() if new == schedule)
     for name, usual in USUAL.items():
         if fields.get(name) in (None, usual):
             fields.pop(name, None)

@@ -21,6 +21,7 @@ from glsmooth.configuration.build import (
     without_replaced,
 )
 from glsmooth.configuration.fields import RULES, check_fields
+from glsmooth.configuration.parts import check_loss, check_optimizer
 from glsmooth.configuration.plain import plain
 from glsmooth.configuration.untrusted import read_names
 from glsmooth.errors import UserError, keyed
@@ -58,6 +59,9 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     # Null means "as stored", and these are stored nowhere.
     if command == "train" and config["dataset"]["name"] is None:
         raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
+    if command == "train":
+        check_optimizer(config["optimizer"])
+        check_loss(config["loss"])
     if command in ("advise", "predict") and config["ckpt"] is None:
         raise UserError(RULES["ckpt"].refusal("ckpt", None))
     if command == "certify":
@@ -165,8 +169,9 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     check_law_targets(config["smoothing"], f"ckpt={config.get('ckpt')}", law_targets(said_laws))
     config["region"] = merge_region(region, config["region"])
     if "dataset" in config and "dataset" in stored:
-        dataset = _said(config["dataset"])
-        if dataset.get("name", stored["dataset"]["name"]) == stored["dataset"]["name"]:
+        dataset, kept = _said(config["dataset"]), _said(stored["dataset"])
+        if dataset.get("name", kept["name"]) == kept["name"]:
+            check_target(kept, f"ckpt={config.get('ckpt')}", dataset.get("_target_"), "dataset")
             config["dataset"] = {**stored["dataset"], **dataset}
     if isinstance(config.get("dataset", {}).get("class_names"), str):  # what is written of it shall hold elsewhere, too
         config["dataset"]["class_names"] = read_names(config["dataset"]["class_names"])

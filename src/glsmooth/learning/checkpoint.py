@@ -229,7 +229,8 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
         check_target(base.model, f"ckpt={ckpt}", model.get("_target_"), "model")
     if model["weights"] is not None or model["pretrained"]:
         raise UserError("ckpt and other weights to start from: leave out model.weights and model.pretrained, or ckpt")
-    if dataset["root"] is None and dataset["name"] == base.dataset["name"]:
+    told = all(dataset.get(key) == base.dataset.get(key) for key in ("name", "_target_"))
+    if dataset["root"] is None and told:
         dataset["root"] = base.dataset["root"]
     name = base.model["name"] if same else model["name"]
     started = {"name": name, "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}

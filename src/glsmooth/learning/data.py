@@ -4,7 +4,8 @@ Small images are decoded once and kept as one tensor; a batch is then an indexin
 as they are read. Both kinds take a position or a list of positions, for one loader.
 
 Pixels are uint8 in 0 … 255, or int32 in 0 … 65535 where a file has 16 bits; either is scaled to [0, 1]: here for
-certification, image by image, and on the device for training (:func:`pixel_batches`, :func:`unit`).
+certification, image by image, and on the device for training (:func:`pixel_batches`,
+:func:`glsmooth.learning.pixels.unit`). Those of a user's own data set may be float32 in [0, 1] already.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from glsmooth.configuration.fields import cut, shown
 from glsmooth.configuration.untrusted import limits, open_file, read_names
 from glsmooth.errors import UserError, did_you_mean, visible
+from glsmooth.learning.own_images import CUSTOM, OwnData, OwnImages, check_dataset_fields
+from glsmooth.learning.pixels import pixel_digest, unit
 from glsmooth.runs.summary import DEFAULT_SIZES, IMAGE_SIZES, SPLIT_IMAGES
 
 # Mean and standard deviation of each channel.
@@ -41,7 +44,7 @@ _STATS = {
     "image_folder": _IMAGENET_COLOURS,
     "imagenet": _IMAGENET_COLOURS,
 }
-NAMES = tuple(_STATS)
+NAMES = (*_STATS, CUSTOM)
 
 #: Pixels of one image, height times width, that a network can be asked to take.
 LARGEST_IMAGE = 2048**2
@@ -61,7 +64,7 @@ class TensorImages(Dataset[Any]):
     """Images in memory.
 
     Args:
-        images: uint8, or int32 with 16 bits, `N x C x H x W`.
+        images: uint8, int32 with 16 bits, or float32 in [0, 1], `N x C x H x W`.
         labels: `N` class numbers.
         files: the files that they were decoded from, if any.
     """
@@ -80,7 +83,7 @@ class TensorImages(Dataset[Any]):
         return images, int(self.labels[index]), index
 
     def raw(self, index: list[int]) -> Tensor:
-        """Unscaled pixels of some images: uint8 or int32 `N x C x H x W`."""
+        """Unscaled pixels of some images: `N x C x H x W` as they are held."""
         return self.images[index]
 
     def names(self) -> list[str]:
@@ -91,9 +94,7 @@ class TensorImages(Dataset[Any]):
         """SHA-256 of the image's file, or where there is none of its pixels and label."""
         if self.files is not None:
             return self.files.digest(index)
-        image = self.images[index].contiguous().numpy()
-        what = f"{image.dtype} {image.shape} {int(self.labels[index])}\n"
-        return hashlib.sha256(what.encode() + image.tobytes()).hexdigest()
+        return pixel_digest(self.images[index], int(self.labels[index]))
 
 
 class FolderImages(Dataset[Any]):
@@ -235,12 +236,6 @@ def _no_limit_of_pil() -> Iterator[None]:
 _DAMAGED = (EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error, ZeroDivisionError)
 
 
-def unit(pixels: Tensor) -> Tensor:
-    """Pixels as float32 in [0, 1], to the bit the same on every device."""
-    # Divided by a tensor: a GPU would multiply by the inverse of a number, and round otherwise.
-    return pixels.float() / torch.full((), 255.0 if pixels.dtype == torch.uint8 else 65535.0, device=pixels.device)
-
-
 def _widened(pixels: Tensor) -> Tensor:
     """Pixels of 8 or 16 bits as those of 16: 255 becomes 65535, exactly."""
     return pixels if pixels.dtype == torch.int32 else pixels.to(torch.int32) * 257
@@ -337,7 +332,7 @@ def loader(dataset: Dataset[Any], batches: Batches, num_workers: int = 0, pin_me
 class _Pixels(Dataset[Any]):
     """Unscaled pixels and labels of lists of positions."""
 
-    def __init__(self, images: TensorImages | FolderImages) -> None:
+    def __init__(self, images: TensorImages | FolderImages | OwnImages) -> None:
         self.images = images
 
     def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor]:
@@ -373,12 +368,12 @@ _RESIDENT_SHARE = 0.25
 def pixel_batches(
     dataset: Dataset[Any], batches: Batches, num_workers: int, device: torch.device
 ) -> ResidentBatches | DataLoader[Any]:
-    """Batches of (unscaled pixels `N x C x H x W`, labels `N`) for :func:`unit` on ``device``.
+    """Batches of (unscaled pixels `N x C x H x W`, labels `N`) for :func:`glsmooth.learning.pixels.unit` on ``device``.
 
     Images in memory lie on the device where they fit, and are gathered there; others come from ``num_workers``
     processes.
     """
-    assert isinstance(dataset, TensorImages | FolderImages)
+    assert isinstance(dataset, TensorImages | FolderImages | OwnImages)
     if isinstance(dataset, TensorImages) and _fits(dataset.images, device):
         return ResidentBatches(dataset, batches, device)
     return loader(_Pixels(dataset), batches, num_workers, pin_memory=device.type == "cuda")
@@ -537,12 +532,12 @@ def digests(images: Dataset[Any]) -> tuple[list[str], dict[int, str]]:
     from tqdm import tqdm
 
     whole = images.dataset if isinstance(images, Subset) else images
-    assert isinstance(whole, TensorImages | FolderImages)
+    assert isinstance(whole, TensorImages | FolderImages | OwnImages)
     bar = tqdm(positions(images), desc="Comparing images", unit="image", delay=2, leave=False)
     return whole.names(), {index: whole.digest(index) for index in bar}
 
 
-def load_dataset(spec: Mapping[str, Any], in_memory: bool = True) -> Data:
+def load_dataset(spec: Mapping[str, Any], in_memory: bool = True, first: str = "test") -> Data:
     """The dataset that ``spec`` describes; images are read when a split is first used.
 
     Args:
@@ -550,13 +545,18 @@ def load_dataset(spec: Mapping[str, Any], in_memory: bool = True) -> Data:
             ``image_size`` ([height, width]; digits and image_folder), ``val_fraction`` and ``test_fraction``
             (held out of each class, chosen by ``split_seed``), ``crop_padding`` and ``flip`` (augmentation),
             ``num_workers`` (decoding processes), ``class_names`` (the order of the classes of a folder: a file with
-            one name a line, or a list; alphabetical without).
+            one name a line, or a list; alphabetical without); of a data set of the user's own what
+            :class:`glsmooth.learning.own_images.OwnData` takes.
+        first: of a data set of the user's own, the split that is looked at where ``spec`` names none.
         in_memory: decode all images of a folder at once if they fit; False for a few of them.
 
     Raises:
         UserError: an unknown name, a missing or empty root, an impossible fraction or size.
     """
     name, order = spec.get("name"), spec.get("class_names")
+    check_dataset_fields(spec)
+    if name == CUSTOM:
+        return _own(spec, in_memory, spec.get("split") or first)
     if order is not None and name not in ("image_folder", "imagenet"):
         raise UserError(f"class_names={shown(order)}: the classes of {name} have their order; leave it out")
     if name not in _STATS:
@@ -580,6 +580,38 @@ def load_dataset(spec: Mapping[str, Any], in_memory: bool = True) -> Data:
         mean,
         std,
         splits,
+        crop_padding=spec.get("crop_padding") or 0,
+        flip=bool(spec.get("flip")),
+        num_workers=spec.get("num_workers") or 0,
+    )
+
+
+def _own(spec: Mapping[str, Any], in_memory: bool, first: str) -> Data:
+    """What a function of the user's makes; validation images that it lacks are held out of the training images."""
+    own = OwnData(spec, first)
+
+    def images(split: str, part: int | None = None) -> Dataset[Any]:
+        found = own.images(split)
+        if part is not None:
+            held = _held_out(found.labels.numpy(), "val_fraction", spec, 0.1)
+            found = own.images(split, held[part])
+        if in_memory and len(found) * found.shape.numel() * found.dtype.itemsize <= _MEMORY_LIMIT:
+            return TensorImages(*found.everything())
+        return found
+
+    def training(part: int) -> Dataset[Any]:
+        if own.has("val"):
+            return images(("train", "val")[part])
+        return images("train", part)
+
+    return Data(
+        CUSTOM,
+        tuple(map(visible, own.class_names)),
+        own.size,
+        # Nobody knows theirs; half and a quarter are about those of most.
+        (0.5,) * own.channels,
+        (0.25,) * own.channels,
+        {"train": partial(training, 0), "val": partial(training, 1), "test": partial(images, "test")},
         crop_padding=spec.get("crop_padding") or 0,
         flip=bool(spec.get("flip")),
         num_workers=spec.get("num_workers") or 0,

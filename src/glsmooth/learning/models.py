@@ -33,6 +33,7 @@ DEFAULT_MODEL = {
     "cifar100": "cifar_resnet20",
     "image_folder": "resnet50",
     "imagenet": "resnet50",
+    "custom": "cifar_resnet20",
 }
 
 
@@ -185,7 +186,12 @@ def _normalisation(
     if known and len(config.get("mean") or ()) == data.channels == len(config.get("std") or ()):
         return config["mean"], config["std"], f"of {spec.get('library', 'timm')}'s configuration of {spec['name']}"
     fix = "; if your network normalises by itself, set model.mean to zeros and model.std to ones"
-    return data.mean, data.std, f"the statistics of {data.name}{fix if spec.get('_target_') else ''}"
+    source = (
+        "for nothing is known of your images (model.mean, model.std)"
+        if data.name == "custom"
+        else f"the statistics of {data.name}"
+    )
+    return data.mean, data.std, f"{source}{fix if spec.get('_target_') else ''}"
 
 
 def build_model(

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -215,12 +215,14 @@ _KNOWN = {"glsmooth", "torch", "torchvision", "timm"}
 
 
 @contextmanager
-def spawned(family: SmoothedFamily, model: nn.Module) -> Iterator[None]:
+def spawned(family: SmoothedFamily, model: nn.Module, targets: Iterable[str | None] = ()) -> Iterator[None]:
     """Let a mistake that a process of Lightning's reports be the UserError that it was there.
 
-    Such a process is sent ``family`` and ``model``, and imports what is a user's own where this process did.
+    Such a process is sent ``family``, ``model`` and what ``targets`` name, and imports what is a user's own where this
+    process did.
     """
     homes = {type(part).__module__.partition(".")[0] for part in model.modules()}
+    homes |= {target.partition(".")[0] for target in targets if target}
     try:
         with with_folder() if is_users(family.transform) or homes - _KNOWN else nullcontext():
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,23 +11,25 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
+from glsmooth.configuration.fields import OLDER_SCHEDULES, RULES, shown
+from glsmooth.configuration.parts import build_loss, build_optimizer, check_total, try_loss
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import stopping
 from glsmooth.learning.checkpoint import KEY
-from glsmooth.learning.data import Batches, Data, pixel_batches, unit
+from glsmooth.learning.data import Batches, Data, pixel_batches
 from glsmooth.learning.losses import LossTerms, training_loss
+from glsmooth.learning.pixels import unit
 from glsmooth.learning.trainer import progress_bar
+from glsmooth.runs.history import ACCURACIES, LOSSES, History, read_history, write_history
 from glsmooth.voting.memory import keep_freed_memory
 
 #: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
 CLEAN = "val/accuracy"
 UNDER_LAW = "val/accuracy_under_law"
-
-#: What the learning rate may do.
-SCHEDULES = ("cosine", "constant", "one_cycle")
 
 #: Transformed copies of each validation image: more than one steadies the choice of best.ckpt.
 VALIDATION_COPIES = 4
@@ -52,17 +55,17 @@ class TrainingModule(LightningModule):
         model: images in [0, 1] `N x C x H x W` to logits `N x K`.
         family: the transformation with its smoothing laws, and the standard deviation of pixel noise.
         data: the dataset; its augmentation acts before the transformation.
-        loss: ``copies`` (m, of each image), ``consistency`` (λ), ``entropy`` (η), ``label_smoothing`` and
-            ``transformed`` (False: images as they are).
-        optimizer: ``lr``, ``bias_lr`` (of biases of batch normalisation, in units of lr), ``momentum``,
-            ``weight_decay``, ``nesterov``, ``schedule`` (one of :data:`SCHEDULES`) and ``batch_size`` (images; the
-            network sees m times as many).
+        loss: ``copies`` (m, of each image), ``transformed`` (False: images as they are), and either ``consistency``
+            (λ), ``entropy`` (η) and ``label_smoothing``, or what :func:`glsmooth.configuration.parts.build_loss` takes.
+        optimizer: what :func:`glsmooth.configuration.parts.build_optimizer` takes, ``bias_lr`` (of biases of batch
+            normalisation, in units of lr), ``schedule``, ``milestones``, ``gamma`` and ``epochs`` (:func:`rate`), and
+            ``batch_size`` (images; the network sees m times as many).
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
 
     Raises:
-        UserError: one copy with a consistency weight, where the term would be zero; an unknown schedule; and
-            in training a loss that is not finite.
+        UserError: one copy with a consistency weight, where the term would be zero; an unknown schedule; a loss of
+            the user's own that fails; and in training a loss that is not finite.
     """
 
     def __init__(
@@ -76,20 +79,25 @@ class TrainingModule(LightningModule):
         payload: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        if loss["copies"] < 2 and loss["consistency"] > 0:
+        own = build_loss(loss)
+        if own is not None:
+            try_loss(loss["_target_"], own, loss["copies"], data.num_classes)
+        elif loss["copies"] < 2 and loss["consistency"] > 0:
             raise UserError(
                 f"copies={loss['copies']} with consistency={loss['consistency']}: the term compares copies and would "
                 "be zero; use copies=2 or more, or consistency=0"
             )
-        if not loss["transformed"] and (loss["copies"] > 1 or loss["entropy"] > 0):
+        if not loss["transformed"] and (loss["copies"] > 1 or (own is None and loss["entropy"] > 0)):
             raise UserError(
-                f"transformed=false with copies={loss['copies']} and entropy={loss['entropy']}: copies of an image "
-                "would all be the same; use copies=1 consistency=0 entropy=0 (loss=plain), or transformed=true"
+                f"transformed=false with copies={loss['copies']} and entropy={shown(loss['entropy'])}: copies of an "
+                "image would all be the same; use copies=1 consistency=0 entropy=0 (loss=plain), or transformed=true"
             )
-        if optimizer["schedule"] not in SCHEDULES:
-            raise UserError(f"schedule={optimizer['schedule']}: use {', '.join(SCHEDULES[:-1])} or {SCHEDULES[-1]}")
+        if not RULES["optimizer.schedule"].accepts(optimizer["schedule"]):
+            raise UserError(RULES["optimizer.schedule"].refusal("schedule", optimizer["schedule"]))
         self.model, self.family, self.data = model.to(memory_format=torch.channels_last), family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
+        # In a tuple, for a module here would be a part of the network and of its checkpoint.
+        self._own = (own,)
         self.draws = torch.Generator()
         #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
         self.begun = False
@@ -97,8 +105,10 @@ class TrainingModule(LightningModule):
         self.steps_begun = 0
         #: Steps of the epoch that last.ckpt holds.
         self.steps_saved = 0
-        # Where training goes on: the epoch, and its steps that were made before.
-        self._first_epoch, self._first_step = 0, 0
+        #: Epochs that had ended where training goes on.
+        self.first_epoch = 0
+        # Steps of the next one that were made before.
+        self._first_step = 0
         # Of the epoch: steps that were not looked at yet (number, images, loss terms), and the sums of the others.
         self._steps: list[tuple[int, int, Tensor]] = []
         self._sums, self._images = torch.zeros(len(LossTerms._fields), dtype=torch.float64), 0
@@ -134,6 +144,14 @@ class TrainingModule(LightningModule):
 
     def on_train_start(self) -> None:
         self.begun = True
+        if isinstance(self._own[0], nn.Module):
+            self._own[0].to(self.device)
+        for one in self.trainer.lr_scheduler_configs:
+            # With more epochs than before the schedule is another one from the first step on.
+            schedule: Any = one.scheduler
+            rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            for group, highest, factor in rates:
+                group["lr"] = highest * factor(schedule.last_epoch)
         if self.device.type == "cpu":
             keep_freed_memory()
 
@@ -148,12 +166,21 @@ class TrainingModule(LightningModule):
             logits = self.transformed_logits(images, self.loss["copies"])
         else:
             logits = self(images.contiguous(memory_format=torch.channels_last))[None]
-        weights = (self.loss[name] for name in ("consistency", "entropy", "label_smoothing"))
-        terms = training_loss(logits, labels, *weights)
+        terms = self._terms(logits, labels)
         self._steps.append((self.global_step + 1, len(labels), torch.stack(terms).detach()))
         if self.device.type == "cpu" or len(self._steps) == _STEPS_A_LOOK:
             self._look_at_steps()
         return terms.total
+
+    def _terms(self, logits: Tensor, labels: Tensor) -> LossTerms:
+        if self._own[0] is None:
+            weights = (self.loss[name] for name in ("consistency", "entropy", "label_smoothing"))
+            return training_loss(logits, labels, *weights)
+        with torch.autocast(logits.device.type, enabled=False):
+            total = self._own[0](logits.float(), labels)
+        check_total(self.loss["_target_"], total)
+        with torch.no_grad():  # to be looked at
+            return training_loss(logits, labels, consistency=0.0, entropy=0.0)._replace(total=total)
 
     def _look_at_steps(self) -> None:
         """Add up the loss terms of the last steps, for which a GPU is waited for.
@@ -168,9 +195,12 @@ class TrainingModule(LightningModule):
         values = torch.stack(terms).to("cpu", torch.float64)
         for number, total in zip(numbers, values[:, 0].tolist(), strict=True):
             if not math.isfinite(total):
+                target = self.loss.get("_target_")
+                whose = f"loss._target_={target}" if target else f"lr={shown(self.optimizer['lr'])}"
+                fix = "mend it, or set a smaller optimizer.lr" if target else "use a smaller one"
+                where = f"epoch {self.current_epoch + 1}, step {number}"
                 raise UserError(
-                    f"lr={self.optimizer['lr']}: the loss is {total} in epoch {self.current_epoch + 1}, step {number}; "
-                    "use a smaller one, or check the images and the precision"
+                    f"{whose}: the loss is {total} in {where}; {fix}, or check the images and the precision"
                 )
         self._sums += torch.tensor(sizes, dtype=torch.float64) @ values
         self._images += sum(sizes)
@@ -197,37 +227,57 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         chosen = self.optimizer
-        sgd = torch.optim.SGD(
-            self._groups(),
-            lr=chosen["lr"],
-            momentum=chosen["momentum"],
-            weight_decay=chosen["weight_decay"],
-            nesterov=chosen["nesterov"],
-        )
-        if chosen["schedule"] == "constant":
-            return sgd
+        optimizer = build_optimizer(chosen, self._groups())
+        for group, factor in zip(optimizer.param_groups, (1.0, chosen["bias_lr"]), strict=False):
+            # What is null the class has chosen.
+            if "lr" not in group:
+                raise UserError(
+                    f"optimizer._target_={chosen['_target_']}: its groups of parameters have no lr, which schedules "
+                    "change; have it keep one, as torch's own do"
+                )
+            group["lr"] = group["lr"] * factor
+            if "weight_decay" in group:
+                group["weight_decay"] = group["weight_decay"] / factor  # what it takes off in a step stays
+        if _schedule(chosen) == "none":
+            return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        factor = _one_cycle if chosen["schedule"] == "one_cycle" else _cosine
-        schedule = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: factor(step / steps))
-        return {"optimizer": sgd, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(chosen, step / steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Those that learn, in groups: with ``bias_lr`` some are on their own. Their weight decay a step stays."""
-        factor = self.optimizer["bias_lr"]
+        """Those that learn, in groups: biases that learn faster (``bias_lr``) are the second one."""
         learning = [value for value in self.model.parameters() if value.requires_grad]
+        if self.optimizer["bias_lr"] == 1:
+            return [{"params": learning}]
         norms = (module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
         biases = {id(module.bias) for module in norms}
-        if factor == 1:
-            return [{"params": learning}]
-        lr, decay = self.optimizer["lr"] * factor, self.optimizer["weight_decay"] / factor
         return [
             {"params": [value for value in learning if id(value) not in biases]},
-            {"params": [value for value in learning if id(value) in biases], "lr": lr, "weight_decay": decay},
+            {"params": [value for value in learning if id(value) in biases]},
         ]
+
+    def _kept(self) -> dict[int, dict[str, Any]]:
+        """What the optimizer keeps of each parameter after a step, by its number; nothing where that cannot be tried.
+
+        Zeros in the parameters' shapes stand for them.
+        """
+        groups = [
+            {**group, "params": [torch.zeros(value.shape, requires_grad=True) for value in group["params"]]}
+            for group in self._groups()
+        ]
+        for value in (value for group in groups for value in group["params"]):
+            value.grad = torch.zeros_like(value)
+        optimizer = build_optimizer(self.optimizer, groups)
+        try:
+            optimizer.step()
+        except Exception:  # LBFGS wants a closure, and one of the user's own may want anything
+            return {}
+        kept: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+        return kept
 
     def train_dataloader(self) -> Any:
         batches = self._batches(self.data.train, shuffle_seed=self.seed)
-        batches.resume(self._first_epoch, self._first_step)
+        batches.resume(self.first_epoch, self._first_step)
         return pixel_batches(self.data.train, batches, self.data.num_workers, self.device)
 
     def val_dataloader(self) -> Any:
@@ -244,7 +294,7 @@ class TrainingModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
-        self._first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
+        self.first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
         begun = checkpoint[KEY].get(BEGUN)
         if begun is not None:
             self._first_step = self.steps_saved = int(begun["steps"])
@@ -258,11 +308,13 @@ class TrainingModule(LightningModule):
                 raise ValueError(f"it was changed: {made} steps were made, and it says {self._first_step}")
             self._sums = torch.tensor(begun["sums"], dtype=torch.float64).reshape(self._sums.shape)
         # The optimizer takes any tensors, and fails at its first step.
-        parameters = [value for group in self._groups() for value in group["params"]]
-        for number, state in checkpoint["optimizer_states"][0]["state"].items():
-            momentum = state["momentum_buffer"]
-            if momentum is not None and momentum.shape != parameters[number].shape:
-                raise ValueError(f"the optimizer's momentum {number} has shape {tuple(momentum.shape)}")
+        stored = checkpoint["optimizer_states"][0]["state"]
+        for number, kept in self._kept().items() if stored else ():
+            for name, value in kept.items():
+                found = stored.get(number, {}).get(name)
+                if isinstance(value, Tensor) and value.ndim and getattr(found, "shape", None) != value.shape:
+                    what = f"has shape {tuple(found.shape)}" if isinstance(found, Tensor) else "is missing"
+                    raise ValueError(f"the optimizer's {name} {number} {what}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Weights lie in the file as any other program has them.
@@ -280,14 +332,28 @@ class TrainingModule(LightningModule):
             }
 
 
-def _cosine(done: float) -> float:
-    """The learning rate after a share of the steps, in units of the highest."""
-    return 0.5 * (1 + math.cos(math.pi * done))
+def rate(optimizer: Mapping[str, Any], done: float) -> float:
+    """The learning rate after a share of the steps, in units of lr, by the ``schedule`` of ``optimizer``.
+
+    cosine: down to nothing. onecycle: up from a fifth in a fifth of the steps, then down to nothing, both in a straight
+    line. step: times ``gamma`` after each of ``milestones``, in epochs of ``epochs``; null: after half of them and
+    after three quarters, as He et al. (2016) have it. none: as it is.
+    """
+    schedule = _schedule(optimizer)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "onecycle":
+        return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
+    if schedule == "step":
+        milestones = optimizer["milestones"]
+        shares = (0.5, 0.75) if milestones is None else (epoch / optimizer["epochs"] for epoch in milestones)
+        return float(optimizer["gamma"] ** sum(done >= share for share in shares))
+    return 1.0
 
 
-def _one_cycle(done: float) -> float:
-    """As :func:`_cosine`: up from a fifth in a fifth of the steps, then down to nothing, both in a straight line."""
-    return 0.2 + 4 * done if done < 0.2 else (1 - done) / 0.8
+def _schedule(optimizer: Mapping[str, Any]) -> str:
+    name: str = optimizer["schedule"]
+    return OLDER_SCHEDULES.get(name, name)
 
 
 class SavesInsideEpochs(Callback):
@@ -339,6 +405,40 @@ class SavesInsideEpochs(Callback):
         finally:
             module.steps_begun = 0
         self.saved, module.steps_saved = time.monotonic(), steps
+
+
+class WritesMetrics(Checkpoint):
+    """Writes metrics.csv when an epoch ends, before last.ckpt is saved: a kill leaves no epoch out and none twice.
+
+    It is a Checkpoint for its place, after all that the module logs.
+
+    Args:
+        directory: of the run.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.history: History = {name: {} for name in (*LOSSES, *ACCURACIES)}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TrainingModule)
+        done = pl_module.first_epoch
+        if done == 0 or not trainer.is_global_zero:
+            return
+        try:
+            found = read_history(self.directory)
+        except UserError as reason:
+            print(f"metrics.csv begins with epoch {done + 1}: {reason}", file=sys.stderr)
+            return
+        # Of an epoch that was not saved there may be numbers, too.
+        self.history = {name: {e: v for e, v in values.items() if e <= done} for name, values in found.items()}
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.callback_metrics  # for which all processes meet
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for name, values in self.history.items():
+                values[trainer.current_epoch + 1] = metrics[name].item()
+            write_history(self.directory, self.history)
 
 
 class TrainingProgress(Callback):

@@ -26,7 +26,7 @@ from torch import Tensor
 from glsmooth.configuration.identity import digest
 from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import Checkpoint
-from glsmooth.learning.data import unit
+from glsmooth.learning.pixels import unit
 from glsmooth.learning.stopping import Stopped
 from glsmooth.learning.trainer import is_first_process
 from glsmooth.runs.files import wandb_id

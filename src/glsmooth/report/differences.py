@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from glsmooth import bounds
 from glsmooth.bounds import Outcome
 from glsmooth.configuration.fields import cut, is_number, leaves
-from glsmooth.configuration.identity import USUAL
+from glsmooth.configuration.identity import BY_ROOT, USUAL
 from glsmooth.family.regions import Ball, Box, Region
 from glsmooth.report import wording
 from glsmooth.report.sweeps import multiplicative
@@ -338,7 +338,7 @@ def _certified(run: Run) -> dict[str, Any]:
     """What certify was told, dotted, ``region.*`` of the certificate in its files."""
     summary = run.summary
     # A data set that has a name counts by that name, wherever it lies.
-    ignored = _LEFT_OUT | ({"dataset.root"} if summary.dataset.get("name") not in (None, "image_folder") else set())
+    ignored = _LEFT_OUT | ({"dataset.root"} if summary.dataset.get("name") not in BY_ROOT else set())
     return {
         name: value
         for name, value in leaves(summary.told)
@@ -368,7 +368,7 @@ def _image_identity(run: Run) -> str:
         digest.update(np.ascontiguousarray(run.columns[column][order], dtype=np.int64).tobytes())
     dataset = run.summary.dataset
     chosen = {name: dataset.get(name) for name in _IMAGES} | {"split": run.split}  # null is a split, too
-    if dataset.get("name") not in (None, "image_folder"):
+    if dataset.get("name") not in BY_ROOT:
         chosen.pop("root")
     return _signature(chosen) + digest.hexdigest()
 

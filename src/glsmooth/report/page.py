@@ -60,14 +60,15 @@ def write_report(
     drawn: Drawn | None = None,
     test_images: Callable[[int], NDArray[np.floating]] | None = None,
     law_targets: Collection[str] = (),
+    dataset_target: str | None = None,
 ) -> Path:
     """Write table.md, .csv, .json and .tex, report.html and the pictures of a finished certify run into its directory.
 
     Reads records.csv, summary.json and, for the diagram of one image, figure1.npz; needs no model and no GPU.
 
     Args:
-        transform_target, family, dataset_root, test_images, law_targets: as :func:`glsmooth.runs.run.load_run` has
-            them.
+        transform_target, family, dataset_root, test_images, law_targets, dataset_target: as
+            :func:`glsmooth.runs.run.load_run` has them.
         drawn: takes what the report shows.
 
     Returns:
@@ -84,6 +85,7 @@ def write_report(
         dataset_root=dataset_root,
         test_images=test_images,
         law_targets=law_targets,
+        dataset_target=dataset_target,
     )
     return write_run_report(run, run.path, run.region, run.outcomes, drawn=drawn)
 
@@ -429,6 +431,10 @@ def _split_images(run: Run) -> Callable[[int], NDArray[np.floating]] | None:
         return None
     dataset = run.readable_dataset
     if dataset is None:
+        if run.summary.dataset.get("_target_") is not None:
+            target = run.summary.dataset["_target_"]
+            log.warning("report: no gallery: type dataset._target_=%s where the run was made to have it", target)
+            return None
         log.warning(
             "report: no gallery: this machine did not write %s, which says that its images are in %s; type "
             "dataset.root=DIR to have them",

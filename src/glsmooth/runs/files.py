@@ -22,6 +22,7 @@ __all__ = [
     "FIGURE",
     "IDENTITY",
     "IMAGES",
+    "METRICS",
     "RECORDS",
     "SPEED",
     "SUMMARY",
@@ -46,8 +47,8 @@ _PART = ".part"
 
 #: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
 #: one image's draws for a picture; the batch size and what else decides the speed; why there is no result;
-#: and in a sweep's folder, which runs are its own.
-RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED, SWEEP = (
+#: in a sweep's folder, which runs are its own; and of a training, its numbers by epoch.
+RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED, SWEEP, METRICS = (
     "records.csv",
     "summary.json",
     "identity.json",
@@ -57,6 +58,7 @@ RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED, SWEEP = (
     "speed.json",
     "failed.json",
     "sweep.json",
+    "metrics.csv",
 )
 
 

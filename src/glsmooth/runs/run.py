@@ -47,6 +47,7 @@ class Run:
         transform_target: ``"package.Class"`` of a user's own transformation, which may be imported.
         known_family: the run's family where it was built before. Bounds are cached by it.
         dataset_root: folder of the images, where the user named it.
+        dataset_target: ``"my_module.function"`` of a user's own data set, which may be imported.
         test_images: gives the image (C, H, W) of an index, where the caller has them.
         law_targets: classes of a user's own laws, which may be imported.
     """
@@ -59,6 +60,7 @@ class Run:
     dataset_root: str | None = None
     test_images: Callable[[int], NDArray[np.floating]] | None = None
     law_targets: Collection[str] = ()
+    dataset_target: str | None = None
 
     @property
     def images(self) -> int:
@@ -95,6 +97,10 @@ class Run:
     def readable_dataset(self) -> dict[str, Any] | None:
         """The data set whose images may be read: in a folder that the user named, or that a run of our own names."""
         dataset: dict[str, Any] = {**self.summary.dataset, "download": False}
+        if dataset.get("_target_") is not None:
+            # What is imported the user has typed; with which arguments, a run of our own says.
+            own = dataset["_target_"] == self.dataset_target and is_own(run_files(self.path))
+            return {**dataset, "root": self.dataset_root or dataset.get("root")} if own else None
         if self.dataset_root is not None:
             return {**dataset, "root": self.dataset_root}
         return dataset if dataset.get("root") is None or is_own(run_files(self.path)) else None
@@ -214,6 +220,7 @@ def load_run(
     dataset_root: str | None = None,
     test_images: Callable[[int], NDArray[np.floating]] | None = None,
     law_targets: Collection[str] = (),
+    dataset_target: str | None = None,
 ) -> Run:
     """Read a run directory, check that its files belong together, and compute p_A and h_min again.
 
@@ -226,6 +233,7 @@ def load_run(
         dataset_root: folder of the images. Without it that of the file is read where this machine wrote the run.
         test_images: gives the image (C, H, W) of an index, where the caller has them.
         law_targets: classes of laws of your own that the run may be of, ``"package.Class"``.
+        dataset_target: ``"my_module.function"`` where the run is of a data set of your own.
 
     Raises:
         UserError: a directory, file, column or value is missing, unreadable or contradicts another one; a
@@ -240,9 +248,8 @@ def load_run(
                 f"{field}: {str(path)!r} has no {name}; give a directory in which certify has finished (the "
                 "same certify command again resumes an unfinished one)"
             )
-    run = Run(
-        path, Summary.read(path), read_records(path), transform_target, family, dataset_root, test_images, law_targets
-    )
+    read = Summary.read(path), read_records(path)
+    run = Run(path, *read, transform_target, family, dataset_root, test_images, law_targets, dataset_target)
     with of_file(path / SUMMARY):
         _check_approximate(run)
         _check_together(run)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from glsmooth.errors import UserError
 
-__all__ = ["as_image", "check_image", "gather"]
+__all__ = ["as_image", "as_label", "check_image", "gather"]
 
 #: Numbers of channels that are common: an array that ends with one, and does not begin with one, is (H, W, C).
 _LAST, _FIRST = (1, 3, 4), (1, 2, 3, 4)
@@ -27,6 +27,26 @@ def as_image(image: Any, name: str) -> Tensor:
     tensor = _as_tensor(image, name)
     check_image(tensor, name, numpy=isinstance(image, np.ndarray))
     return tensor
+
+
+def as_label(label: Any, name: str, num_classes: int, fix: str) -> int:
+    """A label, a whole number of whatever kind, as Python's.
+
+    Args:
+        name, fix: begin and end the message where it is none of ``num_classes``.
+
+    Raises:
+        UserError: it is none.
+    """
+    if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:
+        label = label.item()
+    if isinstance(label, np.integer):
+        label = int(label)
+    if isinstance(label, bool) or not isinstance(label, int):
+        raise UserError(f"{name}: its label {label!r} is no class; give its number, 0 to {num_classes - 1}")
+    if not 0 <= label < num_classes:
+        raise UserError(f"{name}: its label {label} is not one of the {num_classes} classes; {fix}")
+    return label
 
 
 def check_image(image: Tensor, name: str, numpy: bool = False, batch: bool = False) -> None:

@@ -32,7 +32,7 @@ from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
 from glsmooth.report.figures import P_A, percent_axis, show_image
-from glsmooth.report.paper import certified, history
+from glsmooth.report.paper import certified
 from glsmooth.report.paper.certified import Bound, Line
 from glsmooth.report.paper.style import (
     BOX,
@@ -55,6 +55,7 @@ from glsmooth.report.paper.style import (
     symbol,
 )
 from glsmooth.report.sweeps import Axis, Plane, circle, fits, plane_axes, robust_accuracy, scaled
+from glsmooth.runs import history
 from glsmooth.runs.run import Run, load_run
 from glsmooth.smoothing import Certificate, SmoothedClassifier, check_image
 

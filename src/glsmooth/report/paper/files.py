@@ -24,9 +24,12 @@ from glsmooth.runs.run import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["write_figures", "write_training_curves"]
+__all__ = ["TRAINING_CURVES", "write_figures", "write_training_curves"]
 
 log = logging.getLogger(__name__)
+
+#: What :func:`write_training_curves` writes.
+TRAINING_CURVES = ("training.png", "training.pdf")
 
 
 def write_figures(run: Run, region: Region, folder: Path) -> list[Path]:
