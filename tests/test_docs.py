@@ -47,8 +47,8 @@ from . import pages
 from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = ("train", "advise", "certify", "predict", "export", "bounds", "report")
 
 
 def each(find, *, files=DOCUMENTS):
@@ -185,6 +185,9 @@ def compose(name, arguments):
         if key in ("ckpt", "votes", "images", "model.weights"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
+        if key == "runs":
+            for run in value.strip("[]").split(","):
+                Path(run).mkdir(parents=True, exist_ok=True)
     if runs:
         overrides.append(f"runs=[{','.join(runs)}]")
     GlobalHydra.instance().clear()
@@ -227,7 +230,9 @@ def check_command(command):
 
 def examples(text):
     """Commands in the help texts and the Makefile."""
-    told = re.findall(r"^ {6,}(glsmooth (?:train|advise|certify|predict|bounds|report) .*)", text, flags=re.MULTILINE)
+    told = re.findall(
+        r"^ {6,}(glsmooth (?:train|advise|certify|predict|export|bounds|report) .*)", text, flags=re.MULTILINE
+    )
     made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
     return [*told, *(f"python {command}" for command in made)]
 

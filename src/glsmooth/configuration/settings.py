@@ -10,6 +10,7 @@ from typing import Any
 from glsmooth import transforms
 from glsmooth.configuration import groups
 from glsmooth.configuration.build import build_canonical, build_family, build_region, build_transform, check_target
+from glsmooth.configuration.exported import exported_files
 from glsmooth.configuration.fields import RULES, check_fields
 from glsmooth.configuration.plain import plain
 from glsmooth.configuration.untrusted import read_names
@@ -25,7 +26,8 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     """Check a composed configuration before any work.
 
     Args:
-        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``predict``, ``bounds``, ``report``).
+        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``predict``, ``export``, ``bounds``,
+            ``report``).
 
     Returns:
         The configuration as plain dictionaries.
@@ -42,7 +44,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     # Null means "as stored", and these are stored nowhere.
     if command == "train" and config["dataset"]["name"] is None:
         raise UserError(RULES["dataset.name"].refusal("dataset.name", None))
-    if command in ("advise", "predict") and config["ckpt"] is None:
+    if command in ("advise", "export", "predict") and config["ckpt"] is None:
         raise UserError(RULES["ckpt"].refusal("ckpt", None))
     if command == "certify":
         _check_network(config)
@@ -55,8 +57,11 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         with keyed({name: f"region.{name}" for name in region.parameters}):
             family.check_region(region)
     for key in ("ckpt", "votes"):
-        if config.get(key) is not None and not Path(config[key]).is_file():
-            raise UserError(f"{key}={config[key]!r} is not a file; set {key}= to the path of an existing file")
+        named = config.get(key)
+        if key == "ckpt" and named is not None and Path(named).is_dir():
+            exported_files(Path(named))
+        elif named is not None and not Path(named).is_file():
+            raise UserError(f"{key}={named!r} is not a file; set {key}= to the path of an existing file")
     if command == "predict" and not Path(config["images"]).expanduser().exists():
         raise UserError(
             f"images={config['images']!r} is no file and no folder; name an image file, or a folder of some"
