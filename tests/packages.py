@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ SHOWN = (
     "hydra-core",
     "wandb",
 )
+OLDEST_TORCH = re.findall(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[0]
 INSTALLATION, STEP = 1500, 600  # seconds that each may take
 
 TRAIN = (
@@ -140,7 +142,9 @@ def smoke(environment: Path, folder: Path) -> None:
 def attempt(python: Path, package: Path, releases: str, folder: Path) -> tuple[dict[str, str], str]:
     """Versions of what was installed, and how it went."""
     environment = folder / "environment"
-    oldest = ["--resolution", "lowest-direct"] if releases == "oldest" else []
+    # What the package needs is not direct to uv unless it is said so.
+    direct = ["--resolution", "lowest-direct", "--requirements", str(ROOT / "pyproject.toml")]
+    oldest = direct if releases == "oldest" else []
     started, versions = time.monotonic(), {}
     try:
         called(["uv", "venv", "--quiet", "--python", str(python), str(environment)], STEP)
@@ -149,6 +153,8 @@ def attempt(python: Path, package: Path, releases: str, folder: Path) -> tuple[d
         installed = time.monotonic() - started
         listed = json.loads(called(["uv", "pip", "list", "--python", interpreter, "--format", "json"], STEP))
         versions = {entry["name"]: entry["version"].partition("+")[0] for entry in listed}
+        if releases == "oldest" and not versions["torch"].startswith(OLDEST_TORCH):
+            raise Failed(f"uv took torch {versions['torch']}, not {OLDEST_TORCH}")
         smoke(environment, folder)
     except Failed as reason:
         return versions, f"failed: {reason}"

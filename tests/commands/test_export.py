@@ -311,8 +311,8 @@ def test_a_card_without_runs_claims_nothing(shared):
 
 
 def test_shares_are_rounded_down():
-    assert [wording.share(count, 359) for count in (0, 349, 358, 359)] == [0.0, 0.972, 0.997, 1.0]
-    assert wording.percent(349, 359) == "97.2 %"
+    assert [wording.share(count, 359) for count in (0, 350, 358, 359)] == [0.0, 0.974, 0.997, 1.0]
+    assert wording.percent(350, 359) == "97.4 %"
 
 
 def test_results_of_another_network_are_refused(refused, call, untrained, certified, shared):

@@ -104,13 +104,13 @@ def _searchable(run: Run) -> dict[str, Any] | None:
 
 
 def _lead(checkpoint: Checkpoint) -> str:
-    where = wording.region(_said(checkpoint.region)) or "no region"
+    where = wording.region(_said(checkpoint.region))
     sentences = (
         f"A classifier of images into {len(checkpoint.classes)} classes, trained under smoothing laws: noise in the "
         "parameters of a transformation. By itself it is an ordinary network. Smoothed, that is by majority vote over "
-        "random parameters, many of its answers can be proved: they stay the same under every "
-        f"{where}, the region that it was trained for, not only under the parameters that somebody tried. "
-        "glsmooth proves them, image by image."
+        f"random parameters, its answer on an image can be proved to stay the same under every {where}, the region "
+        "that it was trained for, wherever the vote is clear enough: not only under the parameters that somebody "
+        "tried. glsmooth proves it, image by image."
     )
     return tables.escaped(sentences) + "\n"
 
