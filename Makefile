@@ -11,7 +11,7 @@ CONSTRAINTS ?= constraints.txt
 NEWEST := .venv-newest
 DEMO := outputs/demo
 
-.PHONY: demo test test-slurm newest constraints stress lint bench clean
+.PHONY: demo test test-slurm newest constraints packages stress lint bench clean
 
 demo: $(INSTALLED)
 	$(PYTHON) -m glsmooth.train experiment=demo hydra.run.dir=$(DEMO)/train
@@ -45,6 +45,11 @@ constraints:
 	    $(NEWEST)/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude uv --exclude wheel \
 	    | grep -vE '^(nvidia|cuda|triton)' | sed 's/+.*//' | tr 'A-Z_' 'a-z-' | LC_ALL=C sort; } > $(NEWEST)/constraints.txt
 	cp $(NEWEST)/constraints.txt constraints.txt
+
+# The wheel and the sdist in clean environments, for each Python that is here: a table. By hand, for it takes gigabytes;
+# PACKAGES='3.12 3.13' chooses, UV_TORCH_BACKEND=cpu takes the small torch.
+packages: $(INSTALLED)
+	$(PYTHON) -m tests.packages $(PACKAGES)
 
 # Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md. Then
 # files of strangers, changed at random, for ten minutes; then kills, variants and memory, another ten.

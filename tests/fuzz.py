@@ -46,10 +46,11 @@ from glsmooth.errors import UserError, visible
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Normal
-from glsmooth.learning.checkpoint import KEY, load_checkpoint, make_payload
+from glsmooth.learning.checkpoint import KEY, load_checkpoint, make_payload, write_exported
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 from glsmooth.report import page, published, tables
+from glsmooth.report.card import model_card
 from glsmooth.runs.records import COLUMNS, Images, Records
 from glsmooth.runs.run import load_run
 from glsmooth.runs.summary import Numbers, Summary
@@ -386,6 +387,20 @@ def _read_checkpoint(folder: Path) -> str:
     return ""
 
 
+def _build_exported(folder: Path) -> None:
+    torch.save(_digits_checkpoint(), folder / "best.ckpt")
+    checkpoint = load_checkpoint(folder / "best.ckpt")
+    (folder / "best.ckpt").unlink()
+    write_exported(checkpoint, checkpoint.build_model(), folder)
+
+
+def _read_exported(folder: Path) -> str:
+    checkpoint = load_checkpoint(folder)
+    family = checkpoint.build_family()
+    checkpoint.build_model()
+    return model_card(checkpoint, family, [], None, {})
+
+
 def _build_weights(folder: Path) -> None:
     from safetensors.torch import save_file
 
@@ -529,6 +544,7 @@ READERS = {
     "sweep": Reader(_build_sweep, ("1/bounds.json",), sweep_table),
     "figure": Reader(_build_run, ("figure1.npz",), _read_report),
     "checkpoint": Reader(_build_checkpoint, ("best.ckpt",), _read_checkpoint),
+    "exported": Reader(_build_exported, ("config.json", "model.safetensors"), _read_exported),
     "weights": Reader(_build_weights, ("weights.pt", "weights.safetensors"), _read_weights),
     "images": Reader(_build_images, tuple(f"test/a/0.{suffix}" for suffix in _SUFFIXES.values()), _read_images),
     "mnist": Reader(_build_mnist, _MNIST, _read_mnist),

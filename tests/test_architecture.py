@@ -14,7 +14,8 @@ ROOMS = (
     *("smoothing", "configuration", "runs", "learning", "report", "commands"),
 )
 #: What ``python -m`` finds. They may look up, at the commands that they are faces of.
-FACES = {"__init__.py", "__main__.py", "train.py", "certify.py", "bounds/__main__.py", "report/__main__.py"}
+COMMANDS = ("advise", "certify", "export", "predict", "sweep", "train")
+FACES = {"__init__.py", "__main__.py", "bounds/__main__.py", "report/__main__.py", *(f"{name}.py" for name in COMMANDS)}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if str(path.relative_to(SOURCE)) not in FACES)
 
 
@@ -41,7 +42,7 @@ def test_imports_point_down(path):
 
 def test_the_top_of_the_package_holds_the_rooms_and_nothing_else():
     present = {path.name.removesuffix(".py") for path in SOURCE.iterdir()} - {"__pycache__", "conf"}
-    assert present == {*ROOMS, "__init__", "__main__", "py.typed", "train", "certify"}
+    assert present == {*ROOMS, "__init__", "__main__", "py.typed", *COMMANDS}
     assert len(ROOMS) <= 12
 
 

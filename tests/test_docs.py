@@ -49,7 +49,7 @@ from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "predict", "export", "bounds", "report")
 
 
 def each(find, *, files=DOCUMENTS):
@@ -190,6 +190,9 @@ def compose(name, arguments):
         if key in ("ckpt", "votes", "images", "model.weights"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
+        if key == "runs":
+            for run in value.strip("[]").split(","):
+                Path(run).mkdir(parents=True, exist_ok=True)
     if runs:
         overrides.append(f"runs=[{','.join(runs)}]")
     GlobalHydra.instance().clear()
@@ -232,7 +235,9 @@ def check_command(command):
 
 def examples(text):
     """Commands in the help texts and the Makefile."""
-    told = re.findall(r"^ {6,}(glsmooth (?:train|advise|certify|predict|bounds|report) .*)", text, flags=re.MULTILINE)
+    told = re.findall(
+        r"^ {6,}(glsmooth (?:train|advise|certify|predict|export|bounds|report) .*)", text, flags=re.MULTILINE
+    )
     made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
     return [*told, *(f"python {command}" for command in made)]
 

@@ -12,7 +12,7 @@ from tests.fuzz import KINDS, READERS, Edit, Fuzzer, Reader, edits
 
 #: Cases of each reader.
 NUMBER = {"run": 60, "torus": 30, "votes": 60, "records": 40, "sweep": 40, "report": 6, "figure": 6} | dict.fromkeys(
-    ("checkpoint", "weights", "images", "mnist"), 30
+    ("checkpoint", "exported", "weights", "images", "mnist"), 30
 )
 
 

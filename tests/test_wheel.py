@@ -1,23 +1,34 @@
-"""What ``pip install .`` installs works from any directory, without the repository."""
+"""What ``pip install .`` installs works from any directory, without the repository; and what the sdist holds."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests import packages
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder with the built wheel unpacked: what installing it without its dependencies does."""
+def built(tmp_path_factory):
+    """A folder with the wheel of the tree."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built):
+    """A folder with the built wheel unpacked: what installing it without its dependencies does."""
+    folder = built
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
@@ -53,3 +64,44 @@ def test_a_command_composes_from_another_directory(installed, tmp_path):
     )
     assert done.stdout.splitlines() == [str(installed / "glsmooth" / "conf"), "[1.0, 2.0]"]
     assert (tmp_path / "outputs" / "bounds").is_dir()
+
+
+STRAYS = ("notes.txt", "shared/brief.md", "outputs/train/1/best.ckpt", "data/images.npz", ".env")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """The files that git has or would take, and others that lie about in a tree that is worked in."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a clone")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    folder = tmp_path_factory.mktemp("tree")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    tracked = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    for name in STRAYS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    return folder, tracked
+
+
+@pytest.fixture(scope="module")
+def distributed(tree, tmp_path_factory):
+    pytest.importorskip("hatchling")
+    return packages.build(tmp_path_factory.mktemp("dist"), tree[0])
+
+
+def test_the_sdist_holds_what_git_has_and_nothing_else(tree, distributed):
+    with tarfile.open(distributed[0]) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert held - {"PKG-INFO"} == tree[1]
+
+
+def test_the_wheel_of_the_sdist_is_that_of_the_tree(built, distributed):
+    (wheel,) = built.glob("*.whl")
+    assert wheel.name == distributed[1].name
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(distributed[1]) as other:
+        assert {info.filename: info.CRC for info in one.infolist()} == {i.filename: i.CRC for i in other.infolist()}

@@ -12,6 +12,7 @@ COMMANDS = {
     "advise": "which smoothing law for a region? What a trained classifier may expect under each",
     "certify": "certify test images of a trained classifier",
     "predict": "the class of image files, by a trained classifier that may abstain",
+    "export": "a trained classifier as a folder that can be shared, with a card",
     "bounds": "the class probability that a region requires; no model, no data",
     "report": "tables and pictures from finished runs",
     "sweep": "train, certify and report every combination of the values that are typed",
@@ -34,15 +35,10 @@ def main() -> None:
         print(f"glsmooth {name}: no such command{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     sys.argv[1:] = arguments
-    # Not by a face: the package glsmooth.bounds imports torch, and the others have none.
-    if name in ("advise", "bounds", "predict"):
-        from glsmooth.commands import mains
+    if name == "bounds":  # not by its face: that package imports torch
+        from glsmooth.commands.mains import bounds
 
-        getattr(mains, name)()
-    elif name == "sweep":  # which starts processes of the others alone
-        from glsmooth.commands.sweep import main as sweep
-
-        sweep()
+        bounds()
     else:
         # As python -m would, sys.argv and __main__ included: Lightning starts further processes by these two.
         runpy.run_module(f"glsmooth.{name}", run_name="__main__", alter_sys=True)

@@ -6,12 +6,14 @@ import sys
 import pytest
 import torch
 
-from glsmooth.commands import advise, certify, predict, report, train
+from glsmooth.commands import advise, certify, export, predict, report, train
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 
-MAIN = {command.__name__.rpartition(".")[2]: command.main for command in (advise, certify, predict, report, train)}
+MAIN = {
+    command.__name__.rpartition(".")[2]: command.main for command in (advise, certify, export, predict, report, train)
+}
 
 
 @pytest.fixture

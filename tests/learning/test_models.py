@@ -6,7 +6,7 @@ import torch
 
 from glsmooth.errors import UserError
 from glsmooth.learning.data import TensorImages
-from glsmooth.learning.models import Canonical, build_model, fit_first_layer, resolve_model, tensor_shapes
+from glsmooth.learning.models import Canonical, build_model, fit_first_layer, resolve_model, tensors_without_values
 from glsmooth.transforms import BUILTIN, Composition, ContrastBrightness, GaussianBlur, Translation
 
 GREY = {"channels": 1, "mean": (0.3,), "std": (0.2,), "image_size": (32, 32)}
@@ -307,8 +307,11 @@ class TestCanonical:
     def test_it_holds_no_tensor(self):
         with_it, without = (build_model(self.spec(name), 10, **GREY) for name in ("contrast_brightness", "none"))
         assert with_it.state_dict().keys() == without.state_dict().keys()
-        shapes = tensor_shapes(self.spec("contrast"), 10, 1, (32, 32))
-        assert shapes == {name: tuple(tensor.shape) for name, tensor in with_it.state_dict().items()}
+        blank = tensors_without_values(self.spec("contrast"), 10, 1, (32, 32))
+        assert all(tensor.is_meta for tensor in blank.values())
+        assert {name: (tensor.shape, tensor.dtype) for name, tensor in blank.items()} == {
+            name: (tensor.shape, tensor.dtype) for name, tensor in with_it.state_dict().items()
+        }
 
     @pytest.mark.parametrize("form", ["whole", "network"])
     def test_weights_of_a_plain_network_fit(self, tmp_path, form):

@@ -226,7 +226,7 @@ def _resolve_run_id(command: str, *, _root_: DictConfig) -> str:
         from glsmooth.configuration.identity import run_id
 
     # The run directory is what is being named here, and Hydra's own node is no part of the configuration.
-    keys = [str(key) for key in _root_ if key not in ("hydra", "run_dir")]
+    keys = [str(key) for key in _root_ if key not in ("hydra", "run_dir", "out")]
     return run_id(OmegaConf.masked_copy(_root_, keys), command)
 
 

@@ -6,11 +6,12 @@ from multiprocessing import current_process
 
 from glsmooth.commands.entry import entry
 
-__all__ = ["advise", "bounds", "certify", "predict", "report", "train"]
+__all__ = ["advise", "bounds", "certify", "export", "predict", "report", "train"]
 
 advise = entry("advise")
 bounds = entry("bounds")
 certify = entry("certify")
+export = entry("export")
 predict = entry("predict")
 report = entry("report", positional="runs")
 train = entry("train")

@@ -6,7 +6,7 @@ from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
 
 # isort: split
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from glsmooth.voting.procedures import FixedSample
 from glsmooth.voting.speed import AUTO
 from glsmooth.voting.tuning import choose_speed
 
-__all__ = ["interval", "main", "run"]
+__all__ = ["interval", "main", "run", "typed_transform"]
 
 RESULT_FILE = "predictions.csv"
 _HEADER = ("index", "image", "prediction", "class", "most_voted", "votes", "n", "p_lower", "p_upper")
@@ -75,7 +75,7 @@ def interval(votes: NDArray[np.int64], n: int, alpha: float) -> tuple[float, flo
 
 def _votes(checkpoint: Checkpoint, settings: dict[str, Any], images: FolderImages) -> list[NDArray[np.int64]]:
     """Votes for each class, an array an image."""
-    family = checkpoint.build_family(_typed(settings, checkpoint), law_targets(settings.get("smoothing", {})))
+    family = checkpoint.build_family(typed_transform(settings, checkpoint), law_targets(settings.get("smoothing", {})))
     device = one_device(settings, "predict")
     options = Options.of({**settings, "precision": meant_precision(settings["precision"], checkpoint)})
     # All votes select; the one counting draw is not used.
@@ -106,7 +106,7 @@ def _votes(checkpoint: Checkpoint, settings: dict[str, Any], images: FolderImage
     return [counts[i] for i in range(len(images))]
 
 
-def _typed(settings: dict[str, Any], checkpoint: Checkpoint) -> str | None:
+def typed_transform(settings: Mapping[str, Any], checkpoint: Checkpoint) -> str | None:
     """The class of the user's own that the command line permits; another than the network's is a mistake."""
     for key, value in settings["transform"].items():
         trained = checkpoint.transform.get(key)

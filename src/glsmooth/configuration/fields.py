@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -201,6 +202,12 @@ RULES: dict[str, Rule] = {
     "format": choice("table", "json"),
     "plot": FLAG,
     "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
+    "out": _PATH,
+    "license": Rule(
+        lambda v: isinstance(v, str) and re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,63}", v) is not None,
+        "the name of a licence as Hugging Face has them, in small letters",
+        "mit",
+    ).or_null(),
     "figures": choice("page", "paper"),
     "radii": FLAG,
     "votes": _PATH.or_null(),

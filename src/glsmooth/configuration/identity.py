@@ -14,13 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from glsmooth.configuration.exported import exported_files
 from glsmooth.configuration.fields import OLDER_SCHEDULES, cut, leaves, shown
 from glsmooth.configuration.parts import SGD
 from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
 from glsmooth.errors import UserError
 
-__all__ = ["BY_ROOT", "USUAL", "decisive", "difference", "digest", "file_digest", "run_id"]
+__all__ = ["BY_ROOT", "USUAL", "checkpoint_digest", "decisive", "difference", "digest", "file_digest", "run_id"]
 
 #: Fields that do not decide a command's result: where and how fast it runs, where it reports to, and what only permits
 #: it to run.
@@ -42,6 +43,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         *("batch_size", "compile", "channels_last", "threads", "dry_run"),
         *("approximate", "stochastic", "trainer.*"),
     ),
+    "export": (),
     "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
     "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
     # All but the format are those of the runs: typed, they only permit to import and to read.
@@ -70,9 +72,9 @@ _NEVER_DECISIVE = ("run_dir", "logger.*", "limits.*", "dataset.download", "datas
 def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     """The fields that decide the result of ``command``, by dotted name, in plain values.
 
-    A checkpoint counts by its bytes, wherever it lies, and so do weights from which training starts. A data set that
-    has a name counts by that name, a folder of the user's own by its path, seen from wherever; an order of classes by
-    their names. What is null and was no field once is not spoken of.
+    A checkpoint counts by its bytes (:func:`checkpoint_digest`), wherever it lies, and so do weights from which
+    training starts. A data set that has a name counts by that name, a folder of the user's own by its path, seen from
+    wherever; an order of classes by their names. What is null and was no field once is not spoken of.
     """
     ignored = [*_NEVER_DECISIVE, *_UNDECISIVE[command]]
     if settings.get("dataset", {}).get("name") not in BY_ROOT:
@@ -99,7 +101,7 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
     if settings.get("ckpt") is None:  # train, which need not start from one, and once could not
         fields.pop("ckpt", None)
     else:
-        fields["ckpt"] = file_digest(settings["ckpt"])
+        fields["ckpt"] = checkpoint_digest(settings["ckpt"])
     weights = fields.get("model.weights") if command in ("train", "certify") else None
     if weights is not None and Path(weights).expanduser().is_file():
         fields["model.weights"] = file_digest(weights)
@@ -135,6 +137,22 @@ def run_id(cfg: Any, command: str) -> str:
 def digest(fields: Mapping[str, Any]) -> str:
     """A name for a result of :func:`decisive`: 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def checkpoint_digest(ckpt: str | Path) -> str:
+    """SHA-256 of a checkpoint, in hexadecimal: of the file's bytes, or of both files of a folder that export wrote.
+
+    That of a folder is of what ``sha256sum config.json model.safetensors`` prints in it; the card does not count.
+
+    Raises:
+        OSError: a file cannot be read, or is no regular file.
+        UserError: it is larger than a checkpoint may be, or the folder is none that export wrote.
+    """
+    path = Path(ckpt).expanduser()
+    if not path.is_dir():
+        return file_digest(path)
+    lines = [f"{file_digest(file)}  {file.name}\n" for file in exported_files(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def file_digest(path: str | Path) -> str:

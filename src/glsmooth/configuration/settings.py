@@ -20,6 +20,7 @@ from glsmooth.configuration.build import (
     merge_region,
     without_replaced,
 )
+from glsmooth.configuration.exported import exported_files
 from glsmooth.configuration.fields import RULES, check_fields
 from glsmooth.configuration.parts import check_loss, check_optimizer
 from glsmooth.configuration.plain import plain
@@ -42,7 +43,8 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     """Check a composed configuration before any work.
 
     Args:
-        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``predict``, ``bounds``, ``report``).
+        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``predict``, ``export``, ``bounds``,
+            ``report``).
 
     Returns:
         The configuration as plain dictionaries.
@@ -62,7 +64,7 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     if command == "train":
         check_optimizer(config["optimizer"])
         check_loss(config["loss"])
-    if command in ("advise", "predict") and config["ckpt"] is None:
+    if command in ("advise", "export", "predict") and config["ckpt"] is None:
         raise UserError(RULES["ckpt"].refusal("ckpt", None))
     if command == "certify":
         _check_network(config)
@@ -75,8 +77,11 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         with keyed({**{name: f"region.{name}" for name in region.parameters}, "radius": "region.ball"}):
             family.check_region(region)
     for key in ("ckpt", "votes"):
-        if config.get(key) is not None and not Path(config[key]).is_file():
-            raise UserError(f"{key}={config[key]!r} is not a file; set {key}= to the path of an existing file")
+        named = config.get(key)
+        if key == "ckpt" and named is not None and Path(named).is_dir():
+            exported_files(Path(named))
+        elif named is not None and not Path(named).is_file():
+            raise UserError(f"{key}={named!r} is not a file; set {key}= to the path of an existing file")
     if command == "predict" and not Path(config["images"]).expanduser().exists():
         raise UserError(
             f"images={config['images']!r} is no file and no folder; name an image file, or a folder of some"

@@ -1,40 +1,50 @@
-"""Checkpoints that know what they are: plain primitives beside the weights (weights_only=True reads them)."""
+"""Checkpoints that know what they are: plain primitives beside the weights (weights_only=True reads them).
+
+``train`` writes them as files of torch, ``export`` as folders of JSON and safetensors; both are read here.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from glsmooth.configuration.build import build_family, check_law_targets, check_target
+from glsmooth.configuration.exported import ABOUT, WEIGHTS, exported_files
 from glsmooth.configuration.fields import (
     CLASS_NAMES,
     OBJECT,
     RULES,
     check_file,
     choice,
+    cut,
     list_of,
     number,
     shown,
     text,
     whole,
 )
-from glsmooth.configuration.identity import decisive, file_digest
+from glsmooth.configuration.identity import checkpoint_digest, decisive, file_digest
 from glsmooth.configuration.untrusted import plain_values
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import models
 from glsmooth.learning.data import LARGEST_IMAGE, Data
 from glsmooth.learning.data import NAMES as DATASETS
-from glsmooth.learning.models import build_model, tensor_shapes
+from glsmooth.learning.models import build_model, tensors_without_values
 from glsmooth.learning.tensors import in_brief, read_tensors
+from glsmooth.learning.weights import misfit
+from glsmooth.runs.files import read_json, write_text
 from glsmooth.voting.classifier import PRECISIONS, BaseClassifier, nonfinite
 
-#: Key of the payload in the checkpoint that Lightning writes.
+#: Key of the payload in the checkpoint that Lightning writes, and in the config.json of a folder.
 KEY = "glsmooth"
 
 
@@ -65,7 +75,7 @@ class Checkpoint:
     (:func:`glsmooth.configuration.identity.decisive`; empty where an older version did not say); ``precision`` (one
     of :data:`glsmooth.voting.classifier.PRECISIONS`) is that of the network that was trained and validated; ``metrics``
     are the validation results of the epoch that was saved; ``mean`` and ``std`` are per channel; ``sha256`` is the
-    file's.
+    :func:`glsmooth.configuration.identity.checkpoint_digest` of what was read.
     """
 
     transform: dict[str, Any]
@@ -100,24 +110,31 @@ class Checkpoint:
         # Its weights follow, so none are fetched from the hub or read from where training started.
         spec = {**self.model, "pretrained": False, "weights": None}
         height, width = self.image_size
-        misfit = UserError(
-            f"ckpt: its weights do not fit {self.model['name']} as these versions of glsmooth and timm "
-            "build it; use the versions that it was trained with"
-        )
-        # Before a network is built whose size is only a name in the file.
-        own = spec.get("_target_") is not None  # as large as the user's own function makes it
-        shapes = {} if own else tensor_shapes(spec, len(self.classes), len(self.mean), (height, width))
-        if not own and shapes != {name: tuple(tensor.shape) for name, tensor in self.state_dict.items()}:
-            raise misfit
+        own = spec.get("_target_") is not None
+        if not own:  # before a network is built whose size is only a name in the file
+            self._require_fit(tensors_without_values(spec, len(self.classes), len(self.mean), (height, width)))
         model = build_model(spec, len(self.classes), len(self.mean), self.mean, self.std, (height, width))
+        if own:  # as large as the user's own function makes it
+            self._require_fit(model.state_dict())
         try:
             model.load_state_dict(self.state_dict)
-        except RuntimeError as error:
-            raise misfit from error
+        except RuntimeError as error:  # of a kind that cannot be converted
+            raise self._misfit(f": {in_brief(error)}") from error
         broken = nonfinite(model)
         if broken is not None:
             raise UserError(f"ckpt: its {broken}; training went wrong, train again with a smaller optimizer.lr")
         return model.eval()
+
+    def _require_fit(self, own: Mapping[str, Tensor]) -> None:
+        said = misfit(self.state_dict, own)
+        if said is not None:
+            raise self._misfit(said)
+
+    def _misfit(self, said: str) -> UserError:
+        return UserError(
+            f"ckpt: its weights do not fit {cut(self.model['name'])} as these versions of glsmooth and timm build it"
+            f"{said}; use the versions that it was trained with"
+        )
 
     def build_family(self, transform_target: str | None = None, law_targets: Collection[str] = ()) -> SmoothedFamily:
         """The smoothed family that the classifier was trained for, on the torus of its images' size.
@@ -137,29 +154,33 @@ class Checkpoint:
 
 
 def load_checkpoint(ckpt: str | Path) -> Checkpoint:
-    """Read best.ckpt or last.ckpt of a training run.
+    """Read best.ckpt or last.ckpt of a training run, or a folder that ``glsmooth export`` wrote.
 
     Raises:
-        UserError: no such file, a damaged one, or one that this program did not write.
+        UserError: no such file or folder, a damaged one, or one that this program did not write.
     """
     path = Path(ckpt).expanduser()
-    if not path.is_file():
+    folder = path.is_dir()
+    if not folder and not path.is_file():
         raise UserError(f"ckpt={path}: no such file; train writes best.ckpt into outputs/train/<id>/")
-    digest = file_digest(path)
+    digest = checkpoint_digest(path)
     content: Any = None
     failure: Exception | None = None
     try:
-        content = read_tensors(path)
+        content = _read_exported(path) if folder else read_tensors(path)
     except Exception as error:
         failure = error  # damaged and foreign files fail in many ways: zip, pickle, truncation, refused classes
-    if file_digest(path) != digest:
+    if checkpoint_digest(path) != digest:
         raise UserError(f"ckpt={path}: was replaced while it was read; run again when its training has ended")
+    if isinstance(failure, UserError):
+        raise failure
     if failure is not None:
         raise UserError(f"ckpt={path}: not a readable checkpoint ({in_brief(failure)}); {_FIX}") from failure
     payload = content.get(KEY) if isinstance(content, dict) else None
     if not isinstance(payload, dict) or not payload.keys() >= _NAMES:
+        weights = path / WEIGHTS if folder else path
         raise UserError(
-            f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with weights={path}"
+            f"ckpt={path}: not a checkpoint of this program; to start from its weights, train with weights={weights}"
         )
     try:
         payload = plain_values({"identity": {}, **{name: payload[name] for name in payload}})
@@ -171,6 +192,74 @@ def load_checkpoint(ckpt: str | Path) -> Checkpoint:
     return Checkpoint(
         **{name: payload[name] for name in (*_NAMES, "precision", "identity")}, sha256=digest, state_dict=state
     )
+
+
+def _read_exported(folder: Path) -> dict[str, Any]:
+    """What a checkpoint of torch holds, from a folder."""
+    about, weights = exported_files(folder)
+    content = read_json(about, f"give {_CHECKPOINT}", as_it_is=True)
+    return {KEY: content.get(KEY) if isinstance(content, dict) else None, "state_dict": read_tensors(weights)}
+
+
+def write_exported(checkpoint: Checkpoint, model: nn.Module, folder: Path) -> None:
+    """Write config.json and model.safetensors, from which :func:`load_checkpoint` reads the same checkpoint.
+
+    What names files of this machine is left out: where its images lie, and the weights that its training started from.
+
+    Args:
+        model: as :meth:`Checkpoint.build_model` makes it.
+        folder: an empty one.
+
+    Raises:
+        UserError: it says what JSON has no number for; its tensors share memory in parts; or it cannot be written.
+    """
+    content = {"library_name": KEY, KEY: _to_share(checkpoint), "checkpoint_sha256": checkpoint.sha256}
+    try:
+        about = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError:
+        raise UserError(f"ckpt: it says NaN or infinity of itself, which JSON cannot hold; {_FIX}") from None
+    write_text(folder / ABOUT, f"{about}\n")
+    try:
+        save_model(model, str(folder / WEIGHTS), metadata={"format": "pt"})
+    except SafetensorError as error:  # so it tells of a full disk, too
+        raise UserError(
+            f"{folder / WEIGHTS}: cannot be written ({error}); make room, and run the same again"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(f"ckpt: {_SHARED}") from error
+    if not is_export(load_checkpoint(folder), checkpoint, model):
+        raise UserError(f"ckpt: {_SHARED}")
+
+
+def is_export(exported: Checkpoint, checkpoint: Checkpoint, model: nn.Module) -> bool:
+    """Whether a checkpoint is what :func:`write_exported` makes of another one, bit for bit; ``model`` as there."""
+    state = model.state_dict()
+    return (
+        _to_share(exported) == _to_share(checkpoint)
+        and exported.state_dict.keys() == state.keys()
+        and all(
+            tensor.dtype == state[name].dtype and torch.equal(tensor, state[name])
+            for name, tensor in exported.state_dict.items()
+        )
+    )
+
+
+_SHARED = (
+    "tensors of its network share parts of their memory, which safetensors cannot hold; give each tensor its own "
+    "(tensor.clone()) and train again"
+)
+
+
+def _to_share(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint says about itself, without what names files of this machine."""
+    payload = {name: getattr(checkpoint, name) for name in _ORDER}
+    identity = {key: value for key, value in checkpoint.identity.items() if key != "dataset.root"}
+    return {
+        **payload,
+        "dataset": {**checkpoint.dataset, "root": None},
+        "model": {**checkpoint.model, "weights": None},
+        "identity": identity,
+    }
 
 
 def of_network(settings: Mapping[str, Any], data: Data) -> Checkpoint:
@@ -233,7 +322,8 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
     if dataset["root"] is None and told:
         dataset["root"] = base.dataset["root"]
     name = base.model["name"] if same else model["name"]
-    started = {"name": name, "pretrained": False, "weights": str(Path(ckpt).expanduser().resolve())}
+    weights = Path(ckpt).expanduser().resolve()
+    started = {"name": name, "pretrained": False, "weights": str(weights / WEIGHTS if weights.is_dir() else weights)}
     if same:
         started |= {key: base.model[key] for key in ("library", "_target_") if base.model.get(key) is not None}
     if model.get("canonical") is None:
@@ -247,9 +337,11 @@ def _older_precision(identity: Any) -> Any:
 
 
 #: What every checkpoint says about itself; older ones lack the precision and the identity.
-_NAMES = {field.name for field in fields(Checkpoint)} - {"precision", "identity", "sha256", "state_dict"}
+_ORDER = tuple(field.name for field in fields(Checkpoint) if field.name not in ("sha256", "state_dict"))
+_NAMES = {*_ORDER} - {"precision", "identity"}
 _GROUPS = ("transform", "smoothing", "region", "dataset", "model", "loss", "optimizer")
-_FIX = "give a best.ckpt that train wrote"
+_CHECKPOINT = "a best.ckpt that train wrote, or a folder that export wrote"
+_FIX = f"give {_CHECKPOINT}"
 _NUMBERS = number("a finite number")
 #: What a checkpoint says about itself: fields of the configuration as there, and what follows from the data.
 _RULES = {

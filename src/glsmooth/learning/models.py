@@ -293,10 +293,10 @@ def _network(spec: Mapping[str, Any], num_classes: int, channels: int, image_siz
     return _timm_model(name, pretrained and not spec.get("weights"), num_classes, channels, image_size)
 
 
-def tensor_shapes(
+def tensors_without_values(
     spec: Mapping[str, Any], num_classes: int, channels: int, image_size: tuple[int, int]
-) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the state_dict of :func:`build_model` would hold; no memory is taken for them.
+) -> dict[str, Tensor]:
+    """What the state_dict of :func:`build_model` would hold, on meta: no memory is taken for it.
 
     Raises:
         UserError: an unknown name.
@@ -304,7 +304,7 @@ def tensor_shapes(
     with torch.device("meta"):
         network = _network(spec, num_classes, channels, image_size)
         model = nn.Sequential(OrderedDict(normalize=Normalize([0.0] * channels, [1.0] * channels), network=network))
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return dict(model.state_dict())
 
 
 def _timm_model(name: str, pretrained: bool, num_classes: int, channels: int, image_size: tuple[int, int]) -> nn.Module:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from glsmooth.configuration.untrusted import limits, open_file
@@ -53,12 +54,22 @@ def read_tensors(path: Path) -> Any:
         if size > limits().gigabytes * 10**9:  # of few blocks on disk, perhaps
             raise ValueError(f"it is larger than limits.gigabytes={limits().gigabytes}; raise that if you trust it")
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _of_safetensors(path)
         _check(file)
         file.seek(0)
         content = torch.load(file, map_location="cpu", weights_only=True)
     _check_memory(content, size)
     return content
+
+
+def _of_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file. One that has several names in its network is stored under one of them; the metadata say
+    which the others are, as ``safetensors.torch.save_model`` writes them."""
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    others = {name: tensors[stored] for name, stored in metadata.items() if name != "format" and stored in tensors}
+    return {**others, **tensors}
 
 
 def in_brief(error: Exception) -> str:

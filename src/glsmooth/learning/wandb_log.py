@@ -23,6 +23,7 @@ from lightning.pytorch.loggers.logger import Logger
 from numpy.typing import NDArray
 from torch import Tensor
 
+from glsmooth.configuration.exported import exported_files
 from glsmooth.configuration.identity import digest
 from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import Checkpoint
@@ -123,7 +124,9 @@ class Session:
             metadata = {"sha256": checkpoint.sha256, "seed": checkpoint.seed, "metrics": checkpoint.metrics}
             artifact = wandb.Artifact(_artifact_name(checkpoint), type="model", metadata=metadata)
             # Not copied beside the file: hundreds of runs of a sweep may use it.
-            artifact.add_file(str(path), name="best.ckpt", skip_cache=True, policy="immutable")
+            files = {file.name: file for file in exported_files(path)} if path.is_dir() else {"best.ckpt": path}
+            for name, file in files.items():
+                artifact.add_file(str(file), name=name, skip_cache=True, policy="immutable")
             if made:
                 self.run.log_artifact(artifact, aliases=["best"])
             else:

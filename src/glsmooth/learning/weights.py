@@ -20,7 +20,7 @@ from glsmooth.configuration.untrusted import plain_values
 from glsmooth.errors import UserError
 from glsmooth.learning.tensors import in_brief, read_tensors
 
-__all__ = ["PUBLISHED", "Fitted", "Weights", "check_classes", "fit", "read_weights", "statistics"]
+__all__ = ["PUBLISHED", "Fitted", "Weights", "check_classes", "fit", "misfit", "read_weights", "statistics"]
 
 #: Mean and standard deviation of the layers in front of networks of Cohen et al. (2019, locuslab/smoothing,
 #: code/datasets.py), whose files do not hold them, by data set; that of MNIST is of Li et al. (2021, TSS, datasets.py).
@@ -312,14 +312,33 @@ def _refuse_misfit(weights: Weights, state: Mapping[str, Tensor], own: Mapping[s
     Raises:
         UserError: it lists the first of what only one side has, and of what differs.
     """
-    both = [key for key in own if key in state]
+    said = misfit(state, own, weights.others)
+    if said is not None:
+        without_head = ", or set new_head=true" if state.keys() == own.keys() - head else ""
+        raise UserError(
+            f"weights={weights.path}: does not fit{said}; use a file of the same architecture, or the model that it is "
+            f"of{without_head}"
+        )
+
+
+def misfit(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], others: Mapping[str, str] | None = None
+) -> str | None:
+    """Why the tensors of a file are not those of a network, in words that follow "does not fit"; None where they are.
+
+    Args:
+        state: the tensors of the file under the names of the network.
+        own: the network's state_dict; its values are not looked at.
+        others: the kinds of what the file has under further names, and is no tensor.
+    """
+    both, others = [key for key in own if key in state], others or {}
     lists = {
         "only the file has": [f"{_short(key)} {_shape(state[key])}" for key in state if key not in own],
         "only the model has": [
             f"{_short(key)} {_shape(own[key])}" + f" (a {kind} in the file)" * bool(kind)
             for key in own
             if key not in state
-            for kind in [weights.others.get(key, "")]
+            for kind in [others.get(key, "")]
         ],
         "of other shapes in the file are": [
             f"{_short(key)} {_shape(state[key])} for {_shape(own[key])}"
@@ -328,19 +347,16 @@ def _refuse_misfit(weights: Weights, state: Mapping[str, Tensor], own: Mapping[s
         ],
     }
     said = [f"{what} {len(found)} ({_few(found)})" for what, found in lists.items() if found]
-    without_head = ", or set new_head=true" if state.keys() == own.keys() - head else ""
     if said:
-        raise UserError(
-            f"weights={weights.path}: does not fit, in tensors: {'; '.join(said)}; use a file of the same "
-            f"architecture, or the model that it is of{without_head}"
-        )
+        return f", in tensors: {'; '.join(said)}"
     for key in both:
         if state[key].layout != torch.strided or state[key].is_floating_point() != own[key].is_floating_point():
-            raise UserError(
-                f"weights={weights.path}: does not fit: {_short(key)} is of the kind {state[key].dtype}, "
-                f"{str(state[key].layout).removeprefix('torch.')}, where the model has {own[key].dtype}; save it as "
-                "plain floating-point numbers"
+            return (
+                f": {_short(key)} is of the kind {state[key].dtype}, "
+                f"{str(state[key].layout).removeprefix('torch.')}, where the model has {own[key].dtype} (save it as "
+                "plain floating-point numbers)"
             )
+    return None
 
 
 def _shape(tensor: Tensor) -> str:

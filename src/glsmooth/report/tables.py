@@ -222,6 +222,11 @@ def accuracy_rows(run: Run) -> list[tuple[str, str, str]]:
     return [(what, str(images), wording.percent(images, total)) for what, images in counts]
 
 
+#: What stands below the table of methods.
+MEANING = (
+    "h_min: the probability that the method requires for this region. Certified: p_A > h_min. CRA, "
+    "certified robust accuracy: the share of the images that are certified in their true class.\n"
+)
 METHOD_HEADER = ("method", "h_min", "certified", "and correct", "CRA")
 
 
@@ -386,14 +391,7 @@ def settings(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[
     order = run.summary.transform.get("order")
     rows = [
         ("transformation", transform.name + (f" ({str(order).replace('_', ' ')})" if order else "")),
-        (
-            "smoothing laws",
-            "; ".join(
-                f"{wording.parameter(name)} ~ {wording.law(law)}"
-                for name, law in run.summary.smoothing.items()
-                if law is not None
-            ),
-        ),
+        ("smoothing laws", wording.laws(run.summary.smoothing)),
         ("certified region", wording.region(region)),
     ]
     best = primary(outcomes)
@@ -422,7 +420,7 @@ def settings(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[
         )
     )
     model = run.summary.model
-    rows.append(("model", _model(model) if isinstance(model, Mapping) else str(model)))
+    rows.append(("model", network(model) if isinstance(model, Mapping) else str(model)))
     return rows
 
 
@@ -438,17 +436,20 @@ def _chosen(dataset: Mapping[str, object]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def _model(model: Mapping[str, object]) -> str:
+def network(model: Mapping[str, object]) -> str:
+    """The network of a configuration in words."""
     name, canonical = model.get("name"), model.get("canonical")
     words = str(name) if canonical in (None, "none") else f"{name} on canonical forms of {canonical}"
     mean, std = model.get("mean"), model.get("std")
     if isinstance(mean, list) and isinstance(std, list):  # typed, or of a network from elsewhere
-        words += f"; pixels minus [{_rounded(mean)}], divided by [{_rounded(std)}]"
+        words += f"; {normalisation(mean, std)}"
     return words
 
 
-def _rounded(values: list[float]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
+def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
+    """What a network does to the pixels of each channel first."""
+    rounded = (", ".join(f"{value:.4g}" for value in values) for values in (mean, std))
+    return "pixels minus [{}], divided by [{}]".format(*rounded)
 
 
 def _draws(run: Run) -> str:
@@ -534,10 +535,7 @@ def run_table(run: Run, region: Region, outcomes: Mapping[str, Outcome], note: s
     parts.append(markdown(METHOD_HEADER, method_rows(run, outcomes)))
     if notes := method_notes(run, outcomes):
         parts.append(bullets(notes))
-    parts.append(
-        "h_min: the probability that the method requires for this region. Certified: p_A > h_min. CRA, "
-        "certified robust accuracy: the share of the images that are certified in their true class.\n"
-    )
+    parts.append(MEANING)
     parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
     if more:
         parts.append(more)

@@ -69,6 +69,11 @@ def percent(count: int, total: int) -> str:
     return f"{tenths // 10}.{tenths % 10} %"
 
 
+def share(count: int, total: int) -> float:
+    """The number that :func:`percent` shows, as a share of 1."""
+    return (1000 * count // total) / 1000
+
+
 def number(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
 
@@ -132,6 +137,11 @@ def law(settings: Mapping[str, object]) -> str:
     name = str(settings["law"])
     # A law that only Python knows is named with its numbers.
     return name.removesuffix(ONLY_IN_PYTHON) if name.endswith(ONLY_IN_PYTHON) else f"{name}({', '.join(values)})"
+
+
+def laws(smoothing: Mapping[str, Mapping[str, object] | None]) -> str:
+    """``contrast ~ LogNormal(loc 0, scale 0.6); brightness ~ …`` from the plain dicts of a family's laws."""
+    return "; ".join(f"{parameter(name)} ~ {law(said)}" for name, said in smoothing.items() if said is not None)
 
 
 def point(values: Mapping[str, float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,10 +29,11 @@ __all__ = [
     "SUMMARY",
     "SWEEP",
     "check_writable",
+    "new_folder",
     "read_json",
     "remove_leftovers",
     "replacing",
-    "sync_directory",
+    "sync",
     "wandb_id",
     "write_bytes",
     "write_config",
@@ -103,7 +105,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(descriptor)
         os.replace(temporary, path)
         temporary = None
-        sync_directory(path.parent)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by the latter
         reason = getattr(error, "strerror", None) or "the disk is full, or fails"
         raise UserError(
@@ -113,6 +115,35 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill with files that takes the name ``path`` at the end: it is there either with all of them or not
+    at all. An empty folder of this name is replaced.
+
+    Raises:
+        UserError: the folder that it lies in cannot be written, or the name is taken by then.
+    """
+    temporary = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent))
+        temporary.chmod(0o777 & ~_UMASK)
+        yield temporary
+        for file in temporary.iterdir():  # others write them, too, and to be read by their owner alone
+            file.chmod(0o666 & ~_UMASK)
+            sync(file)
+        sync(temporary)
+        os.rename(temporary, path)
+        temporary = None
+        sync(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); name another folder, and run the same command again"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_json(path: Path, fix: str, as_it_is: bool = False) -> Any:
@@ -154,8 +185,8 @@ def remove_leftovers(directory: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def sync_directory(path: Path) -> None:
-    """Have the directory's entries, too, on disk."""
+def sync(path: Path) -> None:
+    """Have a file's content, or a directory's entries, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

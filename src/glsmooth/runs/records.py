@@ -29,7 +29,7 @@ from glsmooth.configuration.fields import OBJECT, check_file, list_of, number, s
 from glsmooth.configuration.identity import difference
 from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError, visible
-from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, read_json, remove_leftovers, sync_directory, write_text
+from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, read_json, remove_leftovers, sync, write_text
 from glsmooth.smoothing import Verdict
 from glsmooth.voting.procedures import ABSTAIN
 
@@ -252,7 +252,7 @@ class RecordWriter:
             os.ftruncate(self._file.fileno(), self._size)
         if self._size == 0:
             self._write(",".join(self.columns) + "\n")
-            sync_directory(path.parent)
+            sync(path.parent)
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Write rows and wait until they are on disk.
