@@ -47,7 +47,7 @@ from . import pages
 from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
 
 
