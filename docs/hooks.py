@@ -1,7 +1,10 @@
-"""What the site needs beside docs/: pages of the repository that lie elsewhere, and links that fit both places."""
+"""What the site needs beside docs/: pages that lie elsewhere, links that fit both places, and what commands print."""
 
+import os
 import posixpath
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from mkdocs.structure.files import File
@@ -14,6 +17,7 @@ ELSEWHERE = {
     "SECURITY.md": "security_policy.md",
     "outputs/README.md": "reference/run_directories.md",
 }
+COMMAND = re.compile(r"^<!-- (glsmooth .*) -->$", re.MULTILINE)
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):<code>~?([^<]*)</code>")
 
 
@@ -23,8 +27,16 @@ def on_files(files, config):
     return files
 
 
+def printed(match):
+    """What the command in a comment prints: of the source that the site is about."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-m", *match[1].split()]
+    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return f"```text\n{output}```"
+
+
 def on_page_markdown(markdown, page, **_):
-    """Links lead where they lead in the repository."""
+    """Links lead where they lead in the repository, and commands in comments are run."""
     place = page.file.src_uri
     home = next((path for path, there in ELSEWHERE.items() if there == place), f"docs/{place}")
 
@@ -36,7 +48,7 @@ def on_page_markdown(markdown, page, **_):
         there = ELSEWHERE.get(path, path.removeprefix("docs/"))
         return f"]({posixpath.relpath(there, posixpath.dirname(place) or '.')}{'#' if anchor else ''}{anchor})"
 
-    return re.sub(r"\]\(([^)\s]+)\)", moved, markdown)
+    return COMMAND.sub(printed, re.sub(r"\]\(([^)\s]+)\)", moved, markdown))
 
 
 def on_page_content(html, **_):

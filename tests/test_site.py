@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import glsmooth as gs
+from glsmooth.__main__ import COMMANDS
 
 from . import pages
 
@@ -125,6 +126,11 @@ def test_what_would_be_rendered_wrongly_is_found(pattern, html):
     assert not found_in(
         {"page": '<a href="https://example.org">there</a><p>2 * 3\nis * 6</p>: <code>a</code>'}, pattern
     )
+
+
+def test_the_site_has_the_help_of_every_command(site):
+    assert [name for name in COMMANDS if f"Usage: glsmooth {name} " not in site["reference/commands.html"]] == []
+    assert "momentum: " in site["reference/commands.html"]
 
 
 def test_the_site_has_what_lies_elsewhere(site):
