@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "README.md": "overview.md",
     "SECURITY.md": "security_policy.md",
     "outputs/README.md": "reference/run_directories.md",
 }
