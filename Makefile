@@ -7,11 +7,12 @@ VENV ?= .venv
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 RIVALS := $(VENV)/.installed-rivals
+SITE := $(VENV)/.installed-docs
 CONSTRAINTS ?= constraints.txt
 NEWEST := .venv-newest
 DEMO := outputs/demo
 
-.PHONY: demo test test-slurm newest constraints packages stress lint bench clean
+.PHONY: demo test test-slurm newest constraints packages stress lint docs bench clean
 
 demo: $(INSTALLED)
 	$(PYTHON) -m glsmooth.train experiment=demo hydra.run.dir=$(DEMO)/train
@@ -39,7 +40,7 @@ newest:
 constraints:
 	python3.11 --version
 	$(MAKE) newest BASE_PYTHON=python3.11
-	$(MAKE) $(NEWEST)/.installed-rivals VENV=$(NEWEST) CONSTRAINTS=
+	$(MAKE) $(NEWEST)/.installed-docs $(NEWEST)/.installed-rivals VENV=$(NEWEST) CONSTRAINTS=
 	test -f $(NEWEST)/.installed-rivals
 	@set -eo pipefail; { grep '^#' constraints.txt; \
 	    $(NEWEST)/bin/python -m pip freeze --all --exclude-editable --exclude pip --exclude uv --exclude wheel \
@@ -64,13 +65,17 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
+# The site of docs/ in site/: open site/index.html. A link that leads nowhere, or a name without documentation, fails.
+docs: $(INSTALLED) $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet
+
 # With the rivals that benchmarks/rivals.py compares with, where they can be had; it says so where they cannot.
 bench: $(INSTALLED) $(RIVALS)
 	for benchmark in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do $(PYTHON) "$$benchmark" || exit 1; done
 
 # Results in outputs/ stay.
 clean:
-	rm -rf $(VENV) $(NEWEST) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(NEWEST) build dist site .pytest_cache .ruff_cache .mypy_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # glsmooth with an extra. uv is fast and compiles the bytecode that would otherwise slow the first start; pip does as
@@ -85,6 +90,11 @@ endef
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(PYTHON)
 	@echo "Installing glsmooth and its dependencies into $(VENV) (once)"
 	@$(call install,dev)
+	@touch $@
+
+$(SITE): $(INSTALLED)
+	@echo "Installing what makes the site into $(VENV) (once)"
+	@$(call install,docs)
 	@touch $@
 
 $(RIVALS): $(INSTALLED)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import io
+import operator
 import re
 import shlex
 import tokenize
@@ -169,8 +170,32 @@ def words_of(command):
     return [re.sub(r"^\[([^]=]+=.*)\]$", r"\1", word) for word in shlex.split(command, comments=True)]
 
 
-def compare_output(shown, printed):
+def command_parts(command):
+    """(name, arguments) of ``glsmooth NAME …`` and ``python -m glsmooth.NAME …``; None for other programs."""
+    words = words_of(command)
+    if words[0] == "glsmooth":
+        return words[1], words[2:]
+    if words[:2] == ["python", "-m"] and words[2].startswith("glsmooth"):
+        name = words[2].partition(".")[2]
+        return (name, words[3:]) if name else (words[3], words[4:])
+    return None
+
+
+def alike(shown, printed, slack):
+    """Have two lines the same words, and numbers that differ by no more than this share of the larger?"""
+    pattern = re.compile(r"\d[\d.,]*\d|\d")
+    pairs = zip(pattern.findall(shown), pattern.findall(printed), strict=False)
+    numbers = [tuple(float(number.replace(",", "")) for number in pair) for pair in pairs]
+    return pattern.sub("0", shown) == pattern.sub("0", printed) and all(
+        abs(a - b) <= slack * max(a, b) for a, b in numbers
+    )
+
+
+def compare_output(shown, printed, same=operator.eq):
     """Does ``printed`` have the lines that a page shows? A line ``…`` stands for any lines.
+
+    Args:
+        same: of a line of each, whether they are.
 
     Raises:
         Stale: it does not.
@@ -184,7 +209,7 @@ def compare_output(shown, printed):
         part = [line.rstrip() for line in part]
         last = len(lines) - len(part)
         places = [at] if i == 0 else [last] if i == len(parts) - 1 else range(at, last + 1)
-        at = next((k + len(part) for k in places if k >= at and lines[k : k + len(part)] == part), None)
+        at = next((k + len(part) for k in places if at <= k <= last and all(map(same, part, lines[k:]))), None)
         if at is None:
             raise Stale("the page shows\n" + "\n".join(part) + "\nbut the program prints\n" + "\n".join(lines))
     if ELLIPSIS not in shown.splitlines() and at != len(lines):

@@ -35,6 +35,7 @@ from scipy.stats import binom
 
 import glsmooth as gs
 from glsmooth.bounds import METHODS
+from glsmooth.commands import predict
 from glsmooth.commands.entry import own_law
 from glsmooth.commands.plan import plan_of
 from glsmooth.configuration.build import build_family, build_region, law_config
@@ -144,17 +145,6 @@ def test_there_are_examples_in_docstrings():
 # Commands
 
 
-def command_parts(command):
-    """(name, arguments) of ``glsmooth NAME …`` and ``python -m glsmooth.NAME …``; None for other programs."""
-    words = pages.words_of(command)
-    if words[0] == "glsmooth":
-        return words[1], words[2:]
-    if words[:2] == ["python", "-m"] and words[2].startswith("glsmooth"):
-        name = words[2].partition(".")[2]
-        return (name, words[3:]) if name else (words[3], words[4:])
-    return None
-
-
 def compose(name, arguments):
     """Compose and validate a command; files and folders that it names are made in the current directory.
 
@@ -216,7 +206,7 @@ def benchmark(path):
 def check_command(command):
     """Whatever program a page tells its reader to start: it takes these arguments."""
     words = pages.words_of(command)
-    parts = command_parts(command)
+    parts = pages.command_parts(command)
     if parts is not None:
         compose(*parts)
     elif words[0] == "python":
@@ -337,7 +327,7 @@ def printed_by(name, arguments, folder):
 @each(lambda text: [pair for pair in pages.commands(text) if pair[1] is not None])
 def test_a_command_prints_what_is_shown(page, item, tmp_path):
     command, shown = item
-    name, arguments = command_parts(command)
+    name, arguments = pages.command_parts(command)
     assert name == "bounds", "only bounds is quick enough; show what other commands print in a block of its own"
     pages.compare_output(shown, printed_by(name, arguments, tmp_path))
 
@@ -352,12 +342,16 @@ def up(value):
     return f"{math.ceil(value * 1e5 - 1e-6) / 1e5:.5f}"
 
 
-def check_demo(shown):
-    """The end of what ``make demo`` prints: required probabilities, shares and sums; counts need the training."""
-    config = compose("train", ["experiment=demo"])
+def check_certified(shown, capsys=None):
+    """A table of certify: required probabilities, shares and sums under the default laws; counts need the training."""
+    del capsys
+    kind = re.match(r"# Certified robust accuracy: (\w+) on ", shown).group(1)
+    config = compose("train", [f"transform={kind}"])
     family = build_family(config["transform"], config["smoothing"], None)
-    region = build_region(config["region"], family.transform)
-    total, correct = map(int, re.search(r"Of (\d+) test images, (\d+) ", shown).groups())
+    sentence = re.search(r"Of (\d+) test images, (\d+) .*", shown)
+    total, correct = map(int, sentence.groups())
+    intervals = re.findall(r"(\w+) in \[(\S+), (\S+?)\]", ascii_minus(sentence.group()))
+    region = build_region({name: list(map(float, ends)) for name, *ends in intervals}, family.transform)
     shares = {count: f"{math.floor(1000 * count / total) / 10:.1f} %" for count in range(total + 1)}
     by_title = {method.title: name for name, method in METHODS.items()}
     methods = {}
@@ -378,10 +372,17 @@ def check_demo(shown):
         assert int(right) <= int(certified) <= total
     assert max(int(row[2]) for row in methods.values() if row[2].isdigit()) == correct
     assert f"({shares[correct]})" in shown
-    named = {
-        name: tuple(map(float, ends)) for name, *ends in re.findall(r"(\w+) in \[(\S+), (\S+?)\]", ascii_minus(shown))
-    }
-    assert named == dict(region.intervals)
+
+
+def check_predictions(shown, capsys):
+    """A table of predict for four classes: the interval is that of the votes, if all others are for one class."""
+    del capsys
+    rows = [re.fullmatch(r"(\d+) of (\d+)\|(\S+) to (\S+)", "|".join(row[2:])) for row in table_rows(shown)[2:]]
+    assert rows
+    for count, n, low, high in (row.groups() for row in rows):
+        votes = np.array([int(count), int(n) - int(count), 0, 0])
+        ends = predict.interval(votes, int(n), 1e-3)
+        assert [low, high] == [f"{math.floor(ends[0] * 1e4) / 1e4:.4f}", f"{math.ceil(ends[1] * 1e4) / 1e4:.4f}"]
 
 
 def config_methods(command):
@@ -440,7 +441,7 @@ def check_advice(shown, capsys):
     }
     for command in re.findall(r"^  (glsmooth .*)$", shown, flags=re.M):
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            config = compose(*command_parts(command))
+            config = compose(*pages.command_parts(command))
         laws = {
             name: {**law_config(law), **{k: v for k, v in config["smoothing"][name].items() if v is not None}}
             for name, law in trained.laws.items()
@@ -452,7 +453,8 @@ def check_advice(shown, capsys):
 #: Beginning of an output without its command -> what checks it.
 OUTPUTS = {
     "Of 21 laws that were tried": check_advice,
-    "# Certified robust accuracy: contrast_brightness on digits": lambda shown, capsys: check_demo(shown),
+    "# Certified robust accuracy: ": check_certified,
+    "| image | class | votes | probability |": check_predictions,
     "x86_64, 2 cores": check_benchmark,
 }
 
@@ -468,7 +470,14 @@ def test_an_output_that_takes_long_is_checked_in_part(page, item, capsys):
 def test_a_stale_output_fails(said, instead):
     shown = next(output for output in pages.outputs((ROOT / "README.md").read_text()) if said in output)
     with pytest.raises((AssertionError, Stale)):
-        check_demo(shown.replace(said, instead, 1))
+        check_certified(shown.replace(said, instead, 1))
+
+
+@pytest.mark.parametrize(("said", "instead"), [("0.9910", "0.9911"), ("1000 of 1000", "999 of 1000")])
+def test_a_stale_prediction_fails(said, instead, capsys):
+    (shown,) = [output for output in pages.outputs((ROOT / "docs" / "tutorial.md").read_text()) if said in output]
+    with pytest.raises(AssertionError):
+        check_predictions(shown.replace(said, instead), capsys)
 
 
 @pytest.mark.parametrize(
