@@ -365,9 +365,10 @@ def _centre(shapes: Mapping[str, Any], transform: ResolvableTransform) -> dict[s
     if over is None and not centre and (len(names) == 1 or set(names) == set(transform.integer_parameters)):
         over = names
     if over is None and not centre:
+        shifts = [name for name in names if name in transform.integer_parameters]
         raise UserError(
             f"region.over is missing: a ball of {transform.name} could be over {', '.join(names)}; set for example "
-            f"'region.over=[{','.join(transform.integer_parameters or names[:1])}]'"
+            f"'region.over=[{','.join(shifts or names[:1])}]'"
         )
     identity = dict(zip(names, transform.identity.tolist(), strict=True))
     chosen = [name for name in names if name in {*(over or ()), *centre}]
