@@ -194,6 +194,79 @@ def test_upper_bounds_of_a_mean():
             mean_upper(mean, n, 0.1)
 
 
+class Comb(gs.Law):
+    """Uniform on [i, i + 1/2] for i from -20 to 19: a density of many modes, which says so by naming none."""
+
+    fields = ("unit",)
+
+    def __init__(self, unit):
+        super().__init__(unit=unit)
+
+    @property
+    def interval(self):
+        return -20.0 * self.unit, 19.5 * self.unit
+
+    def _log_density(self, x):
+        inside = torch.remainder(x / self.unit, 1.0) <= 0.5
+        return torch.where(inside, -math.log(20 * self.unit), -math.inf)
+
+    def icdf(self, value):
+        tooth = torch.floor(40 * value).clamp(max=39)
+        return self.unit * (tooth - 20 + (40 * value - tooth) / 2)
+
+
+def test_a_law_of_many_modes_has_no_least_density_at_the_ends():
+    """Moved by half of a tooth's distance it shares nothing with itself, though at both ends of [0, 1] it does."""
+    family = gs.SmoothedFamily(ShownBrighten(), {"b": Comb(1.0)})
+    with pytest.raises(gs.NotApplicable, match="cells need a law of one mode"):
+        gs.required_probability(family, gs.Box(b=(0.0, 1.0)))
+
+
+class Stays(ShownBrighten):
+    def inverse(self, theta, beta):
+        return theta + 0 * beta
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0, 1e-9), (0, 1e-8), (1e9, 1), (1e6, 1e-3), (0, 1)])
+def test_a_wrong_inverse_is_seen_in_any_units(loc, scale):
+    family = gs.SmoothedFamily(Stays(), {"b": gs.Normal(loc, scale)})
+    with pytest.raises(gs.NotApplicable, match=r"is not that of resolve|rounding decides"):
+        gs.required_probability(family, gs.Box(b=(0.0, 0.9 * scale)))
+
+
+@pytest.mark.parametrize(("loc", "scale"), [(0, 1e-9), (1e6, 1e-3), (0, 1e6)])
+def test_a_right_inverse_is_right_in_any_units(loc, scale):
+    family = gs.SmoothedFamily(ShownBrighten(), {"b": gs.Normal(loc, scale)})
+    found = sampled.certify(family, gs.Box(b=(0.0, 0.9 * scale)), n=20_000).h_min
+    exact = float(gs.Normal(0, 1).cdf(torch.tensor(0.9, dtype=torch.float64)))
+    assert exact <= found <= exact + 0.03
+
+
+class Steps(gs.ResolvableTransform):
+    """A whole step and a brightness; the claim about the step is false for a law of many modes."""
+
+    name, parameters, identity = "steps", ("k", "b"), torch.zeros(2, dtype=torch.float64)
+    integer_parameters = frozenset({"k"})
+    monotone_parameters = frozenset({"k"})
+
+    def apply(self, images, theta):
+        return images + theta[:, 1].to(images)[:, None, None, None]
+
+    def resolve(self, alpha, beta):
+        return alpha + beta
+
+    def inverse(self, theta, beta):
+        return theta - beta
+
+
+def test_no_claim_is_believed_beside_cells():
+    """Teeth at distance 2: a step by 1 leads between them, a step by 2 onto others."""
+    family = gs.SmoothedFamily(Steps(), {"k": gs.Normal(0, 1), "b": gs.Normal(0, 1)})
+    argument = sampled.certify(family, gs.Box(k=(0, 2), b=(0.0, 0.1)), n=2_000).argument
+    assert "claim" not in argument
+    assert "all whole k" in argument
+
+
 class Wrong(ShownAffine):
     def inverse(self, theta, beta):
         return torch.stack((theta[..., 0] / beta[0], theta[..., 1] - theta[..., 0] * beta[1]), dim=-1)

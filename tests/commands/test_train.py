@@ -528,7 +528,7 @@ def test_training_starts_from_the_network_of_a_checkpoint(finished, tmp_path, ca
             run(tmp_path / "other", *gentle, *mistake)
 
 
-def test_a_checkpoint_says_where_its_images_lie(tmp_path):
+def test_a_checkpoint_says_where_its_images_lie(tmp_path, monkeypatch):
     from glsmooth.learning.checkpoint import starting_from
 
     folder = ["dataset=cifar10", f"dataset.root={tmp_path}", "model=small_cnn", "optimizer.epochs=1"]
@@ -543,6 +543,11 @@ def test_a_checkpoint_says_where_its_images_lie(tmp_path):
         started = starting_from(tmp_path / "run" / "best.ckpt", {"model": model, "dataset": {**dataset, "name": name}})
         assert started["dataset"]["root"] == root
         assert started["model"]["name"] == "small_cnn"
+    # Somebody else's file may name any folder.
+    (tmp_path / "stranger.ckpt").write_bytes((tmp_path / "run" / "best.ckpt").read_bytes() + b"\0")
+    monkeypatch.setattr("glsmooth.learning.checkpoint.load_checkpoint", lambda ckpt: settings)
+    with pytest.raises(UserError, match=r"dataset.root=.* comes from .*stranger.ckpt.*type the folder"):
+        starting_from(tmp_path / "stranger.ckpt", {"model": model, "dataset": dataset})
 
 
 def test_an_invariant_network_from_weights_to_votes(tmp_path, finished, monkeypatch):

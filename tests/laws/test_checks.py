@@ -319,3 +319,61 @@ def test_an_infinite_density_is_no_mistake():
     check = gs.check_law(Arcsine())
     assert check.passed, check
     assert check.density_error < 1e-6
+
+
+class Falling(gs.Law):
+    """Density 2/w (1 - x/w) on [0, w], with a distribution function that goes on beyond it as a parabola."""
+
+    fields = ("w",)
+    log_concave = True
+
+    def __init__(self, w):
+        super().__init__(w=w)
+
+    @property
+    def interval(self):
+        return 0.0, self.w
+
+    @property
+    def mode_point(self):
+        return 0.0
+
+    def _log_density(self, x):
+        return math.log(2 / self.w) + torch.log1p(-x / self.w)
+
+    def cdf(self, value):
+        z = value / self.w
+        return z * (2 - z)
+
+    def survival(self, value):
+        return (1 - value / self.w) ** 2
+
+    def icdf(self, value):
+        return self.w * (1 - torch.sqrt(1 - value))
+
+
+class Clamped(Falling):
+    def cdf(self, value):
+        return super().cdf(value.clamp(0.0, self.w))
+
+    def survival(self, value):
+        return super().survival(value.clamp(0.0, self.w))
+
+
+def test_a_distribution_function_is_tried_beyond_the_law():
+    with pytest.raises(UserError, match=r"cdf|survival"):
+        gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Falling(1.0)})
+    assert gs.check_law(Clamped(1.0)).passed
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Clamped(1.0)})
+    assert gs.required_probability(family, gs.Points([{"brightness": 1.0}])) == 1
+
+
+class Slow(Clamped):
+    @property
+    def shift_speed(self):
+        return 1e-6
+
+
+def test_a_speed_that_is_too_small_is_refused():
+    with pytest.raises(UserError, match="shift_speed"):
+        gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Slow(1.0)})

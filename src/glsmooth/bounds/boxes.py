@@ -51,7 +51,7 @@ _LEAST = 2_000
 _CHUNK = 20_000
 #: Room for rounding in a log-density, in units of its size.
 _ROUNDING = 1e-12
-#: What the parameter of an inverse may be off by, relative to its size.
+#: What the parameter of an inverse may be off by, in units of its scatter.
 _TOLERANCE = 1e-9
 
 Cell = tuple[tuple[float, ...], tuple[float, ...]]
@@ -100,6 +100,11 @@ def worst_case(
         NotApplicable: an ``inverse`` that is not that of ``resolve``, or that no enclosure passes through.
     """
     check_resolving_function(family.transform, family.sample(100, generator))
+    for name, law in family.laws.items():
+        try:
+            law.mode_point  # noqa: B018 - the least density of an interval is that of an end where there is one mode
+        except NotImplementedError as error:
+            raise NotApplicable(f"{name}={law!r}: cells need a law of one mode; {error}") from error
     points = torch.quasirandom.SobolEngine(len(family.parameters), scramble=True, seed=0).draw(
         _PILOT, dtype=torch.float64
     )
@@ -243,6 +248,7 @@ def _check_inverse(pilot: _Sample, cell: Cell, generator: torch.Generator) -> No
     inside = low + (high - low) * torch.rand(20, len(low), dtype=torch.float64, generator=generator)
     rows = slice(0, 500)
     theta = pilot.theta[rows]
+    spread = theta.quantile(0.75, 0) - theta.quantile(0.25, 0)
     for point in [*_corners(cell)[:64], *map(tuple, inside.tolist())]:
         beta = torch.tensor(point, dtype=torch.float64)
         at = ", ".join(f"{name} = {value:g}" for name, value in zip(family.parameters, point, strict=True))
@@ -257,11 +263,17 @@ def _check_inverse(pilot: _Sample, cell: Cell, generator: torch.Generator) -> No
                 f"{transform!r}.inverse must give float64 of the shape of theta, {tuple(theta.shape)}; mend it"
             )
         reached, by_alpha, _ = jacobians(transform, alpha, beta.expand_as(alpha))
-        off = (reached - theta).abs() / (1 + theta.abs() + alpha.abs())
-        if float(off.nan_to_num(nan=0.0).max()) > _TOLERANCE:  # NaN: it says that there is none
+        rounding = 2.0**-49 * (theta.abs() + alpha.abs())
+        if bool((rounding.nanmedian(0).values > 1e-3 * spread).any()):
+            raise NotApplicable(
+                f"{transform!r}: at {at} parameters are so much larger than their scatter that rounding decides; "
+                "choose units in which they are not"
+            )
+        off = ((reached - theta).abs() / (spread + rounding / _TOLERANCE)).nan_to_num(nan=0.0)  # NaN: there is none
+        if float(off.max()) > _TOLERANCE:
             raise NotApplicable(
                 f"{transform!r}.inverse is not that of resolve: at {at} resolve(inverse(theta, beta), beta) differs "
-                f"from theta by {float(off.nan_to_num(nan=0.0).max()):.2g} (relative); mend one of the two"
+                f"from theta by {float(off.max()):.2g} of its scatter; mend one of the two"
             )
         ratio = _least_log_density(family, alpha, alpha) - torch.linalg.slogdet(by_alpha)[1] - pilot.log_tau[rows]
         gap = pilot.least_log_ratio((point, point), rows) - ratio

@@ -65,6 +65,8 @@ class Enclosure:
             return getattr(self.low, name)
         if name.startswith("__"):  # Python asks for these by itself
             raise AttributeError(name)
+        if name not in _FUNCTIONS and name not in _SAME_AS and name not in _MOVES:
+            raise Unenclosed(name)
         return lambda *args, **kwargs: _call(name, (self, *args), kwargs)
 
     def __len__(self) -> int:
@@ -74,6 +76,7 @@ class Enclosure:
         raise Unenclosed("a comparison")
 
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = lambda self, other: _refuse("a comparison")
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = lambda self, other: _refuse("an operation in place")
     __hash__ = None  # type: ignore[assignment]
 
     def __getitem__(self, index: Any) -> Enclosure:
@@ -262,6 +265,8 @@ _MOVES = frozenset(
 
 
 def _call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if name.endswith("_") and not name.endswith("__"):  # it would change its argument
+        raise Unenclosed(name)
     name = name.strip("_")
     name = _SAME_AS.get(name, name)
     if name in _FUNCTIONS and not kwargs:

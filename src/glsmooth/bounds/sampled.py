@@ -328,13 +328,18 @@ def _parts(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, tuple
     listed: list[str] = []
     unknown: list[str] = []
     ordered, inverts = _ordered(family, transform), boxes.has_inverse(family)
-    # What can be proved need not be claimed.
-    vouched = transform.integer_parameters if inverts else frozenset(transform.parameters)
-    for name, (low, high) in as_applied(family, region).items():
+    applied = as_applied(family, region)
+    # What can be proved need not be claimed, and beside cells no claim is tried.
+    cells = inverts and any(
+        low < high and name not in ordered and name not in transform.integer_parameters
+        for name, (low, high) in applied.items()
+    )
+    vouched = frozenset[str]() if cells else transform.monotone_parameters
+    for name, (low, high) in applied.items():
         values = [low]
         if low == high:
             pass
-        elif name in ordered or name in transform.monotone_parameters & vouched:
+        elif name in ordered or name in vouched:
             (proved if name in ordered else claimed).append(name)
             values = _ends(family, name, (low, high))
         elif name in transform.integer_parameters and high - low < MOST_SHIFTS:

@@ -447,6 +447,16 @@ class _Trial:
             worst = int(share.argmax())
             self.fact(name, wanted[worst], seen[worst], u[worst], holds=share[worst] <= 1)
             self.cdf_error = max(self.cdf_error, float(gap.max()))
+        # Bounds ask beyond all quantiles, too, where a formula may go on as if there were mass.
+        away = self.spread * np.geomspace(1e-6, 1e6, 200)
+        for x, lower in ((self.low - away, True), (self.high + away, False)):
+            x = x - 16 * _EPS * np.abs(x) if lower else x + 16 * _EPS * np.abs(x)
+            for name, method, right in ((BELOW, "cdf", 1.0 - lower), (ABOVE, "survival", 0.0 + lower)):
+                seen = self.call(method, x)
+                gap = np.where((seen < 0) | (seen > 1), np.inf, np.abs(seen - right))
+                worst = int(gap.argmax())
+                self.fact(name, right, seen[worst], float(x[worst]), holds=gap[worst] <= DIFFERENCE)
+                self.cdf_error = max(self.cdf_error, float(gap.max()))
 
     def sampler(self) -> None:
         """A sampler of the law's own, if it has one. Votes are drawn by icdf; training in Python may call it."""
@@ -613,6 +623,10 @@ class _Trial:
             self._slopes_of(name, x, tau, noise, total)
         if bool((x > 0).all()):
             self._slopes_of("bend_of_log", np.log(x), x * tau, x * noise, True)
+        said = self.number("shift_speed")
+        if said is not None and math.isfinite(said):
+            seen = (float(np.abs(np.diff(tau)).sum()) + abs(tau[0]) + abs(tau[-1])) / 2
+            self.fact("shift_speed", said, seen, holds=seen <= said * (1 + 1e-6) + float(noise.sum()))
         said = self.number("scale_speed")
         if said is not None and math.isfinite(said):
             weighted = x * tau

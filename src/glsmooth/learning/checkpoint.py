@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -42,6 +43,7 @@ from glsmooth.learning.models import build_model, tensors_without_values
 from glsmooth.learning.tensors import in_brief, read_tensors
 from glsmooth.learning.weights import misfit
 from glsmooth.runs.files import read_json, write_text
+from glsmooth.runs.own import is_own
 from glsmooth.voting.classifier import PRECISIONS, BaseClassifier, nonfinite
 
 #: Key of the payload in the checkpoint that Lightning writes, and in the config.json of a folder.
@@ -319,8 +321,14 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
     if model["weights"] is not None or model["pretrained"]:
         raise UserError("ckpt and other weights to start from: leave out model.weights and model.pretrained, or ckpt")
     told = all(dataset.get(key) == base.dataset.get(key) for key in ("name", "_target_"))
-    if dataset["root"] is None and told:
-        dataset["root"] = base.dataset["root"]
+    root = base.dataset["root"]
+    if dataset["root"] is None and told and root is not None:
+        if not is_own([Path(ckpt).expanduser()]):
+            raise UserError(
+                f"dataset.root={root} comes from {ckpt}, which train did not write on this machine; type the folder of "
+                f"the images, dataset.root={shlex.quote(str(root))} if that is the one"
+            )
+        dataset["root"] = root
     name = base.model["name"] if same else model["name"]
     weights = Path(ckpt).expanduser().resolve()
     started = {"name": name, "pretrained": False, "weights": str(weights / WEIGHTS if weights.is_dir() else weights)}

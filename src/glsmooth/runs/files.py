@@ -203,6 +203,6 @@ def write_config(directory: Path, settings: Mapping[str, Any]) -> None:
 def wandb_id(directory: Path) -> str:
     """The run's name at W&B, which a resumed run keeps."""
     file = directory / "wandb_id"
-    if not file.is_file():
+    if file.is_symlink() or not file.is_file():  # a link may lead to anything, and the name is sent away
         write_text(file, secrets.token_hex(4))
     return file.read_text(encoding="utf-8")
