@@ -176,10 +176,15 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
         bound = METHODS[method].certify(family, region)
     except Undefined as missing:
         raise NotApplicable(f"{method} needs more of a law than that says of itself: {missing}") from missing
-    own = sorted({type(law).__name__ for law in family.laws.values() if is_own(law)})
+    own = own_laws(family)
     if own:
         bound = replace(bound, argument=f"{bound.argument}; by what {', '.join(own)} says of its own shape")
     return bound
+
+
+def own_laws(family: SmoothedFamily) -> list[str]:
+    """Classes of the family's laws that are a user's own: bounds rest on what these say of their shape."""
+    return sorted({type(law).__name__ for law in family.laws.values() if is_own(law)})
 
 
 def required_probability(family: SmoothedFamily, region: Region, method: str = "neyman_pearson") -> float:

@@ -48,6 +48,7 @@ from glsmooth.transforms.factors import Shift
 
 __all__ = [
     "FAILURE_PROBABILITY",
+    "OWN_CLAIM",
     "as_applied",
     "cached_certify",
     "certify",
@@ -77,6 +78,8 @@ MOST_SHIFTS = 100
 INNER = 16
 #: Probability that a true claim is refused, besides that with which the corners' bounds fail.
 FALSE_ALARM = 1e-6
+#: How an outcome's argument calls what it rests on beside proofs.
+OWN_CLAIM = "the transformation's own claim"
 #: Draws that are handled at once.
 CHUNK = 100_000
 
@@ -366,9 +369,7 @@ def _parts(family: SmoothedFamily, region: Region) -> tuple[list[dict[str, tuple
     reasons = [
         f"all whole {', '.join(listed)}" if listed else "",
         f"worst corners, since shifts by log-concave laws ({', '.join(proved)}) are monotone" if proved else "",
-        f"worst corners of the region, by the transformation's own claim that {', '.join(claimed)} are monotone"
-        if claimed
-        else "",
+        f"worst corners of the region, by {OWN_CLAIM} that {', '.join(claimed)} are monotone" if claimed else "",
         f"every {', '.join(unknown)}, in cells whose densities are enclosed by interval arithmetic" if unknown else "",
     ]
     return parts, "; ".join(filter(None, reasons)) or "the only parameter of the region"

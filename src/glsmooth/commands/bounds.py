@@ -93,6 +93,7 @@ def table(result: Mapping[str, Any], alpha: float) -> str:
     lines = [f"{result['transform']}{where}", f"  smoothing  {law_text}", f"  region     {region}"]
     if result["worst_parameter"]:
         lines.append(f"  worst at   {_point(result['worst_parameter'])}")
+    own = sorted({law["_target_"].rpartition(".")[2] for law in result["smoothing"].values() if law.get("_target_")})
     rows = [("method", "required probability", f"votes needed at alpha = {alpha:g}", "")]
     for method, h in result["required_probability"].items():
         needed = result["samples_needed"][method]
@@ -100,6 +101,8 @@ def table(result: Mapping[str, Any], alpha: float) -> str:
         remark = result["reasons"][method] or ""
         if method in result["failure_probability"]:
             remark = f"estimated from samples: true except with probability {result['failure_probability'][method]:g}"
+        if own and h is not None:
+            remark = "; ".join(filter(None, (remark, f"by what {', '.join(own)} says of its own shape")))
         rows.append((METHODS[method].title, _up(h), votes, remark))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines.append("")

@@ -15,7 +15,7 @@ from torch import nn
 
 from glsmooth.commands.mains import export as main
 from glsmooth.commands.predict import typed_transform
-from glsmooth.configuration.build import law_targets
+from glsmooth.configuration.build import law_targets, typed_again
 from glsmooth.configuration.exported import ABOUT, CARD, WEIGHTS
 from glsmooth.configuration.fields import cut
 from glsmooth.configuration.plain import plain
@@ -24,6 +24,7 @@ from glsmooth.learning.checkpoint import Checkpoint, is_export, load_checkpoint,
 from glsmooth.report.card import model_card
 from glsmooth.runs.files import new_folder, write_text
 from glsmooth.runs.run import Run, load_run
+from glsmooth.runs.summary import Summary
 
 __all__ = ["main", "run"]
 
@@ -49,7 +50,8 @@ def run(cfg: DictConfig) -> None:
         write_exported(checkpoint, model, folder)
         write_text(folder / CARD, card)
     print(f"Exported to {out}: {WEIGHTS}, {ABOUT} and {CARD}, the card: read it, and say there what only you know.")
-    print(f"Certify it with: glsmooth certify ckpt={shlex.quote(str(out))}")
+    own = typed_again(checkpoint.transform, checkpoint.smoothing, checkpoint.model, checkpoint.dataset)
+    print("Certify it with: " + " ".join(["glsmooth certify", f"ckpt={shlex.quote(str(out))}", *own]))
 
 
 def _certified(path: str, checkpoint: Checkpoint, transform_target: str | None, laws: Collection[str]) -> Run:
@@ -58,13 +60,14 @@ def _certified(path: str, checkpoint: Checkpoint, transform_target: str | None, 
     Raises:
         UserError: it is none, or one of another network, or a part of one.
     """
-    found = load_run(path, transform_target=transform_target, law_targets=laws)
-    digest = (found.summary.checkpoint or {}).get("sha256")
+    # Before what a run of another network would want typed.
+    digest = (Summary.read(Path(path)).checkpoint or {}).get("sha256")
     if digest != checkpoint.sha256:
         raise UserError(
             f"runs: {path} was certified with another checkpoint (SHA-256 {cut(str(digest))}, not "
             f"{checkpoint.sha256}); leave it out, or certify this one"
         )
+    found = load_run(path, transform_target=transform_target, law_targets=laws)
     if found.summary.shard:
         raise UserError(
             f"runs: {path} is shard {found.summary.shard} of a certification; put the shards together with glsmooth "

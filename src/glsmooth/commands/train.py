@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from glsmooth.commands.mains import train as main
-from glsmooth.configuration.build import build_family, build_region, build_transform
+from glsmooth.configuration.build import build_family, build_region, build_transform, typed_again
 from glsmooth.configuration.identity import difference, file_digest
 from glsmooth.configuration.parts import described
 from glsmooth.configuration.settings import settled
@@ -198,7 +198,8 @@ def _say_what_next(best: Path, trained: Checkpoint) -> None:
         f"under the smoothing law {metrics[UNDER_LAW]:.2%}"
     )
     print(f"Best checkpoint: {best}")
-    print(f"Certify it with: glsmooth certify ckpt={shlex.quote(str(best))}")
+    own = typed_again(trained.transform, trained.smoothing, trained.model, trained.dataset)
+    print("Certify it with: " + " ".join(["glsmooth certify", f"ckpt={shlex.quote(str(best))}", *own]))
 
 
 def _own(file: Path) -> Checkpoint:

@@ -41,6 +41,7 @@ __all__ = [
     "law_targets",
     "law_words",
     "merge_region",
+    "typed_again",
     "with_folder",
     "without_replaced",
 ]
@@ -82,10 +83,31 @@ def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None,
         raise UserError(f"{group}._target_={name!r} comes from {source} and names no class; use another file")
     what = {"transform": "transformations", "model": "networks", "dataset": "data sets"}.get(group, "laws")
     typing = f"{group}._target_={name}"
+    other = "" if typed is None else f" (typed was {typed})"
     raise UserError(
-        f"{group}._target_={name} comes from {source}; files may name built-in {what} only. If you trust "
+        f"{group}._target_={name} comes from {source}{other}; files may name built-in {what} only. If you trust "
         f"it, type {typing}"
     )
+
+
+def typed_again(
+    transform: Mapping[str, Any],
+    smoothing: Mapping[str, Any],
+    model: Mapping[str, Any],
+    dataset: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What a user types, ``transform._target_=my_module.Shear``, for what :func:`check_target` would refuse of a file.
+
+    Args:
+        transform, smoothing, model, dataset: groups as a checkpoint has them; without ``dataset`` for a command that
+            reads none.
+    """
+    named = {"transform": transform, "model": model, "dataset": dataset or {}}
+    named |= {f"smoothing.{name}": law or {} for name, law in smoothing.items()}
+    targets = {group: spec.get("_target_") for group, spec in named.items()}
+    if targets["transform"] in _BUILTIN_TARGETS:
+        del targets["transform"]
+    return [f"{group}._target_={target}" for group, target in targets.items() if target]
 
 
 def law_targets(smoothing: Mapping[str, Any]) -> frozenset[str]:
@@ -248,8 +270,8 @@ def build_laws(spec: Mapping[str, Any], transform: ResolvableTransform) -> dict[
     for name in spec:
         if name not in transform.parameters:
             raise UserError(
-                f"smoothing.{cut(name)}={shown(spec[name])} is stray: {transform.name} has the parameters "
-                f"{', '.join(transform.parameters)}; remove it (smoothing.{cut(name)}=null)"
+                f"smoothing.{cut(name)}={shown(spec[name])} is stray: {transform.name} has other parameters"
+                f"{did_you_mean(cut(name), transform.parameters)}; remove it (smoothing.{cut(name)}=null)"
             )
     for name in transform.parameters:
         if name not in spec:

@@ -36,6 +36,8 @@ _OF_TRAINING = ("_target_", "bias_lr", "schedule", "milestones", "gamma", "epoch
 _OF_SGD = ("momentum", "nesterov")
 #: Fields of ``loss`` that say what a loss is given.
 _NOT_OF_LOSS = ("_target_", "copies", "pixel_noise", "transformed")
+#: Fields of ``loss`` that are arguments of ours.
+_OF_OURS = ("consistency", "entropy", "label_smoothing")
 #: Those of torch's that no network here can be trained with.
 _UNFIT = {
     "torch.optim.LBFGS": "it tries each batch several times a step, and takes no tensors in the order of channels_last",
@@ -144,7 +146,15 @@ def build_loss(spec: Mapping[str, Any]) -> Callable[..., Any] | None:
     fix = "name a function of logits and labels, or a class whose objects are called with them"
     if not callable(make):
         raise UserError(f"loss._target_={target!r} cannot be called; {fix}")
-    check_arguments("loss", target, make, arguments, given=0 if inspect.isclass(make) else 2)
+    given = 0 if inspect.isclass(make) else 2
+    takes = accepted(make, given)
+    usual = [key for key in _OF_OURS if key in arguments and takes is not None and key not in takes]
+    if usual:
+        raise UserError(
+            f"loss.{usual[0]}={shown(arguments[usual[0]])} is a field of glsmooth's own loss, which {target} does not "
+            "take; set loss=custom, where these are null"
+        )
+    check_arguments("loss", target, make, arguments, given)
     if not inspect.isclass(make):
         return partial(make, **arguments)
     try:
@@ -211,7 +221,7 @@ def try_loss(target: str, loss: Callable[..., Any], copies: int, classes: int) -
         raise UserError(
             f"loss._target_={target} fails for logits of shape {tuple(logits.shape)} and labels of shape (4,): "
             f"{type(error).__name__}: {_first_line(error)}; it is given logits (copies, images, classes) and labels "
-            "(images), and returns a scalar"
+            "(images), and returns a scalar: F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits))), say"
         ) from error
     check_total(target, total)
 

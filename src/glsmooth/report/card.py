@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from glsmooth.configuration.build import build_region
+from glsmooth.configuration.build import build_region, typed_again
 from glsmooth.configuration.fields import shown
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.checkpoint import Checkpoint
+from glsmooth.learning.own_images import CUSTOM, own_arguments
 from glsmooth.learning.training import CLEAN, UNDER_LAW
 from glsmooth.report import tables, wording
 from glsmooth.runs.run import Run
-from glsmooth.transforms import BUILTIN
 
 __all__ = ["model_card"]
 
@@ -62,7 +62,7 @@ def model_card(
     parts.append(tables.markdown(("what", "value"), _network(checkpoint, family, versions), numeric_from=2))
     parts += [
         "## Use it\n",
-        _use(checkpoint, family),
+        _use(checkpoint),
         "## What a certificate means\n",
         tables.bullets(_meaning(checkpoint)),
     ]
@@ -173,17 +173,16 @@ def _library(model: Mapping[str, Any]) -> str:
     return f" of {model['library']}" if model.get("library") else ""
 
 
-def _use(checkpoint: Checkpoint, family: SmoothedFamily) -> str:
+def _use(checkpoint: Checkpoint) -> str:
     """How to certify the network, and how to get its answers."""
-    targets = {"transform": checkpoint.transform["_target_"], "model": checkpoint.model.get("_target_")}
-    if type(family.transform) in BUILTIN.values():
-        del targets["transform"]
-    typed = [f"{group}._target_={target}" for group, target in targets.items() if target]
-    images = [] if checkpoint.dataset["name"] in _AT_HAND else ["dataset.root=IMAGES"]
-    own = "".join(f" {shlex.quote(argument)}" for argument in typed)
-    certify = " ".join(["glsmooth certify ckpt=DIR", *images]) + own
-    lines = ["```", "hf download USER/REPOSITORY --local-dir DIR", certify]
-    lines += [f"glsmooth predict ckpt=DIR images=PHOTOS{own}", "```\n"]
+    groups = checkpoint.transform, checkpoint.smoothing, checkpoint.model
+    typed = typed_again(*groups, checkpoint.dataset)
+    images = [] if checkpoint.dataset["name"] in (*_AT_HAND, CUSTOM) else ["dataset.root=IMAGES"]
+    arguments = own_arguments(checkpoint.dataset) if checkpoint.dataset.get("_target_") else {}
+    images += [f"+dataset.{key}=VALUE" for key in arguments]  # values may be paths of the machine that trained
+    certify = " ".join(["glsmooth certify ckpt=DIR", *map(shlex.quote, [*images, *typed])])
+    predict = " ".join(["glsmooth predict ckpt=DIR images=PHOTOS", *map(shlex.quote, typed_again(*groups))])
+    lines = ["```", "hf download USER/REPOSITORY --local-dir DIR", certify, predict, "```\n"]
     words = (
         "The folder is a checkpoint: whatever takes ckpt= reads it. Nothing in it is run: config.json is plain JSON, "
         "the weights are safetensors."

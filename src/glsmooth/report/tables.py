@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from glsmooth import bounds
-from glsmooth.bounds import Outcome
+from glsmooth.bounds import Outcome, own_laws
+from glsmooth.bounds.sampled import OWN_CLAIM
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.report import wording
 from glsmooth.runs.run import Run
@@ -368,6 +369,13 @@ def assumptions(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
         sentences.append(
             "A random network was accepted: each vote draws its randomness afresh, and the statement is about the "
             "classifier smoothed over that randomness, too."
+        )
+    own = own_laws(run.family)
+    if own:
+        sentences.append(f"What {wording.join(own)} says of its own shape is so: it was tried, and not proved.")
+    if best is not None and OWN_CLAIM in best.argument:
+        sentences.append(
+            "What the transformation's author claims of monotone parameters is so: it was tried, and not proved."
         )
     parameters = run.family.parameters
     if "tx" in parameters or "ty" in parameters:
