@@ -452,7 +452,7 @@ def check_advice(shown, capsys):
 
 #: Beginning of an output without its command -> what checks it.
 OUTPUTS = {
-    "Of 21 laws that were tried": check_advice,
+    "Of 22 laws that were tried": check_advice,
     "# Certified robust accuracy: ": check_certified,
     "| image | class | votes | probability |": check_predictions,
     "x86_64, 2 cores": check_benchmark,

@@ -115,7 +115,7 @@ def test_a_users_module_is_found_in_the_current_directory(call, elsewhere):
     arguments = ["transform=custom", "transform._target_=my_tint_module.Tint"]
     laws = ["+smoothing.tint={law:Normal,scale:3}", "+region.tint=[-2,2]"]
     ((config, _),) = call("bounds", *arguments, *laws)
-    assert config["region"] == {"tint": [-2, 2]}
+    assert {name: value for name, value in config["region"].items() if value is not None} == {"tint": [-2, 2]}
 
 
 @pytest.mark.parametrize("command", ["train", "advise", "certify", "predict", "bounds", "report"])
@@ -125,7 +125,8 @@ def test_help_is_one_page_that_explains_every_group(call, capsys, command):
     assert ended.value.code == 0
     page = capsys.readouterr().out
     defaults = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())["defaults"]
-    groups = [next(iter(d)) for d in defaults if isinstance(d, dict) and "override" not in next(iter(d))]
+    groups = [next(iter(d)) for d in defaults if isinstance(d, dict)]
+    groups = [group for group in groups if "override" not in group and "@" not in group]
     names = [line.split()[0] for line in page.splitlines() if line.startswith("  ") and line[2] != " "]
     assert set(groups) <= set(names)
     own_groups = command not in ("advise", "predict", "report")  # these take the transformation of a file
@@ -165,7 +166,8 @@ def test_pages_repeat_no_paragraph():
 
 def test_cfg_job_prints_the_configuration(call, capsys):
     call("bounds", "transform=gamma", "--cfg", "job")
-    assert yaml.safe_load(capsys.readouterr().out)["region"] == {"gamma": [1.0, 2.0]}
+    region = yaml.safe_load(capsys.readouterr().out)["region"]
+    assert {name: value for name, value in region.items() if value is not None} == {"gamma": [1.0, 2.0]}
 
 
 def test_standard_output_is_the_commands_own(call, capsys):
@@ -193,7 +195,7 @@ MISTAKES = [
     (
         "bounds",
         ["transform=gamma", "region.contrast=[1,2]"],
-        ["region.contrast=[1,2] ", "choose from region.gamma"],
+        ["region.contrast=[1,2] ", "choose from region.ball, region.centre, region.gamma"],
     ),
     ("bounds", ["transform=nosuch", "region.contrst=[1,2]"], ["transform=nosuch "]),
     ("certify", ["ckpt=epoch=1.ckpt"], ["ckpt=epoch=1.ckpt ", "quote"]),

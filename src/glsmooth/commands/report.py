@@ -71,7 +71,7 @@ def run(cfg: DictConfig) -> None:
         "transform_target": typed.get("_target_"),
         "law_targets": law_targets(settings.get("smoothing", {})),
         "dataset_root": root,
-        "dataset_target": settings["dataset"]["_target_"],
+        "dataset_target": settings["dataset"].get("_target_"),
     }
     sweeps = [sweep for path in paths if (sweep := Sweep.read(Path(path))) is not None]
     found, unfinished = find_runs([path for path in paths if not (Path(path) / SWEEP).is_file()])
