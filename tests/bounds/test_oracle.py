@@ -131,7 +131,9 @@ def plane_cases():
         family(moved, gamma=R(1.0), contrast=H(0.5), tx=R(5.0), ty=N(1.0, 5.0)),
         {"contrast": 1.2, "gamma": 0.9, "tx": 2.0, "ty": 1.0},
     )
-    for other, region in OTHERS.values():
+    for name, (other, region) in OTHERS.items():
+        if "laplace" in name:
+            continue  # a law that the oracle does not know
         yield other, {name: high for name, (_, high) in region.intervals.items()}
 
 

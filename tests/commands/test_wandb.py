@@ -162,7 +162,7 @@ def test_the_metrics_of_a_training(trained):
     assert rates[0] == start.config["optimizer"]["lr"]
     assert rates == sorted(rates, reverse=True)  # the cosine schedule
     assert rates[-1] < rates[0]
-    with next(trained[0].glob("metrics/*/metrics.csv")).open() as file:
+    with next(trained[0].glob("**/metrics.csv")).open() as file:
         written = [float(row["train/total"]) for row in csv.DictReader(file) if row["train/total"]]
     assert start.column("train/total") == pytest.approx(written)
     steps = start.column("trainer/global_step")
@@ -317,7 +317,7 @@ def resent(finished, directory):
     """What is told of a finished run whose report shows no pictures."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("train", [f"run_dir={directory}", "logger=wandb"])
-    with session(train.plain(cfg), directory, "certify", ["x" * 100]) as logged:
+    with session(train.settled(cfg), directory, "certify", ["x" * 100]) as logged:
         log_results(logged, Drawn(finished), lambda index: torch.rand(1, 8, 8))
     return told(directory)
 
