@@ -26,6 +26,8 @@ CASES["without the identity"] = (ROWS[0].family, gs.Box(contrast=(0.6, 0.8), bri
 CASES["degenerate"] = (ROWS[0].family, gs.Box(contrast=(0.8, 0.8), brightness=(-0.1, 0.3)))
 CASES["asymmetric"] = (ROWS[1].family, gs.Box(gamma=(0.9, 1.1), contrast=(0.7, 1.1)))
 CASES["blur that bends"] = (family(T.GaussianBlur(), blur=gs.LogNormal(0, 0.3)), gs.Box(blur=(0, 0.5)))
+#: Searched by cells: how far above a value that is attained it says that it may be.
+LOOSE = {"laplace brightness first": 2.2e-4}
 SLOW = {"uniform brightness after contrast", "translation_blur_brightness_contrast"}
 
 
@@ -64,7 +66,7 @@ def test_no_parameter_of_a_box_needs_more(case):
     )
     assert -found.fun <= h + 1e-9
     # The cover is not a loose one: a searcher comes near the value.
-    assert gs.tradeoff(f, gs.bounds.certify_region(f, region).worst).inverse(0.5) >= h - 3e-4  # most lie within 2e-6
+    assert gs.tradeoff(f, gs.bounds.certify_region(f, region).worst).inverse(0.5) >= h - LOOSE.get(case, 2e-6)
 
 
 @pytest.mark.parametrize(

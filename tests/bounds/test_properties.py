@@ -188,8 +188,7 @@ def test_any_region_gives_a_value_or_a_clear_error(family, data):
     if refusal is None:
         assert 0.5 <= result <= 1
     else:
-        named = any(name in refusal for name in family.parameters)
-        assert named or "holds no whole number of pixels" in refusal, refusal
+        assert any(name in refusal for name in family.parameters), refusal
 
 
 def test_identity_needs_one_half():

@@ -335,11 +335,20 @@ class Missing:
     words: str
 
 
+def here(scale):
+    """A law whose class is in a function, where no file can find it."""
+
+    class Here(Laplace):
+        pass
+
+    return Here(scale)
+
+
 @pytest.mark.parametrize(
     "missing",
     [
         Missing(gs.SmoothedFamily(Tint(2.0), {"tint": gs.Normal(0.0, 0.5)}), gs.Box(tint=(-0.1, 0.1)), "Tint"),
-        Missing(gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Laplace(0.2)}), REGION, "smoothing."),
+        Missing(gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": here(0.2)}), REGION, "Here(0.2)"),
     ],
     ids=["transformation", "law"],
 )
@@ -354,9 +363,19 @@ def test_a_family_that_no_file_can_name_has_its_report_from_python_alone(call, e
     status, streams = call("report", "runs=[run]", "hydra.run.dir=again")
     assert status == 2
     assert missing.words in streams.err
-    cure = "type smoothing.brightness._target_=" if missing.words.startswith("smoothing") else "in Python, glsmooth.rep"
-    assert cure in streams.err
+    assert "in Python, glsmooth.report.page.write_report(DIR, family=FAMILY)" in streams.err
     assert "Traceback" not in streams.err
+
+
+def test_a_law_in_a_module_is_reported_once_it_is_typed(call, elsewhere):
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": Laplace(0.2)})
+    certify(elsewhere / "run", classifier=smoothed(family=family), region=REGION, methods=["neyman_pearson"])
+    typed = "smoothing.brightness._target_=tests.bounds.test_own_laws.Laplace"
+    status, streams = call("report", "runs=[run]", "hydra.run.dir=again")
+    assert status == 2
+    assert f"type {typed}" in streams.err
+    status, _ = call("report", "runs=[run]", typed, "hydra.run.dir=again")
+    assert status == 0
 
 
 def test_what_only_python_knows_of_a_transformation_decides_too(no_pictures, tmp_path):

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth.errors import UserError
+from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.laws.checks import density_error
 
-__all__ = ["NotApplicable", "Outcome", "exceeds"]
+__all__ = ["NotApplicable", "Outcome", "exceeds", "own_laws_error"]
 
 
 class NotApplicable(UserError):
@@ -87,3 +89,11 @@ class Outcome:
     def approximate(self, residual: float, why: str) -> Outcome:
         """The same for a transformation that is not resolvable as it says: nothing is certified."""
         return self if self.h_min is None else replace(self, sound=False, residual=residual, argument=why)
+
+
+def own_laws_error(family: SmoothedFamily) -> float:
+    """What a sampled h_min may be short of, since draws and densities of users' own laws may differ.
+
+    By e in total variation: h_min then by e, and by the slope of N⁻¹ at 1/2, which is at most 2, times e.
+    """
+    return 3 * sum(density_error(law) for law in family.laws.values())

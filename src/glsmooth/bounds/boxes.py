@@ -26,14 +26,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glsmooth.bounds.base import NotApplicable
+from glsmooth.bounds.base import NotApplicable, own_laws_error
 from glsmooth.bounds.confidence import mean_upper
 from glsmooth.bounds.enclosure import Enclosure, Unenclosed, determinant
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import open_uniform
-from glsmooth.laws.checks import density_error
 
 __all__ = ["Cover", "has_inverse", "worst_case"]
 
@@ -126,11 +125,10 @@ def worst_case(
         # A cell whose value is lower anyway needs no precise one.
         draws = n if h == worst else min(n, max(_LEAST, math.ceil(2 * math.log(1 / share) / (worst - h) ** 2)))
         values.append(1.0 if math.isinf(k) else 1 / (2 * k) + fresh.lost(cell, k, draws, share))
-    # Draws and densities of users' own laws may differ, as for single parameters (sampled.py).
-    value = max(values) + 3 * sum(density_error(law) for law in family.laws.values())
-    beta = _worst_parameter(pilot, heap[values.index(max(values))][2])
+    value = max(values)
+    beta = _worst_parameter(pilot, heap[values.index(value)][2])
     return Cover(
-        min(1.0, max(0.5, math.nextafter(value, 2.0))),
+        min(1.0, max(0.5, math.nextafter(value + own_laws_error(family), 2.0))),
         dict(zip(family.parameters, beta, strict=True)),
         len(heap),
     )
@@ -206,7 +204,7 @@ def _cut(pilot: _Sample, cells: Sequence[Cell]) -> list[tuple[float, float, Cell
     heap = [(-h, k, cell) for h, k, cell in found]
     heapq.heapify(heap)
     with tqdm(desc="Covering the region", unit="cell", delay=2, leave=False, disable=None) as bar:
-        while -heap[0][0] > reached + _GAP and len(heap) < _MOST:
+        while -heap[0][0] > reached + _GAP and len(heap) < _MOST and _open_axes(heap[0][2]):
             _, _, cell = heapq.heappop(heap)
             middle = tuple((a + b) / 2 for a, b in zip(*cell, strict=True))
             reached = max(reached, pilot.value((middle, middle))[0])

@@ -35,13 +35,12 @@ import torch
 from torch import Tensor
 
 from glsmooth.bounds import boxes
-from glsmooth.bounds.base import NotApplicable, Outcome
+from glsmooth.bounds.base import NotApplicable, Outcome, own_laws_error
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.bounds.jacobian import check_resolving_function, jacobians
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.laws.checks import density_error
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.compose import Composition
 from glsmooth.transforms.factors import Shift
@@ -270,10 +269,7 @@ def required_probability_at(
     # An unknown L goes where it is safe: to the top under μ_β, which raises t, and into the count under μ_β₀.
     threshold = torch.where(moved.isnan(), math.inf, moved).kthvalue(k).values
     count = n - int((still > threshold).sum())
-    # Draws and densities of users' own laws may differ by e in total variation: h_min by e, and by the slope of N⁻¹ at
-    # 1/2, which is at most 2, times e.
-    difference = 3 * sum(density_error(law) for law in family.laws.values())
-    bound = clopper_pearson_upper(count, n, failure_probability / 2) + math.expm1(CELL) + difference
+    bound = clopper_pearson_upper(count, n, failure_probability / 2) + math.expm1(CELL) + own_laws_error(family)
     return min(1.0, max(0.5, bound))
 
 

@@ -6,7 +6,6 @@ from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
 
 # isort: split
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ from glsmooth.learning.wandb_log import session
 from glsmooth.report.page import Drawn, write_report
 from glsmooth.report.wandb_log import log_results
 from glsmooth.runs.files import RECORDS, write_config
-from glsmooth.runs.own import is_own, remember, run_files
+from glsmooth.runs.own import foreign_root, is_own, remember, run_files
 from glsmooth.runs.records import Images, Records
 from glsmooth.runs.shards import parse
 from glsmooth.runs.summary import Summary
@@ -261,10 +260,7 @@ def check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
             )
     if root is None or cfg.dataset.root is not None:
         return
-    raise UserError(
-        f"dataset.root={root} comes from {settings['ckpt']}, which train did not write on this machine; type the "
-        f"folder of the images, dataset.root={shlex.quote(str(root))} if that is the one"
-    )
+    raise foreign_root(root, settings["ckpt"])
 
 
 def _summary(job: _Job, module: CertificationModule, invocation: dict[str, Any], trainer: Trainer) -> Summary:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
 
 # isort: split
-import shlex
 from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 
 from glsmooth.commands.mains import export as main
 from glsmooth.commands.predict import typed_transform
-from glsmooth.configuration.build import law_targets, typed_again
+from glsmooth.configuration.build import law_targets
 from glsmooth.configuration.exported import ABOUT, CARD, WEIGHTS
 from glsmooth.configuration.fields import cut
 from glsmooth.configuration.plain import plain
@@ -50,8 +49,7 @@ def run(cfg: DictConfig) -> None:
         write_exported(checkpoint, model, folder)
         write_text(folder / CARD, card)
     print(f"Exported to {out}: {WEIGHTS}, {ABOUT} and {CARD}, the card: read it, and say there what only you know.")
-    own = typed_again(checkpoint.transform, checkpoint.smoothing, checkpoint.model, checkpoint.dataset)
-    print("Certify it with: " + " ".join(["glsmooth certify", f"ckpt={shlex.quote(str(out))}", *own]))
+    print(f"Certify it with: {checkpoint.certify_with(out)}")
 
 
 def _certified(path: str, checkpoint: Checkpoint, transform_target: str | None, laws: Collection[str]) -> Run:

@@ -7,7 +7,6 @@ from glsmooth.commands import plain_matplotlib  # noqa: F401 - before Lightning
 # isort: split
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from glsmooth.commands.mains import train as main
-from glsmooth.configuration.build import build_family, build_region, build_transform, typed_again
+from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.identity import difference, file_digest
 from glsmooth.configuration.parts import described
 from glsmooth.configuration.settings import settled
@@ -198,8 +197,7 @@ def _say_what_next(best: Path, trained: Checkpoint) -> None:
         f"under the smoothing law {metrics[UNDER_LAW]:.2%}"
     )
     print(f"Best checkpoint: {best}")
-    own = typed_again(trained.transform, trained.smoothing, trained.model, trained.dataset)
-    print("Certify it with: " + " ".join(["glsmooth certify", f"ckpt={shlex.quote(str(best))}", *own]))
+    print(f"Certify it with: {trained.certify_with(best)}")
 
 
 def _own(file: Path) -> Checkpoint:

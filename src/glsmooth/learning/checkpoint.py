@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from glsmooth.configuration.build import build_family, check_law_targets, check_target
+from glsmooth.configuration.build import build_family, check_law_targets, check_target, typed_again
 from glsmooth.configuration.exported import ABOUT, WEIGHTS, exported_files
 from glsmooth.configuration.fields import (
     CLASS_NAMES,
@@ -43,7 +43,7 @@ from glsmooth.learning.models import build_model, tensors_without_values
 from glsmooth.learning.tensors import in_brief, read_tensors
 from glsmooth.learning.weights import misfit
 from glsmooth.runs.files import read_json, write_text
-from glsmooth.runs.own import is_own
+from glsmooth.runs.own import foreign_root, is_own
 from glsmooth.voting.classifier import PRECISIONS, BaseClassifier, nonfinite
 
 #: Key of the payload in the checkpoint that Lightning writes, and in the config.json of a folder.
@@ -126,6 +126,11 @@ class Checkpoint:
         if broken is not None:
             raise UserError(f"ckpt: its {broken}; training went wrong, train again with a smaller optimizer.lr")
         return model.eval()
+
+    def certify_with(self, ckpt: Path) -> str:
+        """The command that certifies what lies at ``ckpt``, with the names of a user's own parts, to be typed again."""
+        own = typed_again(self.transform, self.smoothing, self.model, self.dataset)
+        return " ".join(["glsmooth certify", f"ckpt={shlex.quote(str(ckpt))}", *own])
 
     def _require_fit(self, own: Mapping[str, Tensor]) -> None:
         said = misfit(self.state_dict, own)
@@ -324,10 +329,7 @@ def starting_from(ckpt: str | Path, settings: Mapping[str, Any]) -> dict[str, An
     root = base.dataset["root"]
     if dataset["root"] is None and told and root is not None:
         if not is_own([Path(ckpt).expanduser()]):
-            raise UserError(
-                f"dataset.root={root} comes from {ckpt}, which train did not write on this machine; type the folder of "
-                f"the images, dataset.root={shlex.quote(str(root))} if that is the one"
-            )
+            raise foreign_root(root, ckpt)
         dataset["root"] = root
     name = base.model["name"] if same else model["name"]
     weights = Path(ckpt).expanduser().resolve()

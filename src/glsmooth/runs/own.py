@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from glsmooth.configuration.identity import file_digest
+from glsmooth.errors import UserError
 from glsmooth.runs.files import RECORDS, SUMMARY
 
-__all__ = ["is_own", "remember", "run_files"]
+__all__ = ["foreign_root", "is_own", "remember", "run_files"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,14 @@ def is_own(files: Iterable[Path]) -> bool:
         return _note(files).is_file()
     except OSError:
         return False
+
+
+def foreign_root(root: str, ckpt: str | Path) -> UserError:
+    """What to say of a folder of images that only a checkpoint names, which is not one of ours."""
+    return UserError(
+        f"dataset.root={root} comes from {ckpt}, which train did not write on this machine; type the folder of the "
+        f"images, dataset.root={shlex.quote(root)} if that is the one"
+    )
 
 
 def _note(files: Iterable[Path]) -> Path:

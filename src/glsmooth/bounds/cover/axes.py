@@ -125,6 +125,8 @@ def _shift_axes(factor: Shift, family: SmoothedFamily, interval: Interval) -> Ax
     size = family.torus.get(factor.name)
     if size is not None:
         values = cyclic_candidates(law, size, interval)
+        if not values:
+            raise NotApplicable(f"{factor.name}={list(interval)} holds no whole number of pixels")
         return Axes([{factor.name: v} for v in values], {})
     if law.log_concave:
         return Axes([{factor.name: v} for v in _ends(interval, 0.0, law.symmetric_about is not None)], {})
@@ -254,7 +256,7 @@ def cyclic_candidates(law: Law, size: int, interval: Interval) -> list[float]:
     """Integer shifts in the interval, less those that another one dominates on the whole trade-off curve."""
     low, high = math.ceil(interval[0] - 1e-9), math.floor(interval[1] + 1e-9)
     if low > high:
-        raise NotApplicable(f"the interval {list(interval)} holds no whole number of pixels")
+        return []
     masses = cyclic_masses(law, size)
     reflected = np.allclose(masses[1:], masses[:0:-1], rtol=1e-12, atol=0)
     shifts: dict[int, int] = {}  # shift on the cycle (up to reflection) -> the integer that stands for it
