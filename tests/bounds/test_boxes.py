@@ -388,3 +388,14 @@ def test_an_image_is_certified_over_a_box():
     result = smoothed.certify(torch.full((1, 4, 4), 0.9), gs.Box(b=(-0.2, 0.2)), n=1000, alpha=1e-3)
     assert result.certified
     assert result.failure_probability == pytest.approx(1e-3 + sampled.FAILURE_PROBABILITY)
+
+
+@pytest.mark.usefixtures("rough")
+@pytest.mark.parametrize("region", [gs.Points([{"b": 0.1}]), gs.Box(b=(0.0, 0.1))], ids=repr)
+def test_what_a_law_of_the_users_may_be_off_by_is_added(region, monkeypatch):
+    """Densities that are off by e in total variation: h_min by e, and by 2 e at most through the slope of N⁻¹."""
+    family = gs.SmoothedFamily(ShownBrighten(), {"b": gs.Normal(0, 0.3)})
+    certify = sampled.cached_certify.__wrapped__
+    exact = certify(family, region, 2_000, 1e-2, 0).h_min
+    monkeypatch.setattr("glsmooth.bounds.base.density_error", lambda law: 1e-3)
+    assert certify(family, region, 2_000, 1e-2, 0).h_min == pytest.approx(exact + 3e-3, abs=1e-12)
