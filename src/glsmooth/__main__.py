@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "a trained classifier as a folder that can be shared, with a card",
     "bounds": "the class probability that a region requires; no model, no data",
     "report": "tables and pictures from finished runs",
+    "verify": "check finished runs by a second program that shares no code with the bounds",
     "sweep": "train, certify and report every combination of the values that are typed",
 }
 

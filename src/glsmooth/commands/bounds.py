@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -162,7 +164,8 @@ def run(cfg: DictConfig) -> None:
     image_size = tuple(cfg.image_size) if cfg.image_size is not None else None
     family = build_family(cfg.transform, cfg.smoothing, image_size=image_size)
     region = build_region(settled(cfg)["region"], family.transform)
-    result = as_json(family, region, evaluate(family, region, cfg.bound.methods), cfg.alpha)
+    outcomes = evaluate(family, region, cfg.bound.methods)
+    result = as_json(family, region, outcomes, cfg.alpha)
     directory = Path(cfg.run_dir)
     write_text(directory / RESULT_FILE, json.dumps(result, indent=2) + "\n")
     if cfg.format == "json":
@@ -171,12 +174,27 @@ def run(cfg: DictConfig) -> None:
         print(table(result, cfg.alpha))
         for name in covers_torus(family, region):
             print(f"  note       {name} covers the whole torus: every shift is in the region")
+    if cfg.proof is not None:
+        _write_proof(Path(cfg.proof), family, region, outcomes)
     if cfg.plot:
         from glsmooth.report.figures import required_probability_plane
 
         required_probability_plane(family, region, directory / "plane.svg")
     if _in_sweep():
         write_text(directory.parent / "table.md", sweep_table(directory.parent))
+
+
+def _write_proof(path: Path, family: SmoothedFamily, region: Region, outcomes: Mapping[str, Outcome]) -> None:
+    from glsmooth.runs.proof import prove, write_proof
+
+    exact = outcomes.get("neyman_pearson") or evaluate(family, region, ["neyman_pearson"])["neyman_pearson"]
+    proof = prove(family, region, exact)
+    write_proof(path, proof)
+    print(
+        f"Proof of {wording.ceil(proof['required_probability'], 6)} in {len(proof['cells'])} cells: {path}; check it "
+        f"with glsmooth verify {shlex.quote(str(path))}",
+        file=sys.stderr,
+    )
 
 
 def _in_sweep() -> bool:

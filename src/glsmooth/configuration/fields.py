@@ -201,6 +201,7 @@ RULES: dict[str, Rule] = {
     "images": Rule(_PATH.accepts, "a path", "photos"),
     "format": choice("table", "json"),
     "plot": FLAG,
+    "proof": _TEXT.or_null(),
     "runs": list_of(_PATH, "a list of directories", "[outputs/certify/ID]"),
     "out": _PATH,
     "license": Rule(

@@ -45,7 +45,7 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
     ),
     "export": (),
     "predict": ("format", "batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
-    "bounds": ("format", "plot", "dataset.*"),  # image_size counts, wherever it comes from
+    "bounds": ("format", "plot", "proof", "dataset.*"),  # image_size counts, wherever it comes from
     # All but the format are those of the runs: typed, they only permit to import and to read.
     "report": ("format", "transform.*", "smoothing.*", "dataset.root", "dataset._target_"),
 }

@@ -1,0 +1,1179 @@
+"""A second program that checks a certification run: ``glsmooth verify RUN…``, or ``python verify.py RUN…``.
+
+It reads ``summary.json``, ``records.csv`` and ``proof.json`` of a run, knows nothing else of glsmooth, shares no code
+with its bounds, and computes in balls: python-flint's arb, whose every result encloses the true one. It checks
+
+* that each image's ``p_lower`` follows from its counts (Clopper–Pearson's tail, or the anytime-valid test's evidence),
+* that ``proof.json`` proves its required probability H for the whole region,
+* that every image that is called certified has p_lower > H, and that the summary's shares are those of the records.
+
+A proof is H and a list of (cell, β, k). For k >= 0 and every base classifier F with E_μ₀ F = p,
+
+    E_μβ F >= k p - U(k, β),    U(k, β) = ∫ (k dμ₀ - dμβ)₊,
+
+since k p - E_μβ F = ∫ F (k dμ₀ - dμβ) (the dual of the Neyman–Pearson problem). Within the cell U moves by at most τ,
+a bound of the total variation between μβ and μβ′. So k H - U - τ >= 1/2 for cells that cover the region means that a
+class with p > H keeps the majority in all of it. Which parameters have to be covered is decided here, by theorems that
+are named where they are used, not by the proof. U is one integral of a product of laws: coordinates whose likelihood
+ratio has no closed form are cut into cells, masses kept and moved to two likelihood ratios at the cell's edges (which
+makes the laws easier to tell apart, so that U can only grow), and a coordinate that moves another one is integrated.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import itertools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+from flint import acb, arb, arb_poly, ctx
+
+__all__ = [
+    "Checked",
+    "Family",
+    "Unverifiable",
+    "Wrong",
+    "check",
+    "check_proof",
+    "main",
+    "needed",
+    "show",
+    "status",
+    "upper",
+]
+
+ctx.prec = 64
+#: Integrals are asked for this many bits; what is missing is in their balls.
+_GOAL = arb(2) ** -30
+#: Likelihood ratios are moved to multiples of this, in logarithms: beside normal laws, and beside integrals.
+_STEP, _COARSE_STEP = 2.0**-8, 2.0**-6
+_FARTHEST = 60.0  # log-likelihood ratios beyond: the mass counts in full
+_IN_FULL = arb(-1000)
+_NEGLIGIBLE = 1e-13  # mass of a cell that is not worth cutting: it counts in full, too
+_ROUGH = 1e-9  # mass times squared range of a cell that is not worth cutting: what it costs is of that size
+_SLACK = 1e-10  # by which curves on a cycle may miss each other
+
+
+class Wrong(ValueError):
+    """A number that does not follow from what it should follow from."""
+
+
+class Unverifiable(ValueError):
+    """A true or false statement that this program has no means to check."""
+
+
+def _lower(x: arb) -> float:
+    """A float at or below every number of the ball."""
+    return math.nextafter(float(x.lower()), -math.inf)
+
+
+def upper(x: arb) -> float:
+    """A float at or above every number of the ball."""
+    return math.nextafter(float(x.upper()), math.inf)
+
+
+def _normal_cdf(x: Any) -> Any:
+    return (-x / arb(2).sqrt()).erfc() / 2
+
+
+# Laws. ``cdf``, ``sf`` and ``log_density`` of balls inside the support; ``density`` and ``ratio`` (log of c τ(cα)/τ(α))
+# of complex balls, for integrals over a coordinate that rescales; ``best`` (P, Q) of the set {Q <= κ P} where Q is P
+# moved by d. The facts of shape are those of textbooks.
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law of one parameter, by its name and numbers as glsmooth writes them."""
+
+    kind: str
+    a: float = 0.0  # loc, or low
+    b: float = 1.0  # scale, one over the rate, or high
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Law:
+        kind = config.get("law")
+        numbers = {k: v for k, v in config.items() if k != "law" and v is not None}
+        if config.get("_target_") or kind not in _FIELDS:
+            raise Unverifiable(f"the law {config.get('_target_') or kind} is not one of those known here")
+        if set(numbers) != set(_FIELDS[kind]) or not all(_finite(v) for v in numbers.values()):
+            raise Wrong(f"{config} is not a law: it has {', '.join(_FIELDS[kind]) or 'no numbers'}")
+        values = [float(numbers[name]) for name in _FIELDS[kind]]
+        if kind == "Exponential":
+            values = [0.0, values[0]]  # the rate itself: its inverse would be rounded
+        law = cls(kind, *([0.0, *values] if len(values) == 1 else values))
+        if law.b <= (law.a if kind == "Uniform" else 0.0):
+            raise Wrong(f"{config} is not a law: its width is not positive")
+        return law
+
+    @property
+    def support(self) -> tuple[float, float]:
+        if self.kind == "Uniform":
+            return self.a, self.b
+        return (-math.inf if self.kind in ("Normal", "Laplace") else 0.0), math.inf
+
+    @property
+    def log_concave(self) -> bool:
+        return self.kind not in ("LogNormal", "UniformCyclic")
+
+    @property
+    def log_concave_in_log(self) -> bool:
+        """Has log X a log-concave density?"""
+        positive = self.support[0] >= 0
+        return positive and self.kind != "UniformCyclic"
+
+    @property
+    def symmetric(self) -> bool:
+        return self.kind in ("Normal", "Laplace", "Uniform")
+
+    @property
+    def peak(self) -> arb:
+        """The largest value of the density."""
+        a, b = arb(self.a), arb(self.b)
+        if self.kind == "LogNormal":  # at exp(a - b²)
+            return (b * b / 2 - a).exp() / (b * _ROOT)
+        return {
+            "Normal": 1 / (b * _ROOT),
+            "Laplace": 1 / (2 * b),
+            "Exponential": b,
+            "Rayleigh": (arb(-1) / 2).exp() / b,
+            "HalfNormal": 2 / (b * _ROOT),
+            "Uniform": 1 / (b - a),
+        }[self.kind]
+
+    @property
+    def peak_of_log(self) -> arb:
+        """The largest value of the density of log X: sup x τ(x)."""
+        return {
+            "LogNormal": lambda: 1 / (arb(self.b) * _ROOT),
+            "Exponential": lambda: arb(-1).exp(),
+            "Rayleigh": lambda: 2 * arb(-1).exp(),
+            "HalfNormal": lambda: 2 * (arb(-1) / 2).exp() / _ROOT,
+            "Uniform": lambda: arb(self.b) / (arb(self.b) - arb(self.a)),
+        }[self.kind]()
+
+    @property
+    def mean(self) -> arb:
+        a, b = arb(self.a), arb(self.b)
+        return {
+            "LogNormal": lambda: (a + b * b / 2).exp(),
+            "Exponential": lambda: 1 / b,
+            "Rayleigh": lambda: b * _ROOT / 2,
+            "HalfNormal": lambda: 2 * b / _ROOT,
+            "Uniform": lambda: (a + b) / 2,
+        }[self.kind]()
+
+    def tails(self, x: float | arb) -> tuple[arb, arb]:
+        """P(X <= x) and P(X > x), each with its own relative precision."""
+        a, b, x = arb(self.a), arb(self.b), arb(x)
+        if not self.support[0] < x:
+            return arb(0), arb(1)
+        if self.kind in ("Normal", "LogNormal"):
+            z = ((x if self.kind == "Normal" else x.log()) - a) / b
+            return _normal_cdf(z), _normal_cdf(-z)
+        if self.kind == "Laplace":
+            near = (-abs(x - a) / b).exp() / 2
+            return (near, 1 - near) if x < a else (1 - near, near)
+        if self.kind == "HalfNormal":
+            z = x / (b * arb(2).sqrt())
+            return z.erf(), z.erfc()
+        if self.kind == "Uniform":
+            inside = (x - a) / (b - a)
+            return (inside, 1 - inside) if x < b else (arb(1), arb(0))
+        u = x * b if self.kind == "Exponential" else (x / b) ** 2 / 2
+        return -(-u).expm1(), (-u).exp()
+
+    def mass(self, low: float | arb, high: float | arb) -> arb:
+        """P(low < X <= high)."""
+        (below, above), (below_high, above_high) = self.tails(low), self.tails(high)
+        return below_high - below if below < arb(0.5) else above - above_high
+
+    def log_density(self, x: arb) -> arb:
+        """But for a constant."""
+        a, b = arb(self.a), arb(self.b)
+        if self.kind == "Normal":
+            return -(((x - a) / b) ** 2) / 2
+        if self.kind == "LogNormal":
+            log = x.log()
+            return -(((log - a) / b) ** 2) / 2 - log
+        if self.kind == "Rayleigh":
+            return x.log() - (x / b) ** 2 / 2
+        if self.kind == "HalfNormal":
+            return -((x / b) ** 2) / 2
+        if self.kind == "Uniform":
+            return arb(0)
+        return -abs(x - a) / b if self.kind == "Laplace" else -x * b
+
+    def slope(self, x: arb) -> arb:
+        """The derivative of ``log_density``, an enclosure of its one-sided ones at a kink."""
+        a, b = arb(self.a), arb(self.b)
+        if self.kind == "Normal":
+            return (a - x) / b**2
+        if self.kind == "LogNormal":
+            return -(1 + (x.log() - a) / b**2) / x
+        if self.kind == "Rayleigh":
+            return 1 / x - x / b**2
+        if self.kind == "HalfNormal":
+            return -x / b**2
+        if self.kind == "Laplace":
+            return (-1 if x > a else 1 if x < a else arb(0, 1)) / b
+        return arb(0) if self.kind == "Uniform" else -b
+
+    def reach(self) -> tuple[float, float]:
+        """Floats between which nearly all of the mass lies; nothing rests on how nearly."""
+        if self.kind == "Uniform":
+            return self.a, self.b
+        if self.kind in ("Normal", "LogNormal"):
+            ends = self.a - 9 * self.b, self.a + 9 * self.b
+            return ends if self.kind == "Normal" else (math.exp(ends[0]), math.exp(min(ends[1], 700.0)))
+        if self.kind == "Laplace":
+            return self.a - 40 * self.b, self.a + 40 * self.b
+        tiny = 1e-18 if self.kind != "Rayleigh" else 1e-9
+        return (tiny / self.b, 40 / self.b) if self.kind == "Exponential" else (tiny * self.b, 9 * self.b)
+
+    def density(self, x: acb) -> acb:
+        b = arb(self.b)
+        if self.kind == "Exponential":
+            return b * (-b * x).exp()
+        if self.kind == "Rayleigh":
+            return x / b**2 * (-((x / b) ** 2) / 2).exp()
+        if self.kind == "HalfNormal":
+            return 2 / (b * _ROOT) * (-((x / b) ** 2) / 2).exp()
+        return acb(1 / (b - arb(self.a)))
+
+    def ratio(self, c: arb, x: acb) -> acb:
+        """log c τ(cx) / τ(x), both inside the support."""
+        b = arb(self.b)
+        if self.kind == "Exponential":
+            return c.log() - b * (c - 1) * x
+        if self.kind == "Uniform":
+            return acb(c.log())
+        return (2 if self.kind == "Rayleigh" else 1) * c.log() - (c * c - 1) * (x / b) ** 2 / 2
+
+
+_FIELDS = {
+    "Normal": ("loc", "scale"),
+    "LogNormal": ("loc", "scale"),
+    "Laplace": ("loc", "scale"),
+    "Exponential": ("rate",),
+    "Rayleigh": ("scale",),
+    "HalfNormal": ("scale",),
+    "Uniform": ("low", "high"),
+    "UniformCyclic": (),
+}
+_ROOT = (2 * arb.pi()).sqrt()
+
+
+# The transformations: factors with the names of their parameters. A shift is θ = α + β, a scale θ = αβ; "affine" is
+# c·x + b (θ = (α_c β_c, α_c β_b + α_b)), "affine_b" c·(x + b) (θ = (α_c β_c, β_b + α_b/β_c)), "power" c·x^g
+# (θ = (α_g β_g, α_c β_c^α_g)).
+
+_Factor = tuple[str, tuple[str, ...]]
+
+
+def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
+    target = str(transform.get("_target_"))
+    name = target.removeprefix("glsmooth.transforms.")
+    order = transform.get("order") or ("brightness_first" if name.startswith("TranslationBlur") else "contrast_first")
+    affine: list[_Factor] = [("affine" if order == "contrast_first" else "affine_b", ("contrast", "brightness"))]
+    shifts: list[_Factor] = [("cyclic", ("tx",)), ("cyclic", ("ty",))]
+    brightness: _Factor = ("shift", ("brightness",))
+    blur: _Factor = ("shift", ("blur",))
+    known: dict[str, list[_Factor]] = {
+        "Brightness": [brightness],
+        "Contrast": [("scale", ("contrast",))],
+        "Gamma": [("scale", ("gamma",))],
+        "Translation": shifts,
+        "GaussianBlur": [blur],
+        "ContrastBrightness": affine,
+        "GammaContrast": [("power", ("gamma", "contrast"))],
+        "BrightnessTranslation": [brightness, *shifts],
+        "ContrastTranslation": [("scale", ("contrast",)), *shifts],
+        "ContrastBrightnessTranslation": [*affine, *shifts],
+        "TranslationBlurBrightnessContrast": [*shifts, blur, *affine],
+    }
+    if not target.startswith("glsmooth.transforms.") or name not in known:
+        raise Unverifiable(f"the transformation {target} is not one of those known here")
+    if transform.get("padding") not in (None, "cyclic"):
+        raise Unverifiable(f"shifts with padding={transform['padding']} have no resolving function")
+    if order not in ("contrast_first", "brightness_first"):
+        raise Wrong(f"transform.order={order!r} is neither contrast_first nor brightness_first")
+    return known[name]
+
+
+# Masses by log-likelihood ratio: P({log Q/P = step·m}) in a polynomial, so that independent coordinates multiply.
+
+
+@dataclass
+class Masses:
+    """``poly`` has coefficient P(m) at m - ``first``; ``alone`` is the mass of P that counts in full."""
+
+    step: float
+    first: int = 0
+    poly: arb_poly = field(default_factory=lambda: arb_poly([1]))
+    alone: arb = field(default_factory=lambda: arb(0))
+
+    def __mul__(self, other: Masses) -> Masses:
+        alone = 1 - (1 - self.alone) * (1 - other.alone)
+        return Masses(self.step, self.first + other.first, self.poly * other.poly, alone)
+
+    def __iter__(self) -> Iterator[tuple[int, arb]]:
+        return ((self.first + i, mass) for i, mass in enumerate(self.poly.coeffs()) if not mass.is_zero())
+
+    @classmethod
+    def of(cls, step: float, cells: Iterator[tuple[arb, arb, arb, arb]]) -> Masses:
+        """Cells (P, Q, least and largest log Q/P), each moved to two multiples of ``step`` that hold its ratios."""
+        found: dict[int, arb] = {}
+        alone = arb(0)
+        for p, q, least, most in cells:
+            if not (least > -_FARTHEST and most < _FARTHEST):
+                alone += p
+                continue
+            low = math.floor(_lower(least) / step)
+            high = max(math.ceil(upper(most) / step), low + 1)
+            at = (arb(low * step)).exp(), (arb(high * step)).exp()
+            moved = (q - at[0] * p) / (at[1] - at[0])
+            found[low] = found.get(low, arb(0)) + p - moved
+            found[high] = found.get(high, arb(0)) + moved
+        if not found:
+            return cls(step, 0, arb_poly([0]), alone)
+        first = min(found)
+        return cls(step, first, arb_poly([found.get(m, arb(0)) for m in range(first, max(found) + 1)]), alone)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """P = a law and Q = the law of scale·α + shift: a coordinate that no other one moves."""
+
+    law: Law
+    shift: arb
+    scale: arb
+
+    @property
+    def normal(self) -> arb | None:
+        """The size of the normal shift that it is, or None."""
+        if self.law.kind == "Normal" and self.scale == 1:
+            return abs(self.shift) / arb(self.law.b)
+        if self.law.kind == "LogNormal" and self.shift == 0:
+            return abs(self.scale.log()) / arb(self.law.b)
+        return None
+
+    def cells(self, step: float) -> Iterator[tuple[arb, arb, arb, arb]]:
+        """Cells for :meth:`Masses.of`; what lies in none of them counts in full."""
+        law, scale, shift = self.law, self.scale, self.shift
+        corners = [
+            arb(end) for end in (*law.support, *([law.a] if law.kind == "Laplace" else [])) if math.isfinite(end)
+        ]
+        corners += [scale * end + shift for end in corners]  # that of the moved law need be no float
+        reach = law.reach()
+        marks = {*reach, *(float((scale * end + shift).mid()) for end in reach)}
+        marks |= {end for corner in corners for end in (float(corner.lower()), float(corner.upper()))}
+        given = arb(0)
+        for low, high in itertools.pairwise(sorted(marks)):
+            if self._in_supports(low, high):
+                for cell in self._cut(low, high, step):
+                    given += cell[0]
+                    yield cell
+        yield 1 - given, arb(0), _IN_FULL, arb(0)
+
+    def _in_supports(self, low: float, high: float) -> bool:
+        (first, last), back = self.law.support, [(end - self.shift) / self.scale for end in (arb(low), arb(high))]
+        return bool(first <= low and high <= last and back[0] >= first and back[1] <= last)
+
+    def _cut(self, low: float, high: float, step: float) -> Iterator[tuple[arb, arb, arb, arb]]:
+        todo = [(low, high)]
+        while todo:
+            a, b = todo.pop()
+            p, (least, most), middle = self.law.mass(a, b), self._ratios(a, b), (a + b) / 2
+            if most - least < step or p * (most - least) ** 2 < _ROUGH:
+                yield p, self.law.mass(*((arb(end) - self.shift) / self.scale for end in (a, b))), least, most
+            elif p > _NEGLIGIBLE and a < middle < b:
+                todo += [(middle, b), (a, middle)]
+            else:
+                yield p, arb(0), _IN_FULL, arb(0)
+
+    def _ratios(self, a: float, b: float) -> tuple[arb, arb]:
+        """The least and the largest log Q/P between two floats."""
+        ball = arb(a).union(arb(b))
+        moved = (ball - self.shift) / self.scale
+        slope = self.law.slope(moved) / self.scale - self.law.slope(ball)
+        if slope >= 0 or slope <= 0:
+            left, right = self.log_ratio(arb(a)), self.log_ratio(arb(b))
+            if left.is_finite() and right.is_finite():
+                return (left, right) if slope >= 0 else (right, left)
+        over = self.log_ratio(arb((a + b) / 2)) + slope * (ball - arb((a + b) / 2))  # the mean value form
+        if not over.is_finite():
+            over = self.log_ratio(ball)
+        return over.lower(), over.upper()
+
+    def log_ratio(self, x: arb) -> arb:
+        return self.law.log_density((x - self.shift) / self.scale) - self.scale.log() - self.law.log_density(x)
+
+
+@lru_cache(maxsize=16)
+def _cycle(law: Law, size: int) -> list[arb]:
+    """P(round(α) = n modulo ``size``), n = 0 … size - 1."""
+    if law.kind == "UniformCyclic":
+        return [arb(1) / size] * size
+    low, high = (math.floor(end) for end in law.reach())
+    if high - low > 10**6:
+        raise Unverifiable(f"{law.kind} spans too many pixels to be summed")
+    masses = [arb(0)] * size
+    for n in range(low - 1, high + 2):
+        masses[n % size] += law.mass(n - 0.5, n + 0.5)
+    rest = 1 - sum(masses, arb(0))  # which may lie anywhere
+    return [mass + arb(0).union(rest) for mass in masses]
+
+
+def _cyclic(law: Law, size: int, shift: int, step: float) -> Masses:
+    """A law on the cycle against itself, moved."""
+    p = _cycle(law, size)
+
+    def cells() -> Iterator[tuple[arb, arb, arb, arb]]:
+        for n, mass in enumerate(p):
+            ratio = (p[(n - shift) % size] / mass).log()
+            yield (
+                mass,
+                p[(n - shift) % size],
+                *((ratio.lower(), ratio.upper()) if ratio.is_finite() else (_IN_FULL, arb(0))),
+            )
+
+    return Masses.of(step, cells())
+
+
+def _widest(law: Law, size: int, shift: int) -> float:
+    """The largest |log Q/P| of a law on the cycle against itself, moved; about."""
+    masses = [float(mass.mid()) for mass in _cycle(law, size)]
+    ratios = [(masses[(n - shift) % size], mass) for n, mass in enumerate(masses)]
+    return max((abs(math.log(q / p)) for q, p in ratios if p > 0 and q > 0), default=1.0) or 1.0
+
+
+class _Curve:
+    """κ -> U(κ) = ∫ (κ dP - dQ)₊ of a law on a cycle and itself moved, in floats; it is piecewise linear."""
+
+    def __init__(self, law: Law, size: int, shift: int) -> None:
+        masses = [max(0.0, float(mass.mid())) for mass in _cycle(law, size)]
+        pairs = [(masses[n], masses[(n - shift) % size]) for n in range(size) if masses[n] > 0]
+        pairs.sort(key=lambda pair: pair[1] / pair[0])
+        self.shift = shift
+        self.kinks = [q / p for p, q in pairs]
+        self.sums = list(itertools.accumulate(pairs, lambda s, t: (s[0] + t[0], s[1] + t[1]), initial=(0.0, 0.0)))
+
+    def __call__(self, kappa: float) -> float:
+        p, q = self.sums[bisect.bisect(self.kinks, kappa)]
+        return kappa * p - q
+
+    def below(self, other: _Curve) -> bool:
+        """Is it below the other, but for ``_SLACK``? Both are convex: the kinks of the upper one are enough."""
+        return all(self(x) <= other(x) + _SLACK / 2 * (1 + x) for x in other.kinks)
+
+
+@lru_cache(maxsize=64)
+def _worst_shifts(law: Law, size: int, low: float, high: float) -> tuple[int, ...]:
+    """Whole shifts of an interval, less those whose U is below another's for every κ, so in every product, too."""
+    first, last = math.ceil(low), math.floor(high)
+    shifts = sorted({n % size for n in range(first, min(last, first + size - 1) + 1)})
+    if not shifts:
+        raise Wrong(f"the interval [{low}, {high}] holds no whole shift")
+    if law.kind == "UniformCyclic":
+        return (shifts[0],)
+    kept: list[_Curve] = []
+    for curve in sorted((_Curve(law, size, shift) for shift in shifts), key=lambda curve: -curve(1.0)):
+        if not any(curve.below(other) for other in kept):
+            kept.append(curve)
+    return tuple(curve.shift for curve in kept)
+
+
+# Cores: what is left of U when all other coordinates are masses by likelihood ratio.
+
+
+def _normal_core(size: arb, log_kappa: arb) -> arb:
+    """U(κ) of a normal law moved by ``size`` standard deviations."""
+    kappa = log_kappa.exp()
+    if size.is_zero():
+        return (kappa - 1).max(arb(0))
+    at = log_kappa / size + size / 2
+    return arb(kappa * _normal_cdf(at) - _normal_cdf(at - size))
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """A pair whose likelihood ratio rises (or falls) all the way, as that of a shifted log-concave law does."""
+
+    pair: Pair
+
+    @classmethod
+    def is_one(cls, pair: Pair) -> bool:
+        return (pair.scale == 1 and pair.law.log_concave) or (pair.shift == 0 and pair.law.log_concave_in_log)
+
+    def __call__(self, log_kappa: arb) -> arb:
+        """U(κ) = κ P(S) - Q(S), S the half-line on which Q/P < κ, its end between two floats."""
+        log_kappa += arb(2) ** -50  # U grows with κ: a little more, so that constant ratios are no ties
+        law, pair = self.pair.law, self.pair
+        ends = [*map(arb, law.reach())]
+        ends += [pair.scale * end + pair.shift for end in ends]
+        low, high = min(float(end.lower()) for end in ends), max(float(end.upper()) for end in ends)
+        side = 0 if pair.shift > 0 or pair.scale > 1 else 1  # the ratio rises: S is what lies below its end
+        inside, outside = (low, high) if side == 0 else (high, low)
+        p, q = arb(1), arb(0)  # of a half-line that holds S, of one that S holds
+        while inside != (middle := (inside + outside) / 2) != outside:
+            below = self._below(arb(middle), log_kappa)
+            if below is None:
+                break
+            if below:
+                inside, q = middle, law.tails((arb(middle) - pair.shift) / pair.scale)[side]
+            else:
+                outside, p = middle, law.tails(middle)[side]
+        return log_kappa.exp() * p - q
+
+    def _below(self, x: arb, log_kappa: arb) -> bool | None:
+        """Is Q/P < κ at x? None where a ball does not tell."""
+        pair, (low, high) = self.pair, self.pair.law.support
+        back = (x - pair.shift) / pair.scale
+        if low < x < high and low < back < high:
+            ratio = pair.log_ratio(x)
+            return True if ratio < log_kappa else False if ratio > log_kappa else None
+        if back <= low or back >= high:
+            return True  # nothing of Q, or of either
+        return False if x <= low or x >= high else None
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A coordinate θ = cα that moves a normal one by α·move, in units of its standard deviation, beside ``size``."""
+
+    law: Law
+    c: arb
+    move: arb
+    size: arb
+
+    def __call__(self, log_kappa: arb) -> arb:
+        """U(κ) = ∫ (κ p P(S) - q Q(S)) over the first coordinate, S the best half-line of the second one given it."""
+        kappa = log_kappa.exp()
+        if self.law.kind == "LogNormal":  # by its standard normal coordinate under Q
+            a, b = arb(self.law.a), arb(self.law.b)
+            turn = self.c.log() / b
+            low, high = arb(-9), arb(9)
+            outside = _normal_cdf(low + turn) + _normal_cdf(-high - turn)
+        else:
+            low, high = map(arb, self.law.reach())
+            low, high = low.max(low / self.c), high.min(high / self.c)
+            if not low < high:
+                return kappa
+            outside = 1 - self.law.mass(low * self.c, high * self.c)
+
+        def integrand(x: acb, analytic: bool) -> acb:
+            if self.law.kind == "LogNormal":
+                alpha, weight = (a + b * x).exp(), (-x * x / 2).exp() / _ROOT
+                log = log_kappa - x * turn - turn * turn / 2
+            else:
+                alpha, weight = x, self.law.density(x)
+                log = log_kappa + self.law.ratio(self.c, x)
+            move = alpha * self.move
+            if not self.size.is_zero():
+                move = (move * move + self.size**2).sqrt(analytic=analytic)
+            at = log / move + move / 2
+            return acb(weight * (log.exp() * _normal_cdf(at) - _normal_cdf(at - move)))
+
+        inside = acb.integral(integrand, acb(low), acb(high), abs_tol=_GOAL, rel_tol=_GOAL).real
+        return arb(inside + kappa * outside)
+
+
+class Need(NamedTuple):
+    """A parameter β that a proof has to cover, with the one of its coordinates that runs over an interval, if any."""
+
+    beta: dict[str, float]
+    over: str | None = None
+    interval: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def key(self) -> tuple[tuple[str, float], ...]:
+        return _key(self.beta, self.over)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A factor's share of a region: values of its parameters that have to be tried, and an interval to be covered."""
+
+    values: list[dict[str, float]]
+    search: str | None = None
+    interval: tuple[float, float] = (0.0, 0.0)
+
+
+class Family:
+    """A transformation with its laws, from the words of ``summary.json`` (or of ``proof.json``)."""
+
+    def __init__(
+        self, transform: Mapping[str, Any], smoothing: Mapping[str, Any], image_size: Sequence[int] | None
+    ) -> None:
+        self.factors = _factors(transform)
+        names = [name for _, names in self.factors for name in names]
+        if set(smoothing) != set(names):
+            raise Wrong(f"laws of {sorted(smoothing)}, but the transformation has {names}")
+        self.laws = {name: Law.of(smoothing[name]) for name in names}
+        self.sizes = dict(zip(("ty", "tx"), image_size or (), strict=False))
+        self.identity = {name: float(name in ("contrast", "gamma")) for name in names}
+        for kind, own in self.factors:
+            for name in own if kind != "affine_b" and kind != "affine" else own[:1]:
+                positive = kind in ("scale", "power") or name == "contrast" or name == "blur"
+                if positive and self.laws[name].support[0] < 0:
+                    raise Wrong(f"the law of {name} is not one of positive numbers")
+            for name in own:
+                if self.laws[name].kind == "UniformCyclic" and not (kind == "cyclic" and self.sizes):
+                    raise Wrong(f"the law of {name} needs a cycle")
+
+    def u(self, beta: Mapping[str, float], k: float) -> arb:
+        """U(k, β) = ∫ (k dμ₀ - dμβ)₊, enclosed."""
+        alone, core = self._parts(tuple(sorted(beta.items())))
+        kappa = arb(k)
+        if k <= 0:
+            return arb(0)
+        total = kappa * alone.alone
+        for m, mass in alone:
+            ratio = arb(m * alone.step)
+            if mass < _NEGLIGIBLE:
+                total += kappa * mass
+            else:
+                total += mass * ratio.exp() * core(kappa.log() - ratio)
+        return total + _SLACK * (k + 1) * (sum(kind == "cyclic" for kind, _ in self.factors) if self.sizes else 0)
+
+    @lru_cache(maxsize=256)  # noqa: B019 - a family lives as long as the check of its run
+    def _parts(self, beta: tuple[tuple[str, float], ...]) -> tuple[Masses, Callable[[arb], arb]]:
+        at = {name: arb(value) for name, value in beta}
+        pairs: list[Pair] = []
+        cycles: list[tuple[Law, int, int]] = []
+        moving: tuple[Law, arb, arb] | None = None
+        for kind, names in self.factors:
+            law, value = self.laws[names[0]], at[names[0]]
+            if kind == "cyclic" and self.sizes:
+                shift = round(float(value)) % self.sizes[names[0]]
+                if shift and law.kind != "UniformCyclic":
+                    cycles.append((law, self.sizes[names[0]], shift))
+            elif kind in ("shift", "cyclic"):
+                pairs.append(Pair(law, value, arb(1)))
+            elif kind == "scale":
+                pairs.append(Pair(law, arb(0), value))
+            elif kind == "affine_b":  # two coordinates that do not move each other
+                pairs.append(Pair(law, arb(0), value))
+                pairs.append(Pair(self.laws[names[1]], at[names[1]], 1 / value))
+            else:
+                inner, move = self.laws[names[1]], at[names[1]].log() if kind == "power" else at[names[1]]
+                if move.is_zero():
+                    pairs.append(Pair(law, arb(0), value))
+                elif inner.kind != ("LogNormal" if kind == "power" else "Normal"):
+                    raise Unverifiable(f"{names[1]} ~ {inner.kind}, which {names[0]} moves, has no integral here")
+                else:
+                    moving = law, value, abs(move) / arb(inner.b)
+        squares = sum((pair.normal**2 for pair in pairs if pair.normal is not None), arb(0))
+        size = squares.sqrt() if not squares.is_zero() else arb(0)
+        rest = [pair for pair in pairs if pair.normal is None and not (pair.shift == 0 and pair.scale == 1)]
+        ordered = None
+        if not moving and size.is_zero():
+            ordered = next((Ordered(pair) for pair in rest if Ordered.is_one(pair)), None)
+        step = _COARSE_STEP if moving else _STEP
+        for cycle in cycles:  # narrow ratios need narrow steps
+            step = min(step, 2.0 ** math.floor(math.log2(_widest(*cycle) / (64 if moving else 512))))
+        masses = Masses(step)
+        for pair in rest:
+            if ordered is None or pair is not ordered.pair:
+                masses *= Masses.of(masses.step, pair.cells(masses.step))
+        for cycle in cycles:
+            masses *= _cyclic(*cycle, masses.step)
+        if moving:
+            return masses, Moving(*moving, size)
+        return masses, ordered or (lambda log_kappa: _normal_core(size, log_kappa))
+
+    def variation(self, beta: Mapping[str, float], name: str, interval: Sequence[float]) -> arb:
+        """A bound of the total variation between μβ and μβ′, β′ with ``name`` anywhere in the interval.
+
+        μβ′ is to μβ as μδ to P with β′ = γ(δ, β). A law whose density rises to its peak and falls from it, moved by d,
+        is within d times the peak of itself; rescaled, by the peak of the density of its logarithm.
+        """
+        low, high = (arb(end) for end in interval)
+        at = arb(beta[name])
+        kind, names = next(factor for factor in self.factors if name in factor[1])
+        law = self.laws[name]
+        if kind == "shift" or kind == "cyclic":
+            return law.peak * (high - at).max(at - low)
+        ratios = high / at, low / at
+        total = law.peak_of_log * abs(ratios[0].log()).max(abs(ratios[1].log()))
+        inner = self.laws[names[-1]]
+        if kind == "affine_b":  # (c′/c, 0), which rescales both; a centred normal law by 2φ(1) = E|1 - z²|/2 at most
+            return total + 2 * (arb(-1) / 2).exp() / _ROOT * abs(ratios[0].log()).max(abs(ratios[1].log()))
+        # affine: (ρ, b - ρb); power: (ρ, c/c^ρ), the second one by its logarithm.
+        fixed = arb(beta[names[1]])
+        d = abs(fixed.log() if kind == "power" else fixed) * abs(1 - ratios[0]).max(abs(1 - ratios[1]))
+        return total + law.mean * d * (inner.peak_of_log if kind == "power" else inner.peak)
+
+    def axes(self, box: Mapping[str, tuple[float, float]]) -> list[Axis]:
+        """What covers a box: for each factor the values that can be worst, and the interval that must be covered."""
+        return [self._axis(kind, names, [box[name] for name in names]) for kind, names in self.factors]
+
+    def _axis(self, kind: str, names: tuple[str, ...], box: list[tuple[float, float]]) -> Axis:
+        first, law, (low, high) = names[0], self.laws[names[0]], box[0]
+        if kind == "cyclic" and self.sizes:
+            return Axis([{first: float(n)} for n in _worst_shifts(law, self.sizes[first], low, high)])
+        if kind == "cyclic":  # on the plane values are rounded, too
+            low, high = min(low, math.floor(low + 0.5)), max(high, math.ceil(high - 0.5))
+        if kind in ("shift", "cyclic"):
+            # A shifted log-concave law has a monotone likelihood ratio: its curve falls as the shift grows.
+            if law.log_concave:
+                return Axis([{first: v} for v in _ends(low, high, 0.0, law.symmetric)])
+            return Axis([{}], first, (low, high))
+        # So has the logarithm of a rescaled law.
+        if low <= 0 or not law.log_concave_in_log:
+            raise Unverifiable(f"{first} ~ {law.kind} in [{low}, {high}] is not ordered by its size")
+        rescaled = [{first: v} for v in _ends(low, high, 1.0, law.kind == "LogNormal")]
+        if kind == "scale":
+            return Axis(rescaled)
+        second, inner = names[1], self.laws[names[1]]
+        unit = 1.0 if kind == "power" else 0.0
+        if box[1] == (unit, unit) and kind != "affine_b":
+            return Axis([{**v, second: unit} for v in rescaled])
+        # Given the first coordinate the second one is shifted or rescaled, so the same order holds at each value of the
+        # first parameter. In c·(x + b) it holds for a centred normal law: the best test is an interval or its
+        # complement, whose power grows with |b|.
+        if kind == "affine_b":
+            ordered = (inner.kind == "Normal" and inner.a == 0) or (box[0] == (1.0, 1.0) and inner.log_concave)
+        else:
+            ordered = inner.log_concave_in_log if kind == "power" else inner.log_concave
+        if not ordered:
+            raise Unverifiable(f"{second} ~ {inner.kind} beside {first} is not ordered by its size")
+        symmetric = inner.kind == "LogNormal" if kind == "power" else inner.symmetric
+        values = [{second: v} for v in _ends(*box[1], unit, symmetric)]
+        if low == high:
+            return Axis([{first: low, **v} for v in values])
+        return Axis(values, first, (low, high))
+
+
+def _ends(low: float, high: float, identity: float, symmetric: bool) -> list[float]:
+    """Values of an ordered axis that can be worst: the ends on either side of the identity."""
+    ends = [v for v, outside in ((low, low < identity), (high, high > identity)) if outside]
+    if len(ends) == 2 and symmetric:
+        far = abs(arb(low).log()) >= abs(arb(high).log()) if identity else -low >= high
+        near = abs(arb(low).log()) <= abs(arb(high).log()) if identity else -low <= high
+        ends = [low] if far else [high] if near else ends
+    return ends or [identity]
+
+
+def needed(family: Family, region: Mapping[str, Any]) -> list[Need]:
+    """What a proof of a region has to cover; the region as ``summary.json`` has it.
+
+    Raises:
+        Wrong: it is not a region of the family.
+        Unverifiable: no theorem that is used here covers it.
+    """
+    names = list(family.identity)
+    if region.keys() == {"points"}:
+        return [Need({**family.identity, **_named(point, names)}) for point in region["points"]]
+    if region.keys() == {"ball", "centre"}:
+        radius, centre = region["ball"], _named(region["centre"], names)
+        if not (_finite(radius) and radius >= 0 and centre):
+            raise Wrong(f"region.ball={radius!r} around {centre} is not a ball")
+        return _in_ball(family, float(radius), centre)
+    for name, interval in region.items():
+        if name not in names or not _interval(interval):
+            raise Wrong(f"region.{name}={interval!r} is not an interval of one of {', '.join(names)}")
+    box = {name: (value, value) for name, value in family.identity.items()}
+    box |= {name: (float(low), float(high)) for name, (low, high) in region.items()}
+    axes = family.axes(box)
+    searches = [axis for axis in axes if axis.search]
+    if len(searches) > 1:
+        raise Unverifiable(f"{' and '.join(str(axis.search) for axis in searches)} would have to be covered together")
+    betas = [
+        {name: value for part in choice for name, value in part.items()}
+        for choice in itertools.product(*(axis.values for axis in axes))
+    ]
+    over = (searches[0].search, searches[0].interval) if searches else ()
+    return [Need(beta, *over) for beta in betas]
+
+
+def _in_ball(family: Family, radius: float, centre: dict[str, float]) -> list[Need]:
+    """Whole shifts row by row; normal shifts by their narrowest law; any other ball by the box around it."""
+    kinds = {name: kind for kind, names in family.factors for name in names}
+    *others, last = centre
+    if family.sizes and all(kinds[name] == "cyclic" for name in centre):
+        rows: list[dict[str, float]] = [{}]
+        if others:
+            ends = centre[others[0]] - radius - 1e-9, centre[others[0]] + radius + 1e-9
+            rows = [{others[0]: float(v)} for v in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
+        found = []
+        for row in rows:
+            left = math.sqrt(max(0.0, radius**2 - sum((v - centre[name]) ** 2 for name, v in row.items()))) + 1e-9
+            low, high = centre[last] - left, centre[last] + left
+            if math.ceil(low) <= math.floor(high):
+                fixed = {name: value % family.sizes[name] for name, value in row.items()}
+                shifts = _worst_shifts(family.laws[last], family.sizes[last], low, high)
+                found += [Need({**family.identity, **fixed, last: float(n)}) for n in shifts]
+        if not found:
+            raise Wrong("the ball holds no whole shift")
+        return found
+    shifts_alone = all(kinds[name] in ("shift", "cyclic") and family.laws[name].kind == "Normal" for name in centre)
+    if shifts_alone and not any(centre.values()):
+        # The size of the joint normal shift is at most radius / scale, which it is along the narrowest law's axis.
+        narrow = min(centre, key=lambda name: family.laws[name].b)
+        return [Need({**family.identity, narrow: radius})]
+    around = {
+        name: [math.nextafter(v - radius, -math.inf), math.nextafter(v + radius, math.inf)]
+        for name, v in centre.items()
+    }
+    return needed(family, around)
+
+
+def _named(point: Any, names: Sequence[str]) -> dict[str, float]:
+    if not isinstance(point, Mapping) or not all(name in names and _finite(v) for name, v in point.items()):
+        raise Wrong(f"{point!r} does not give numbers to some of {', '.join(names)}")
+    return {name: float(value) for name, value in point.items()}
+
+
+def _finite(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _interval(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(map(_finite, value)) and value[0] <= value[1]
+
+
+def check_proof(
+    family: Family,
+    region: Mapping[str, Any],
+    proof: Mapping[str, Any],
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> float:
+    """Check that a proof covers a region, and that each of its cells proves what it says.
+
+    Returns:
+        The required probability H that it proves.
+
+    Raises:
+        Wrong: it proves something else, or nothing.
+        Unverifiable: this program cannot tell.
+    """
+    h, cells = proof.get("required_probability"), proof.get("cells")
+    if not (_finite(h) and 0.5 <= h <= 1 and isinstance(cells, list)):
+        raise Wrong("the proof has no required_probability in [1/2, 1] with a list of cells")
+    if h == 1:
+        return 1.0  # which no probability exceeds
+    wanted = {need.key: need for need in needed(family, region)}
+    covered: dict[tuple[tuple[str, float], ...], list[tuple[float, float]]] = {key: [] for key in wanted}
+    for done, cell in enumerate(cells):
+        beta, k, over, interval = _cell(cell, list(family.identity), done)
+        need = wanted.get(_key(beta, over))
+        if need is None or need.over != over:
+            continue  # whatever it says, it covers nothing that has to be covered
+        variation = arb(0) if over is None else family.variation(beta, over, interval)
+        left = arb(k) * arb(h) - family.u(beta, k) - variation
+        if not left >= 0.5:
+            reason = "below 1/2" if left < 0.5 else "not shown to reach 1/2"
+            raise Wrong(f"cell {done} at {_words(beta)}: k H - U - tau = {left.str(12)}, {reason}")
+        covered[need.key].append(interval)
+        progress(done + 1, len(cells))
+    for key, need in wanted.items():
+        reached = need.interval[0]
+        for start, end in sorted(covered[key]):
+            reached = max(reached, end) if start <= reached else reached
+        if not covered[key] or reached < need.interval[1]:
+            at = "" if need.over is None else f" from {need.over}={reached!r} on"
+            raise Wrong(f"no cell covers {_words(dict(key))}{at}")
+    return float(h)
+
+
+def _cell(cell: Any, names: list[str], number: int) -> tuple[dict[str, float], float, str | None, tuple[float, float]]:
+    """β, k, the parameter that the cell is over, if any, and its interval."""
+    if not isinstance(cell, Mapping) or not {"beta", "k"} <= cell.keys() <= {"beta", "k", "over"}:
+        raise Wrong(f"cell {number} has not beta, k and what it is over")
+    beta, k, over = _named(cell["beta"], names), cell["k"], cell.get("over")
+    if set(beta) != set(names) or not (_finite(k) and k >= 0):
+        raise Wrong(f"cell {number} has not each of {', '.join(names)}, with k >= 0")
+    if over is None:
+        return beta, float(k), None, (0.0, 0.0)
+    if not isinstance(over, Mapping) or over.get("name") not in names or not _interval(over.get("interval")):
+        raise Wrong(f"cell {number} is over {over!r}, not over an interval of a parameter")
+    low, high = map(float, over["interval"])
+    if not low <= beta[over["name"]] <= high:
+        raise Wrong(f"cell {number} is over [{low}, {high}], which does not hold {over['name']}={beta[over['name']]}")
+    return beta, float(k), over["name"], (low, high)
+
+
+def _key(beta: Mapping[str, float], search: str | None) -> tuple[tuple[str, float], ...]:
+    """The parameters but for the one that runs over an interval."""
+    return tuple(sorted((name, value) for name, value in beta.items() if name != search))
+
+
+def _words(beta: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in beta.items())
+
+
+# Runs.
+
+
+@dataclass
+class Checked:
+    """What became of a run: lines for people, what is wrong, what could not be told, and H where it was proved."""
+
+    lines: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+    required_probability: float | None = None
+
+    @property
+    def verified(self) -> bool:
+        return not self.wrong and not self.open
+
+
+def _read(file: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not a number")
+
+    try:
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+    except OSError as error:
+        raise Wrong(f"{file} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise Wrong(f"{file} is not JSON ({error})") from error
+
+
+#: Columns of records.csv that are read, and whether they are whole numbers.
+_COLUMNS = {"index": int, "label": int, "prediction": int, "n0": int, "n": int, "count": int, "p_lower": float}
+_COLUMNS |= {"base_prediction": int}
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows: list[dict[str, Any]] = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Wrong(f"{file} cannot be read ({error})") from error
+    for line, row in enumerate(rows, start=2):
+        for name, value in row.items():
+            number = float if name == "coin" else int if str(name).startswith("certified_") else _COLUMNS.get(name)
+            if number is None:
+                continue
+            try:
+                row[name] = number(value)
+            except (TypeError, ValueError):
+                raise Wrong(f"{file}: line {line}: {name} is {value!r}") from None
+        missing = _COLUMNS.keys() - row.keys()
+        if missing or not all(math.isfinite(row[name]) for name in _COLUMNS):
+            raise Wrong(f"{file}: line {line} has no {', '.join(sorted(missing)) or 'finite numbers'}")
+    if not rows or len({row["index"] for row in rows}) < len(rows):
+        raise Wrong(f"{file}: {'an image occurs twice' if rows else 'there is no image'}")
+    return rows
+
+
+def binomial_tail(count: int, n: int, p: arb) -> arb:
+    """P(at least ``count`` successes in ``n`` draws)."""
+    if count <= 0:
+        return arb(1)
+    return arb(0) if count > n else p.beta_lower(count, n - count + 1, regularized=True)
+
+
+#: Anytime-valid tests by name: the weight of q = 1, and b of the density b (1 - u)^(b - 1) of the other
+#: alternatives q = h + (1 - h) u. Any numbers make a valid test, as long as they are fixed beforehand.
+_MIXTURES = {"uniform": (0.0, 1), "sure": (0.55, 2)}
+
+
+def evidence(count: int, n: int, h: arb, mixture: str) -> arb:
+    """The mean over alternatives q of q^S (1-q)^F / (h^S (1-h)^F): a supermartingale where p <= h."""
+    sure, b = _MIXTURES[mixture]
+    failures = n - count
+    tail = (1 - h).beta_lower(failures + b, count + 1)  # ∫_h^1 q^S (1-q)^(F+b-1) dq
+    m = (1 - arb(sure)) * b * tail / (h**count * (1 - h) ** (failures + b))
+    return m + arb(sure) / h**count if failures == 0 else m
+
+
+class _Votes:
+    """What the counts of an image say of its probability, by the procedure of a run."""
+
+    def __init__(self, monte_carlo: Mapping[str, Any], family: Family | None) -> None:
+        self.name, self.n0, self.n = str(monte_carlo["name"]), int(monte_carlo["n0"]), int(monte_carlo["n"])
+        self.alpha = float(monte_carlo["alpha"])
+        if self.name not in ("paper", "paper_literal", "sequential", "exhaustive"):
+            raise Unverifiable(f"monte_carlo.name={self.name} is not a procedure that is known here")
+        exact = self.name == "exhaustive"
+        if not (_finite(self.alpha) and (self.alpha == 0 if exact else 0 < self.alpha < 1)):
+            raise Wrong(f"monte_carlo.alpha={self.alpha!r} is not a failure probability")
+        self.mixture = monte_carlo.get("mixture") or "uniform"
+        if self.name == "sequential" and self.mixture not in _MIXTURES:
+            raise Unverifiable(f"monte_carlo.mixture={self.mixture!r} is not a test that is known here")
+        self.randomised = bool(monte_carlo.get("randomised"))
+        self.masses: list[arb] = []
+        if exact:
+            if family is None or not family.sizes or set(family.laws) != {"tx", "ty"}:
+                raise Unverifiable("monte_carlo.name=exhaustive of a family whose law is not finite")
+            of_x, of_y = (_cycle(family.laws[name], family.sizes[name]) for name in ("tx", "ty"))
+            masses = sorted((x * y for x in of_x for y in of_y), key=lambda mass: -float(mass.mid()))
+            self.masses = [arb(0), *itertools.accumulate(masses)]
+        self.follows = lru_cache(maxsize=None)(self._follows)
+
+    def check_draws(self, row: Mapping[str, Any]) -> None:
+        fixed = self.name.startswith("paper")
+        for name, most in (("n0", self.n0), ("n", self.n)):
+            if not (row[name] == most if fixed else 0 <= row[name] <= most):
+                raise Wrong(f"image {row['index']}: {name}={row[name]}, but the run was to draw {most}")
+        if not 0 <= row["count"] <= row["n"]:
+            raise Wrong(f"image {row['index']}: count={row['count']} of n={row['n']}")
+
+    def _follows(self, count: int, n: int, p: float, coin: float) -> bool | None:
+        """Is ``p`` a lower bound by these counts? None where earlier counts, which are not kept, may say so."""
+        if p <= 0:
+            return True
+        at = arb(p)
+        if self.name == "exhaustive":
+            # The first n shifts were visited, most probable first; at worst the most probable of them failed.
+            return bool(self.masses[n] - self.masses[n - count] >= at) or None
+        if self.name == "sequential":
+            if p < 1 and evidence(count, n, at, self.mixture) >= 1 / arb(self.alpha):
+                return True
+            earlier = p < 1 and not evidence(count, count, at, self.mixture) < 1 / arb(self.alpha)
+            return None if earlier else False
+        alpha = arb(self.alpha) / (2 if self.name == "paper_literal" else 1)
+        tail = binomial_tail(count, n, at)
+        if self.randomised:
+            tail = (1 - arb(coin)) * binomial_tail(count + 1, n, at) + arb(coin) * tail
+        return bool(tail <= alpha)
+
+
+def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
+    """Check a certification run: its votes, its required probability, its certificates and its shares.
+
+    Args:
+        path: the run's directory.
+        progress: is told how many of the proof's cells are checked, and of how many.
+    """
+    result = Checked()
+    try:
+        summary, rows = _read(path / "summary.json"), _records(path / "records.csv")
+        family: Family | None = None
+        try:
+            family = Family(summary["transform"], summary["smoothing"], summary.get("image_size"))
+            proof = path / "proof.json"
+            if not proof.is_file():
+                raise Unverifiable("there is no proof.json; the same certify command again writes it")
+            proof_of = _read(proof)
+            result.required_probability = check_proof(family, summary["region"], proof_of, progress)
+            cells = len(proof_of["cells"])
+            result.lines.append(
+                f"required probability {upper(arb(result.required_probability)):.9f} proved for the whole region, "
+                f"{cells} cell{'s' * (cells != 1)}"
+            )
+        except Unverifiable as error:
+            result.open.append(f"required probability: {error}")
+        _check_votes(result, rows, _Votes(summary["monte_carlo"], family))
+        _check_methods(result, rows, summary)
+    except Unverifiable as error:
+        result.open.append(str(error))
+    except Wrong as error:
+        result.wrong.append(str(error))
+    except (KeyError, TypeError, AttributeError) as error:
+        result.wrong.append(f"{path}: these are not the files of a certification ({type(error).__name__}: {error})")
+    return result
+
+
+def _check_votes(result: Checked, rows: list[dict[str, Any]], votes: _Votes) -> None:
+    unknown = []
+    for row in rows:
+        votes.check_draws(row)
+        follows = votes.follows(row["count"], row["n"], row["p_lower"], row.get("coin", 1.0))
+        if follows is None:
+            unknown.append(row["index"])
+        elif not follows:
+            raise Wrong(
+                f"image {row['index']}: p_lower={row['p_lower']!r} does not follow from {row['count']} of {row['n']}"
+            )
+    result.lines.append(f"{len(rows) - len(unknown)} of {len(rows)} p_lower follow from their counts")
+    if unknown:
+        result.open.append(f"p_lower of images {unknown[:5]} may rest on earlier counts, which the records do not keep")
+
+
+def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> None:
+    h = result.required_probability
+    certified: dict[str, int] = {}
+    for name, method in summary["methods"].items():
+        required, sound = method["required_probability"], method["sound"] and not summary.get("approximate")
+        said = [row[f"certified_{name}"] for row in rows]
+        for row, mark in zip(rows, said, strict=True):
+            meant = sound is True and required is not None and row["p_lower"] > required
+            if mark != meant or (mark and row["prediction"] < 0):
+                raise Wrong(
+                    f"image {row['index']}: certified_{name}={mark}, but p_lower={row['p_lower']!r} and "
+                    f"the required probability is {required} ({'sound' if sound else 'not sound'})"
+                )
+            if mark and h is not None and not row["p_lower"] > h:
+                result.open.append(
+                    f"image {row['index']}: certified_{name} with p_lower={row['p_lower']!r}, but the proof needs {h!r}"
+                )
+        certified[name] = sum(said)
+        right = sum(mark and row["prediction"] == row["label"] for row, mark in zip(rows, said, strict=True))
+        _check_share(f"methods.{name}.certified_robust_accuracy", method, "certified_robust_accuracy", right, len(rows))
+        if required is not None and sound and h is not None and h - required > 1e-4:
+            result.open.append(f"methods.{name}.required_probability={required!r} is below the {h!r} that is proved")
+    for name, column in (("base_accuracy", "base_prediction"), ("smoothed_accuracy", "prediction")):
+        _check_share(name, summary, name, sum(row[column] == row["label"] for row in rows), len(rows))
+    if summary.get("images") != len(rows):
+        raise Wrong(f"summary.json has images={summary.get('images')}, records.csv {len(rows)}")
+    counts = ", ".join(f"{count} by {name}" for name, count in certified.items() if count)
+    result.lines.append(f"certified of {len(rows)} images: {counts or 'none'}; shares follow from the records")
+
+
+def _check_share(name: str, where: Mapping[str, Any], key: str, count: int, of: int) -> None:
+    stated = where.get(key)
+    if stated is not None and not (_finite(stated) and abs(stated - count / of) < 1e-9):
+        raise Wrong(f"summary.json has {name}={stated!r}, but the records give {count} of {of}")
+
+
+def check_file(file: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
+    """Check a proof that stands alone, as ``glsmooth bounds … proof=FILE`` writes it."""
+    result = Checked()
+    try:
+        proof = _read(file)
+        family = Family(proof["transform"], proof["smoothing"], proof.get("image_size"))
+        result.required_probability = check_proof(family, proof["region"], proof, progress)
+        result.lines.append(f"required probability {result.required_probability!r} proved, {len(proof['cells'])} cells")
+    except Unverifiable as error:
+        result.open.append(str(error))
+    except Wrong as error:
+        result.wrong.append(str(error))
+    except (KeyError, TypeError, AttributeError) as error:
+        result.wrong.append(f"{file}: this is not a proof ({type(error).__name__}: {error})")
+    return result
+
+
+def check(path: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
+    """:func:`check_run` of a directory, :func:`check_file` of a file."""
+    return (check_run if path.is_dir() else check_file)(path, progress)
+
+
+def show(path: Path, result: Checked) -> None:
+    """Print what became of a run or of a proof."""
+    print(path)
+    for mark, lines in (("ok", result.lines), ("OPEN", result.open), ("WRONG", result.wrong)):
+        for line in lines[:20]:
+            print(f"  {mark:<5}  {line}")
+        if len(lines) > 20:
+            print(f"  {mark:<5}  and {len(lines) - 20} more")
+    print(f"  {'verified' if result.verified else 'not verified'}", flush=True)
+
+
+def status(results: Sequence[Checked]) -> int:
+    """Exit status: 0 where all is verified, 1 where something is wrong, 3 where something could not be told."""
+    return 1 if any(result.wrong for result in results) else 3 if any(result.open for result in results) else 0
+
+
+def main() -> None:
+    """Check the runs and proofs that ``sys.argv`` names, as they are."""
+    results = []
+    for path in map(Path, sys.argv[1:]):
+        results.append(check(path))
+        show(path, results[-1])
+    sys.exit(status(results) if results else __doc__)
+
+
+if __name__ == "__main__":
+    main()
