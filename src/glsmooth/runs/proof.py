@@ -112,6 +112,7 @@ def _cells(
             variation = checker.variation(cell["beta"], name, interval)
         cell["k"] = _ratio(family, cell["beta"], h_min)
         value = verify.upper((checker.u(cell["beta"], cell["k"]) + variation + 0.5) / arb(cell["k"]))
+        value = value if value < 1 else 1.0  # nor a ball of anything
         # A little more, so that the checker's comparison does not hang on its last bit.
         by_width = verify.upper(variation) / cell["k"]
         heapq.heappush(queue, (-value * (1 + 1e-14), next(count), by_width, cell))

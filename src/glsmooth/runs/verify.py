@@ -28,8 +28,8 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -234,7 +234,7 @@ class Law:
             return ends if self.kind == "Normal" else (math.exp(ends[0]), math.exp(min(ends[1], 700.0)))
         if self.kind == "Laplace":
             return self.a - 40 * self.b, self.a + 40 * self.b
-        tiny = 1e-18 if self.kind != "Rayleigh" else 1e-9
+        tiny = 1e-12 if self.kind != "Rayleigh" else 1e-6
         return (tiny / self.b, 40 / self.b) if self.kind == "Exponential" else (tiny * self.b, 9 * self.b)
 
     def density(self, x: acb) -> acb:
@@ -312,19 +312,23 @@ def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
 
 @dataclass
 class Masses:
-    """``poly`` has coefficient P(m) at m - ``first``; ``alone`` is the mass of P that counts in full."""
+    """``poly`` has P(log Q/P = offset + step·m) at m - ``first``; ``alone`` is the mass of P that counts in full."""
 
     step: float
     first: int = 0
     poly: arb_poly = field(default_factory=lambda: arb_poly([1]))
     alone: arb = field(default_factory=lambda: arb(0))
+    offset: arb = field(default_factory=lambda: arb(0))
 
     def __mul__(self, other: Masses) -> Masses:
         alone = 1 - (1 - self.alone) * (1 - other.alone)
-        return Masses(self.step, self.first + other.first, self.poly * other.poly, alone)
+        first, offset = self.first + other.first, self.offset + other.offset
+        return Masses(self.step, first, self.poly * other.poly, alone, offset)
 
-    def __iter__(self) -> Iterator[tuple[int, arb]]:
-        return ((self.first + i, mass) for i, mass in enumerate(self.poly.coeffs()) if not mass.is_zero())
+    def __iter__(self) -> Iterator[tuple[arb, arb]]:
+        for i, mass in enumerate(self.poly.coeffs()):
+            if not mass.is_zero():
+                yield self.offset + (self.first + i) * self.step, mass
 
     @classmethod
     def of(cls, step: float, cells: Iterator[tuple[arb, arb, arb, arb]]) -> Masses:
@@ -364,7 +368,19 @@ class Pair:
             return abs(self.scale.log()) / arb(self.law.b)
         return None
 
-    def cells(self, step: float) -> Iterator[tuple[arb, arb, arb, arb]]:
+    def masses(self, step: float) -> Masses:
+        """The pair by its likelihood ratio, in cells, or where that is constant by one number."""
+        law, scale, shift = self.law, self.scale, self.shift
+        if law.kind != "Uniform" and not (law.kind == "Exponential" and scale == 1):
+            return Masses.of(step, self._cells(step))
+        low, high = (arb(end) if math.isfinite(end) else arb(law.reach()[1]) * 4 for end in law.support)
+        low, high = low.max(scale * low + shift), high.min(scale * high + shift)
+        p, q = law.mass(low, high), law.mass((low - shift) / scale, (high - shift) / scale)
+        if not (p > 0 and q > 0):
+            return Masses(step, 0, arb_poly([0]), arb(1))
+        return Masses(step, 0, arb_poly([p]), 1 - p, self.log_ratio(low + (high - low) / 2))
+
+    def _cells(self, step: float) -> Iterator[tuple[arb, arb, arb, arb]]:
         """Cells for :meth:`Masses.of`; what lies in none of them counts in full."""
         law, scale, shift = self.law, self.scale, self.shift
         corners = [
@@ -431,18 +447,17 @@ def _cycle(law: Law, size: int) -> list[arb]:
     return [mass + arb(0).union(rest) for mass in masses]
 
 
-def _cyclic(law: Law, size: int, shift: int, step: float) -> Masses:
-    """A law on the cycle against itself, moved."""
+def _shifted(law: Law, size: int, shift: int) -> list[tuple[arb, arb]]:
+    """(P, Q) of each number of a cycle, Q the law moved by ``shift``."""
     p = _cycle(law, size)
+    return [(mass, p[(n - shift) % size]) for n, mass in enumerate(p)]
 
+
+def _cyclic(law: Law, size: int, shift: int, step: float) -> Masses:
     def cells() -> Iterator[tuple[arb, arb, arb, arb]]:
-        for n, mass in enumerate(p):
-            ratio = (p[(n - shift) % size] / mass).log()
-            yield (
-                mass,
-                p[(n - shift) % size],
-                *((ratio.lower(), ratio.upper()) if ratio.is_finite() else (_IN_FULL, arb(0))),
-            )
+        for p, q in _shifted(law, size, shift):
+            ratio = (q / p).log()
+            yield p, q, *((ratio.lower(), ratio.upper()) if ratio.is_finite() else (_IN_FULL, arb(0)))
 
     return Masses.of(step, cells())
 
@@ -522,8 +537,16 @@ class Ordered:
         side = 0 if pair.shift > 0 or pair.scale > 1 else 1  # the ratio rises: S is what lies below its end
         inside, outside = (low, high) if side == 0 else (high, low)
         p, q = arb(1), arb(0)  # of a half-line that holds S, of one that S holds
-        while inside != (middle := (inside + outside) / 2) != outside:
-            below = self._below(arb(middle), log_kappa)
+        enough, trial = 1e-13 * (high - low), 0
+        while abs(outside - inside) > enough:
+            middle, trial = (inside + outside) / 2, trial + 1
+            if trial % 4:  # where a straight line through the last two ratios says, and a little to its other side
+                ratios = [float((pair.log_ratio(arb(end)) - log_kappa).mid()) for end in (inside, outside)]
+                if all(map(math.isfinite, ratios)) and ratios[0] < 0 < ratios[1]:
+                    share = -ratios[0] / (ratios[1] - ratios[0])
+                    share = min(max(share + (1e-3 if trial % 2 else -1e-3) * min(share, 1 - share), 1e-9), 1 - 1e-9)
+                    middle = inside + share * (outside - inside)
+            below = None if middle in (inside, outside) else self._below(arb(middle), log_kappa)
             if below is None:
                 break
             if below:
@@ -546,20 +569,89 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Moving:
-    """A coordinate θ = cα that moves a normal one by α·move, in units of its standard deviation, beside ``size``."""
+    """A coordinate θ = cα that moves another one by α·move, or rescales that by e^(α·move), beside a normal shift.
+
+    ``size`` is that of the normal shift, in standard deviations; there is one only beside a normal second coordinate.
+    """
 
     law: Law
     c: arb
+    inner: Law
     move: arb
-    size: arb
+    rescales: bool
+    size: arb = field(default_factory=lambda: arb(0))
+
+    @property
+    def normal(self) -> bool:
+        """Is the second coordinate a normal one (or its logarithm, where that is moved)?"""
+        return self.inner.kind == ("LogNormal" if self.rescales else "Normal")
+
+    def _best(self, log: acb, d: acb, analytic: bool) -> tuple[acb, acb]:
+        """P and Q of the best set S = {Q <= κ P} of the second coordinate, moved by d > 0 in the direction of ``move``.
+
+        ``log`` is log κ. For each law S is a half-line, or what lies where Q does not, with or without the rest.
+        """
+        kind, b = self.inner.kind, arb(self.inner.b)
+        up = bool(self.move > 0)
+        zero, root = acb(0), arb(2).sqrt()
+
+        def positive(x: acb) -> acb:
+            return x.real_max(zero, analytic=analytic)
+
+        def holds(x: acb) -> acb:  # 1 where x > 0
+            return x.real_heaviside(analytic=analytic)
+
+        if self.normal:
+            d = d / b
+            if not self.size.is_zero():
+                d = (d * d + self.size**2).sqrt(analytic=analytic)
+            at = log / d + d / 2
+            return _normal_cdf(at), _normal_cdf(at - d)
+        if kind == "Uniform":
+            low, width = arb(self.inner.a), b - arb(self.inner.a)
+            ratio = zero if not self.rescales else -d if up else d  # log Q/P where both are
+            p = positive(1 - d / width)
+            if self.rescales:
+                p = positive((b - low * d.exp() if up else b * (-d).exp() - low) / width)
+            rest = holds(log - ratio) * p
+            return 1 - p + rest, rest * ratio.exp()
+        if not self.rescales and kind == "Exponential":
+            stays = (-b * d).exp()
+            rest = holds(log - b * d) if up else holds(log + b * d)
+            return (1 - stays + rest * stays, rest) if up else (rest, rest * stays)
+        if not self.rescales and kind == "HalfNormal":
+            if up:
+                at = d + positive(b * b * log / d - d / 2)
+                return (at / (b * root)).erf(), ((at - d) / (b * root)).erf()
+            at = positive(-(b * b * log / d) - d / 2)
+            return (at / (b * root)).erfc(), ((at + d) / (b * root)).erfc()
+        if not self.rescales and kind == "Laplace":
+            all_of_it, none = holds(log - d / b), 1 - holds(log + d / b)
+            at = positive((b * log + d) / 2)
+            at = d - positive(d - at)
+            p, q = 1 - (-at / b).exp() / 2, ((at - d) / b).exp() / 2
+            return (1 - none) * (all_of_it + (1 - all_of_it) * p), (1 - none) * (all_of_it + (1 - all_of_it) * q)
+        if self.rescales and kind in ("Exponential", "Rayleigh", "HalfNormal"):
+            # x, x²/2 and x²/2 in units of the law: of density e^-u (or e^-u/√u), rescaled by e^d or e^2d.
+            twice = d if kind == "Exponential" else 2 * d
+            grows = twice.exp() if up else (-twice).exp()
+            drift = d if kind == "HalfNormal" else twice
+            at = positive((log + drift) / (1 - 1 / grows) if up else (log - drift) / (1 - 1 / grows))
+            if kind == "HalfNormal":
+                root_of = zero if at.is_zero() else at.real_sqrt(analytic=analytic)
+                p, q = root_of.erf(), (root_of * (-d if up else d).exp()).erf()
+            else:
+                p, q = 1 - (-at).exp(), 1 - (-at / grows).exp()
+            return (p, q) if up else (1 - p, 1 - q)
+        raise Unverifiable(f"{kind}, moved by another coordinate, has no integral here")
 
     def __call__(self, log_kappa: arb) -> arb:
-        """U(κ) = ∫ (κ p P(S) - q Q(S)) over the first coordinate, S the best half-line of the second one given it."""
+        """U(κ) = ∫ (κ p P(S) - q Q(S)) over the first coordinate, S the best set of the second one given it."""
         kappa = log_kappa.exp()
         if self.law.kind == "LogNormal":  # by its standard normal coordinate under Q
             a, b = arb(self.law.a), arb(self.law.b)
             turn = self.c.log() / b
-            low, high = arb(-9), arb(9)
+            low, high = arb(-8), arb(8)
             outside = _normal_cdf(low + turn) + _normal_cdf(-high - turn)
         else:
             low, high = map(arb, self.law.reach())
@@ -575,11 +667,8 @@ class Moving:
             else:
                 alpha, weight = x, self.law.density(x)
                 log = log_kappa + self.law.ratio(self.c, x)
-            move = alpha * self.move
-            if not self.size.is_zero():
-                move = (move * move + self.size**2).sqrt(analytic=analytic)
-            at = log / move + move / 2
-            return acb(weight * (log.exp() * _normal_cdf(at) - _normal_cdf(at - move)))
+            p, q = self._best(log, alpha * abs(self.move), analytic)
+            return acb(weight * (log.exp() * p - q))
 
         inside = acb.integral(integrand, acb(low), acb(high), abs_tol=_GOAL, rel_tol=_GOAL).real
         return arb(inside + kappa * outside)
@@ -630,25 +719,25 @@ class Family:
 
     def u(self, beta: Mapping[str, float], k: float) -> arb:
         """U(k, β) = ∫ (k dμ₀ - dμβ)₊, enclosed."""
-        alone, core = self._parts(tuple(sorted(beta.items())))
-        kappa = arb(k)
         if k <= 0:
             return arb(0)
-        total = kappa * alone.alone
-        for m, mass in alone:
-            ratio = arb(m * alone.step)
+        masses, alone, core = self._parts(tuple(sorted(beta.items())))
+        kappa = arb(k)
+        total, log = kappa * alone, kappa.log()
+        for ratio, mass in masses:
             if mass < _NEGLIGIBLE:
                 total += kappa * mass
             else:
-                total += mass * ratio.exp() * core(kappa.log() - ratio)
+                total += mass * ratio.exp() * core(log - ratio)
         return total + _SLACK * (k + 1) * (sum(kind == "cyclic" for kind, _ in self.factors) if self.sizes else 0)
 
     @lru_cache(maxsize=256)  # noqa: B019 - a family lives as long as the check of its run
-    def _parts(self, beta: tuple[tuple[str, float], ...]) -> tuple[Masses, Callable[[arb], arb]]:
+    def _parts(self, beta: tuple[tuple[str, float], ...]) -> tuple[list[tuple[arb, arb]], arb, Callable[[arb], arb]]:
+        """Masses (log Q/P, P) of some coordinates, what counts in full of them, and U of the others."""
         at = {name: arb(value) for name, value in beta}
         pairs: list[Pair] = []
         cycles: list[tuple[Law, int, int]] = []
-        moving: tuple[Law, arb, arb] | None = None
+        moving: Moving | None = None
         for kind, names in self.factors:
             law, value = self.laws[names[0]], at[names[0]]
             if kind == "cyclic" and self.sizes:
@@ -663,31 +752,40 @@ class Family:
                 pairs.append(Pair(law, arb(0), value))
                 pairs.append(Pair(self.laws[names[1]], at[names[1]], 1 / value))
             else:
-                inner, move = self.laws[names[1]], at[names[1]].log() if kind == "power" else at[names[1]]
+                move = at[names[1]].log() if kind == "power" else at[names[1]]
                 if move.is_zero():
                     pairs.append(Pair(law, arb(0), value))
-                elif inner.kind != ("LogNormal" if kind == "power" else "Normal"):
-                    raise Unverifiable(f"{names[1]} ~ {inner.kind}, which {names[0]} moves, has no integral here")
                 else:
-                    moving = law, value, abs(move) / arb(inner.b)
-        squares = sum((pair.normal**2 for pair in pairs if pair.normal is not None), arb(0))
-        size = squares.sqrt() if not squares.is_zero() else arb(0)
-        rest = [pair for pair in pairs if pair.normal is None and not (pair.shift == 0 and pair.scale == 1)]
-        ordered = None
-        if not moving and size.is_zero():
-            ordered = next((Ordered(pair) for pair in rest if Ordered.is_one(pair)), None)
+                    moving = Moving(law, value, self.laws[names[1]], move, kind == "power")
+        pairs = [pair for pair in pairs if not (pair.shift == 0 and pair.scale == 1)]
+        core: Callable[[arb], arb] | None = moving
+        if moving is None or moving.normal:  # normal shifts add up
+            squares = sum((pair.normal**2 for pair in pairs if pair.normal is not None), arb(0))
+            pairs = [pair for pair in pairs if pair.normal is None]
+            size = squares.sqrt() if not squares.is_zero() else arb(0)
+            ordered = None if moving or not size.is_zero() else next(filter(Ordered.is_one, pairs), None)
+            if moving:
+                core = replace(moving, size=size)
+            elif ordered is not None:
+                core = Ordered(ordered)
+                pairs.remove(ordered)
+            else:
+                core = partial(_normal_core, size)
+        assert core is not None
+        if not pairs and not moving:  # what is left is finite
+            exact = [(arb(1), arb(1))]
+            for cycle in cycles:
+                exact = [(p * a, q * b) for p, q in exact for a, b in _shifted(*cycle) if not a.is_zero()]
+            finite = [(p, (q / p).log()) for p, q in exact]
+            alone = sum((p for p, ratio in finite if not ratio.is_finite()), arb(0))
+            return [(ratio, p) for p, ratio in finite if ratio.is_finite()], alone, core
         step = _COARSE_STEP if moving else _STEP
         for cycle in cycles:  # narrow ratios need narrow steps
             step = min(step, 2.0 ** math.floor(math.log2(_widest(*cycle) / (64 if moving else 512))))
         masses = Masses(step)
-        for pair in rest:
-            if ordered is None or pair is not ordered.pair:
-                masses *= Masses.of(masses.step, pair.cells(masses.step))
-        for cycle in cycles:
-            masses *= _cyclic(*cycle, masses.step)
-        if moving:
-            return masses, Moving(*moving, size)
-        return masses, ordered or (lambda log_kappa: _normal_core(size, log_kappa))
+        for part in (*(pair.masses(step) for pair in pairs), *(_cyclic(*cycle, step) for cycle in cycles)):
+            masses *= part
+        return list(masses), masses.alone, core
 
     def variation(self, beta: Mapping[str, float], name: str, interval: Sequence[float]) -> arb:
         """A bound of the total variation between μβ and μβ′, β′ with ``name`` anywhere in the interval.
