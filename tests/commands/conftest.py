@@ -6,13 +6,14 @@ import sys
 import pytest
 import torch
 
-from glsmooth.commands import advise, certify, export, predict, report, train
+from glsmooth.commands import advise, bounds, certify, export, predict, report, train, verify
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 
 MAIN = {
-    command.__name__.rpartition(".")[2]: command.main for command in (advise, certify, export, predict, report, train)
+    command.__name__.rpartition(".")[2]: command.main
+    for command in (advise, bounds, certify, export, predict, report, train, verify)
 }
 
 
@@ -54,17 +55,23 @@ def untrained(tmp_path_factory):
     return paths
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """``call(command, arguments…)`` runs a command; returns its exit status and its streams."""
-
-    def call_(command, *arguments):
-        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
-        status = 0
+def run_main(command, *arguments):
+    """Run a command; returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [command, *map(str, arguments)])
         try:
             MAIN[command]()
         except SystemExit as ended:
-            status = ended.code
+            return ended.code
+    return 0
+
+
+@pytest.fixture
+def call(capsys):
+    """``call(command, arguments…)`` runs a command; returns its exit status and its streams."""
+
+    def call_(command, *arguments):
+        status = run_main(command, *arguments)
         return status, capsys.readouterr()
 
     return call_

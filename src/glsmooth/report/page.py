@@ -122,7 +122,7 @@ def write_run_report(
 
     sections = [
         # What was certified.
-        _result(run, outcomes),
+        _result(run, region, outcomes),
         *picture(
             "Certified robust accuracy against the size of the region",
             "cra_region",
@@ -191,12 +191,14 @@ def save_picture(
     return html.Picture(images[0], images[1], words, caption)
 
 
-def _result(run: Run, outcomes: Mapping[str, Outcome]) -> str:
+def _result(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> str:
+    checked = tables.verified_note(run, region)
     flagged = [i for i, d in enumerate(outcomes.values()) if not d.sound]
     return html.section(
         "Result",
         html.table(tables.METHOD_HEADER, tables.method_rows(run, outcomes), (1, 2, 3, 4), flagged),
         html.bullets(tables.method_notes(run, outcomes), small=True),
+        "" if checked is None else html.paragraph(checked),
         html.paragraph(
             "An image is certified when the lower bound p_A of its class probability is above h_min, the "
             "probability that the method requires for this transformation, these smoothing laws and this "

@@ -18,6 +18,7 @@ from glsmooth.bounds import Outcome, own_laws
 from glsmooth.bounds.sampled import OWN_CLAIM
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.report import wording
+from glsmooth.runs.proof import verified
 from glsmooth.runs.run import Run
 
 #: What would be a command to whoever renders Markdown: a backslash before a sign, cells, code, formulas, emphasis
@@ -302,6 +303,16 @@ def method_notes(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
     return notes
 
 
+def verified_note(run: Run, region: Region) -> str | None:
+    """That ``glsmooth verify`` found every number of these very files to follow, where it did."""
+    if region.to_config() != run.region.to_config() or not verified(run.path):
+        return None
+    return (
+        "Verified by an independent checker (glsmooth verify): each p_A follows from its votes, the region's required "
+        "probability is proved (proof.json), and the certificates follow from both."
+    )
+
+
 def headline(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> str:
     """The result in one plain sentence, with its error probability."""
     best = primary(outcomes)
@@ -543,6 +554,8 @@ def run_table(run: Run, region: Region, outcomes: Mapping[str, Outcome], note: s
     parts.append(markdown(METHOD_HEADER, method_rows(run, outcomes)))
     if notes := method_notes(run, outcomes):
         parts.append(bullets(notes))
+    if checked := verified_note(run, region):
+        parts.append(checked + "\n")
     parts.append(MEANING)
     parts.append(markdown(("without transformation", "images", "share"), accuracy_rows(run)))
     if more:

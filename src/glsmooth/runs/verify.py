@@ -228,7 +228,7 @@ class Law:
     def reach(self) -> tuple[float, float]:
         """Floats between which nearly all of the mass lies; nothing rests on how nearly."""
         if self.kind == "Uniform":
-            return self.a, self.b
+            return self.a or 1e-12 * self.b, self.b
         if self.kind in ("Normal", "LogNormal"):
             ends = self.a - 9 * self.b, self.a + 9 * self.b
             return ends if self.kind == "Normal" else (math.exp(ends[0]), math.exp(min(ends[1], 700.0)))

@@ -1,0 +1,418 @@
+"""The second program: what it proves is true, what is changed in a proof or a run it refuses, and it stands alone."""
+
+import ast
+import copy
+import csv
+import functools
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glsmooth as gs
+from glsmooth.bounds import certify_region
+from glsmooth.bounds.confidence import anytime_lower, clopper_pearson_lower
+from glsmooth.runs import verify
+from glsmooth.runs.proof import prove
+
+from .. import stress
+
+T = gs.transforms
+LN, N, R = gs.LogNormal, gs.Normal, gs.Rayleigh
+
+
+def shifts(scale):
+    return {"tx": N(0.0, scale), "ty": N(0.0, scale)}
+
+
+def family(transform, size=None, **laws):
+    return gs.SmoothedFamily(transform, laws, size)
+
+
+def proved(family, region, **more):
+    proof = prove(family, region, certify_region(family, region), **more)
+    return json.loads(json.dumps(proof))
+
+
+def checked(proof):
+    checker = verify.Family(proof["transform"], proof["smoothing"], proof["image_size"])
+    return verify.check_proof(checker, proof["region"], proof)
+
+
+#: Values that were computed twice elsewhere (Neyman-Pearson limits of the paper's rows, and of the torus).
+REFERENCE = [
+    (family(T.ContrastBrightness(), contrast=LN(0, 0.6), brightness=N(0, 0.6)), (0.5, 0.4), 0.92221),
+    (family(T.GammaContrast(), gamma=R(0.1), contrast=LN(0, 0.1)), (1.4, 2), 0.85829),
+    (family(T.BrightnessTranslation(), brightness=N(0, 0.4), **shifts(30)), (0.2, 56, 56), 0.99639),
+    (family(T.ContrastTranslation(), contrast=LN(0, 0.4), **shifts(30)), (0.5, 56, 56), 0.99921),
+    (family(T.Translation(), **shifts(50)), (56, 56), 0.94339),
+    (
+        family(T.ContrastBrightnessTranslation(), contrast=LN(0, 0.8), brightness=N(0, 0.8), **shifts(50)),
+        (1.5, 0.2, 25, 25),
+        0.82805,
+    ),
+    (family(T.Gamma(), gamma=R(0.1)), (2,), 0.93750),
+    (family(T.Gamma(), gamma=R(0.1)), (0.5,), 0.84090),
+    (family(T.Translation(), (32, 32), **shifts(15)), (14, 14), 0.52072),
+    (family(T.Translation(), (32, 32), **shifts(3)), (3, 3), 0.91943),
+    (family(T.ContrastBrightness("brightness_first"), contrast=LN(0, 0.6), brightness=N(0, 0.6)), (2, 0.4), 0.9339),
+    (family(T.GaussianBlur(), blur=gs.Exponential(0.4)), (4,), 1 - math.exp(-1.6) / 2),
+]
+
+
+@pytest.mark.parametrize(("family", "beta", "value"), REFERENCE, ids=lambda case: str(case)[:40])
+def test_reference_values(family, beta, value):
+    at = gs.Points([dict(zip(family.parameters, beta, strict=True))])
+    h = checked(proved(family, at))
+    digits = len(f"{value:.5f}".rstrip("0")) - 2  # those that are known
+    assert -(10.0**-digits) / 2 < h - value < 10.0**-digits / 2 + 5e-6
+
+
+def pairs():
+    """Every law that another one moves or rescales, beside every law of that other one."""
+    outer = [LN(0.1, 0.5), R(0.7), gs.Exponential(1.3), gs.HalfNormal(0.8), gs.Uniform(0.3, 1.6), gs.Uniform(0, 1)]
+    moved = [N(0.1, 0.5), gs.Exponential(1.5), gs.HalfNormal(0.6), gs.Laplace(0.1, 0.4), gs.Uniform(-0.5, 0.9)]
+    rescaled = [LN(0.1, 0.5), gs.Exponential(1.5), gs.HalfNormal(0.6), R(0.5), gs.Uniform(0.2, 0.9), gs.Uniform(0, 1)]
+    for transform, laws in ((T.ContrastBrightness(), moved), (T.GammaContrast(), rescaled)):
+        for i, inner in enumerate(laws):
+            for first, second in ((1.15, 1.1), (0.9, 0.88)):
+                law = outer[(i + (first < 1)) % len(outer)]
+                beta = first, math.log(second) if transform.name == "contrast_brightness" else second
+                names = transform.parameters
+                yield pytest.param(
+                    gs.SmoothedFamily(transform, dict(zip(names, (law, inner), strict=True))),
+                    dict(zip(names, beta, strict=True)),
+                    id=f"{law}-{inner}-{first}",
+                )
+
+
+@pytest.mark.parametrize(("family", "beta"), list(pairs()))
+def test_laws_that_another_parameter_moves(family, beta):
+    """Two programs that share no code say the same."""
+    outcome = certify_region(family, gs.Points([beta]))
+    h = checked(json.loads(json.dumps(prove(family, gs.Points([beta]), outcome))))
+    assert abs(h - outcome.h_min) < 1e-5
+
+
+REGIONS = [
+    (
+        family(T.ContrastBrightness(), contrast=LN(0, 0.6), brightness=N(0, 0.6)),
+        gs.Box(contrast=(0.5, 2), brightness=(-0.4, 0.4)),
+    ),
+    (
+        family(T.GammaContrast(), gamma=LN(0, 0.5), contrast=LN(0, 0.8)),
+        gs.Box(gamma=(0.8, 1.4), contrast=(0.6, 2)),
+    ),
+    (family(T.Translation(), (32, 32), **shifts(6)), gs.Box(tx=(-20, 20), ty=(-20, 20))),
+    (family(T.Translation(), (32, 32), **shifts(10)), gs.Ball(9, tx=0, ty=0)),
+    (family(T.BrightnessTranslation(), brightness=N(0, 0.4), **shifts(30)), gs.Ball(20, tx=0, ty=0)),
+    (family(T.Brightness(), brightness=LN(0, 0.5)), gs.Box(brightness=(0.01, 0.05))),
+]
+
+
+@pytest.mark.parametrize(("family", "region"), REGIONS, ids=lambda case: type(case).__name__)
+def test_regions(family, region):
+    ordered = type(family.laws[region.parameters[0]]) is not LN or len(family.parameters) > 1
+    tolerance = 1e-5 if ordered else 3e-4  # whose shifts have no order: many cells, each of many masses
+    outcome = certify_region(family, region)
+    proof = json.loads(json.dumps(prove(family, region, outcome, tolerance=tolerance)))
+    assert checked(proof) == proof["required_probability"]
+    assert -1e-6 < proof["required_probability"] - outcome.h_min < 3 * tolerance
+
+
+def test_the_corner_of_a_cycle_is_not_the_worst():
+    """32 pixels, σ 6, |T| <= 20: the corner needs .9846, (16, 16) .9908."""
+    proof = proved(*REGIONS[2])
+    assert checked(proof) > 0.99
+    corner = {"tx": 20.0, "ty": 20.0}
+    proof |= {"required_probability": 0.985, "cells": [{"beta": corner, "k": 60.0}]}
+    with pytest.raises(verify.Wrong, match="no cell covers"):
+        checked(proof)
+
+
+def attained(family, region):
+    """A level that some classifier has at the identity and not one half at some β of the region."""
+    corner = certify_region(family, region).worst
+    return gs.required_probability(family, gs.Points([corner])) - 1e-6
+
+
+@pytest.mark.parametrize(("family", "region"), REGIONS[:3], ids=("affine", "power", "cycle"))
+def test_a_changed_proof_is_refused_unless_it_is_one(family, region):
+    """Hundreds of random changes; whatever is accepted is true, and covers the region."""
+    proof = prove(family, region, certify_region(family, region), tolerance=1e-4)
+    true = attained(family, region)
+    checker = verify.Family(proof["transform"], proof["smoothing"], proof["image_size"])
+    known = functools.cache(lambda beta, k: verify.Family.u(checker, dict(beta), k))
+    checker.u = lambda beta, k: known(tuple(beta.items()), k)  # most cells of a changed proof are those of the proof
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(150):
+        other = copy.deepcopy(proof)
+        cell = rng.choice(other["cells"])
+        size = 10 ** rng.uniform(-6, 0)
+        change = rng.choice(["value", "k", "beta", "cell", "lost", "other"])
+        if change == "value":
+            other["required_probability"] -= size / 2
+        elif change == "k":
+            cell["k"] *= 1 + rng.choice([-1, 1]) * size
+        elif change == "beta":
+            name = rng.choice(sorted(cell["beta"]))
+            cell["beta"][name] += rng.choice([-1, 1]) * size
+        elif change == "cell" and "over" in cell:
+            cell["over"]["interval"][rng.randrange(2)] += rng.choice([-1, 1]) * size
+        elif change == "lost":
+            other["cells"].remove(cell)
+        else:
+            cell["over"] = {"name": rng.choice(sorted(cell["beta"])), "interval": [-1e9, 1e9]}
+        try:
+            h = verify.check_proof(checker, other["region"], json.loads(json.dumps(other)))
+        except verify.Wrong:
+            refused += 1
+            continue
+        assert h >= true
+        assert change in ("k", "cell", "beta"), "a value that is lower, or a cell that is missing, was accepted"
+    assert refused > 75
+
+
+@pytest.mark.parametrize(("family", "region"), REGIONS, ids=lambda case: type(case).__name__)
+def test_a_value_that_is_lower_by_a_millionth_is_refused(family, region):
+    proof = proved(family, region, tolerance=3e-4)
+    proof["required_probability"] -= 1e-6
+    with pytest.raises(verify.Wrong, match=r"below 1/2|not shown"):
+        checked(proof)
+
+
+def test_the_printed_procedure_has_no_proof():
+    brightness = family(T.Brightness(), brightness=N(0, 0.3))
+    region = gs.Box(brightness=(-0.4, 0.4))
+    printed = certify_region(brightness, region, "gl_printed")
+    proof = proved(brightness, region)
+    assert proof["required_probability"] > 0.9087
+    for k in (1.0, 2.0, 4.0, 8.0, 20.0):  # no ratio makes it true
+        proof["required_probability"] = printed.h_min
+        proof["cells"] = [cell | {"k": k} for cell in proof["cells"]]
+        with pytest.raises(verify.Wrong):
+            checked(proof)
+
+
+def test_random_families_against_the_oracle():
+    """The tests' own oracle knows classifiers that lose; none may be above what is proved."""
+    compared = 0
+    for seed, kind, number in stress.schedule(5, None):
+        case = stress.draw_case(seed, kind, number)
+        if number > 4:
+            break
+        try:
+            proof = prove(case.family, case.region, certify_region(case.family, case.region), seconds=0.2)
+        except gs.NotApplicable:
+            continue
+        verdict = stress.Verdict(kind, number)
+        verdict.value = proof["required_probability"]
+        stress.compare(case, verdict)
+        assert verdict.deficit <= stress.TOLERANCE, str(case)
+        compared += verdict.points > 0
+    assert compared > 15
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "p"), [(950, 1000, 0.93), (1000, 1000, 0.99), (1, 1000, 1e-7), (0, 10, 0.1), (199, 200, 0.9)]
+)
+def test_tails_and_evidence(count, n, p):
+    mp = pytest.importorskip("mpmath")
+    tail = sum(mp.binomial(n, i) * mp.mpf(p) ** i * (1 - mp.mpf(p)) ** (n - i) for i in range(count, n + 1))
+    assert float(verify.binomial_tail(count, n, verify.arb(p)).mid()) == pytest.approx(float(tail), rel=1e-9)
+    for mixture, (sure, b) in {"uniform": (0, 1), "sure": (0.55, 2)}.items():
+        h = mp.mpf(p)
+        weigh = lambda u, b=b, h=h: (  # noqa: E731
+            (1 + u * (1 - h) / h) ** count * (1 - u) ** (n - count + b - 1) * b
+        )
+        peak = max(0.0, (count / n - p) / (1 - p))
+        mean = mp.quad(weigh, sorted({0, peak / 2, peak, (1 + peak) / 2, 1}))
+        value = (1 - sure) * mean + (sure * h**-count if count == n else 0)
+        assert float(verify.evidence(count, n, verify.arb(p), mixture).mid()) == pytest.approx(float(value), rel=1e-6)
+
+
+# Runs.
+
+H = 0.92222
+ALPHA = 0.001
+
+
+@pytest.fixture(scope="module")
+def proof():
+    return proved(*REGIONS[0], tolerance=1e-5)
+
+
+def lower(count, n, procedure):
+    if procedure == "sequential":
+        return anytime_lower(count, n, ALPHA, "sure")
+    return clopper_pearson_lower(count, n, ALPHA / 2 if procedure == "paper_literal" else ALPHA)
+
+
+@pytest.fixture(params=["paper", "paper_literal", "sequential"])
+def run(request, tmp_path, proof):
+    """A run by hand: five images, three of them certified, one in a wrong class."""
+    n = 1000
+    counts = [1000, 998, 970, 900, 500]
+    bounds = [lower(count, n, request.param) for count in counts]
+    rows = [
+        {
+            "index": i * 3, "label": 1, "prediction": 2 if i == 1 else 1, "n0": 100, "n": n, "count": count,
+            "p_lower": p, "base_prediction": 1, "abstain_votes": 0, "nonfinite_votes": 0, "near_ties": 0,
+            "certified_neyman_pearson": int(p > H), "certified_gl": int(p > 0.94), "certified_gl_printed": 0,
+        }
+        for i, (count, p) in enumerate(zip(counts, bounds, strict=True))
+    ]  # fmt: skip
+    assert [row["certified_neyman_pearson"] for row in rows] == [1, 1, 1, 0, 0]
+    summary = {
+        "images": 5,
+        "base_accuracy": 1.0,
+        "smoothed_accuracy": 0.8,
+        "methods": {
+            "neyman_pearson": {"sound": True, "required_probability": H, "certified_robust_accuracy": 0.4},
+            "gl": {"sound": True, "required_probability": 0.94, "certified_robust_accuracy": 0.4},
+            "gl_printed": {"sound": False, "required_probability": 0.8, "certified_robust_accuracy": 0.0},
+        },
+        **{key: proof[key] for key in ("transform", "smoothing", "region", "image_size")},
+        "monte_carlo": {"name": request.param, "n0": 100, "n": n, "alpha": ALPHA, "mixture": "sure"},
+    }
+    summary["methods"]["gl"]["certified_robust_accuracy"] = sum(p > 0.94 for p in (bounds[0], *bounds[2:])) / 5
+    write(tmp_path, summary, rows, proof)
+    return tmp_path
+
+
+def write(path, summary, rows, proof):
+    (path / "summary.json").write_text(json.dumps(summary))
+    with (path / "records.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    if proof is not None:
+        (path / "proof.json").write_text(json.dumps(proof))
+
+
+def read(path):
+    with (path / "records.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return json.loads((path / "summary.json").read_text()), rows, json.loads((path / "proof.json").read_text())
+
+
+def test_a_run_is_verified(run):
+    result = verify.check(run)
+    assert result.verified, result
+    assert "3 by neyman_pearson" in result.lines[-1]
+    assert verify.status([result]) == 0
+
+
+def set_(key, value):
+    def change(summary, rows, proof):
+        *path, last = key.split("/")
+        target = {"summary": summary, "rows": rows, "proof": proof}
+        for part in path:
+            target = target[int(part) if part.isdigit() else part]
+        target[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+def certify_what_was_not(summary, rows, proof):
+    rows[3]["certified_neyman_pearson"] = 1
+
+
+CHANGES = {
+    "p_lower": set_("rows/3/p_lower", 0.93),
+    "p_lower by a millionth": lambda s, rows, p: rows[2].update(p_lower=float(rows[2]["p_lower"]) + 1e-6),
+    "count": set_("rows/0/count", 900),
+    "fewer draws": set_("rows/1/n", 998),
+    "more than there are": set_("rows/1/count", 1001),
+    "certificate": certify_what_was_not,
+    "no certificate": set_("rows/0/certified_neyman_pearson", 0),
+    "unsound certificate": set_("rows/0/certified_gl_printed", 1),
+    "abstained": set_("rows/0/prediction", -1),
+    "twice": set_("rows/1/index", 0),
+    "not a number": set_("rows/0/p_lower", "nan"),
+    "CRA": set_("summary/methods/neyman_pearson/certified_robust_accuracy", 0.6),
+    "accuracy": set_("summary/smoothed_accuracy", 1.0),
+    "images": set_("summary/images", 6),
+    "required": set_("summary/methods/neyman_pearson/required_probability", 0.8),
+    "region": set_("summary/region/brightness", [-0.5, 0.4]),
+    "another parameter": set_("summary/region/gamma", [1, 2]),
+    "law": set_("summary/smoothing/brightness/scale", 0.5),
+    "order": set_("summary/transform/order", "brightness_first"),
+    "alpha": set_("summary/monte_carlo/alpha", 1e-5),
+    "no alpha": set_("summary/monte_carlo/alpha", 0),
+    "value": lambda s, r, proof: proof.update(required_probability=proof["required_probability"] - 1e-6),
+    "cells": set_("proof/cells", []),
+    "half a proof": lambda s, r, proof: proof.update(cells=proof["cells"][1:]),
+    "strange": set_("summary/methods", None),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_run_is_wrong(run, name):
+    content = read(run)
+    sequential = content[0]["monte_carlo"]["name"] == "sequential"
+    CHANGES[name](*content)
+    write(run, *content)
+    result = verify.check(run)
+    if sequential and name == "fewer draws":  # any number of draws is one at which the test may stop
+        assert result.verified
+    elif sequential and name == "p_lower by a millionth":  # it might be what earlier counts gave
+        assert verify.status([result]) == 3
+    else:
+        assert result.wrong, result
+        assert verify.status([result]) == 1
+
+
+def test_what_cannot_be_told(run):
+    (run / "proof.json").unlink()
+    result = verify.check(run)
+    assert (result.wrong, verify.status([result])) == ([], 3)
+    assert "proof.json" in result.open[0]
+    summary, rows, _ = (*read_without_proof(run), None)
+    write(run, summary | {"transform": {"_target_": "my.Shear"}}, rows, None)
+    assert "my.Shear is not one of those known here" in verify.check(run).open[0]
+
+
+def read_without_proof(path):
+    with (path / "records.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return json.loads((path / "summary.json").read_text()), rows
+
+
+def test_a_looser_proof_leaves_images_open(run, proof):
+    """What the bounds certify and the proof does not reach is named."""
+    summary, rows, _ = read(run)
+    loose = proof | {"required_probability": 0.99}
+    write(run, summary, rows, loose)
+    result = verify.check(run)
+    assert not result.wrong
+    assert any("the proof needs 0.99" in line for line in result.open)
+    assert verify.status([result]) == 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "NaN", '{"transform": 1}', "\x00", '{"methods": {"a": []}}'])
+def test_files_that_are_something_else(run, content):
+    for name in ("summary.json", "proof.json", "records.csv"):
+        before = (run / name).read_bytes()
+        (run / name).write_text(content)
+        result = verify.check(run)
+        assert result.wrong or result.open, name
+        assert not result.verified
+        (run / name).write_bytes(before)
+    assert verify.check(run).verified
+
+
+def test_it_stands_alone(run):
+    """One file, which runs without the package and without torch."""
+    file = Path(verify.__file__)
+    tree = ast.parse(file.read_text())
+    modules = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names) == {"flint"}
+    done = subprocess.run([sys.executable, "-P", str(file), str(run)], capture_output=True, text=True, cwd=run)
+    assert (done.returncode, done.stdout.splitlines()[-1].strip()) == (0, "verified"), done.stderr
