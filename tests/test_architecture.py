@@ -14,7 +14,7 @@ ROOMS = (
     *("smoothing", "configuration", "runs", "learning", "report", "commands"),
 )
 #: What ``python -m`` finds. They may look up, at the commands that they are faces of.
-COMMANDS = ("advise", "certify", "export", "predict", "sweep", "train")
+COMMANDS = ("advise", "certify", "export", "predict", "sweep", "train", "verify")
 FACES = {"__init__.py", "__main__.py", "bounds/__main__.py", "report/__main__.py", *(f"{name}.py" for name in COMMANDS)}
 FILES = sorted(path for path in SOURCE.rglob("*.py") if str(path.relative_to(SOURCE)) not in FACES)
 

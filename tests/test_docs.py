@@ -35,7 +35,7 @@ from scipy.stats import binom
 
 import glsmooth as gs
 from glsmooth.bounds import METHODS
-from glsmooth.commands import predict
+from glsmooth.commands import predict, verify
 from glsmooth.commands.entry import own_law
 from glsmooth.commands.plan import plan_of
 from glsmooth.configuration.build import build_family, build_region, law_config
@@ -158,6 +158,8 @@ def compose(name, arguments):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     if name == "sweep":
         return plan_of(arguments)
+    if name == "verify":
+        return verify._read(arguments)
     runs = [a for a in arguments if "=" not in a and not a.startswith("-")]
     options = {a for a in arguments if a.startswith("-")}
     assert name in COMMANDS, f"glsmooth {name} is not a command"

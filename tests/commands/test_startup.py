@@ -12,7 +12,7 @@ import glsmooth as gs
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
-COMMANDS = ("train", "advise", "certify", "predict", "export", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "predict", "export", "bounds", "report", "verify")
 #: What takes long to import.
 NUMBERS = {"torch", "numpy", "scipy"}
 NETWORKS = {"lightning", "torchvision", "matplotlib", "wandb", "timm", "pandas", "sklearn", "PIL", "scipy.stats"}
