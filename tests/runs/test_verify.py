@@ -348,6 +348,8 @@ CHANGES = {
     "value": lambda s, r, proof: proof.update(required_probability=proof["required_probability"] - 1e-6),
     "cells": set_("proof/cells", []),
     "half a proof": lambda s, r, proof: proof.update(cells=proof["cells"][1:]),
+    "outside the domain": set_("summary/region/contrast", [-0.1, 2]),
+    "a certificate of another method": lambda s, rows, p: [row.update(certified_mp=1) for row in rows],
     "strange": set_("summary/methods", None),
 }
 
@@ -393,6 +395,39 @@ def test_a_looser_proof_leaves_images_open(run, proof):
     assert not result.wrong
     assert any("the proof needs 0.99" in line for line in result.open)
     assert verify.status([result]) == 3
+
+
+def test_columns_that_occur_twice_and_values_beyond_the_last(run):
+    lines = (run / "records.csv").read_text().splitlines()
+    for change in ("header", "row"):
+        twice = [lines[0] + ",p_lower", *(line + ",0.999" for line in lines[1:])]
+        more = [lines[0], lines[1] + ",1", *lines[2:]]
+        (run / "records.csv").write_text("\n".join(twice if change == "header" else more) + "\n")
+        assert verify.check(run).wrong
+
+
+@pytest.mark.parametrize("region", [{"blur": [-1.0, 2.0]}, {"points": [{"blur": -1.0}]}])
+def test_parameters_that_there_are_not(region):
+    blur = family(T.GaussianBlur(), blur=gs.Exponential(0.4))
+    proof = proved(blur, gs.Box(blur=(0, 2))) | {"region": region}
+    with pytest.raises(verify.Wrong, match="no parameter of the transformation"):
+        checked(proof)
+
+
+def test_shifts_of_the_plane_are_rounded():
+    """1.5 and -1.5 pixels are shifts by two."""
+    plane = family(T.Translation(), **shifts(5))
+    assert checked(proved(plane, gs.Box(tx=(-1.5, 1.5)))) == checked(proved(plane, gs.Box(tx=(-2, 2))))
+
+
+@pytest.mark.parametrize(
+    "law", [{"law": "Normal", "loc": 10**400, "scale": 1}, {"law": "Normal", "loc": 0, "scale": 0}]
+)
+def test_numbers_that_are_none_are_not_verified(run, law):
+    summary, rows, proof = read(run)
+    summary["smoothing"]["brightness"] = law
+    write(run, summary, rows, proof)
+    assert not verify.check(run).verified
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "NaN", '{"transform": 1}', "\x00", '{"methods": {"a": []}}'])

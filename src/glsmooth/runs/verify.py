@@ -58,6 +58,7 @@ _FARTHEST = 60.0  # log-likelihood ratios beyond: the mass counts in full
 _IN_FULL = arb(-1000)
 _NEGLIGIBLE = 1e-13  # mass of a cell that is not worth cutting: it counts in full, too
 _ROUGH = 1e-9  # mass times squared range of a cell that is not worth cutting: what it costs is of that size
+_LARGEST = 8192  # pixels of a cycle
 _SLACK = 1e-10  # by which curves on a cycle may miss each other
 
 
@@ -706,6 +707,10 @@ class Family:
         if set(smoothing) != set(names):
             raise Wrong(f"laws of {sorted(smoothing)}, but the transformation has {names}")
         self.laws = {name: Law.of(smoothing[name]) for name in names}
+        if image_size is not None and not (
+            len(image_size) == 2 and all(isinstance(size, int) and 1 <= size <= _LARGEST for size in image_size)
+        ):
+            raise Unverifiable(f"image_size={image_size} is not two numbers of at most {_LARGEST} pixels")
         self.sizes = dict(zip(("ty", "tx"), image_size or (), strict=False))
         self.identity = {name: float(name in ("contrast", "gamma")) for name in names}
         for kind, own in self.factors:
@@ -818,7 +823,7 @@ class Family:
         if kind == "cyclic" and self.sizes:
             return Axis([{first: float(n)} for n in _worst_shifts(law, self.sizes[first], low, high)])
         if kind == "cyclic":  # on the plane values are rounded, too
-            low, high = min(low, math.floor(low + 0.5)), max(high, math.ceil(high - 0.5))
+            low, high = min(low, math.ceil(low - 0.5)), max(high, math.floor(high + 0.5))
         if kind in ("shift", "cyclic"):
             # A shifted log-concave law has a monotone likelihood ratio: its curve falls as the shift grows.
             if law.log_concave:
@@ -869,7 +874,10 @@ def needed(family: Family, region: Mapping[str, Any]) -> list[Need]:
     """
     names = list(family.identity)
     if region.keys() == {"points"}:
-        return [Need({**family.identity, **_named(point, names)}) for point in region["points"]]
+        points = [_named(point, names) for point in region["points"]]
+        for point in points:
+            _in_domain(point)
+        return [Need({**family.identity, **point}) for point in points]
     if region.keys() == {"ball", "centre"}:
         radius, centre = region["ball"], _named(region["centre"], names)
         if not (_finite(radius) and radius >= 0 and centre):
@@ -879,6 +887,8 @@ def needed(family: Family, region: Mapping[str, Any]) -> list[Need]:
         if name not in names or not _interval(interval):
             raise Wrong(f"region.{name}={interval!r} is not an interval of one of {', '.join(names)}")
     box = {name: (value, value) for name, value in family.identity.items()}
+    for end in (0, 1):
+        _in_domain({name: interval[end] for name, interval in region.items()})
     box |= {name: (float(low), float(high)) for name, (low, high) in region.items()}
     axes = family.axes(box)
     searches = [axis for axis in axes if axis.search]
@@ -922,6 +932,12 @@ def _in_ball(family: Family, radius: float, centre: dict[str, float]) -> list[Ne
         for name, v in centre.items()
     }
     return needed(family, around)
+
+
+def _in_domain(point: Mapping[str, float]) -> None:
+    for name, value in point.items():
+        if (name == "blur" and value < 0) or (name in ("contrast", "gamma") and value <= 0):
+            raise Wrong(f"region: {name}={value} is no parameter of the transformation")
 
 
 def _named(point: Any, names: Sequence[str]) -> dict[str, float]:
@@ -1045,10 +1061,16 @@ _COLUMNS |= {"base_prediction": int}
 def _records(file: Path) -> list[dict[str, Any]]:
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            rows: list[dict[str, Any]] = list(csv.DictReader(stream))
+            reader = csv.DictReader(stream)
+            rows: list[dict[str, Any]] = list(reader)
+            names = list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Wrong(f"{file} cannot be read ({error})") from error
+    if len(set(names)) < len(names):
+        raise Wrong(f"{file}: a column occurs twice")
     for line, row in enumerate(rows, start=2):
+        if None in row:  # values beyond the last column
+            raise Wrong(f"{file}: line {line} has more values than there are columns")
         for name, value in row.items():
             number = float if name == "coin" else int if str(name).startswith("certified_") else _COLUMNS.get(name)
             if number is None:
@@ -1169,7 +1191,9 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
         result.open.append(str(error))
     except Wrong as error:
         result.wrong.append(str(error))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (ArithmeticError, ValueError) as error:
+        result.open.append(f"a number is beyond what can be computed with here ({error})")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         result.wrong.append(f"{path}: these are not the files of a certification ({type(error).__name__}: {error})")
     return result
 
@@ -1185,7 +1209,8 @@ def _check_votes(result: Checked, rows: list[dict[str, Any]], votes: _Votes) -> 
             raise Wrong(
                 f"image {row['index']}: p_lower={row['p_lower']!r} does not follow from {row['count']} of {row['n']}"
             )
-    result.lines.append(f"{len(rows) - len(unknown)} of {len(rows)} p_lower follow from their counts")
+    error = f"{votes.name}, alpha = {votes.alpha:g}"
+    result.lines.append(f"{len(rows) - len(unknown)} of {len(rows)} p_lower follow from their counts ({error})")
     if unknown:
         result.open.append(f"p_lower of images {unknown[:5]} may rest on earlier counts, which the records do not keep")
 
@@ -1193,6 +1218,9 @@ def _check_votes(result: Checked, rows: list[dict[str, Any]], votes: _Votes) -> 
 def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> None:
     h = result.required_probability
     certified: dict[str, int] = {}
+    marked = {name.removeprefix("certified_") for name in rows[0] if name.startswith("certified_")}
+    if marked != set(summary["methods"]):
+        raise Wrong(f"records.csv has certificates by {sorted(marked)}, summary.json {sorted(summary['methods'])}")
     for name, method in summary["methods"].items():
         required, sound = method["required_probability"], method["sound"] and not summary.get("approximate")
         said = [row[f"certified_{name}"] for row in rows]
@@ -1238,7 +1266,9 @@ def check_file(file: Path, progress: Callable[[int, int], None] = lambda done, o
         result.open.append(str(error))
     except Wrong as error:
         result.wrong.append(str(error))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (ArithmeticError, ValueError) as error:
+        result.open.append(f"a number is beyond what can be computed with here ({error})")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         result.wrong.append(f"{file}: this is not a proof ({type(error).__name__}: {error})")
     return result
 
