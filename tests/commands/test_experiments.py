@@ -38,11 +38,13 @@ PAPER = {
 }
 ONE_PARAMETER = {"brightness", "contrast", "gaussian_blur_4", "gaussian_blur_16"}
 ROWS = {*PAPER, *ONE_PARAMETER, "contrast_brightness", "translation_all"}
-SIDE = {"cifar10": 32, "digits": 32, "imagenet": 224}
+SIDE = {"cifar10": 32, "cifar100": 32, "digits": 32, "imagenet": 224}
 EXPERIMENTS = [
     *(f"{dataset}/{row}" for dataset in SIDE for row in sorted(ROWS)),
     *(f"imagenet/paper/{row}" for row in PAPER),
 ]
+#: Networks to start others from.
+BASES = ("cifar10_base", "cifar100_base")
 FOLDER = conf_dir() / "experiment"
 #: Votes of monte_carlo=paper.
 N, ALPHA = 1000, 0.001
@@ -98,7 +100,7 @@ def test_the_paper_has_its_nine_rows():
 def test_every_row_and_data_set_is_in_the_help_of_train():
     page = (conf_dir() / "train.yaml").read_text()
     listed = page[page.index("experiment    a prepared") : page.index("        cluster ")]
-    assert set(re.findall(r"\w+", listed)) >= {*ROWS, *SIDE, "paper", "demo"}
+    assert set(re.findall(r"\w+", listed)) >= {*ROWS, *SIDE, *BASES, "paper", "demo"}
 
 
 # What they ask for.
@@ -150,14 +152,14 @@ def test_the_papers_laws_and_regions(row):
 
 
 #: Laws that small images have for themselves.
-OWN_LAWS = {"cifar10/gaussian_blur_16": {"blur": gs.Exponential(0.15)}}
+OWN_LAWS = {f"{dataset}/gaussian_blur_16": {"blur": gs.Exponential(0.15)} for dataset in ("cifar10", "cifar100")}
 
 
 @pytest.mark.parametrize("row", sorted(ROWS))
 def test_regions_of_small_images(row):
     """Laws and regions of ImageNet, but for one law; of shifts the same share, rounded up to whole pixels."""
     theirs, large = problem(f"experiment=imagenet/{row}")
-    for dataset in ("cifar10", "digits"):
+    for dataset in ("cifar10", "cifar100", "digits"):
         family, small = problem(f"experiment={dataset}/{row}")
         assert family.laws == OWN_LAWS.get(f"{dataset}/{row}", theirs.laws)
         scaled = dict(large.intervals)
@@ -237,7 +239,7 @@ def data(tmp_path_factory) -> dict[str, list[str]]:
             for index in range(count):
                 Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     there = [f"dataset.root={root}", "dataset.val_fraction=0.5"]
-    return {"digits": [], "cifar10": there, "imagenet": there}
+    return {"digits": [], "cifar10": there, "cifar100": there, "imagenet": there}
 
 
 @pytest.fixture(autouse=True)
@@ -281,6 +283,20 @@ def test_it_trains_and_certifies(name, data, words_alone, tmp_path, capsys):
     assert f"at least {needed} votes: n = 3 can never certify; set monte_carlo.n={needed} or more" in said
     assert f"h_min = {wording.ceil(h, 5)} needs at least {needed} unanimous votes an image, and at most 3" in table
     assert f"| {wording.ceil(h, 5)} | 0 | 0 | 0.0 % |" in table
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_row_starts_from_a_base_network(name, data, tmp_path, capsys):
+    """By its own recipe, but for the size of what is trained."""
+    dataset = name.partition("_")[0]
+    composed = compose("train", f"experiment={name}")
+    assert (composed.dataset.name, composed.model.name, composed.loss.transformed) == (dataset, "cifar_fast", False)
+    run(train, tmp_path / "base", f"experiment={name}", *data[dataset], *FAST_TRAIN)
+    start = (f"ckpt={tmp_path / 'base' / 'best.ckpt'}", "optimizer=fine_tune", f"experiment={dataset}/gamma")
+    fast = [override for override in FAST_TRAIN if not override.startswith("model=")]
+    run(train, tmp_path / "row", *start, *data[dataset], *fast)
+    assert "Starting from the small_cnn of" in capsys.readouterr().err
+    assert composed.dataset.val_fraction == compose("train", start[2]).dataset.val_fraction  # the same images held out
 
 
 @pytest.mark.parametrize(("row", "needed"), [("brightness_translation", 1593), ("contrast_translation", 7155)])

@@ -25,6 +25,41 @@ def test_builtin_models(name, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters - grey_stem
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # Zagoruyko & Komodakis count 2.7 and 36.5 million.
+    [("cifar_wrn16_4", 2_748_890), ("cifar_wrn28_10", 36_479_194), ("cifar_fast", 1_972_802)],
+)
+def test_sizes_of_larger_networks(name, parameters):
+    tensors = tensors_without_values({"name": name}, 10, 3, (32, 32))
+    counted = {key: value for key, value in tensors.items() if key.startswith("network.")}
+    left_out = ("running_mean", "running_var", "num_batches_tracked")  # statistics
+    assert sum(value.numel() for key, value in counted.items() if not key.endswith(left_out)) == parameters
+
+
+def test_a_wide_network_gives_logits_and_learns_in_all_its_weights():
+    model = build_model({"name": "cifar_wrn16_4"}, 10, **COLOUR)
+    network = model.network
+    assert network.blocks(network.stem(torch.rand(1, 3, 32, 32))).shape == (1, 256, 8, 8)
+    logits = model(torch.rand(2, 3, 32, 32))
+    assert logits.shape == (2, 10)
+    logits.square().sum().backward()
+    assert all(value.grad is not None and value.grad.abs().max() > 0 for value in model.parameters())
+
+
+def test_a_wider_cifar_fast():
+    plain, wide = (
+        tensors_without_values({"name": name}, 10, 3, (32, 32)) for name in ("cifar_fast", "cifar_fast_wide")
+    )
+    assert plain.keys() == wide.keys()
+    assert (plain["network.fc.weight"].shape[1], wide["network.fc.weight"].shape[1]) == (256, 384)
+    cyclic = build_model({"name": "cifar_fast_wide_cyclic"}, 10, **COLOUR)
+    assert cyclic.network.cyclic
+    assert {name: value.shape for name, value in cyclic.state_dict().items()} == {
+        name: value.shape for name, value in wide.items()
+    }
+
+
 def test_a_cyclic_network_does_not_see_shifts_by_its_steps():
     """Three halvings: a shift by 8 pixels is one of whole cells everywhere. Other shifts, and an edge, are seen."""
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 import glsmooth as gs
@@ -239,6 +239,52 @@ def test_schedules(stripes, tmp_path):
         rates[schedule] = trainer.optimizers[0].param_groups[0]["lr"]
     assert rates["cosine"] == pytest.approx(0, abs=1e-9)  # all 8 steps are done
     assert rates["none"] == 0.1
+
+
+class Watching(Callback):
+    """Keeps the weights after every step, and what a checkpoint would hold then."""
+
+    def __init__(self):
+        self.weights, self.saved = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.weights.append({k: v.clone() for k, v in pl_module.model.state_dict().items()})
+        dumped = trainer._checkpoint_connector.dump_checkpoint()
+        self.saved.append({key: {k: v.clone() for k, v in dumped[key].items()} for key in ("state_dict", "learning")})
+
+
+def test_a_moving_average_is_what_is_validated_and_saved(stripes, tmp_path):
+    module, watching = make(data=stripes, ema=0.5), Watching()
+    mean = {name: value.clone() for name, value in module.model.state_dict().items()}
+    seen = []
+    module._averaged[0].register_forward_hook(lambda *_: seen.append(module.training))
+    trainer = fit(module, tmp_path, callbacks=[watching], num_sanity_val_steps=0)
+    for step, (weights, saved) in enumerate(zip(watching.weights, watching.saved, strict=True)):
+        stays = min(0.5, (1 + step) / (10 + step))  # the first weights are random, and soon forgotten
+        mean = {name: stays * value + (1 - stays) * weights[name] for name, value in mean.items()}
+        torch.testing.assert_close(saved["state_dict"], {f"model.{name}": value for name, value in mean.items()})
+        torch.testing.assert_close(saved["learning"], {f"model.{name}": value for name, value in weights.items()})
+    assert step == 7
+    assert len(seen) == 2 * 8  # of each batch of validation, as it is and transformed
+    assert not any(seen)
+    assert "learning" not in trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+    apart = (mean["linear.weight"] - weights["linear.weight"]).abs().max()
+    assert apart > 1e-4
+
+
+def test_a_moving_average_goes_on_where_it_stopped(stripes, tmp_path):
+    ended, begun = make(data=stripes, ema=0.9, epochs=1), make(data=stripes, ema=0.9, epochs=1)
+    with torch.no_grad():
+        for value in begun.model.parameters():
+            value.zero_()
+    trainer = fit(ended, tmp_path)
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+    begun.on_load_checkpoint(checkpoint)
+    begun.load_state_dict(checkpoint["state_dict"])
+    torch.testing.assert_close(begun.model.state_dict(), ended.model.state_dict())
+    torch.testing.assert_close(begun._averaged[0].state_dict(), ended._averaged[0].state_dict())
+    with pytest.raises(ValueError, match="lacks the weights that learn"):
+        begun.on_load_checkpoint({name: value for name, value in checkpoint.items() if name != "learning"})
 
 
 @pytest.mark.parametrize("milestones", [[2, 3], None])

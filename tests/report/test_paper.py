@@ -25,6 +25,7 @@ import glsmooth as gs
 from glsmooth import bounds, figures
 from glsmooth.bounds import gl
 from glsmooth.errors import UserError
+from glsmooth.report.figures import plain_ticks
 from glsmooth.report.paper import style
 from glsmooth.report.paper.files import write_figures, write_training_curves
 from glsmooth.runs import history
@@ -743,3 +744,27 @@ def test_training_leaves_its_curves(trained, tmp_path):
     write_metrics(tmp_path, 0, [(0, 2.0, 0.3, 0.2)])
     assert [file.name for file in write_training_curves(tmp_path)] == ["training.png", "training.pdf"]
     assert (tmp_path / "training.pdf").read_bytes().startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize(
+    ("ends", "ticks"),
+    [
+        ((0.08, 13), [0.1, 0.2, 0.5, 1, 2, 5, 10]),
+        ((1e-3, 1e3), [1e-3, 1e-2, 0.1, 1, 10, 100, 1000]),
+        ((0.5, 2), [0.5, 0.7, 1, 1.5, 2]),
+        ((0.7, 1.4), [0.7, 0.8, 1, 1.2, 1.4]),
+        ((0.95, 1.05), [0.96, 0.98, 1, 1.02, 1.04]),
+    ],
+)
+def test_ticks_of_factors_are_round_and_one_series(ends, ticks):
+    assert plain_ticks(*ends, log=True) == pytest.approx(ticks)
+
+
+def test_a_plane_of_shifts_has_ticks_at_whole_pixels():
+    shifts = gs.SmoothedFamily(
+        gs.transforms.Translation(), {"tx": gs.Normal(0, 6), "ty": gs.Normal(0, 6)}, image_size=(32, 32)
+    )
+    axes = figures.h_min_plane(shifts, gs.Box(tx=(-4, 4), ty=(-4, 4)), nodes=5).axes[0]
+    ticks = (*axes.get_xticks(), *axes.get_yticks())
+    assert len(ticks) > 4
+    assert all(tick == round(tick) for tick in ticks)

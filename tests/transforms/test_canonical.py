@@ -237,6 +237,23 @@ def test_gradients_are_finite_everywhere(transform, dtype):
     assert images.grad[0].abs().max() > 0.01
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e30])
+@pytest.mark.parametrize("transform", [gs.transforms.Contrast(), gs.transforms.ContrastBrightness()], ids=repr)
+def test_squares_of_float32_neither_vanish_nor_overflow(transform, scale):
+    images = pictures(dtype=torch.float32)
+    torch.testing.assert_close(transform.canonical(scale * images), transform.canonical(images), rtol=1e-4, atol=1e-5)
+
+
+def test_white_images_with_pixels_above_one():
+    images = torch.ones(3, 1, 16, 16)
+    images[0, 0, 3, 3], images[1, 0, 3, 3], images[2, 0, 3, 3] = 1.00001, 1.5, 0.9
+    form = gs.transforms.Gamma().canonical(images)
+    assert form[:2, 0, 3, 3].tolist() == pytest.approx([torch.e, torch.e])
+    assert form[2, 0, 3, 3] < 1e-10
+    form[:, 0, 3, 3] = 1
+    assert torch.equal(form, torch.ones_like(form))
+
+
 @having
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_images_are_computed_in_float32(transform, dtype):
@@ -297,6 +314,24 @@ def test_rolls_leave_not_one_bit(name, dtype):
     assert any(torch.equal(form[0], roll) for roll in rolls)
     # In a batch of another size, the same.
     assert torch.equal(Translation().canonical(rolls[5:6])[0], form[0])
+
+
+@pytest.mark.parametrize("size", [24, 26, 44, 54, 56])
+def test_stripes_that_a_window_does_not_see(size):
+    """Windows of these sizes, rounded to whole numbers, are as bright on even places as on odd ones."""
+    even = torch.arange(size) % 2 == 0
+    for image in (even.expand(size, -1), even[:, None].expand(-1, size), even[:, None] ^ even):
+        rolls = torch.stack([image.roll(shift, (0, 1)) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))])[:, None].float()
+        form = Translation().canonical(rolls)
+        assert torch.equal(form, form[:1].expand_as(form))
+
+
+def test_what_is_periodic_but_for_a_trace():
+    """Too little for the shades of which windows are summed, and seen nevertheless."""
+    trace = 1e-7 * torch.rand(3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    rolls = all_rolls(squares()["tiles"] + trace)
+    form = Translation().canonical(rolls)
+    assert torch.equal(form, form[:1].expand_as(form))
 
 
 @pytest.mark.parametrize("size", [(1, 7), (7, 1), (1, 1), (2, 3), (5, 64)], ids=str)
@@ -458,6 +493,22 @@ def test_the_band_of_blur():
 def test_one_frequency_alone_has_no_sharpness():
     wave = torch.cos(torch.pi * 3 * (torch.arange(32) + 0.5) / 32).expand(1, 1, 32, 32)
     assert GaussianBlur().canonical(0.5 + 0.2 * wave).isfinite().all()
+
+
+def test_what_is_all_coarse_is_left_as_sharp_as_it_is():
+    ramp = (
+        torch.arange(8.0).expand(1, 1, 8, 8) / 8
+    )  # in the band: two frequencies, and of the finer one next to nothing
+    form = GaussianBlur().canonical(ramp)
+    assert form.min() > -0.1
+    assert form.max() < 1
+
+
+def test_rounding_of_what_is_finer_than_the_band_is_not_sharpened():
+    """Stripes leave the band with a rounding of theirs, large beside what brightness leaves of the mean."""
+    stripes = (torch.arange(32) % 2).expand(1, 3, 32, 32).float()
+    form = GaussianBlur("cyclic").canonical(stripes - 0.5 + 1e-6)
+    assert form.abs().max() < 1e-4
 
 
 class Negate(gs.ResolvableTransform):

@@ -293,6 +293,7 @@ RULES: dict[str, Rule] = {
     "optimizer.gamma": number("a number in (0, 1]", "0.1", lambda v: 0 < v <= 1),
     "optimizer.epochs": whole(1, 20),
     "optimizer.batch_size": whole(1, 128),
+    "optimizer.ema": number("a number in (0, 1)", "0.999", lambda v: 0 < v < 1).or_null(),
     "optimizer.*": _ANY,  # arguments of the class, which checks them itself
     "trainer.accelerator": _TEXT,
     "trainer.devices": Rule(

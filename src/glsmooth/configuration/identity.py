@@ -60,7 +60,7 @@ USUAL = {
 } | dict.fromkeys(
     (
         *("shard", "model.library", "model._target_", "model.mean", "model.std", "dataset.class_names"),
-        *("optimizer.milestones", "loss._target_", "dataset._target_", "dataset.num_classes"),
+        *("optimizer.milestones", "optimizer.ema", "loss._target_", "dataset._target_", "dataset.num_classes"),
         *("region.ball", "region.over", "region.centre", "region.points"),
     )
 )

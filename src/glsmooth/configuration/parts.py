@@ -31,7 +31,7 @@ __all__ = [
 #: The optimizer where none is named.
 SGD = "torch.optim.SGD"
 #: Fields of ``optimizer`` that say how training goes.
-_OF_TRAINING = ("_target_", "bias_lr", "schedule", "milestones", "gamma", "epochs", "batch_size")
+_OF_TRAINING = ("_target_", "bias_lr", "schedule", "milestones", "gamma", "epochs", "batch_size", "ema")
 #: Fields that every recipe for SGD has: another class is given those that it takes.
 _OF_SGD = ("momentum", "nesterov")
 #: Fields of ``loss`` that say what a loss is given.

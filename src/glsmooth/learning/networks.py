@@ -110,6 +110,50 @@ class CifarResNet(nn.Module):
         return names
 
 
+class _WideBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        change = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        # Where the shape changes, the shortcut is of what the block sees.
+        out: Tensor = change + (x if self.shortcut is None else self.shortcut(active))
+        return out
+
+
+class WideResNet(nn.Module):
+    """The wide residual network for 32x32 images of Zagoruyko & Komodakis 2016, WRN-depth-width, without dropout.
+
+    Three stages of (depth − 4) / 6 blocks with 16, 32 and 64 times ``width`` channels; normalisation and ReLU come
+    before the convolutions.
+    """
+
+    def __init__(self, depth: int, width: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        blocks: list[nn.Module] = []
+        inputs = 16
+        for stage, outputs in enumerate((16 * width, 32 * width, 64 * width)):
+            for block in range((depth - 4) // 6):
+                blocks.append(_WideBlock(inputs, outputs, stride=2 if stage > 0 and block == 0 else 1))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.bn = nn.BatchNorm2d(inputs)
+        self.fc = Head(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(F.relu(self.bn(self.blocks(self.stem(images)))).mean(dim=(2, 3)))
+        return logits
+
+
 #: Added to the eigenvalues of patches: directions without content are not blown up.
 _WHITENING_EPS = 5e-4
 #: Logits are divided by it: the network is so short that they would be large from the first step on.
@@ -205,10 +249,17 @@ class CifarFast(nn.Module):
         return logits
 
 
+#: Of the record for 95 %; 2.5 times the multiplications.
+_WIDE = (128, 384, 384)
+
 BUILTIN: dict[str, Callable[[int, int], nn.Module]] = {
     "small_cnn": SmallCNN,
     "cifar_resnet20": lambda channels, num_classes: CifarResNet(20, channels, num_classes),
     "cifar_resnet110": lambda channels, num_classes: CifarResNet(110, channels, num_classes),
+    "cifar_wrn16_4": lambda channels, num_classes: WideResNet(16, 4, channels, num_classes),
+    "cifar_wrn28_10": lambda channels, num_classes: WideResNet(28, 10, channels, num_classes),
     "cifar_fast": CifarFast,
     "cifar_fast_cyclic": lambda channels, num_classes: CifarFast(channels, num_classes, cyclic=True),
+    "cifar_fast_wide": lambda channels, num_classes: CifarFast(channels, num_classes, _WIDE),
+    "cifar_fast_wide_cyclic": lambda channels, num_classes: CifarFast(channels, num_classes, _WIDE, cyclic=True),
 }

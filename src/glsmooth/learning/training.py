@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
@@ -36,6 +37,8 @@ VALIDATION_COPIES = 4
 
 #: In last.ckpt, what was done of an epoch that has not ended.
 BEGUN = "begun"
+#: In last.ckpt, the weights that learn, where those of its network are their average.
+LEARNING = "learning"
 
 #: Seconds after which last.ckpt is saved inside an epoch, also where no signal asks for it.
 SECONDS_A_SAVE = 600.0
@@ -58,8 +61,9 @@ class TrainingModule(LightningModule):
         loss: ``copies`` (m, of each image), ``transformed`` (False: images as they are), and either ``consistency``
             (λ), ``entropy`` (η) and ``label_smoothing``, or what :func:`glsmooth.configuration.parts.build_loss` takes.
         optimizer: what :func:`glsmooth.configuration.parts.build_optimizer` takes, ``bias_lr`` (of biases of batch
-            normalisation, in units of lr), ``schedule``, ``milestones``, ``gamma`` and ``epochs`` (:func:`rate`), and
-            ``batch_size`` (images; the network sees m times as many).
+            normalisation, in units of lr), ``schedule``, ``milestones``, ``gamma`` and ``epochs`` (:func:`rate`),
+            ``batch_size`` (images; the network sees m times as many), and ``ema``, the share of an average of the
+            weights that stays at each step (None: no average): the average is what is validated and saved.
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
 
@@ -98,6 +102,9 @@ class TrainingModule(LightningModule):
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
         # In a tuple, for a module here would be a part of the network and of its checkpoint.
         self._own = (own,)
+        # In a tuple, too: checkpoints have its weights in the place of the network's.
+        averaged = optimizer.get("ema") is not None
+        self._averaged = (copy.deepcopy(self.model).requires_grad_(False).eval(),) if averaged else ()
         self.draws = torch.Generator()
         #: Has training begun, and with it the reading of the checkpoint that it resumes from ended?
         self.begun = False
@@ -114,8 +121,25 @@ class TrainingModule(LightningModule):
         self._sums, self._images = torch.zeros(len(LossTerms._fields), dtype=torch.float64), 0
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images)
+        network = self.model if self.training or not self._averaged else self._averaged[0]
+        logits: Tensor = network(images)
         return logits
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self._average()  # before anything is saved after the step
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the average towards the weights, in the first steps faster: it begins with weights that know nothing."""
+        for averaged in self._averaged:
+            stays = min(self.optimizer["ema"], (1 + self.global_step) / (10 + self.global_step))
+            pairs = zip(averaged.state_dict().values(), self.model.state_dict().values(), strict=True)
+            for mean, value in pairs:
+                if mean.is_floating_point():
+                    mean.lerp_(value, 1 - stays)
+                else:
+                    mean.copy_(value)  # the number of batches
 
     def restart_draws(self, purpose: int, epoch: int, step: int) -> None:
         """Restart the random draws from seed, epoch and step: a resumed run repeats them exactly."""
@@ -146,6 +170,8 @@ class TrainingModule(LightningModule):
         self.begun = True
         if isinstance(self._own[0], nn.Module):
             self._own[0].to(self.device)
+        for averaged in self._averaged:
+            averaged.to(self.device)
         for one in self.trainer.lr_scheduler_configs:
             # With more epochs than before the schedule is another one from the first step on.
             schedule: Any = one.scheduler
@@ -293,6 +319,12 @@ class TrainingModule(LightningModule):
         return len(images)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for averaged in self._averaged:
+            if LEARNING not in checkpoint:
+                raise ValueError("it lacks the weights that learn")
+            weights = checkpoint["state_dict"]
+            averaged.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()})
+            checkpoint["state_dict"] = checkpoint[LEARNING]
         # Lightning orders the batches of a resumed run's first epoch before it restores the epoch's number.
         self.first_epoch = int(checkpoint[KEY]["metrics"]["epoch"])
         begun = checkpoint[KEY].get(BEGUN)
@@ -319,6 +351,11 @@ class TrainingModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Weights lie in the file as any other program has them.
         checkpoint["state_dict"] = {name: value.contiguous() for name, value in checkpoint["state_dict"].items()}
+        for averaged in self._averaged:
+            if "optimizer_states" in checkpoint:  # to go on from
+                checkpoint[LEARNING] = checkpoint["state_dict"]
+            weights = averaged.state_dict()
+            checkpoint["state_dict"] = {f"model.{name}": value.contiguous() for name, value in weights.items()}
         metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
         finished = self.current_epoch + (self.steps_begun == 0)
         checkpoint[KEY] = {**self.payload, "metrics": {"epoch": finished, **metrics}}

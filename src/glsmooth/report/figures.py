@@ -279,19 +279,27 @@ def threshold_curve(
     return figure
 
 
+#: What is within a factor of ten at the ticks of a logarithmic axis, from wide axes to narrow ones.
+_LOG_TICKS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 6, 7, 8))
+
+
 def plain_ticks(low: float, high: float, log: bool) -> list[float]:
     """Round values inside [low, high]; on a logarithmic axis spread by ratio."""
-    if not log:
+    if not log or high < 1.5 * low:  # so narrow that ratios are differences
         from matplotlib.ticker import MaxNLocator
 
         return [float(v) for v in MaxNLocator(6).tick_values(low, high) if low - 1e-9 <= v <= high + 1e-9]
-    candidates = [m * 10.0**e for e in range(-4, 5) for m in (1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5, 6, 7, 8)]
-    inside = [c for c in candidates if low * 0.999 <= c <= high * 1.001]
     gap = np.log(high / low) / 8
+    for series in _LOG_TICKS:
+        values = [m * 10.0**e for e in range(-4, 5) for m in series]
+        inside = [v for v in values if low * 0.999 <= v <= high * 1.001]
+        if len(inside) > 3 and min(np.diff(np.log(inside))) >= gap:
+            return inside
+    # A narrow axis has some of the last series, as they fit around 1.
     ticks: list[float] = [1.0] if low <= 1.0 <= high else []
-    for c in inside:
-        if all(abs(np.log(c / t)) >= gap for t in ticks):
-            ticks.append(c)
+    for v in inside:
+        if all(abs(np.log(v / t)) >= gap for t in ticks):
+            ticks.append(v)
     return sorted(ticks)
 
 

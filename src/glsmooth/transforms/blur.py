@@ -40,21 +40,21 @@ _BAND = 1.0
 #: Where the mean squared frequency of a canonical form lies between the least and the largest of the band, weighted by
 #: content: the median of CIFAR-10's training images.
 _SHARPNESS = 0.15
-#: Bounds of the blur that is undone, in pixels².
+#: Bounds of the blur that is undone, in pixels². An image that needs more than that is left as sharp as it is.
 _SHARPEST = 100.0
 
 
-def _sharpening(content: Tensor, squared: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _sharpening(content: Tensor, squared: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
     """The blur to be undone (N,), and which images have nothing to be sharpened (N,), for which it is 0.
 
     Args:
         content: (N, C, K), coefficients.
         squared: (K,), their squared frequencies.
-        eps: the rounding of a pixel, relative.
+        rounding: (N,), the sum of squares that rounding leaves of coefficients of 0, at most.
     """
     # The mean brightness is left out: it is not blurred.
     structure = torch.where(squared > 0, content.square().sum(1), 0.0)
-    flat = structure.sum(1) <= (16 * eps) ** 2 * content.square().sum((1, 2))
+    flat = structure.sum(1) <= rounding
     lowest = squared[squared > 0].amin() if (squared > 0).any() else squared.new_zeros(())
     target = lowest + _SHARPNESS * (squared.amax() - lowest)
     if target == lowest:  # a grid of one frequency
@@ -82,7 +82,7 @@ def _sharpening(content: Tensor, squared: Tensor, eps: float) -> tuple[Tensor, T
         inside = ~flat & (slope > 1e-9) & (blur.abs() < _SHARPEST - 0.1)
         step = (target - first) / torch.where(inside, slope, 1.0).detach()
         blur = torch.where(inside, blur + step, blur)
-    return torch.where(flat, 0.0, blur), flat
+    return torch.where(flat | (blur > _SHARPEST - 0.1), 0.0, blur), flat
 
 
 class GaussianBlur(ResolvableTransform):
@@ -123,14 +123,18 @@ class GaussianBlur(ResolvableTransform):
         and a blurred copy has the same but for a number that is larger by the blur. Rounding ends this: a frequency
         that was damped below the last digits is lost. Hence the band, and hence no form of images of 8 bits.
 
-        An image with content at a single frequency has none: of it, blur cannot be told from less contrast.
+        An image with content at a single frequency has none, for of it blur cannot be told from less contrast, nor
+        has one whose content is all coarser than that. It is left as sharp as it is, or what rounding left at other
+        frequencies is sharpened: its form depends on its blur.
         """
         rows, squared_rows = _basis(images.shape[2], self.border, images.device, torch.float64)
         columns, squared_columns = _basis(images.shape[3], self.border, images.device, torch.float64)
         squared = squared_rows[:, None] + squared_columns
         band = squared <= _BAND
         content = rows @ images.double() @ columns.T
-        sharpening, flat = _sharpening(content[..., band], squared[band], torch.finfo(images.dtype).eps)
+        # Of all content: what is finer than the band is rounded, too.
+        rounding = (16 * torch.finfo(images.dtype).eps) ** 2 * content.square().sum((1, 2, 3))
+        sharpening, flat = _sharpening(content[..., band], squared[band], rounding)
         factor = torch.where(band, torch.exp(0.5 * sharpening[:, None, None] * torch.where(band, squared, 0.0)), 0.0)
         sharp = rows.T @ (content * factor[:, None]) @ columns
         return torch.where(flat[:, None, None, None], images.double().mean((2, 3), keepdim=True), sharp).to(

@@ -43,6 +43,11 @@ def _largest(x: Tensor) -> Tensor:
     return x.abs().amax(_IMAGE, keepdim=True)
 
 
+def _near_one(x: Tensor) -> Tensor:
+    """Images times a power of two, which rounds nothing: squares of their pixels neither overflow nor vanish."""
+    return torch.ldexp(x, -torch.frexp(_largest(x.detach())).exponent)
+
+
 def centred(images: Tensor) -> Tensor:
     """x + b with a fixed mean."""
     x = at_least_float32(images)
@@ -54,7 +59,7 @@ def scaled(images: Tensor) -> Tensor:
 
     Not a fixed spread: a bright wall with hardly a shade on it would become many times as bright.
     """
-    x = at_least_float32(images)
+    x = _near_one(at_least_float32(images))
     power = x.square().mean(_IMAGE, keepdim=True)
     scale = _ROOT_MEAN_SQUARE / torch.where(power == 0, 1.0, power).sqrt()
     return (x * scale).to(images.dtype)
@@ -62,10 +67,11 @@ def scaled(images: Tensor) -> Tensor:
 
 def standardised(images: Tensor) -> Tensor:
     """c·x + b with fixed mean and standard deviation; a constant image is that mean everywhere."""
-    x = at_least_float32(images)
+    x = _near_one(at_least_float32(images))
+    largest = _largest(x)
     x = x - x.mean(_IMAGE, keepdim=True)
     variance = x.square().mean(_IMAGE, keepdim=True)
-    constant = _largest(x) <= _no_picture(images) * _largest(images)
+    constant = _largest(x) <= _no_picture(images) * largest
     # The root of zero has no slope, so it is not taken of a constant image.
     scale = _SPREAD / torch.where(constant, 1.0, variance).sqrt()
     return (torch.where(constant, 0.0, x * scale) + _MEAN).to(images.dtype)
@@ -79,12 +85,15 @@ def _logarithm(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def log_scaled(images: Tensor) -> Tensor:
-    """x^g with a fixed mean of |log x| over the pixels above 0; all others are 0. Pixels of 1 stay 1."""
+    """x^g with a fixed mean of |log x| over the pixels above 0; all others are 0. Pixels of 1 stay 1.
+
+    Pixels above 1 come to e at most: a white image with one of them would overflow.
+    """
     x, lit, count = _logarithm(images)
     depth = x.abs().sum(_IMAGE, keepdim=True) / count
     constant = _largest(x) <= _no_picture(images)
     x = torch.where(constant, 0.0, x * (_DEPTH / torch.where(constant, 1.0, depth)))
-    return torch.where(lit, x.exp(), 0.0).to(images.dtype)
+    return torch.where(lit, x.clamp(max=1.0).exp(), 0.0).to(images.dtype)
 
 
 def log_standardised(images: Tensor) -> Tensor:
@@ -123,10 +132,11 @@ def _window(size: int, skew: float, device: torch.device) -> Tensor:
 def landmark(images: Tensor) -> Tensor:
     """A place that moves with an image that is rolled: (N, 2), column and row, whole numbers in float64.
 
-    It is where the image is brightest in a wide window; windows of the two axes differ, so that no mirror or turn of
-    the image makes two places equal. All sums are of whole numbers that float64 holds, so they are exact
-    in any order: an image that is rolled has the same ones at other places, to the bit. Of places with equal sums,
-    which a periodic image has, any one gives the same image.
+    It is where the image is brightest in a wide window; windows of the two axes differ, so that few images are as
+    bright in two. All sums are of whole numbers that float64 holds, so they are exact in any order: an image that is
+    rolled has the same ones at other places, to the bit. Of places with equal sums it is the one from which the pixels,
+    read on around the edges, come last in an order. Where two are equal in that, too, the image is periodic, and rolled
+    to either it is the same one.
     """
     shades = images[:, 0].double()
     for channel in range(1, images.shape[1]):  # each with another weight: colours of equal brightness differ, too
@@ -135,5 +145,27 @@ def landmark(images: Tensor) -> Tensor:
     extent = shades.amax((1, 2), keepdim=True) - lowest
     shades = ((shades - lowest) / torch.where(extent == 0, 1.0, extent) * _SHADES).round()
     rows, columns = _window(shades.shape[1], 0.5, images.device), _window(shades.shape[2], -0.3, images.device)
-    best = (rows @ (shades @ columns.mT)).flatten(1).argmax(1)
+    sums = (rows @ (shades @ columns.mT)).flatten(1)
+    brightest = sums == sums.amax(1, keepdim=True)
+    best = brightest.int().argmax(1)
+    tied = brightest.sum(1) > 1
+    if tied.any():  # flat images, stripes and tiles, and few others
+        best[tied] = torch.where(brightest[tied], _ranks(images[tied]).flatten(1), -1).argmax(1)
     return torch.stack((best % shades.shape[2], best // shades.shape[2]), dim=1).double()
+
+
+def _ranks(images: Tensor) -> Tensor:
+    """Numbers (N, H, W) of all rolls of an image in a fixed order; equal where rolls are the same image.
+
+    By doubling: the ranks of windows of k pixels, in pairs of neighbours, are those of windows of 2k.
+    """
+    n, channels, height, width = images.shape
+    pixels = images.double().permute(0, 2, 3, 1).reshape(-1, channels)
+    ranks: Tensor = pixels.unique(dim=0, return_inverse=True)[1].view(n, height, width)
+    for axis, size in ((2, width), (1, height)):
+        reach = 1
+        while reach < size:
+            pairs = ranks * ranks.numel() + ranks.roll(-reach, axis)
+            ranks = pairs.unique(return_inverse=True)[1]
+            reach *= 2
+    return ranks

@@ -419,8 +419,9 @@ def _heat_map(
     for point in plane.points():
         axes.plot(*point, "s", markerfacecolor="none", color=INK, markersize=4, path_effects=halo(2.6))
     axes.plot([plane.x.identity], [plane.y.identity], "+", color=INK, markersize=6, path_effects=halo(2.6))
-    set_scale(axes, "x", float(x[0]), float(x[-1]), plane.x.log)
-    set_scale(axes, "y", float(y[0]), float(y[-1]), plane.y.log)
+    for which, axis, cells in (("x", plane.x, x), ("y", plane.y, y)):
+        whole = bool((axis.nodes == axis.nodes.round()).all())  # shifts
+        set_scale(axes, which, float(cells[0]), float(cells[-1]), axis.log, whole)
     axes.set_xlabel(axis_label(plane.x.name))
     axes.set_ylabel(axis_label(plane.y.name))
     percent = PercentFormatter(1.0, decimals=0, symbol=" %") if share else None
@@ -779,7 +780,7 @@ def _draw_interval(
         (interval,) = region.values()
         interval = _shown(line, interval)
         axes.plot(interval, [0.47, 0.47], color=INK, linewidth=2.2, solid_capstyle="butt", zorder=5)
-        axes.annotate("region", (interval[0], 0.47), (0, 3), textcoords="offset points", fontsize=SMALL, zorder=5)
+        axes.annotate("region", (interval[0], 0.47), (2, 3), textcoords="offset points", fontsize=SMALL, zorder=5)
     axes.set_xlabel(axis_label(line.name))
     axes.set_ylabel(f"required probability {_H}", labelpad=2)
     for share, u in _positions(line, left, right, _IMAGES + 1):
