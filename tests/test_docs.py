@@ -50,7 +50,7 @@ from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("train", "advise", "certify", "predict", "export", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "attack", "predict", "export", "bounds", "report")
 
 
 def each(find, *, files=DOCUMENTS):
@@ -276,7 +276,13 @@ def check_setting(item):
     reasons = {}
     for name in names:
         ckpt = ["ckpt=best.ckpt"]
-        needed = {"advise": ckpt, "certify": ckpt, "predict": [*ckpt, "images=a.png"], "report": ["run"]}.get(name, [])
+        needed = {
+            "advise": ckpt,
+            "attack": ckpt,
+            "certify": ckpt,
+            "predict": [*ckpt, "images=a.png"],
+            "report": ["run"],
+        }.get(name, [])
         try:
             return compose(name, [*needed, *words])
         except (hydra.errors.HydraException, UserError) as reason:

@@ -261,7 +261,7 @@ def test_impossible_arguments_are_named(change, message):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"passes": -1}, {"draws": 0}, {"votes": 1}, {"tries": 1.5}, {"alpha": 0.0}, {"reach": np.inf}]
+    "wrong", [{"passes": -1}, {"draws": 0}, {"votes": 1}, {"tries": 1.5}, {"delta": 0.0}, {"reach": np.inf}]
 )
 def test_impossible_efforts_are_named(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):

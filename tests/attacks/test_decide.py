@@ -37,7 +37,7 @@ def test_the_error_is_shared_by_every_test():
     levels = Levels(1e-3, images=50, tests=10)
     assert levels.test * 50 * 10 == pytest.approx(1e-3)
     assert levels.again * 50 == pytest.approx(1e-3)
-    with pytest.raises(UserError, match="alpha=0"):
+    with pytest.raises(UserError, match="delta=0"):
         Levels(0.0, 1, 1)
 
 

@@ -21,10 +21,10 @@ from glsmooth.family.regions import Region
 from glsmooth.smoothing import Certificate, SmoothedClassifier
 from glsmooth.voting.images import as_label, gather
 
-__all__ = ["Attacked", "Effort", "Finding", "Violation", "attack_images"]
+__all__ = ["BLOCK", "Attacked", "Effort", "Finding", "Violation", "attack_images"]
 
-#: Images of a block.
-BLOCK = 32
+#: Images of a block: enough to fill batches, few enough that a command that is stopped loses little.
+BLOCK = 16
 
 
 def attack_images(
@@ -106,7 +106,7 @@ def attack_images(
         images=len(images),
         alpha=alpha,
         bound=max(0.0, bound),
-        delta=effort.alpha,
+        delta=effort.delta,
         tested=certificates is not None,
         outside={condition.name: condition.title for condition in conditions},
     )

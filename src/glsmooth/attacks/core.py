@@ -31,7 +31,7 @@ from glsmooth.voting.procedures import ABSTAIN, FixedSample, VoteRule
 from glsmooth.voting.speed import AUTO
 from glsmooth.voting.tuning import choose_speed
 
-__all__ = ["Attacked", "Attacker", "Claim", "Effort", "Finding", "Item", "Violation", "certified_sizes"]
+__all__ = ["PHASES", "Attacked", "Attacker", "Claim", "Effort", "Finding", "Item", "Violation", "certified_sizes"]
 
 #: Votes of an attack are those of indices from here on: no draw of a certification, whose indices are small, and none
 #: of ``glsmooth advise``, which begins at 2^63, is used again.
@@ -45,6 +45,8 @@ _LADDER, _HALVINGS, _LADDER_DRAWS = 12, 5, 8
 _SPARE = 1.2
 #: Certified sizes are multiples of this.
 _SIZE_STEP = 1 / 16
+#: Steps of a block that a bar can show, where no parameter is given.
+PHASES = 5
 #: Votes of a second certification, relative to those of a test.
 _AGAIN = 10
 #: First stages of the draws of each search.
@@ -66,7 +68,7 @@ class Effort:
         draws: of the smoothing laws at each parameter that is looked at.
         votes: fresh ones, at each candidate.
         tries: candidates of an image that get fresh votes, at most.
-        alpha: δ, the probability at most that any failure which the attack reports is none
+        delta: δ, the probability at most that any failure which the attack reports is none
             (:mod:`glsmooth.attacks.decide`).
         reach: how far outside the region, in sizes of it, the nearest failure is looked for; 1 or less: not at all.
     """
@@ -75,7 +77,7 @@ class Effort:
     draws: int = 16
     votes: int = 1000
     tries: int = 3
-    alpha: float = 1e-3
+    delta: float = 1e-3
     reach: float = 2.0
 
     def __post_init__(self) -> None:
@@ -85,7 +87,7 @@ class Effort:
                 raise UserError(f"{name}={value!r} must be a whole number, at least {least}")
         if not (math.isfinite(self.reach) and self.reach >= 0):
             raise UserError(f"reach={self.reach!r} must be a finite number, at least 0")
-        decide.Levels(self.alpha, 1, 1)
+        decide.Levels(self.delta, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -331,6 +333,7 @@ class Attacker:
         rule: what counts as a vote.
         conditions: what else is tried on certified images (:func:`glsmooth.attacks.outside.conditions_of`).
         given: the only parameter that is tried, by name.
+        tick: called with a number of images after each of the :data:`PHASES` of a block.
     """
 
     def __init__(
@@ -343,7 +346,9 @@ class Attacker:
         rule: VoteRule = "argmax",
         conditions: Sequence[Condition] = (),
         given: Mapping[str, float] | None = None,
+        tick: Callable[[int], object] = lambda images: None,
     ) -> None:
+        self.tick = tick
         self.smoothed, self.family, self.classifier = smoothed, smoothed.family, smoothed.classifier
         self.family.check_region(region)
         self.space = Space(self.family, region)
@@ -352,7 +357,7 @@ class Attacker:
         if self.given is not None and not self.space.contains(self.given):
             raise UserError(f"at={dict(given or {})} is not in the region {region.to_config()}; give a parameter in it")
         tests = self.effort.tries + _SIZE_TESTS + len(self.conditions)
-        self.levels = decide.Levels(self.effort.alpha, images, tests)
+        self.levels = decide.Levels(self.effort.delta, images, tests)
         self._tests = tests + 2  # and those that decide nothing: at the identity, before and again
         self._procedure = FixedSample(n0=1, n=self.effort.votes - 1, rule=rule)
         self._batch: int | None = None
@@ -443,15 +448,20 @@ class Attacker:
             else:
                 plan = Plan(effort.passes, effort.draws)
                 best = search(of_smoothed, self.space, plan, rngs(1), 1, active)
+                self.tick(len(items))
                 # A look at the base classifier costs one pass, and as many looks are enough.
                 base_plan = Plan(max(64, effort.passes // effort.draws), 0)
                 best_base = search(of_base, self.space, base_plan, rngs(2), _BASE_STAGE, active_base)
             self._look_again(of_smoothed, best, active)
+            self.tick(len(items))
             base_lost = self._base_lost(of_base, best_base, active_base)
         tested = self._test(items, images, targets, certified, best, active)
         again = self._again(items, tested)
+        self.tick(len(items))
         nearest = self._nearest(items, of_smoothed, best, active, tested) if self.given is None else {}
+        self.tick(len(items))
         outside = self._outside(items, images, objective, targets, certified, predictions, best, rngs(3), tested)
+        self.tick(len(items))
         none = (math.nan,) * len(self.family.parameters)
         findings = []
         for i, item in enumerate(items):
@@ -549,7 +559,7 @@ class Attacker:
             votes = self._votes({items[i].index: attacked[row] for row, i in enumerate(going)}, attempt)
             for i in going:
                 _, values, stage = best[i].found[attempt]
-                of = self._tested(votes[items[i].index], targets[i], items[i].label, certified[i], values, stage)
+                of = self._tested(votes[items[i].index], targets[i], certified[i], values, stage)
                 spent = of.n + (tested[i].spent if i in tested else 0)
                 if i not in tested or of.lost or of.count < tested[i].count:
                     tested[i] = of
@@ -560,7 +570,6 @@ class Attacker:
         self,
         votes: NDArray[np.int64],
         target: int,
-        label: int,
         certified: bool,
         beta: tuple[float, ...],
         stage: int,
@@ -571,7 +580,7 @@ class Attacker:
             stage,
             count,
             n,
-            fails=decide.fails(votes, label, level),
+            fails=decide.fails(votes, target, level),
             beaten=certified and decide.beaten(count, n, level),
         )
 
@@ -659,7 +668,7 @@ class Attacker:
             for k, row in enumerate(left):
                 i = going[row]
                 target = int(objective.targets[i])
-                of = self._tested(votes[items[i].index], target, target, False, tuple(beta[k].tolist()), -1)
+                of = self._tested(votes[items[i].index], target, False, tuple(beta[k].tolist()), -1)
                 size = self.space.size(beta[k])
                 if of.fails and (i not in found or size < found[i][0]):
                     found[i] = size, of.beta

@@ -63,7 +63,7 @@ class Levels:
 
     def __post_init__(self) -> None:
         if not 0 < self.delta < 1:
-            raise UserError(f"alpha={self.delta}: the attack's own error must lie between 0 and 1; give 0.001, say")
+            raise UserError(f"delta={self.delta}: the attack's own error must lie between 0 and 1; give 0.001, say")
 
     @property
     def test(self) -> float:

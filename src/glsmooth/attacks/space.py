@@ -87,10 +87,10 @@ class Space:
             values = self._in_ball(2 * u - 1)
         else:
             low, high = self._low, self._high
-            values = low + u * (high - low)
+            values = (1 - u) * low + u * high
             if bool(self._in_log.any()):
                 safe = torch.where(self._in_log, low, 1.0), torch.where(self._in_log, high, 1.0)
-                powers = safe[0] * (safe[1] / safe[0]) ** u
+                powers = safe[0] ** (1 - u) * safe[1] ** u
                 values = torch.where(self._in_log, powers, values)
             values = torch.where(self._whole, torch.floor(values + 0.5), values)
             # Rounding of a power must not leave the interval.
