@@ -78,7 +78,7 @@ class Effort:
     votes: int = 1000
     tries: int = 3
     delta: float = 1e-3
-    reach: float = 2.0
+    reach: float = 4.0
 
     def __post_init__(self) -> None:
         for name, least in (("passes", 0), ("draws", 1), ("votes", 20), ("tries", 1)):
@@ -617,62 +617,81 @@ class Attacker:
             if of.fails
         }
         ladder = torch.linspace(self.effort.reach / _LADDER, self.effort.reach, _LADDER, dtype=torch.float64)
-        ways = [way for way in self.space.corners() if 0 < self.space.size(way) < math.inf]
-        rows: list[tuple[int, Tensor]] = []
-        for i in active:
-            own = torch.tensor(best[i].found[0][1], dtype=torch.float64)
-            size = self.space.size(own)
-            mine = [
-                *ways,
-                *([self.space.outward(own[None], torch.tensor([1 / size]))[0]] if 0 < size < math.inf else []),
-            ]
-            rows += [(i, way) for way in mine]
-        if not rows:
-            return {}
-        which = torch.tensor([i for i, _ in rows]).repeat_interleave(_LADDER)
-        starts = torch.stack([way for _, way in rows]).repeat_interleave(_LADDER, dim=0)
-        steps = ladder.repeat(len(rows))
-        # So clearly lost that fresh votes will show it.
-        lost_at = 0.5 + (float(ndtri(self.levels.test)) - _SPARE) * 0.5 / math.sqrt(self.effort.votes)
         with self.classifier.ready(items[0].image):
-            shares = self._shares(objective, which, starts, steps, _SIZE_STAGE, _LADDER_DRAWS).view(len(rows), _LADDER)
-            # Of each image the way that is lost first: (step, way).
-            first: dict[int, tuple[int, Tensor]] = {}
-            for (i, way), row in zip(rows, shares.tolist(), strict=True):
-                step = next((k for k, share in enumerate(row) if share <= lost_at), None)
-                if step is not None and (i not in first or step < first[i][0]):
-                    first[i] = step, way
-            going = [i for i in first if i not in found or float(ladder[first[i][0]]) < found[i][0]]
-            if not going:
+            first = self._first_lost(objective, best, active, ladder)
+            first = {i: (size, way) for i, (size, way) in first.items() if i not in found or size < found[i][0]}
+            if not first:
                 return found
-            images, ahead = torch.tensor(going), torch.stack([first[i][1] for i in going])
-            high = torch.stack([ladder[first[i][0]] for i in going])
-            low = high - ladder[0]
-            last = high.clone()
-            for halving in range(_HALVINGS):
-                middle = (low + high) / 2
-                lost = (
-                    self._shares(objective, images, ahead, middle, _SIZE_STAGE + 1 + halving, _SECOND_LOOK) <= lost_at
-                )
-                low, high = torch.where(lost, low, middle), torch.where(lost, middle, high)
-        # If what lies nearest cannot be shown to be lost, the step of the ladder, or the one above.
-        for attempt, sizes in enumerate((high, last + ladder[0])):
+            going = list(first)
+            ways = torch.stack([way for _, way in first.values()])
+            upper = torch.tensor([size for size, _ in first.values()], dtype=torch.float64)
+            near, upper = self._halved(objective, going, ways, upper, ladder)
+        # If what lies nearest cannot be shown to be lost, a step farther.
+        for attempt, sizes in enumerate((near, upper + ladder[0])):
             left = [row for row, i in enumerate(going) if i not in found or float(sizes[row]) < found[i][0]]
             if not left:
                 break
-            beta = self.space.outward(ahead[left], sizes[left])
+            beta = self.space.outward(ways[left], sizes[left])
             attacked = self._attacked(objective.images, [going[row] for row in left], beta)
             votes = self._votes(
                 {items[going[row]].index: attacked[k] for k, row in enumerate(left)}, self.effort.tries + attempt
             )
             for k, row in enumerate(left):
-                i = going[row]
-                target = int(objective.targets[i])
-                of = self._tested(votes[items[i].index], target, False, tuple(beta[k].tolist()), -1)
-                size = self.space.size(beta[k])
-                if of.fails and (i not in found or size < found[i][0]):
-                    found[i] = size, of.beta
+                i, size = going[row], self.space.size(beta[k])
+                lost = decide.fails(votes[items[i].index], int(objective.targets[i]), self.levels.test)
+                if lost and (i not in found or size < found[i][0]):
+                    found[i] = size, tuple(beta[k].tolist())
         return found
+
+    @property
+    def _lost_at(self) -> float:
+        """A share of votes so clearly below half that fresh votes will show it."""
+        return 0.5 + (float(ndtri(self.levels.test)) - _SPARE) * 0.5 / math.sqrt(self.effort.votes)
+
+    def _first_lost(
+        self, objective: Objective, best: list[Best], active: Sequence[int], ladder: Tensor
+    ) -> dict[int, tuple[float, Tensor]]:
+        """Of each image the way that seems lost at the smallest size of the ladder, by few draws: (size, way)."""
+        corners = [way for way in self.space.corners() if 0 < self.space.size(way) < math.inf]
+        rows: list[tuple[int, Tensor]] = []
+        for i in active:
+            own = torch.tensor(best[i].found[0][1], dtype=torch.float64)
+            size = self.space.size(own)
+            rows += [(i, way) for way in corners]
+            if 0 < size < math.inf:
+                rows.append((i, self.space.outward(own[None], torch.tensor([1 / size]))[0]))
+        if not rows:
+            return {}
+        which = torch.tensor([i for i, _ in rows]).repeat_interleave(_LADDER)
+        ways = torch.stack([way for _, way in rows]).repeat_interleave(_LADDER, dim=0)
+        shares = self._shares(objective, which, ways, ladder.repeat(len(rows)), _SIZE_STAGE, _LADDER_DRAWS)
+        first: dict[int, tuple[float, Tensor]] = {}
+        for (i, way), row in zip(rows, shares.view(len(rows), _LADDER).tolist(), strict=True):
+            lost = [float(size) for size, share in zip(ladder, row, strict=True) if share <= self._lost_at]
+            if lost and (i not in first or lost[0] < first[i][0]):
+                first[i] = lost[0], way
+        return first
+
+    def _halved(
+        self, objective: Objective, going: Sequence[int], ways: Tensor, upper: Tensor, ladder: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The smallest lost size (n,) of images along their ways, and the step of the ladder above it."""
+        images, step = torch.tensor(list(going)), float(ladder[0])
+        climbing = torch.arange(len(images))
+        for climb in range(_LADDER):  # few draws flatter: up until more of them say the same
+            at = images[climbing], ways[climbing], upper[climbing]
+            shares = self._shares(objective, *at, _SIZE_STAGE + 20 + climb, _SECOND_LOOK)
+            climbing = climbing[(shares > self._lost_at) & (upper[climbing] < ladder[-1])]
+            if not len(climbing):
+                break
+            upper[climbing] += step
+        low, near = upper - step, upper.clone()
+        for halving in range(_HALVINGS):
+            middle = (low + near) / 2
+            shares = self._shares(objective, images, ways, middle, _SIZE_STAGE + 1 + halving, _SECOND_LOOK)
+            lost = shares <= self._lost_at
+            low, near = torch.where(lost, low, middle), torch.where(lost, middle, near)
+        return near, upper
 
     def _shares(
         self, objective: Objective, which: Tensor, ways: Tensor, sizes: Tensor, stage: int, draws: int

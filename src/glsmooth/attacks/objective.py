@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from glsmooth.errors import out_of_memory
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.draws import Stream, pixel_normals, uniforms
@@ -103,17 +104,35 @@ class Objective:
         margin = torch.where(logits.isfinite().all(dim=1), own - others, -_LARGEST).clamp(-_LARGEST, _LARGEST)
         return margin.view(len(which), -1)
 
+    def _in_parts(self, rows: int, number: int, evaluate: Callable[[slice], None]) -> None:
+        """Call ``evaluate`` with parts of so many rows that fit into a batch, and into memory."""
+        done = 0
+        while done < rows:
+            part = max(1, self.batch_size // max(1, number))
+            try:
+                evaluate(slice(done, done + part))
+                done += part
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error) or part == 1:
+                    raise
+            # After the except clause, whose error holds on to what the batch had allocated.
+            self.batch_size = part // 2 * max(1, number)
+            if self.images.device.type == "cuda":
+                torch.cuda.empty_cache()
+
     def margins(self, which: Tensor, beta: Tensor, stage: int, number: int) -> Tensor:
         """:meth:`_margins` of any number of rows, on the host."""
-        rows = max(1, self.batch_size // max(1, number))
         for row in which.tolist():
             self.passes[row] += max(1, number)
+        found = torch.empty(len(which), max(1, number))
+
+        def evaluate(part: slice) -> None:
+            found[part] = self._margins(which[part], beta[part], stage, number).cpu()
+
         with torch.no_grad():
-            parts = [
-                self._margins(which[i : i + rows], beta[i : i + rows], stage, number).cpu()
-                for i in range(0, len(which), rows)
-            ]
-        return torch.cat(parts) if parts else torch.empty(0, max(1, number))
+            self._in_parts(len(which), number, evaluate)
+        return found
 
     def calibrate(self, beta: Tensor, number: int) -> Tensor:
         """Choose every image's τ by its margins at β (K, d); returns them, (K, number)."""
@@ -136,16 +155,18 @@ class Objective:
         transformation has no derivative, as whole shifts have none.
         """
         values, slopes = torch.empty(len(which), dtype=torch.float64), torch.zeros_like(u)
-        rows = max(1, self.batch_size // max(1, number))
         for row in which.tolist():
             self.passes[row] += _BACKWARD * max(1, number)
-        for i in range(0, len(which), rows):
-            part = slice(i, i + rows)
+
+        def evaluate(part: slice) -> None:
             point = u[part].clone().requires_grad_(True)
             margins = self._margins(which[part], parameters(point), stage, number)
             score = torch.tanh(margins / self._scale[which[part].to(margins.device)][:, None]).mean(dim=1)
-            (slope,) = torch.autograd.grad(score.sum(), point, allow_unused=True) if score.requires_grad else (None,)
+            if score.requires_grad:
+                (slope,) = torch.autograd.grad(score.sum(), point, allow_unused=True)
+                if slope is not None:
+                    slopes[part] = slope.nan_to_num(0.0, 0.0, 0.0)
             values[part] = score.detach().double().cpu()
-            if slope is not None:
-                slopes[part] = slope.nan_to_num(0.0, 0.0, 0.0)
+
+        self._in_parts(len(which), number, evaluate)
         return values, slopes

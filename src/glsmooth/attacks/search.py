@@ -139,6 +139,8 @@ class _Search:
         """Corners, grid and random parameters."""
         looks = self.plan.looks(share)
         corners, grid = self.space.corners(), self.space.grid(looks // 2)
+        if not self.space.dimensions:  # a list, all of it where that is within the budget
+            corners = corners[np.unique(np.linspace(0, len(corners) - 1, max(looks, 2)).round().astype(int))]
         rest = max(4, looks - len(corners) - len(grid)) if self.space.dimensions else 0
         for kind, beta in (("corners", corners), ("grid", grid)):
             images = torch.tensor(self.open, dtype=torch.int64)

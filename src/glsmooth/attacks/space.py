@@ -18,8 +18,8 @@ from glsmooth.family.smoothed import SmoothedFamily
 
 __all__ = ["Space"]
 
-#: Corners are tried one by one up to so many parameters; of a longer list of points so many are tried.
-_CORNERS, _LISTED = 6, 4096
+#: Of more parameters than these not all corners are listed.
+_CORNERS = 6
 #: A whole shift may be outside a ball by rounding alone.
 _ROUNDING = 1e-9
 #: The least value of a positive parameter.
@@ -119,7 +119,7 @@ class Space:
     def corners(self) -> Tensor:
         """Corners of a box and the middles of its faces; of a ball what lies there; all listed points: β (n, d)."""
         if self._listed is not None:
-            return self._listed[:_LISTED]
+            return self._listed
         k = self.dimensions
         ends = itertools.product((0.0, 1.0), repeat=min(k, _CORNERS))
         found = [(*corner, *([0.5] * (k - len(corner)))) for corner in ends]

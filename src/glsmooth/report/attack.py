@@ -16,7 +16,7 @@ from glsmooth.bounds import METHODS, Outcome
 from glsmooth.family.regions import Region
 from glsmooth.learning.wandb_log import Session
 from glsmooth.report import html, tables, wording
-from glsmooth.report.figures import Theme, add_legend, label_axes, new_axes, new_figure
+from glsmooth.report.figures import Theme, label_axes, new_axes, new_figure
 from glsmooth.report.page import LISTED_IMAGES, save_picture
 from glsmooth.runs.files import write_text
 
@@ -314,12 +314,13 @@ def _gaps(theme: Theme, shown: Sequence[Finding]) -> Figure:
     broken = np.array([one.broken_size for one in shown])
     axes.barh(rows, np.nan_to_num(certified), height=0.8, color=theme.yes, label="certified up to here")
     axes.hlines(rows, certified, broken, color=theme.rule, linewidth=1)
-    axes.plot(broken, rows, "x", color=theme.no, markersize=5, label="broken here")
+    if not np.isnan(broken).all():
+        axes.plot(broken, rows, "x", color=theme.no, markersize=5, label="broken here")
     axes.axvline(1.0, color=theme.ink, linewidth=1, linestyle="--", label="the region")
     axes.set_yticks([])
-    axes.set_xlim(0, 1.05 * max(1.0, np.nanmax(np.concatenate([certified, broken]))))
+    axes.set_xlim(0, 1.05 * float(np.nanmax([1.0, *certified, *broken])))
     label_axes(axes, theme, "size of the region", "images")
-    add_legend(axes, theme, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, labelcolor=theme.ink, frameon=False)
     return figure
 
 
