@@ -177,6 +177,8 @@ def compose(name, arguments):
     for run in runs:
         Path(run).mkdir(parents=True, exist_ok=True)
     for key, _, value in (o.partition("=") for o in overrides):
+        if key == "run":
+            Path(value).mkdir(parents=True, exist_ok=True)
         if key in ("ckpt", "votes", "images", "model.weights"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
@@ -226,7 +228,7 @@ def check_command(command):
 def examples(text):
     """Commands in the help texts and the Makefile."""
     told = re.findall(
-        r"^ {6,}(glsmooth (?:train|advise|certify|predict|export|bounds|report) .*)", text, flags=re.MULTILINE
+        r"^ {6,}(glsmooth (?:train|advise|attack|certify|predict|export|bounds|report) .*)", text, flags=re.MULTILINE
     )
     made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
     return [*told, *(f"python {command}" for command in made)]

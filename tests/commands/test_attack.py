@@ -19,6 +19,7 @@ from glsmooth.learning.models import build_model
 from glsmooth.learning.stopping import Stopped
 from glsmooth.runs.attacks import read_findings
 from glsmooth.runs.records import read_records
+from tests.wandb_file import told
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -264,3 +265,22 @@ def test_it_needs_no_run(call, trained):
     assert {one["certified"] for one in rows(directory)} == {"0"}
     assert {one["broken_size"] for one in rows(directory)} == {"nan"}
     assert "No certificates were tested" in printed.out
+
+
+def test_wandb_has_the_numbers_the_table_and_the_picture(call, certified, monkeypatch, tmp_path):
+    pytest.importorskip("wandb")
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
+        "WANDB_DATA_DIR": str(tmp_path / "data"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    directory, _ = attacked(call, f"run={certified}", "attack.images=2", "logger=wandb")
+    (one,) = told(directory)
+    assert one.run.job_type == "attack"
+    summary = json.loads((directory / "summary.json").read_text())
+    share = summary["empirical_robust_accuracy"]
+    assert one.summary["attack/empirical_robust_accuracy"] == share
+    assert "attack/outside/clipped" in one.summary or not summary["certified"]
+    assert any("tables/attack" in point for point in one.history)
+    assert any("pictures/gap" in point for point in one.history) == (directory / "gap.png").is_file()

@@ -21,7 +21,7 @@ from glsmooth.family.regions import Region
 from glsmooth.smoothing import Certificate, SmoothedClassifier
 from glsmooth.voting.images import as_label, gather
 
-__all__ = ["BLOCK", "Attacked", "Effort", "Finding", "Violation", "attack_images"]
+__all__ = ["Attacked", "Effort", "Finding", "Violation", "attack_images"]
 
 #: Images of a block: enough to fill batches, few enough that a command that is stopped loses little.
 BLOCK = 16
