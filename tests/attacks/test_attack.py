@@ -176,6 +176,28 @@ def test_a_shift_that_has_no_derivative_is_found():
     assert one.beta == one.base_beta == (-3.0, 5.0)
 
 
+def test_margins_are_of_the_smoothed_classifier_at_the_attacked_image():
+    threshold, beta = 0.55, 0.1
+    network = Network(lambda images: threshold - images.mean((1, 2, 3)))
+    objective = Objective(BaseClassifier(network, 2), brightness(), pictures(2), [3, 8], [0, 1], 0, 512)
+    margins = objective.margins(torch.tensor([0, 1]), torch.full((2, 1), beta, dtype=torch.float64), 1, 4000)
+    share = norm.cdf((threshold - 0.5 - beta) / SIGMA)
+    assert (margins[0] > 0).double().mean().item() == pytest.approx(share, abs=0.03)
+    assert (margins[1] > 0).double().mean().item() == pytest.approx(1 - share, abs=0.03)
+    assert objective.passes == [4000, 4000]
+
+
+def test_classes_with_a_little_more_than_half_are_not_called_beaten():
+    """At the worst parameter of every image the class has 0.502: each test could err, and they share one error."""
+    classifier = half_line(0.9 + SIGMA * norm.ppf(0.502))
+    effort = Effort(passes=60, draws=4, votes=200, tries=3, delta=0.5, reach=0)
+    attacker = Attacker(classifier, REGION, 60, effort)
+    claim = Claim(0, 0.95, 0.9)
+    found = attacker.run([Item(i, image, 0, claim) for i, image in enumerate(pictures(60))])
+    assert np.mean([one.count / one.n for one in found]) == pytest.approx(0.502, abs=0.02)
+    assert sum(one.beaten for one in found) <= 1
+
+
 def test_gradients_are_those_of_the_score():
     family = gs.SmoothedFamily(
         gs.transforms.ContrastBrightness(), {"contrast": gs.LogNormal(0, 0.3), "brightness": gs.Normal(0, 0.3)}
