@@ -187,6 +187,25 @@ def test_margins_are_of_the_smoothed_classifier_at_the_attacked_image():
     assert objective.passes == [4000, 4000]
 
 
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 64])
+def test_batches_of_any_size_give_the_same_and_halve_where_memory_is_short(batch_size):
+    largest = []
+
+    def margin(images):
+        largest.append(len(images))
+        if len(images) > 16:
+            raise MemoryError
+        return 0.6 - images.mean((1, 2, 3))
+
+    objective = Objective(BaseClassifier(Network(margin), 2), brightness(), pictures(3), [0, 1, 2], [0] * 3, 0, 64)
+    which, beta = torch.tensor([2, 0, 1, 1]), torch.tensor([[0.1], [0.2], [-0.1], [0.0]], dtype=torch.float64)
+    expected = objective.margins(which, beta, 1, 10)
+    assert objective.batch_size == 16
+    objective.batch_size = batch_size
+    assert torch.equal(objective.margins(which, beta, 1, 10), expected)
+    assert largest[-1] <= max(batch_size, 10)
+
+
 def test_classes_with_a_little_more_than_half_are_not_called_beaten():
     """At the worst parameter of every image the class has 0.502: each test could err, and they share one error."""
     classifier = half_line(0.9 + SIGMA * norm.ppf(0.502))

@@ -97,7 +97,8 @@ class Objective:
                 keys = torch.cat([one for _, one in draws]).to(device)
                 noise = pixel_normals(keys, (repeated.shape[1], repeated.shape[2], repeated.shape[3]))
                 repeated = repeated + self.family.pixel_noise * noise
-        logits = self.classifier(repeated).float()
+        # One row may be more than a batch.
+        logits = torch.cat([self.classifier(part).float() for part in repeated.split(self.batch_size)])
         own = logits.gather(1, targets[:, None])[:, 0]
         others = logits.scatter(1, targets[:, None], -torch.inf).amax(dim=1)
         # Logits that are not finite vote for no class.
@@ -114,10 +115,10 @@ class Objective:
                 done += part
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error) or part == 1:
+                if not out_of_memory(error) or self.batch_size == 1:
                     raise
             # After the except clause, whose error holds on to what the batch had allocated.
-            self.batch_size = part // 2 * max(1, number)
+            self.batch_size //= 2
             if self.images.device.type == "cuda":
                 torch.cuda.empty_cache()
 
