@@ -139,6 +139,21 @@ def test_the_usual_run_is_found_and_only_that(call, certified, trained):
     assert "No certificates were tested" in printed.out
 
 
+def test_an_image_that_is_named_could_have_been_any_of_the_run(call, certified):
+    index = int(read_records(certified)["index"][3])
+    for words, images in (((), 6), ((f"attack.index={index}",), 12)):
+        directory, _ = attacked(
+            call,
+            f"run={certified}",
+            *words,
+            "attack.outside=false",
+            "attack.reach=0",
+            f"hydra.run.dir=outputs/attack/of_{images}",
+        )
+        assert json.loads((directory / "summary.json").read_text())["images_of_chance"] == images
+    assert [int(one["index"]) for one in rows(directory)] == [index]
+
+
 def test_another_region_is_decided_by_the_runs_votes(call, certified):
     directory, _ = attacked(call, f"run={certified}", "region.brightness=[-0.01,0.02]", "attack.outside=false")
     tried = [float(one["worst_brightness"]) for one in rows(directory) if one["n"] != "0"]
@@ -203,6 +218,12 @@ def test_a_false_certificate_stops_it_and_can_be_seen_again(call, certified):
     )
     assert "fresh votes at the identity certify it again" in printed.err
     assert "unsound" in printed.out
+    assert re.search(r"\d of the \d images that GL as printed claims are broken, and not by chance", printed.out)
+    assert re.search(r"^\| smoothed \|.*\| – \|$", printed.out, re.M)  # no CRA
+    # Again: no image is attacked once more, and the mistake is told of again.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.Attacker, "run", None)
+        assert call("attack", *QUICK, f"run={certified}", *PRINTED)[0] == 2
     assert last.startswith("glsmooth attack ")
     words = shlex.split(last)[2:]
     status, again = call("attack", *words)

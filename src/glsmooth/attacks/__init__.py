@@ -60,7 +60,8 @@ def attack_images(
 
     Args:
         smoothed: network and family.
-        images: an array or tensor (B, C, H, W), or an iterable of images (C, H, W), with values in [0, 1].
+        images: an array or tensor (B, C, H, W), or an iterable of images (C, H, W), with values in [0, 1]. Those that
+            were chosen for their votes, certified ones for example, leave less to chance than is allowed for here.
         labels: the true class of each.
         region: a Box, a Ball or Points.
         certificates: of these images for this region, from :meth:`SmoothedClassifier.certify_many`, to be tested. Each

@@ -90,7 +90,10 @@ def run(cfg: DictConfig) -> None:
         Records(directory, identity, table, Images(*digests(job.images)), ATTACKS) as held,
         session(settings, directory, "attack", tags) as logged,
     ):
-        invocation = _attack(job, held, table)
+        before = read_findings(directory, job.of.family.parameters, names)
+        # Where certificates are broken, more of the same would say nothing more.
+        violated = _attacked(job, before).violated
+        invocation = {"images": 0, "seconds": 0.0} if violated else _attack(job, held, table)
         findings = read_findings(directory, job.of.family.parameters, names)
         if not findings:
             raise UserError(f"attack.minutes={settings['attack']['minutes']}: not even one block of images; give more")
@@ -367,7 +370,7 @@ def _attack(job: _Job, held: Records, table: Sequence[str]) -> dict[str, Any]:
             done += len(block)
             bar.update(before + PHASES * done - bar.n)
             if _attacked(job, findings).refuted:
-                break  # more of the same would say nothing more
+                break
     except Stopped as stop:
         stop.progress = f"after {len(held.finished) + done} of {len(job.indices)} images"
         raise
@@ -391,10 +394,12 @@ def _sizes(job: _Job, indices: Sequence[int]) -> dict[int, float]:
 
 
 def _attacked(job: _Job, findings: Sequence[Finding]) -> Attacked:
+    # One image that is named may have been chosen for what its votes were: all of the run's could have been.
+    named = job.run is not None and job.settings["attack"]["index"] is not None
     return Attacked(
         job.of.family.parameters,
         tuple(findings),
-        images=len(job.indices),
+        images=job.run.images if named and job.run is not None else len(job.indices),
         alpha=0.0 if job.run is None else job.run.alpha,
         bound=0.0 if job.outcome is None else job.outcome.failure_probability,
         delta=job.effort.delta,

@@ -56,6 +56,11 @@ class Attack:
     settings: Sequence[tuple[str, str]]
     stops_early: bool = False
 
+    @property
+    def sound(self) -> bool:
+        """Were certificates tested, and are they such? Those of an unsound method count as no certificates."""
+        return self.method is not None and METHODS[self.method].sound and (self.outcome is None or self.outcome.sound)
+
     def numbers(self) -> dict[str, Any]:
         """The numbers of summary.json."""
         found = self.attacked
@@ -67,11 +72,12 @@ class Attack:
             "smoothed_accuracy": found.accuracy,
             "base_empirical_robust_accuracy": found.base_era,
             "empirical_robust_accuracy": found.era,
-            "certified_robust_accuracy": found.cra if found.tested else None,
+            "certified_robust_accuracy": found.cra if self.sound else None,
             "certified": sum(one.certified for one in found.findings) if found.tested else None,
             "false_certificates": len(found.beaten) if found.tested else None,
             "refuted": len(found.refuted) if found.tested else None,
             "chance": found.chance if found.tested else None,
+            "images_of_chance": found.images if found.tested else None,
             "median_gap": float(np.median(gaps)) if gaps else None,
             "outside": {
                 name: dict(zip(("broken", "tried"), _outside(found, name), strict=True)) for name in found.outside
@@ -98,13 +104,15 @@ def headline(attack: Attack) -> str:
     if not found.tested:
         return f"{words} No certificates were tested."
     certified = sum(one.certified for one in found.findings)
+    which = "certified images" if attack.sound else f"images that {wording.METHODS[attack.method or '']} claims"
     if not found.beaten:
-        return f"{words} None of the {certified} certified images is broken."
-    return f"{words} {len(found.beaten)} of the {certified} certified images are broken" + (
-        ", and not by chance: the certificates are false."
+        return f"{words} None of the {certified} {which} is broken."
+    how = (
+        "and not by chance: the certificates are false"
         if found.violated
-        else f", which happens by chance with probability {found.chance:.2g}."
+        else f"which happens by chance with probability {found.chance:.2g}"
     )
+    return f"{words} {len(found.beaten)} of the {certified} {which} are broken, {how}."
 
 
 _RATES = ("classifier", "as it is", "ERA", "CRA")
@@ -117,7 +125,7 @@ def _rates(attack: Attack) -> list[tuple[str, ...]]:
         return wording.percent(sum(held), images)
 
     of = found.findings
-    certified = share([one.certified and one.prediction == one.label for one in of]) if found.tested else "–"
+    certified = share([one.certified and one.prediction == one.label for one in of]) if attack.sound else "–"
     return [
         (
             "base",
