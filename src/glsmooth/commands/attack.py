@@ -95,8 +95,6 @@ def run(cfg: DictConfig) -> None:
         violated = _attacked(job, before).violated
         invocation = {"images": 0, "seconds": 0.0} if violated else _attack(job, held, table)
         findings = read_findings(directory, job.of.family.parameters, names)
-        if not findings:
-            raise UserError(f"attack.minutes={settings['attack']['minutes']}: not even one block of images; give more")
         attacked = _attacked(job, findings)
         write_config(directory, settings)
         attack = _described(job, attacked)
