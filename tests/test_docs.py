@@ -50,7 +50,7 @@ from .pages import Stale
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-COMMANDS = ("train", "advise", "certify", "predict", "export", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "attack", "predict", "export", "bounds", "report")
 
 
 def each(find, *, files=DOCUMENTS):
@@ -179,6 +179,8 @@ def compose(name, arguments):
     for run in runs:
         Path(run).mkdir(parents=True, exist_ok=True)
     for key, _, value in (o.partition("=") for o in overrides):
+        if key == "run":
+            Path(value).mkdir(parents=True, exist_ok=True)
         if key in ("ckpt", "votes", "images", "model.weights"):
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).touch()
@@ -228,7 +230,7 @@ def check_command(command):
 def examples(text):
     """Commands in the help texts and the Makefile."""
     told = re.findall(
-        r"^ {6,}(glsmooth (?:train|advise|certify|predict|export|bounds|report) .*)", text, flags=re.MULTILINE
+        r"^ {6,}(glsmooth (?:train|advise|attack|certify|predict|export|bounds|report) .*)", text, flags=re.MULTILINE
     )
     made = re.findall(r"^\t\$\(PYTHON\) (-m glsmooth\..*)", text.replace("$(DEMO)", "outputs/demo"), flags=re.MULTILINE)
     return [*told, *(f"python {command}" for command in made)]
@@ -278,7 +280,13 @@ def check_setting(item):
     reasons = {}
     for name in names:
         ckpt = ["ckpt=best.ckpt"]
-        needed = {"advise": ckpt, "certify": ckpt, "predict": [*ckpt, "images=a.png"], "report": ["run"]}.get(name, [])
+        needed = {
+            "advise": ckpt,
+            "attack": ckpt,
+            "certify": ckpt,
+            "predict": [*ckpt, "images=a.png"],
+            "report": ["run"],
+        }.get(name, [])
         try:
             return compose(name, [*needed, *words])
         except (hydra.errors.HydraException, UserError) as reason:

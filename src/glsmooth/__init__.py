@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from glsmooth import bounds, transforms
+    from glsmooth.attacks import attack_images
     from glsmooth.bounds import NotApplicable, required_probability, tradeoff
     from glsmooth.commands.dataset import certify_dataset
     from glsmooth.family.regions import Ball, Box, Points
@@ -47,6 +48,7 @@ __all__ = [
     "SmoothedFamily",
     "Uniform",
     "UniformCyclic",
+    "attack_images",
     "bounds",
     "certify_dataset",
     "check_law",
@@ -59,6 +61,7 @@ __all__ = [
 
 #: Where the names above come from when they are first used: torch, which they bring, takes seconds.
 _HOMES = {
+    "attacks": ("attack_images",),
     "bounds": ("NotApplicable", "required_probability", "tradeoff"),
     "commands.dataset": ("certify_dataset",),
     "family.regions": ("Ball", "Box", "Points"),
@@ -80,7 +83,7 @@ _HOMES = {
     "smoothing": ("SmoothedClassifier",),
     "transforms": ("ResolvableTransform",),
 }
-_ROOMS = ("errors", "laws", "transforms", "family", "bounds", "voting", "smoothing")
+_ROOMS = ("errors", "laws", "transforms", "family", "bounds", "voting", "smoothing", "attacks")
 
 if not TYPE_CHECKING:  # to which the names above are all that there are
 

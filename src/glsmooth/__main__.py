@@ -11,6 +11,7 @@ COMMANDS = {
     "train": "train a base classifier under smoothing laws",
     "advise": "which smoothing law for a region? What a trained classifier may expect under each",
     "certify": "certify test images of a trained classifier",
+    "attack": "what a trained classifier loses over a region, and whether its certificates hold",
     "predict": "the class of image files, by a trained classifier that may abstain",
     "export": "a trained classifier as a folder that can be shared, with a card",
     "bounds": "the class probability that a region requires; no model, no data",

@@ -6,14 +6,14 @@ import sys
 import pytest
 import torch
 
-from glsmooth.commands import advise, bounds, certify, export, predict, report, train, verify
+from glsmooth.commands import advise, attack, bounds, certify, export, predict, report, train, verify
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
 
 MAIN = {
     command.__name__.rpartition(".")[2]: command.main
-    for command in (advise, bounds, certify, export, predict, report, train, verify)
+    for command in (advise, attack, bounds, certify, export, predict, report, train, verify)
 }
 
 

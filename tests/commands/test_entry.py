@@ -118,7 +118,7 @@ def test_a_users_module_is_found_in_the_current_directory(call, elsewhere):
     assert {name: value for name, value in config["region"].items() if value is not None} == {"tint": [-2, 2]}
 
 
-@pytest.mark.parametrize("command", ["train", "advise", "certify", "predict", "bounds", "report"])
+@pytest.mark.parametrize("command", ["train", "advise", "attack", "certify", "predict", "bounds", "report"])
 def test_help_is_one_page_that_explains_every_group(call, capsys, command):
     with pytest.raises(SystemExit) as ended:
         call(command, "--help")
@@ -143,7 +143,7 @@ def test_help_is_one_page_that_explains_every_group(call, capsys, command):
     assert len(page.splitlines()) <= 66
 
 
-@pytest.mark.parametrize("command", ["train", "advise", "certify", "bounds"])
+@pytest.mark.parametrize("command", ["train", "advise", "attack", "certify", "bounds"])
 def test_the_examples_of_the_help_page_are_valid(call, capsys, command, elsewhere):
     with pytest.raises(SystemExit):
         call(command, "--help")
@@ -151,14 +151,17 @@ def test_the_examples_of_the_help_page_are_valid(call, capsys, command, elsewher
     examples = [shlex.split(line)[2:] for line in lines if line.startswith(f"glsmooth {command} ")]
     assert len(examples) >= 3
     (elsewhere / "best.ckpt").write_bytes(b"weights")
+    (elsewhere / "outputs" / "certify" / "ID").mkdir(parents=True)
+    (elsewhere / "outputs" / "certify" / "ID" / "records.csv").write_bytes(b"votes")
     for example in examples:
-        assert call(command, *(a.replace("outputs/train/<id>/", "") for a in example))
+        assert call(command, *(a.replace("outputs/train/<id>/", "").replace("<id>", "ID") for a in example))
 
 
 def test_pages_repeat_no_paragraph():
     """What several help pages say stands in conf/hydra/help/."""
     files = [
-        conf_dir() / f"{command}.yaml" for command in ("train", "advise", "certify", "predict", "bounds", "report")
+        conf_dir() / f"{command}.yaml"
+        for command in ("train", "advise", "attack", "certify", "predict", "bounds", "report")
     ]
     lines = [{line.strip() for line in path.read_text().splitlines() if len(line) > 80} for path in files]
     assert sum(map(len, lines)) == len(set.union(*lines)) > 20
@@ -394,7 +397,9 @@ def test_help_lists_the_commands(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["glsmooth", "--help"])
     glsmooth_main()
     page = capsys.readouterr().out
-    assert all(f"\n  {command}" in page for command in ("train", "advise", "certify", "predict", "bounds", "report"))
+    assert all(
+        f"\n  {command}" in page for command in ("train", "advise", "attack", "certify", "predict", "bounds", "report")
+    )
 
 
 def test_an_unknown_command_suggests_the_near_one(monkeypatch, capsys):

@@ -12,7 +12,7 @@ import glsmooth as gs
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
-COMMANDS = ("train", "advise", "certify", "predict", "export", "bounds", "report", "verify")
+COMMANDS = ("train", "advise", "certify", "attack", "predict", "export", "bounds", "report", "verify")
 #: What takes long to import.
 NUMBERS = {"torch", "numpy", "scipy"}
 NETWORKS = {"lightning", "torchvision", "matplotlib", "wandb", "timm", "pandas", "sklearn", "PIL", "scipy.stats"}
@@ -36,7 +36,9 @@ def test_the_commands_are_listed_without_any_package(argument, status):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_needs_no_numbers(command):
-    faces = [("glsmooth", command)] + [(f"glsmooth.{command}",)] * (command not in ("advise", "bounds", "predict"))
+    faces = [("glsmooth", command)] + [(f"glsmooth.{command}",)] * (
+        command not in ("advise", "attack", "bounds", "predict")
+    )
     for face in faces:
         found = imported(*face, "--help")
         assert "hydra" in found

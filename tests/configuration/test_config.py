@@ -21,7 +21,7 @@ from glsmooth.configuration.plain import plain
 from glsmooth.configuration.settings import merge_checkpoint, validate
 from glsmooth.errors import UserError
 
-COMMANDS = ("train", "advise", "certify", "predict", "bounds", "report")
+COMMANDS = ("train", "advise", "certify", "attack", "predict", "bounds", "report")
 
 
 def compose(command, *overrides):
@@ -47,7 +47,7 @@ MEMBERS = [
     for group in groups_of(command)
     if group != "experiment"
     for member in members(group)
-    if member != "from_checkpoint" or command in ("advise", "certify", "predict", "report")
+    if member != "from_checkpoint" or command in ("advise", "attack", "certify", "predict", "report")
 ]
 EXPERIMENTS = [
     (command, name)
@@ -501,6 +501,11 @@ DECISIVE = [
     ("certify", "dataset.subset=10"),
     ("certify", "region.contrast=[0.9,1.1]"),
     ("certify", "precision=bf16-mixed"),
+    ("attack", "seed=1"),
+    ("attack", "attack.passes=5000"),
+    ("attack", "attack.index=3"),
+    ("attack", "attack.at={contrast:1.1}"),
+    ("attack", "bound.methods=[gl]"),
     ("bounds", "image_size=[32,32]"),
     ("bounds", "dataset=cifar10"),  # its image size
     ("advise", "trial.votes=100"),
@@ -519,6 +524,9 @@ UNDECISIVE = [
     ("certify", "trainer.devices=2"),
     ("certify", "compile=true"),
     ("certify", "dry_run=true"),
+    ("attack", "attack.minutes=3"),
+    ("attack", "batch_size=7"),
+    ("attack", "logger=wandb"),
     ("bounds", "format=json"),
     ("bounds", "+dataset.root=somewhere"),
     ("advise", "batch_size=7"),
@@ -530,7 +538,13 @@ UNDECISIVE = [
 
 
 def identity(command, ckpt, *overrides):
-    needed = {"advise": [ckpt], "certify": [ckpt], "predict": [ckpt, "images=."], "report": ["runs=[.]"]}
+    needed = {
+        "advise": [ckpt],
+        "attack": [ckpt],
+        "certify": [ckpt],
+        "predict": [ckpt, "images=."],
+        "report": ["runs=[.]"],
+    }
     return run_id(compose(command, *needed.get(command, []), *overrides), command)
 
 

@@ -18,6 +18,7 @@ from glsmooth import bounds
 from glsmooth.bounds.confidence import anytime_lower, clopper_pearson_lower
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Points
+from glsmooth.family.sizes import scaled
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Normal
 from glsmooth.report import figures, page, sweeps, tables, wording
@@ -273,21 +274,21 @@ def test_robust_accuracy_counts_strictly_above():
 
 def test_a_scaled_box_keeps_the_domain(written):
     transform = load_run(written).family.transform
-    box = sweeps.scaled(transform, Box(contrast=(0.5, 2.0), brightness=(-0.2, 0.4)), 2.0)
+    box = scaled(transform, Box(contrast=(0.5, 2.0), brightness=(-0.2, 0.4)), 2.0)
     assert box.intervals["contrast"] == pytest.approx((0.25, 4.0))
     assert box.intervals["brightness"] == pytest.approx((-0.4, 0.8))
-    box = sweeps.scaled(transform, Box(contrast=(0.5, 2.0)), 0.0)
+    box = scaled(transform, Box(contrast=(0.5, 2.0)), 0.0)
     assert box.intervals["contrast"] == (1.0, 1.0)
 
 
 def test_a_scaled_ball_stays_a_ball(written):
     family = load_run(written).family
     ball = Ball(0.3, contrast=1.2, brightness=0.1)
-    assert sweeps.scaled(family.transform, ball, 2.0).to_config()["centre"] == pytest.approx(
+    assert scaled(family.transform, ball, 2.0).to_config()["centre"] == pytest.approx(
         {"contrast": 1.4, "brightness": 0.2}
     )
-    assert sweeps.scaled(family.transform, ball, 2.0).radius == 0.6
-    assert sweeps.scaled(family.transform, ball, 0.0) == Ball(0, contrast=1, brightness=0)
+    assert scaled(family.transform, ball, 2.0).radius == 0.6
+    assert scaled(family.transform, ball, 0.0) == Ball(0, contrast=1, brightness=0)
 
 
 def test_sizes_of_a_ball_that_leave_the_domain_are_left_out(written):

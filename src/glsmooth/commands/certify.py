@@ -30,6 +30,7 @@ from glsmooth.configuration.fields import shown
 from glsmooth.configuration.identity import decisive
 from glsmooth.configuration.settings import merge_checkpoint, without_checkpoint
 from glsmooth.errors import UserError
+from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning.certification import (
@@ -63,11 +64,11 @@ from glsmooth.runs.summary import Summary
 from glsmooth.voting.engine import check_random
 from glsmooth.voting.procedures import Procedure, build_procedure
 
-__all__ = ["check_dataset", "check_root", "main", "meant_precision", "run", "stored_dataset"]
+__all__ = ["Job", "check_dataset", "check_root", "main", "meant_precision", "prepare", "run", "stored_dataset"]
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """Everything that a certification needs, built and checked before the first vote."""
 
     settings: dict[str, Any]
@@ -76,6 +77,7 @@ class _Job:
     images: Dataset[Any]
     indices: list[int]
     family: SmoothedFamily
+    region: Region
     outcomes: dict[str, Outcome]
     approximate: dict[str, Any] | None
     procedure: Procedure
@@ -100,7 +102,7 @@ class _Job:
 def run(cfg: DictConfig) -> None:
     """Certify, or go on where an earlier run stopped. Writes records.csv, summary.json and the report."""
     quieten_lightning()
-    job = _prepare(cfg)
+    job = prepare(cfg)
     settings, directory = job.settings, job.directory
     print(preflight(job.outcomes, job.procedure), file=sys.stderr)
     if settings["dry_run"]:
@@ -155,24 +157,28 @@ def run(cfg: DictConfig) -> None:
         log_results(logged, drawn, lambda index: job.images[job.indices.index(index)][0])
 
 
-def _accuracy(job: _Job, device: torch.device) -> str:
+def _accuracy(job: Job, device: torch.device) -> str:
     brought = job.settings["ckpt"] is None
     return accuracy_beforehand(job.model, job.classes, job.images, job.options, device, brought)
 
 
-def _prepare(cfg: DictConfig) -> _Job:
+def prepare(cfg: DictConfig, told: Mapping[str, Any] | None = None) -> Job:
     """Build and check everything that the configuration and its checkpoint name.
+
+    Args:
+        cfg: of certify, or of another command that has its fields.
+        told: groups that hold in place of the checkpoint's, where nothing is typed.
 
     Raises:
         UserError: whatever stands in the way of the first vote.
     """
-    checkpoint, settings, data = _trained(cfg) if cfg.ckpt is not None else _brought(cfg)
+    checkpoint, settings, data = _trained(cfg, dict(told or {})) if cfg.ckpt is not None else _brought(cfg)
     if settings["pixel_noise"] is None:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
     if cfg.ckpt is not None or settings["precision"] == "auto":
         settings["precision"] = meant_precision(settings["precision"], checkpoint)
     images = images_asked(data, settings["dataset"])
-    shard = parse(settings["shard"])
+    shard = parse(settings.get("shard"))
     if shard is not None:
         images = share(images, *shard)
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
@@ -190,13 +196,14 @@ def _prepare(cfg: DictConfig) -> _Job:
     model = checkpoint.build_model(cfg.model.get("_target_"))
     if list(data.image_size) != list(checkpoint.image_size):
         check_takes(model, settings["model"]["name"], data.channels, data.image_size)
-    return _Job(
+    return Job(
         settings,
         checkpoint,
         model,
         images,
         positions(images),
         family,
+        region,
         outcomes,
         approximate,
         procedure,
@@ -204,12 +211,12 @@ def _prepare(cfg: DictConfig) -> _Job:
     )
 
 
-def _trained(cfg: DictConfig) -> tuple[Checkpoint, dict[str, Any], Data]:
+def _trained(cfg: DictConfig, told: dict[str, Any]) -> tuple[Checkpoint, dict[str, Any], Data]:
     """The network of a checkpoint, the settings as it completes them, and the data set."""
     checkpoint = load_checkpoint(cfg.ckpt)
     stored = {part: getattr(checkpoint, part) for part in ("transform", "smoothing", "region", "dataset", "model")}
     stored["dataset"] = stored_dataset(checkpoint)
-    settings = merge_checkpoint(cfg, stored)
+    settings = merge_checkpoint(cfg, stored | told)
     check_root(cfg, settings)
     data = load_dataset(settings["dataset"])
     check_dataset(data, checkpoint)
@@ -263,7 +270,7 @@ def check_root(cfg: DictConfig, settings: Mapping[str, Any]) -> None:
     raise foreign_root(root, settings["ckpt"])
 
 
-def _summary(job: _Job, module: CertificationModule, invocation: dict[str, Any], trainer: Trainer) -> Summary:
+def _summary(job: Job, module: CertificationModule, invocation: dict[str, Any], trainer: Trainer) -> Summary:
     settings = job.settings
     return summarise(
         module,

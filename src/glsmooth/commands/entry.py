@@ -68,9 +68,9 @@ log = logging.getLogger(__name__)
 #: Exit status of a command that a mistake of the user's stopped, as argparse and most programs have it.
 USAGE_ERROR = 2
 #: How to go on after a signal, of commands that leave a part of their work behind.
-_GO_ON = dict.fromkeys(("train", "certify"), "; the same command goes on from here")
+_GO_ON = dict.fromkeys(("train", "certify", "attack"), "; the same command goes on from here")
 #: Commands that have a ``logger``.
-_LOGGED = ("train", "certify")
+_LOGGED = ("train", "certify", "attack")
 #: What the system says of a disk that takes no more. Never a bug, whoever was writing.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 #: Hydra's options that take a value.
@@ -456,10 +456,12 @@ def what_to_type(error: HydraException, command: str) -> str:
         hint = near_field(key, _known_keys(command))
         typed = next((a for a in sys.argv[1:] if a.lstrip("+~").startswith(key)), key)
         own = ""
-        if command in ("advise", "certify", "report") and key.startswith(("transform.", "smoothing.", "region.")):
+        if command in ("advise", "attack", "certify", "report") and key.startswith(
+            ("transform.", "smoothing.", "region.")
+        ):
             own = f", or +{typed} for a transformation of your own"  # what the checkpoint holds is not known yet
         groups = ("optimizer.", "loss.", "dataset.") if command == "train" else ("dataset.",)
-        if command in ("train", "advise", "certify") and key.startswith(groups):
+        if command in ("train", "advise", "attack", "certify") and key.startswith(groups):
             own = f", or +{typed} for an argument of {key.partition('.')[0]}._target_"
         if key.startswith("hydra.launcher."):
             own = "; jobs have it, with cluster=slurm or a file of your own"

@@ -6,9 +6,10 @@ from multiprocessing import current_process
 
 from glsmooth.commands.entry import entry
 
-__all__ = ["advise", "bounds", "certify", "export", "predict", "report", "train"]
+__all__ = ["advise", "attack", "bounds", "certify", "export", "predict", "report", "train"]
 
 advise = entry("advise")
+attack = entry("attack")
 bounds = entry("bounds")
 certify = entry("certify")
 export = entry("export")

@@ -233,6 +233,19 @@ RULES: dict[str, Rule] = {
         list_of(_POINT, "a list of points, each with its parameters", "[{tx:1,ty:2},{tx:3}]", least=1)
     ),
     "region.*": INTERVAL.or_null(),
+    "run": Rule(_PATH.accepts, "a path", "outputs/certify/ID").or_null(),
+    "attack.images": whole(1, 50).or_null(),
+    "attack.passes": whole(1, 4000),
+    "attack.draws": whole(1, 16),
+    "attack.votes": whole(20, 1000),
+    "attack.tries": whole(1, 3, most=1000),
+    "attack.delta": _ALPHA,
+    "attack.reach": number("a number from 0 to 16", "2", lambda v: 0 <= v <= 16),
+    "attack.outside": FLAG,
+    "attack.minutes": _POSITIVE.or_null(),
+    "attack.index": whole(0, 17, most=10**12).or_null(),
+    "attack.at": OBJECT.or_null(),
+    "attack.at.*": _REAL,
     "trial.images": whole(2, 48),
     "trial.votes": whole(20, 200),
     "trial.scales": whole(3, 6),
@@ -320,6 +333,11 @@ RULES: dict[str, Rule] = {
 
 #: Fields of one command that hold something else than those of the same name of the others.
 RULES_OF: dict[str, dict[str, Rule]] = {
+    "attack": {
+        "bound.methods": list_of(
+            choice(*METHODS), f"a list of one method among {', '.join(METHODS)}", "[neyman_pearson]", length=1
+        )
+    },
     "predict": {"format": choice("table", "json", "csv")},
     "report": {"format": choice("markdown", "latex", "csv", "json", "parquet")},
 }

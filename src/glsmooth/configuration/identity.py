@@ -21,7 +21,17 @@ from glsmooth.configuration.settings import validate
 from glsmooth.configuration.untrusted import Limits, limits, open_file, read_names, using_limits
 from glsmooth.errors import UserError
 
-__all__ = ["BY_ROOT", "USUAL", "checkpoint_digest", "decisive", "difference", "digest", "file_digest", "run_id"]
+__all__ = [
+    "BY_ROOT",
+    "USUAL",
+    "certificates_digest",
+    "checkpoint_digest",
+    "decisive",
+    "difference",
+    "digest",
+    "file_digest",
+    "run_id",
+]
 
 #: Fields that do not decide a command's result: where and how fast it runs, where it reports to, and what only permits
 #: it to run.
@@ -39,6 +49,10 @@ _UNDECISIVE: dict[str, tuple[str, ...]] = {
         "approximate",
     ),
     "advise": ("batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
+    "attack": (
+        *("batch_size", "compile", "channels_last", "threads", "stochastic", "trainer.*"),
+        *("approximate", "run", "attack.minutes"),  # which certificates were attacked is noted by what they are
+    ),
     "certify": (
         *("batch_size", "compile", "channels_last", "threads", "dry_run"),
         *("approximate", "stochastic", "trainer.*"),
@@ -102,7 +116,9 @@ def decisive(settings: Mapping[str, Any], command: str) -> dict[str, Any]:
         fields.pop("ckpt", None)
     else:
         fields["ckpt"] = checkpoint_digest(settings["ckpt"])
-    weights = fields.get("model.weights") if command in ("train", "certify") else None
+    if command == "attack" and settings.get("run") is not None:
+        fields["run"] = certificates_digest(settings["run"])
+    weights = fields.get("model.weights") if command in ("train", "attack", "certify") else None
     if weights is not None and Path(weights).expanduser().is_file():
         fields["model.weights"] = file_digest(weights)
     return fields
@@ -153,6 +169,18 @@ def checkpoint_digest(ckpt: str | Path) -> str:
         return file_digest(path)
     lines = [f"{file_digest(file)}  {file.name}\n" for file in exported_files(path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def certificates_digest(run: str | Path) -> str:
+    """SHA-256 of the records of a certification, in hexadecimal: what it certified.
+
+    Raises:
+        UserError: there are none.
+    """
+    file = Path(run).expanduser() / "records.csv"
+    if not file.is_file():
+        raise UserError(f"run={run}: has no records.csv; give the directory of a certification, outputs/certify/ID")
+    return file_digest(file)
 
 
 def file_digest(path: str | Path) -> str:

@@ -43,8 +43,8 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
     """Check a composed configuration before any work.
 
     Args:
-        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``predict``, ``export``, ``bounds``,
-            ``report``).
+        cfg: the configuration of ``command`` (``train``, ``advise``, ``certify``, ``attack``, ``predict``, ``export``,
+            ``bounds``, ``report``).
 
     Returns:
         The configuration as plain dictionaries.
@@ -66,9 +66,16 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         check_loss(config["loss"])
     if command in ("advise", "export", "predict") and config["ckpt"] is None:
         raise UserError(RULES["ckpt"].refusal("ckpt", None))
-    if command == "certify":
+    if command == "attack" and not any((config["run"], config["ckpt"], config["model"]["name"])):
+        raise UserError(
+            "ckpt is missing; set run=outputs/certify/ID to test the certificates of a run, or "
+            "ckpt=outputs/train/ID/best.ckpt"
+        )
+    if command == "certify" or (command == "attack" and config["run"] is None):
         _check_network(config)
-    if command in ("certify", "bounds") and config["bound"]["methods"] is None:
+    if command == "attack" and config["run"] is not None and not Path(config["run"]).expanduser().is_dir():
+        raise UserError(f"run={config['run']!r} is not a directory; name one that certify wrote, outputs/certify/<id>")
+    if command in ("attack", "certify", "bounds") and config["bound"]["methods"] is None:
         raise UserError(RULES["bound.methods"].refusal("bound.methods", None))
     if command in ("train", "bounds"):
         size = config["dataset"]["image_size"] if command == "train" else config["image_size"]

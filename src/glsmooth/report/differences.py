@@ -20,8 +20,8 @@ from glsmooth.bounds import Outcome
 from glsmooth.configuration.fields import cut, is_number, leaves
 from glsmooth.configuration.identity import BY_ROOT, USUAL
 from glsmooth.family.regions import Ball, Box, Region
+from glsmooth.family.sizes import multiplicative
 from glsmooth.report import wording
-from glsmooth.report.sweeps import multiplicative
 from glsmooth.runs.run import Run
 from glsmooth.transforms import ResolvableTransform
 

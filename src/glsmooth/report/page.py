@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from glsmooth.bounds import METHODS, Outcome
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.resolvability import holds
+from glsmooth.family.sizes import multiplicative
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import figures, html, radii, sweeps, tables, wording
 from glsmooth.report.defaults import defaults
@@ -253,7 +254,7 @@ def _region_curve(run: Run, region: Region, series: Sequence[figures.Series], ou
         return None
     smoothed = float(np.mean(run.correct))
     names = region.parameters if isinstance(region, Box) else ()
-    powers = [wording.parameter(name) for name in names if sweeps.multiplicative(run.family.transform, name)]
+    powers = [wording.parameter(name) for name in names if multiplicative(run.family.transform, name)]
     caption = (
         f"The region {wording.region(region)} scaled around the identity. Every point is a "
         "certificate for a whole region, from the same votes."

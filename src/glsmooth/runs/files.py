@@ -18,6 +18,7 @@ from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError, visible
 
 __all__ = [
+    "ATTACKS",
     "CONFIG",
     "FAILED",
     "FIGURE",
@@ -49,8 +50,8 @@ _PART = ".part"
 
 #: A row an image; the numbers of the run; what decides them; names and digests of the images; the settings, resolved;
 #: one image's draws for a picture; the batch size and what else decides the speed; why there is no result;
-#: in a sweep's folder, which runs are its own; and of a training, its numbers by epoch.
-RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED, SWEEP, METRICS = (
+#: in a sweep's folder, which runs are its own; of a training, its numbers by epoch; and of an attack, a row an image.
+RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED, SWEEP, METRICS, ATTACKS = (
     "records.csv",
     "summary.json",
     "identity.json",
@@ -61,6 +62,7 @@ RECORDS, SUMMARY, IDENTITY, IMAGES, CONFIG, FIGURE, SPEED, FAILED, SWEEP, METRIC
     "failed.json",
     "sweep.json",
     "metrics.csv",
+    "attacks.csv",
 )
 
 

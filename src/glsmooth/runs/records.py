@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glsmooth.bounds import METHODS
-from glsmooth.configuration.fields import OBJECT, check_file, list_of, number, shown, text, whole
+from glsmooth.configuration.fields import OBJECT, Rule, check_file, list_of, number, shown, text, whole
 from glsmooth.configuration.identity import difference
 from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError, visible
@@ -39,10 +39,12 @@ __all__ = [
     "Images",
     "RecordWriter",
     "Records",
+    "Table",
     "columns",
     "holding",
     "part_path",
     "read_records",
+    "read_table",
     "row",
 ]
 
@@ -66,7 +68,7 @@ _COUNT = whole(0, 100, most=10**12)
 _LABEL = whole(0, 3, most=10**9)
 _CLASS = whole(ABSTAIN, 3, most=10**9)
 
-#: What a cell of records.csv may hold; ``*`` stands for the name of a method.
+#: What a cell of records.csv may hold.
 _RULES = {
     "index": whole(0, 17, most=10**12),
     "label": _LABEL,
@@ -82,9 +84,31 @@ _RULES = {
     "coin": number("in (0, 1]", "0.5", lambda v: 0 < v <= 1),
     **{f"certified_{method}": whole(0, 1, most=1) for method in METHODS},
 }
-#: What every file of records has, whichever version wrote it; columns of real numbers.
-_NEEDED = ("index", "label", "prediction", "n0", "n", "count", "p_lower", "base_prediction")
-_REAL = ("p_lower", "coin")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file of rows may hold.
+
+    Attributes:
+        command: wrote it, and repairs it.
+        rules: of the cells, by column.
+        needed: columns that every version writes.
+        real: columns of real numbers; the others are whole.
+    """
+
+    command: str
+    rules: Mapping[str, Rule]
+    needed: tuple[str, ...]
+    real: frozenset[str]
+
+
+_CERTIFIED = Table(
+    "certify",
+    _RULES,
+    ("index", "label", "prediction", "n0", "n", "count", "p_lower", "base_prediction"),
+    frozenset(("p_lower", "coin")),
+)
 
 #: Column name -> (images,) array.
 Columns = dict[str, NDArray[Any]]
@@ -185,45 +209,58 @@ def read_records(directory: Path) -> Columns:
     Raises:
         UserError: it is missing or not readable, its columns are others, or a value is not one of its column's.
     """
-    file = directory / RECORDS
+    return read_table(directory / RECORDS, _CERTIFIED)
+
+
+def read_table(file: Path, table: Table) -> Columns:
+    """A file of rows: column name -> (images,) array, float64 or int64.
+
+    Raises:
+        UserError: it is missing or not readable, its columns are others, or a value is not one of its column's.
+    """
     try:
         with io.StringIO(read_bytes(file).decode("utf-8"), newline="") as stream:
             reader = csv.reader(stream)
             header = next(reader, [])
-            _check_header(file, header)
+            _check_header(file, header, table)
             # Of 8 bytes a number from the start: as text, a large file would take ten times its size.
-            values: dict[str, array[Any]] = {name: array("d" if name in _REAL else "q") for name in header}
+            values: dict[str, array[Any]] = {name: array("d" if name in table.real else "q") for name in header}
             for line, cells in enumerate(reader, start=2):
                 if len(cells) != len(header):
                     raise UserError(
-                        f"{file}: line {line} has {len(cells)} values instead of {len(header)}; the same certify "
-                        "command again repairs it"
+                        f"{file}: line {line} has {len(cells)} values instead of {len(header)}; the same "
+                        f"{table.command} command again repairs it"
                     )
                 for name, cell in zip(header, cells, strict=True):
-                    values[name].append(_value(name, cell, f"{file}: line {line}"))
+                    values[name].append(_value(name, cell, f"{file}: line {line}", table))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: not readable as CSV ({error}); run the same certify command again") from None
+        raise UserError(f"{file}: not readable as CSV ({error}); run the same {table.command} command again") from None
     return {name: np.array(column) for name, column in values.items()}
 
 
-def _check_header(file: Path, header: Sequence[str]) -> None:
-    for name in _NEEDED:
+def _check_header(file: Path, header: Sequence[str], table: Table) -> None:
+    what, again = _WRITTEN[table.command], f"run {table.command} again"
+    for name in table.needed:
         if name not in header:
-            raise UserError(f"{file}: no column {name!r}; these are not the records of a certification")
+            raise UserError(f"{file}: no column {name!r}; these are not the records of {what}")
     for name in header:
-        if name not in _RULES:
-            raise UserError(f"{file}: column {shown(name)} is not one of a certification's; run certify again")
+        if name not in table.rules:
+            raise UserError(f"{file}: column {shown(name)} is not one of {what}'s; {again}")
         if header.count(name) > 1:
-            raise UserError(f"{file}: column {shown(name)} occurs {header.count(name)} times; run certify again")
+            raise UserError(f"{file}: column {shown(name)} occurs {header.count(name)} times; {again}")
 
 
-def _value(name: str, cell: str, where: str) -> float:
+_WRITTEN = {"certify": "a certification", "attack": "an attack"}
+
+
+def _value(name: str, cell: str, where: str, table: Table) -> float:
+    again = f"run {table.command} again"
     try:
-        value = float(cell) if name in _REAL else int(cell)
+        value = float(cell) if name in table.real else int(cell)
     except ValueError:
-        raise UserError(f"{where}: {name} is {shown(cell)}, not a number; run certify again") from None
-    if not _RULES[name].accepts(value):
-        raise UserError(f"{where}: {name} is {shown(value)}, not {_RULES[name].wanted}; run certify again")
+        raise UserError(f"{where}: {name} is {shown(cell)}, not a number; {again}") from None
+    if not table.rules[name].accepts(value):
+        raise UserError(f"{where}: {name} is {shown(value)}, not {table.rules[name].wanted}; {again}")
     return value
 
 
@@ -295,6 +332,7 @@ class Records:
             are stored with the first use of the directory.
         columns: columns of the table.
         images: what is certified, stored likewise; None does not compare it.
+        name: of the file.
 
     Raises:
         UserError: another process holds the directory, or its records belong to another configuration or to other
@@ -302,12 +340,17 @@ class Records:
     """
 
     def __init__(
-        self, directory: Path, identity: Mapping[str, Any], columns: Sequence[str], images: Images | None = None
+        self,
+        directory: Path,
+        identity: Mapping[str, Any],
+        columns: Sequence[str],
+        images: Images | None = None,
+        name: str = RECORDS,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.columns = tuple(columns)
-        self.path = directory / RECORDS
+        self.path = directory / name
         self._lock = _hold(directory)
         remove_leftovers(directory)
         #: Images that are on disk.

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     CLEAN = 2  #: the image itself, θ = β₀, without pixel noise: no random number is used
     VISITING = 3  #: the shifts of a finite law, one after the other: no random number is used
     COIN = 4  #: the one random number of the randomised Clopper-Pearson bound
+    SEARCH = 5  #: guides an attack's search for a parameter; never counted
 
 
 def uniforms(seed: int, index: int, stream: Stream, first: int, n: int, d: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from glsmooth.bounds import METHODS, certify_region, exceeds
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Box, Points
+from glsmooth.family.sizes import multiplicative
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.report.sweeps import multiplicative
 
 if TYPE_CHECKING:
     from matplotlib.path import Path

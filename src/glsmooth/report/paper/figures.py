@@ -29,6 +29,7 @@ from glsmooth.bounds import METHODS, Outcome, gl
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.resolvability import check_family, why_approximate
+from glsmooth.family.sizes import scaled
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
 from glsmooth.report.figures import P_A, percent_axis, show_image
@@ -54,7 +55,7 @@ from glsmooth.report.paper.style import (
     style,
     symbol,
 )
-from glsmooth.report.sweeps import Axis, Plane, circle, fits, plane_axes, robust_accuracy, scaled
+from glsmooth.report.sweeps import Axis, Plane, circle, fits, plane_axes, robust_accuracy
 from glsmooth.runs import history
 from glsmooth.runs.run import Run, load_run
 from glsmooth.smoothing import Certificate, SmoothedClassifier, check_image
