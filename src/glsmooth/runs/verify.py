@@ -1199,20 +1199,30 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
 
 
 def _check_votes(result: Checked, rows: list[dict[str, Any]], votes: _Votes) -> None:
-    unknown = []
+    earlier, unknown = 0, []
     for row in rows:
         votes.check_draws(row)
         follows = votes.follows(row["count"], row["n"], row["p_lower"], row.get("coin", 1.0))
         if follows is None:
-            unknown.append(row["index"])
+            earlier += 1
+            if any(mark for name, mark in row.items() if name.startswith("certified_")):
+                unknown.append(row["index"])
         elif not follows:
             raise Wrong(
                 f"image {row['index']}: p_lower={row['p_lower']!r} does not follow from {row['count']} of {row['n']}"
             )
     error = f"{votes.name}, alpha = {votes.alpha:g}"
-    result.lines.append(f"{len(rows) - len(unknown)} of {len(rows)} p_lower follow from their counts ({error})")
+    result.lines.append(f"{len(rows) - earlier} of {len(rows)} p_lower follow from their counts ({error})")
+    if earlier > len(unknown):
+        result.lines.append(
+            f"{earlier - len(unknown)} may rest on earlier counts, which the records do not keep; of images that no "
+            "method certifies"
+        )
     if unknown:
-        result.open.append(f"p_lower of images {unknown[:5]} may rest on earlier counts, which the records do not keep")
+        result.open.append(
+            f"p_lower of {len(unknown)} certified images ({', '.join(map(str, unknown[:5]))}) may rest on earlier "
+            "counts, which the records do not keep"
+        )
 
 
 def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> None:
