@@ -58,6 +58,7 @@ packages: $(INSTALLED)
 stress: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz $(FUZZ)
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.calibration $(CALIBRATION)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.endurance
 
 lint: $(INSTALLED)
