@@ -52,11 +52,13 @@ constraints:
 packages: $(INSTALLED)
 	$(PYTHON) -m tests.packages $(PACKAGES)
 
-# Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md. Then
-# files of strangers, changed at random, for ten minutes; then kills, variants and memory, another ten.
+# Random families and regions against an oracle of the tests' own: 10^5 parameters, a table in outputs/stress.md; the same
+# of what the second program proves, for a quarter of an hour. Then files of strangers, changed at random, for ten
+# minutes; whole procedures on images of which the truth is known; then kills, variants and memory, another ten.
 # STRESS='--seed 1 --minutes 10' passes arguments on to the first, FUZZ='--seed 1 --minutes 1' to the second.
 stress: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress $(STRESS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.stress --method proof --minutes 15 --output outputs/stress_proofs.md $(STRESS)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.fuzz $(FUZZ)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.calibration $(CALIBRATION)
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.endurance

@@ -26,6 +26,9 @@ from typing import Any
 import numpy as np
 
 import glsmooth as gs
+from glsmooth.bounds import certify_region
+from glsmooth.runs import verify
+from glsmooth.runs.proof import prove
 from tests.oracle import enclosure
 
 T = gs.transforms
@@ -418,6 +421,15 @@ def _names_a_field(message: str, family: gs.SmoothedFamily) -> bool:
     return any(re.search(rf"\b{name}\b", message) for name in (*family.parameters, "image_size", "region"))
 
 
+def value_of(case: Case, method: str) -> float:
+    """What a method of the package requires; of ``proof`` what the second program proves."""
+    if method != "proof":
+        return gs.required_probability(case.family, case.region, method=method)
+    proof = prove(case.family, case.region, certify_region(case.family, case.region), seconds=5)
+    checker = verify.Family(proof["transform"], proof["smoothing"], proof["image_size"])
+    return verify.check_proof(checker, proof["region"], proof)
+
+
 def judge(seed: int, kind: str, number: int, method: str = "neyman_pearson") -> Verdict:
     """Run one case."""
     verdict = Verdict(kind, number, method)
@@ -430,7 +442,7 @@ def judge(seed: int, kind: str, number: int, method: str = "neyman_pearson") -> 
         verdict.text = str(case)
         started = time.perf_counter()
         try:
-            verdict.value = gs.required_probability(case.family, case.region, method=method)
+            verdict.value = value_of(case, method)
         except gs.NotApplicable as error:
             verdict.not_applicable = str(error)
             return verdict
@@ -621,7 +633,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--minutes", type=float, default=60, help="stop after this long (default %(default)s)")
     parser.add_argument("--only", choices=KINDS, help="one kind of family")
-    parser.add_argument("--method", default="neyman_pearson", help="of the package (default %(default)s)")
+    parser.add_argument("--method", default="neyman_pearson", help="of the package, or proof (default %(default)s)")
     parser.add_argument("--region", choices=("Box", "Ball", "Points"), help="one kind of region")
     parser.add_argument("--case", type=int, help="repeat one case of --only and print it")
     parser.add_argument("--output", type=Path, default=Path("outputs/stress.md"), help="where the table goes")
