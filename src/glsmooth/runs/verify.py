@@ -84,9 +84,8 @@ def _normal_cdf(x: Any) -> Any:
     return (-x / arb(2).sqrt()).erfc() / 2
 
 
-# Laws. ``cdf``, ``sf`` and ``log_density`` of balls inside the support; ``density`` and ``ratio`` (log of c τ(cα)/τ(α))
-# of complex balls, for integrals over a coordinate that rescales; ``best`` (P, Q) of the set {Q <= κ P} where Q is P
-# moved by d. The facts of shape are those of textbooks.
+# Laws. ``tails``, ``log_density`` and ``slope`` take balls inside the support; ``density`` and ``ratio``, the logarithm
+# of c τ(cα)/τ(α), complex ones, for integrals over a coordinate that moves another. Facts of shape are textbooks'.
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Law:
 
     kind: str
     a: float = 0.0  # loc, or low
-    b: float = 1.0  # scale, one over the rate, or high
+    b: float = 1.0  # scale, or rate, or high
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Law:
@@ -106,8 +105,6 @@ class Law:
         if set(numbers) != set(_FIELDS[kind]) or not all(_finite(v) for v in numbers.values()):
             raise Wrong(f"{config} is not a law: it has {', '.join(_FIELDS[kind]) or 'no numbers'}")
         values = [float(numbers[name]) for name in _FIELDS[kind]]
-        if kind == "Exponential":
-            values = [0.0, values[0]]  # the rate itself: its inverse would be rounded
         law = cls(kind, *([0.0, *values] if len(values) == 1 else values))
         if law.b <= (law.a if kind == "Uniform" else 0.0):
             raise Wrong(f"{config} is not a law: its width is not positive")
@@ -126,8 +123,7 @@ class Law:
     @property
     def log_concave_in_log(self) -> bool:
         """Has log X a log-concave density?"""
-        positive = self.support[0] >= 0
-        return positive and self.kind != "UniformCyclic"
+        return self.support[0] >= 0 and self.kind != "UniformCyclic"
 
     @property
     def symmetric(self) -> bool:
