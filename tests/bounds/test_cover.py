@@ -12,7 +12,7 @@ from scipy.stats import norm
 import glsmooth as gs
 from glsmooth.bounds import cover, neyman_pearson
 from glsmooth.bounds.cells import cyclic_pair
-from glsmooth.bounds.cover import covers_torus, search
+from glsmooth.bounds.cover import balls, covers_torus, search
 from glsmooth.bounds.cover.axes import Step, axes_of, cyclic_candidates, full_box, smoothness, width_of
 from glsmooth.bounds.tradeoffs import line_inverse, line_value
 from glsmooth.transforms.factors import Domain, Shift
@@ -447,6 +447,7 @@ def test_cells_that_the_budget_leaves_open_count_by_their_bound(monkeypatch):
     """Nothing but the first cell is tried: its bound is far above any value attained."""
     monkeypatch.setattr(search, "BUDGET", 0)
     monkeypatch.setattr(search, "ROUGH_BUDGET", 0)
+    monkeypatch.setattr(balls, "BOXES", 3)
     f = family(T.ContrastBrightness(), contrast=gs.LogNormal(0, 0.6), brightness=gs.LogNormal(0, 0.6))
     for region in (gs.Box(contrast=(0.7, 1.4), brightness=(-0.2, 0.3)), gs.Ball(0.3, contrast=1.0, brightness=0.0)):
         worst = cover.worst_case.__wrapped__(f, region)

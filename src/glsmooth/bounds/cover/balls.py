@@ -18,6 +18,9 @@ from glsmooth.transforms.factors import Shift
 
 __all__ = ["points_on", "slabs", "worst_in_ball"]
 
+#: Boxes that cover a ball are halved so often at most.
+BOXES = 200
+
 
 def worst_in_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
     identity = family.identity
@@ -89,7 +92,7 @@ def _cover_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
         heapq.heappush(queue, (-worst.value, next(counter), box))
 
     visit(Box(**{n: (c - ball.radius, c + ball.radius) for n, c in ball.centre.items()}))
-    for _ in range(200):
+    for _ in range(BOXES):
         if not queue or -queue[0][0] <= best + 4 * ROUGH_TOLERANCE:
             break
         _, _, box = heapq.heappop(queue)
