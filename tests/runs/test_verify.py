@@ -415,6 +415,34 @@ def test_parameters_that_there_are_not(region):
         checked(proof)
 
 
+@pytest.mark.parametrize(
+    ("family", "beta", "name", "move"),
+    [
+        (REGIONS[0][0], {"contrast": 0.9, "brightness": 0.4}, "contrast", lambda b, r: {"brightness": b * (1 - r)}),
+        (REGIONS[1][0], {"gamma": 1.1, "contrast": 1.6}, "gamma", lambda c, r: {"contrast": c ** (1 - r)}),
+        (
+            family(T.ContrastBrightness("brightness_first"), contrast=R(0.6), brightness=N(0, 0.6)),
+            {"contrast": 0.9, "brightness": 0.4},
+            "contrast",
+            lambda b, r: {"brightness": 0.0},
+        ),
+        (REGIONS[5][0], {"brightness": 0.1}, "brightness", None),
+    ],
+    ids=("affine", "power", "affine_b", "shift"),
+)
+def test_the_variation_within_a_cell_is_not_below_the_true_one(family, beta, name, move):
+    """U at k = 1 is the total variation, here of the step δ from β to an end of the cell: β′ = γ(δ, β)."""
+    config = proved(family, gs.Points([beta]))
+    checker = verify.Family(config["transform"], config["smoothing"], None)
+    other = next((value for key, value in beta.items() if key != name), 0.0)
+    for low, high in ((0.8, 1.05), (0.95, 1.3)):  # of β
+        bound = checker.variation(beta, name, (low * beta[name], high * beta[name]))
+        for ratio in (low, high):
+            step = {name: (ratio - 1) * beta[name]} if move is None else {name: ratio, **move(other, ratio)}
+            true = checker.u(checker.identity | step, 1.0)
+            assert true <= bound + 1e-4  # U itself is above the truth by the square of its steps
+
+
 def test_shifts_of_the_plane_are_rounded():
     """1.5 and -1.5 pixels are shifts by two."""
     plane = family(T.Translation(), **shifts(5))
