@@ -332,7 +332,7 @@ CHANGES = {
     "certificate": certify_what_was_not,
     "no certificate": set_("rows/0/certified_neyman_pearson", 0),
     "unsound certificate": set_("rows/0/certified_gl_printed", 1),
-    "abstained": set_("rows/0/prediction", -1),
+    "abstained": set_("rows/1/prediction", -1),
     "twice": set_("rows/1/index", 0),
     "not a number": set_("rows/0/p_lower", "nan"),
     "CRA": set_("summary/methods/neyman_pearson/certified_robust_accuracy", 0.6),
