@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import glsmooth as gs
 from glsmooth.bounds import certify_region
@@ -441,6 +442,37 @@ def test_the_variation_within_a_cell_is_not_below_the_true_one(family, beta, nam
             step = {name: (ratio - 1) * beta[name]} if move is None else {name: ratio, **move(other, ratio)}
             true = checker.u(checker.identity | step, 1.0)
             assert true <= bound + 1e-4  # U itself is above the truth by the square of its steps
+
+
+def test_a_ball_of_a_shift_on_a_cycle_and_another_one_is_no_normal_shift():
+    """Rounded, a narrow law of pixels asks for less than the brightness that is as far away."""
+    mixed = family(T.BrightnessTranslation(), (32, 32), brightness=N(0, 0.4), tx=N(0, 0.3), ty=N(0, 3))
+    proof = proved(mixed, gs.Ball(1.0, brightness=0, tx=0))
+    assert checked(proof) >= gs.required_probability(mixed, gs.Points([{"brightness": 1.0}])) > 0.99
+    one = {"brightness": 0.0, "tx": 1.0, "ty": 0.0}
+    proof |= {"required_probability": 0.98, "cells": [{"beta": one, "k": 5.0}]}
+    with pytest.raises(verify.Wrong, match="no cell covers"):
+        checked(proof)
+
+
+@pytest.mark.parametrize("law", [gs.Uniform(1, 2), gs.Laplace(1, 0.5), gs.Rayleigh(1), gs.LogNormal(0, 1)], ids=str)
+def test_tails_of_a_ball_hold_those_of_its_numbers(law):
+    """Around the ends of a support, and around a kink, too."""
+    known = verify.Law.of({"law": type(law).__name__, **{name: getattr(law, name) for name in type(law).fields}})
+    for middle in (0.0, 1.0, 1.5, 2.0):
+        ball = verify.arb(middle, 0.01)
+        below, above = known.tails(ball)
+        for x in (middle - 0.009, middle, middle + 0.009):
+            cdf = float(law.cdf(torch.tensor(x, dtype=torch.float64)))
+            assert not below.is_finite() or below.contains(cdf) or abs(below - cdf) < 1e-15
+            assert not above.is_finite() or above.contains(1 - cdf) or abs(above - (1 - cdf)) < 1e-15
+
+
+def test_a_fractional_point_is_no_shift():
+    shift = family(T.Translation(), (32, 32), **shifts(3))
+    proof = proved(shift, gs.Points([{"tx": 1}])) | {"region": {"points": [{"tx": 1.4}]}}
+    with pytest.raises(verify.Wrong, match="no whole number of pixels"):
+        checked(proof)
 
 
 def test_shifts_of_the_plane_are_rounded():

@@ -168,21 +168,24 @@ class Law:
 
     def tails(self, x: float | arb) -> tuple[arb, arb]:
         """P(X <= x) and P(X > x), each with its own relative precision."""
-        a, b, x = arb(self.a), arb(self.b), arb(x)
-        if not self.support[0] < x:
+        a, b, x, first = arb(self.a), arb(self.b), arb(x), self.support[0]
+        if x <= first:
             return arb(0), arb(1)
+        x = x.max(arb(first)) if math.isfinite(first) else x  # of a ball around the end, what lies inside
         if self.kind in ("Normal", "LogNormal"):
             z = ((x if self.kind == "Normal" else x.log()) - a) / b
             return _normal_cdf(z), _normal_cdf(-z)
         if self.kind == "Laplace":
             near = (-abs(x - a) / b).exp() / 2
+            if not (x < a or x > a):
+                return near.union(1 - near), near.union(1 - near)
             return (near, 1 - near) if x < a else (1 - near, near)
         if self.kind == "HalfNormal":
             z = x / (b * arb(2).sqrt())
             return z.erf(), z.erfc()
         if self.kind == "Uniform":
-            inside = (x - a) / (b - a)
-            return (inside, 1 - inside) if x < b else (arb(1), arb(0))
+            inside = ((x - a) / (b - a)).min(arb(1))
+            return inside, 1 - inside
         u = x * b if self.kind == "Exponential" else (x / b) ** 2 / 2
         return -(-u).expm1(), (-u).exp()
 
@@ -873,6 +876,9 @@ def needed(family: Family, region: Mapping[str, Any]) -> list[Need]:
         points = [_named(point, names) for point in region["points"]]
         for point in points:
             _in_domain(point)
+            for name in point.keys() & {"tx", "ty"}:
+                if point[name] != round(point[name]):
+                    raise Wrong(f"region: {name}={point[name]} is no whole number of pixels")
         return [Need({**family.identity, **point}) for point in points]
     if region.keys() == {"ball", "centre"}:
         radius, centre = region["ball"], _named(region["centre"], names)
@@ -918,7 +924,8 @@ def _in_ball(family: Family, radius: float, centre: dict[str, float]) -> list[Ne
         if not found:
             raise Wrong("the ball holds no whole shift")
         return found
-    shifts_alone = all(kinds[name] in ("shift", "cyclic") and family.laws[name].kind == "Normal" for name in centre)
+    plane = ("shift",) if family.sizes else ("shift", "cyclic")  # on a cycle a normal law is none
+    shifts_alone = all(kinds[name] in plane and family.laws[name].kind == "Normal" for name in centre)
     if shifts_alone and not any(centre.values()):
         # The size of the joint normal shift is at most radius / scale, which it is along the narrowest law's axis.
         narrow = min(centre, key=lambda name: family.laws[name].b)
@@ -1171,7 +1178,7 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
             family = Family(summary["transform"], summary["smoothing"], summary.get("image_size"))
             proof = path / "proof.json"
             if not proof.is_file():
-                raise Unverifiable("there is no proof.json; the same certify command again writes it")
+                raise Unverifiable("there is no proof.json; glsmooth verify writes it, where there is a proof")
             proof_of = _read(proof)
             result.required_probability = check_proof(family, summary["region"], proof_of, progress)
             cells = len(proof_of["cells"])
