@@ -60,6 +60,7 @@ __all__ = [
     "show_any_character",
     "site_first",
     "task_of",
+    "typed_or_help",
     "what_to_type",
 ]
 
@@ -269,6 +270,16 @@ def show_any_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def typed_or_help(text: str) -> list[str] | None:
+    """The arguments of a command that Hydra does not read; None where its help was printed instead."""
+    show_any_character()
+    arguments = sys.argv[1:]
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        print(text, end="")
+        return None
+    return arguments
 
 
 def quoted(argument: str) -> str:

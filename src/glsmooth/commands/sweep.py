@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-from glsmooth.commands.entry import ending, environment, show_any_character, site_first
+from glsmooth.commands.entry import ending, environment, site_first, typed_or_help
 from glsmooth.commands.jobs import failures, table_of_failures
 from glsmooth.commands.plan import Plan, plan_of
 from glsmooth.commands.steps import fail, run_here, run_on_cluster
@@ -51,10 +51,8 @@ Examples
 
 def main() -> None:
     """Run the sweep that ``sys.argv`` describes."""
-    show_any_character()
-    arguments = sys.argv[1:]
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP, end="")
+    arguments = typed_or_help(HELP)
+    if arguments is None:
         return
     failures.clear()
     with ending("sweep"), environment(), site_first(), stoppable("; the same command goes on from here"):

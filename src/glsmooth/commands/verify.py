@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-from glsmooth.commands.entry import ending, show_any_character
+from tqdm import tqdm
+
+from glsmooth.commands.entry import ending, typed_or_help
 from glsmooth.errors import UserError, did_you_mean
 
 __all__ = ["main"]
@@ -38,10 +42,8 @@ Examples
 
 def main() -> None:
     """Check what ``sys.argv`` names; ends the process with the checker's status."""
-    show_any_character()
-    arguments = sys.argv[1:]
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP, end="")
+    arguments = typed_or_help(HELP)
+    if arguments is None:
         return
     with ending("verify"):
         status = _run(arguments)
@@ -62,7 +64,8 @@ def _run(arguments: list[str]) -> int:
         path = Path(run)
         if path.is_dir():
             _prove(path, seconds)
-        results.append(verify.check(path, _Progress("Checking cells")))
+        with tqdm(desc="Checking", unit="cell", delay=1, leave=False, disable=None) as bar:
+            results.append(verify.check(path, partial(_show, bar)))
         verify.show(path, results[-1])
         if results[-1].verified and (path / PROOF).is_file():
             note_verified(path)
@@ -94,42 +97,23 @@ def _prove(path: Path, seconds: float) -> None:
     from glsmooth.runs.proof import PROOF, prove_run
     from glsmooth.runs.run import load_run
 
-    end, shown = time.monotonic() + seconds, _Progress("Proving")
+    end = time.monotonic() + seconds
+    with tqdm(desc="Proving", unit="cell", delay=1, leave=False, disable=None) as bar:
 
-    def say(above: float) -> None:
-        left = max(end - time.monotonic(), 0)
-        shown.say(f"{max(above, 0):.1e} above the bound, at most {left:.0f} s left")
+        def say(above: float) -> None:
+            left = max(end - time.monotonic(), 0)
+            bar.set_postfix_str(f"{max(above, 0):.1e} above the bound, at most {left:.0f} s left", refresh=False)
+            bar.update()
 
-    try:
-        written = prove_run(load_run(path), seconds, say)
-    except UserError as error:  # a run that is not whole, a class of the user's own, a region without a proof
-        print(f"{path}: no proof could be written: {error}", file=sys.stderr)
-        return
-    finally:
-        shown.clear()
+        try:
+            written = prove_run(load_run(path), seconds, say)
+        except UserError as error:  # a run that is not whole, a class of the user's own, a region without a proof
+            print(f"{path}: no proof could be written: {error}", file=sys.stderr)
+            return
     if written:
         print(f"{path / PROOF} written", file=sys.stderr)
 
 
-class _Progress:
-    """One line on a terminal, from the second second on."""
-
-    def __init__(self, what: str) -> None:
-        self.what, self.start, self.length = what, time.monotonic(), 0
-
-    def __call__(self, done: int, of: int) -> None:
-        spent = time.monotonic() - self.start
-        self.say(f"{done} of {of}, {spent / done * (of - done):.0f} s left")
-        if done == of:
-            self.clear()
-
-    def say(self, text: str) -> None:
-        if sys.stderr.isatty() and time.monotonic() - self.start > 1:
-            line = f"{self.what}: {text}"
-            print(f"\r{line:<{self.length}}", end="", file=sys.stderr, flush=True)
-            self.length = len(line)
-
-    def clear(self) -> None:
-        if self.length:
-            print("\r" + " " * self.length, end="\r", file=sys.stderr, flush=True)
-            self.length = 0
+def _show(bar: tqdm[NoReturn], done: int, of: int) -> None:
+    bar.total = of
+    bar.update(done - bar.n)

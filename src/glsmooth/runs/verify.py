@@ -28,6 +28,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -1163,6 +1164,33 @@ class _Votes:
         return bool(tail <= alpha)
 
 
+@contextmanager
+def _judging(result: Checked, not_that: str) -> Iterator[None]:
+    """Whatever is raised becomes a line of the result."""
+    try:
+        yield
+    except Unverifiable as error:
+        result.open.append(str(error))
+    except Wrong as error:
+        result.wrong.append(str(error))
+    except (ArithmeticError, ValueError) as error:
+        result.open.append(f"a number is beyond what can be computed with here ({error})")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        result.wrong.append(f"{not_that} ({type(error).__name__}: {error})")
+
+
+def _check_required(
+    result: Checked, of: Mapping[str, Any], family: Family, proof: Any, progress: Callable[[int, int], None]
+) -> None:
+    h = check_proof(family, of["region"], proof, progress)
+    cells = len(proof["cells"])
+    result.required_probability = h
+    result.lines.append(
+        f"required probability {upper(arb(h)):.9f} proved for the whole region, {cells} cell{'s' * (cells != 1)}: "
+        f"{json.dumps(of['region'])}"
+    )
+
+
 def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
     """Check a certification run: its votes, its required probability, its certificates and its shares.
 
@@ -1171,33 +1199,18 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
         progress: is told how many of the proof's cells are checked, and of how many.
     """
     result = Checked()
-    try:
+    with _judging(result, f"{path}: these are not the files of a certification"):
         summary, rows = _read(path / "summary.json"), _records(path / "records.csv")
         family: Family | None = None
         try:
             family = Family(summary["transform"], summary["smoothing"], summary.get("image_size"))
-            proof = path / "proof.json"
-            if not proof.is_file():
+            if not (path / "proof.json").is_file():
                 raise Unverifiable("there is no proof.json; glsmooth verify writes it, where there is a proof")
-            proof_of = _read(proof)
-            result.required_probability = check_proof(family, summary["region"], proof_of, progress)
-            cells = len(proof_of["cells"])
-            result.lines.append(
-                f"required probability {upper(arb(result.required_probability)):.9f} proved for the whole region, "
-                f"{cells} cell{'s' * (cells != 1)}"
-            )
+            _check_required(result, summary, family, _read(path / "proof.json"), progress)
         except Unverifiable as error:
             result.open.append(f"required probability: {error}")
         _check_votes(result, rows, _Votes(summary["monte_carlo"], family))
         _check_methods(result, rows, summary)
-    except Unverifiable as error:
-        result.open.append(str(error))
-    except Wrong as error:
-        result.wrong.append(str(error))
-    except (ArithmeticError, ValueError) as error:
-        result.open.append(f"a number is beyond what can be computed with here ({error})")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        result.wrong.append(f"{path}: these are not the files of a certification ({type(error).__name__}: {error})")
     return result
 
 
@@ -1270,19 +1283,12 @@ def _check_share(name: str, where: Mapping[str, Any], key: str, count: int, of: 
 def check_file(file: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
     """Check a proof that stands alone, as ``glsmooth bounds … proof=FILE`` writes it."""
     result = Checked()
-    try:
+    with _judging(result, f"{file}: this is not a proof"):
         proof = _read(file)
         family = Family(proof["transform"], proof["smoothing"], proof.get("image_size"))
-        result.required_probability = check_proof(family, proof["region"], proof, progress)
-        result.lines.append(f"required probability {result.required_probability!r} proved, {len(proof['cells'])} cells")
-    except Unverifiable as error:
-        result.open.append(str(error))
-    except Wrong as error:
-        result.wrong.append(str(error))
-    except (ArithmeticError, ValueError) as error:
-        result.open.append(f"a number is beyond what can be computed with here ({error})")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        result.wrong.append(f"{file}: this is not a proof ({type(error).__name__}: {error})")
+        size = f" on images of {proof['image_size']}" if proof.get("image_size") else ""
+        result.lines.append(f"of {json.dumps(proof['transform'])} under {json.dumps(proof['smoothing'])}{size}")
+        _check_required(result, proof, family, proof, progress)
     return result
 
 
