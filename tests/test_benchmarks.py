@@ -234,6 +234,16 @@ def test_outside_the_theorem(tmp_path):
     assert shares["8 bits, at the worst"] <= shares["8 bits, on average"]
 
 
+def test_votes_in_float32_are_those_in_float64_but_for_near_ties(tmp_path):
+    train = ["transform=brightness", "optimizer.epochs=1", "dataset.image_size=[16,16]"]
+    command = [sys.executable, "-m", "glsmooth", "train", *train, f"hydra.run.dir={tmp_path}", "trainer.progress=false"]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    shown = printed("float64.py", f"checkpoints=[{tmp_path}/best.ckpt]", "images=5", "n=100", "device=cpu")
+    _, (name, votes, differ, near, unseen, *_) = rows(shown)
+    assert (name, votes, unseen) == ("brightness, small_cnn", "500", "0")
+    assert int(differ) <= int(near) < 10
+
+
 def test_a_table_of_nothing_says_so(tmp_path):
     heading, *found = rows(printed("table.py", "print=true", f"out={tmp_path}"))
     experiments = [path.stem for path in (BENCHMARKS.parent / "conf" / "experiment" / "cifar10").glob("*.yaml")]

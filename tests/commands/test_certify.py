@@ -371,6 +371,14 @@ def test_sequential(checkpoint, tmp_path):
     assert cra[1] >= cra[0] - 1 / 12  # a hundred votes leave some undecided, two thousand do not
     assert all(int(row["n"]) <= 2000 for row in rows)
     check_stored(tmp_path / "sequential")
+    # Records that an older version began have no look, and go on without.
+    records = tmp_path / "sequential" / "records.csv"
+    lines = [line.split(",") for line in records.read_text().splitlines()]
+    first = lines[0].index("look_count")
+    older = [",".join(line[:first] + line[first + 2 :]) + "\n" for line in lines]
+    records.write_text("".join(older[:5]))
+    run(checkpoint, tmp_path / "sequential", "monte_carlo=sequential", "monte_carlo.n0=200", "monte_carlo.n=2000")
+    assert records.read_text() == "".join(older)
     # One test for all rows: what an older version left, whose runs named none, is not continued.
     assert summary["monte_carlo"]["mixture"] == "sure"
     identity = tmp_path / "sequential" / "identity.json"

@@ -71,6 +71,41 @@ def test_a_certificate_that_was_changed_fails(run, glsmooth):
     assert "does not follow from 40 of 100" in output
 
 
+def test_draws_on_a_grid_are_certified_and_checked(untrained, tmp_path, glsmooth):
+    """Sequential votes as well: their records say on which look each bound rests."""
+    out = tmp_path / "grid"
+    run_main(
+        "certify", f"ckpt={untrained[0]}", "dataset.subset=4", "monte_carlo=sequential", "draws=grid",
+        "region.contrast=[0.98,1.02]", f"hydra.run.dir={out}",
+    )  # fmt: skip
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["draws"] == "grid"
+    assert "on the grid" in summary["methods"]["neyman_pearson"]["argument"]
+    assert "look_count,look_n" in (out / "records.csv").read_text().splitlines()[0]
+    assert "1 times powers of 2^(1/" in (out / "table.md").read_text() + (out / "report.html").read_text()
+    status, output, _ = glsmooth("verify", out)
+    assert status == 0, output
+    assert "draws on a grid cost 1e-07 more" in output
+    assert "4 of 4 p_lower follow" in output
+    # The report counts again, by the same look.
+    lines = (out / "records.csv").read_text().splitlines()
+    cells = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    cells["look_count"] = cells["look_n"] = "5"
+    (out / "records.csv").write_text("\n".join([lines[0], ",".join(cells.values()), *lines[2:]]) + "\n")
+    status, _, messages = glsmooth("report", out, f"hydra.run.dir={tmp_path / 'report'}")
+    assert status != 0
+    assert "but count=5 of n=5" in messages
+
+
+def test_a_law_without_a_grid_is_refused_before_the_first_vote(untrained, tmp_path, glsmooth):
+    status, _, messages = glsmooth(
+        "certify", f"ckpt={untrained[0]}", "transform=contrast_brightness", "draws=grid", f"hydra.run.dir={tmp_path}/x"
+    )
+    assert status != 0
+    assert "draws=grid: contrast of contrast_brightness" in messages
+    assert not (tmp_path / "x" / "records.csv").exists()
+
+
 def test_several_runs_and_a_folder_of_them(run, glsmooth):
     shutil.copytree(run, run.parent / "other")
     status, output, _ = glsmooth("verify", run.parent)

@@ -145,7 +145,7 @@ def test_a_row_certifies_strictly_above_the_required_probability():
     outcomes["e"] = Outcome(0.6, None, "gl", sound=False)
     verdict = Verdict(tally, 1, 0.75, {name: outcome.certifies(0.75) for name, outcome in outcomes.items()})
     written = records.row(verdict, 1)
-    assert list(written) == records.columns(["a", "b", "c", "d", "e"], coin=True)
+    assert list(written) == records.columns(["a", "b", "c", "d", "e"], coin=True, look=True)
     assert records.columns(["a"]) == [name for name in records.columns(["a"], coin=True) if name != "coin"]
     assert [written[f"certified_{m}"] for m in "abcde"] == [False, True, False, False, False]
     assert (written["index"], written["label"], written["prediction"], written["base_prediction"]) == (7, 1, 1, -1)

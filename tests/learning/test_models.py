@@ -25,6 +25,16 @@ def test_builtin_models(name, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters - grey_stem
 
 
+@pytest.mark.parametrize("name", ["small_cnn", "cifar_resnet20", "cifar_fast"])
+def test_builtin_models_run_in_float64_and_their_logits_never_in_less_than_float32(name):
+    model, images = build_model({"name": name}, 10, **COLOUR).eval(), torch.rand(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(images)
+    single, double = model(images), model.double()(images.double())
+    assert (rough.dtype, double.dtype) == (torch.float32, torch.float64)
+    assert torch.allclose(single.double(), double, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     # Zagoruyko & Komodakis count 2.7 and 36.5 million.

@@ -372,6 +372,56 @@ def test_a_changed_run_is_wrong(run, name):
         assert verify.status([result]) == 1
 
 
+def with_look(run, at, look, **more):
+    """The third image's p_lower rests on these earlier votes, count and n, it says."""
+    summary, rows = read_without_proof(run)
+    for i, row in enumerate(rows):
+        row["look_count"], row["look_n"] = look if i == at else (row["count"], row["n"])
+        row.update(more if i == at else {})
+    write(run, summary, rows, None)
+    return verify.check(run)
+
+
+@pytest.mark.parametrize("run", ["sequential"], indirect=True)
+def test_an_earlier_look_is_checked_where_the_records_keep_it(run):
+    """It was left open without: more votes against, after the look that had certified."""
+    earlier = {"count": 940, "p_lower": repr(lower(708, 720, "sequential"))}
+    assert float(earlier["p_lower"]) > H
+    assert with_look(run, 2, (708, 720), **earlier).verified
+    summary, rows = read_without_proof(run)
+    without = [{key: value for key, value in row.items() if not key.startswith("look_")} for row in rows]
+    write(run, summary, without, None)
+    assert "1 certified images (6)" in verify.check(run).open[0]
+    for count, n in ((707, 720), (708, 721), (0, 0)):
+        assert "does not follow" in with_look(run, 2, (count, n)).wrong[0], (count, n)
+    # More successes, or more failures, than there were in the end; more successes than votes.
+    for count, n in ((941, 960), (900, 961), (720, 700), (-1, 5)):
+        assert "no part of" in with_look(run, 2, (count, n)).wrong[0], (count, n)
+
+
+@pytest.mark.parametrize("run", ["paper"], indirect=True)
+def test_draws_on_a_grid_cost_a_little_more(run):
+    summary, rows = read_without_proof(run)
+    write(run, summary | {"draws": "grid"}, rows, None)
+    assert "leaves no grid" in verify.check(run).wrong[0]  # contrast moves brightness
+    write(run, summary | {"draws": "dice"}, rows, None)
+    assert "draws='dice' are not known here" in verify.check(run).open[0]
+    # Where each parameter moves alone: an image that is certified by half of the cost is open.
+    other = proved(family(T.Brightness(), brightness=N(0, 0.3)), gs.Box(brightness=(-0.4, 0.4)))
+    h = other["required_probability"]
+    summary |= {key: other[key] for key in ("transform", "smoothing", "region", "image_size")} | {"images": 1}
+    summary["methods"] = {
+        "neyman_pearson": {"sound": True, "required_probability": h, "certified_robust_accuracy": 1.0}
+    }
+    summary |= {"base_accuracy": 1.0, "smoothed_accuracy": 1.0}
+    row = {name: value for name, value in rows[0].items() if name not in ("certified_gl", "certified_gl_printed")}
+    for more, draws, verified in ((5e-8, "continuous", True), (5e-8, "grid", False), (2e-7, "grid", True)):
+        write(run, summary | {"draws": draws}, [row | {"p_lower": repr(h + more)}], other)
+        result = verify.check(run)
+        assert (result.verified, result.wrong) == (verified, []), (more, draws)
+    assert result.required_probability == h + 1e-7
+
+
 def test_what_cannot_be_told(run):
     (run / "proof.json").unlink()
     result = verify.check(run)

@@ -76,7 +76,7 @@ class Objective:
             u, keys = uniforms(
                 self.seed, self.indices[which], Stream.SEARCH, stage * _A_STAGE, number, len(self.family.parameters)
             )
-            self._cache[key] = self.family.quantile(torch.from_numpy(u)), torch.from_numpy(keys)
+            self._cache[key] = self.family.draw(torch.from_numpy(u)), torch.from_numpy(keys)
         return self._cache[key]
 
     def forget(self) -> None:

@@ -173,12 +173,15 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
     if METHODS[method].sound and not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
     try:
-        bound = METHODS[method].certify(family, region)
+        bound = METHODS[method].certify(family.continuous, region)
     except Undefined as missing:
         raise NotApplicable(f"{method} needs more of a law than that says of itself: {missing}") from missing
     own = own_laws(family)
     if own:
         bound = replace(bound, argument=f"{bound.argument}; by what {', '.join(own)} says of its own shape")
+    if bound.h_min is not None and family.draws_error:
+        grid = f"{bound.argument}; for β on the grid of the draws, which costs {family.draws_error:.0e}"
+        bound = replace(bound, h_min=min(1.0, bound.h_min + family.draws_error), argument=grid)
     return bound
 
 
@@ -224,10 +227,12 @@ def certifies_runner_up(family: SmoothedFamily, region: Region, p_lower: float, 
     for name, p in (("p_lower", p_lower), ("p_upper", p_upper)):
         if not 0 <= p <= 1:
             raise UserError(f"{name}={p} is not a probability; give a number in [0, 1]")
-    if exceeds(p_lower, cover.worst_case(family, region).value):
+    # Draws on a grid may be off by a third of what they cost: before the move, and after it for each class.
+    off, family = family.draws_error / 3, family.continuous
+    if exceeds(p_lower, cover.worst_case(family, region).value + 3 * off):
         return True
-    p_upper = min(p_upper, 1.0 - p_lower)
-    return p_upper < p_lower and cover.worst_deficit(family, region, p_lower, p_upper).value < 0
+    p_lower, p_upper = p_lower - off, min(p_upper, 1.0 - p_lower) + off
+    return p_upper < p_lower and cover.worst_deficit(family, region, p_lower, p_upper).value < -2 * off
 
 
 def cohen_radius(p: float, sigma: float) -> float:

@@ -48,7 +48,7 @@ from glsmooth.voting.procedures import VoteRule
 __all__ = ["main", "run"]
 
 #: What must be the same for a run's certificates to be about what is attacked.
-_SAME = ("ckpt", "transform.", "smoothing.", "pixel_noise", "precision", "dataset.", "model.")
+_SAME = ("ckpt", "transform.", "smoothing.", "pixel_noise", "draws", "precision", "dataset.", "model.")
 _CHOOSING = ("dataset.subset", "dataset.subset_seed", "dataset.skip", "dataset.every")
 #: Fields of this command that certify does not have.
 _OWN = ("attack.", "run=", "bound.")
@@ -197,6 +197,7 @@ def _told(cfg: DictConfig, found: Run) -> dict[str, Any]:
         )
     if cfg.pixel_noise is None:
         cfg.pixel_noise = summary.pixel_noise
+    cfg.draws = cfg.draws or summary.draws
     if cfg.precision == "auto" and summary.precision is not None:
         cfg.precision = summary.precision
     cfg.stochastic = cfg.stochastic or summary.stochastic

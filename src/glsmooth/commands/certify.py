@@ -181,7 +181,10 @@ def prepare(cfg: DictConfig, told: Mapping[str, Any] | None = None) -> Job:
     shard = parse(settings.get("shard"))
     if shard is not None:
         images = share(images, *shard)
-    family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
+    family = build_family(
+        *(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"]),
+        draws=settings["draws"] or "continuous",
+    )
     region = build_region(settings["region"], family.transform)
     family.check_region(region)
     approximate = try_transformation(family, region, images, settings["approximate"])

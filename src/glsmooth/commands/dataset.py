@@ -210,6 +210,7 @@ def _identity(
                 "transform": {key: value for key, value in transform.items() if value is not None},
                 "smoothing": smoothing,
                 "pixel_noise": family.pixel_noise,
+                "draws": family.draws,
                 "image_size": None if family.image_size is None else list(family.image_size),
                 "region": region.to_config(),
                 "bound": {"methods": list(methods)},

@@ -30,7 +30,7 @@ __all__ = ["Plan", "Step", "compose", "composer", "plan_of"]
 _TRAIN = ("ckpt", "transform", "smoothing", "dataset", "model", "loss", "optimizer", "trainer", "experiment", "seed")
 _CERTIFY = (
     *("region", "monte_carlo", "bound", "precision", "batch_size", "channels_last", "compile", "threads"),
-    *("pixel_noise", "stochastic", "dataset.subset", "dataset.subset_seed"),
+    *("pixel_noise", "draws", "stochastic", "dataset.subset", "dataset.subset_seed"),
     *("dataset.split", "dataset.skip", "dataset.every"),
 )
 #: Keys of what certify imports, too.

@@ -402,6 +402,7 @@ def build_family(
     smoothing: Mapping[str, Any],
     image_size: Sequence[int] | None = None,
     pixel_noise: float = 0.0,
+    draws: str = "continuous",
 ) -> SmoothedFamily:
     """The smoothed family of two dictionaries; ``image_size`` (H, W) puts translations on that torus.
 
@@ -412,7 +413,7 @@ def build_family(
     size = None if image_size is None else (image_size[0], image_size[1])
     laws = build_laws(smoothing, built)
     with keyed(_under("smoothing", built)):
-        return SmoothedFamily(built, laws, size, pixel_noise)
+        return SmoothedFamily(built, laws, size, pixel_noise, draws)
 
 
 def _under(group: str, transform: ResolvableTransform) -> dict[str, str]:

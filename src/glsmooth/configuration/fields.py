@@ -15,6 +15,7 @@ from glsmooth.bounds import METHODS
 from glsmooth.configuration.folder import members
 from glsmooth.configuration.untrusted import Limits
 from glsmooth.errors import UserError, did_you_mean, near_field, visible
+from glsmooth.family.smoothed import DRAWS
 from glsmooth.laws import LAWS
 from glsmooth.transforms import BUILTIN
 from glsmooth.voting.classifier import PRECISIONS
@@ -195,6 +196,7 @@ RULES: dict[str, Rule] = {
     "approximate": FLAG,
     "stochastic": FLAG,
     "pixel_noise": _NOT_NEGATIVE.or_null(),
+    "draws": choice(*DRAWS).or_null(),
     "image_size": _SIZE.or_null(),
     "n": whole(1, 1000),
     "alpha": _ALPHA,

@@ -69,6 +69,7 @@ USUAL = {
     "dataset.skip": 0,
     "dataset.every": 1,
     "radii": False,
+    "draws": "continuous",
     "optimizer._target_": SGD,
     "optimizer.gamma": 0.1,
 } | dict.fromkeys(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -138,7 +138,7 @@ def _line(
             elif kind is not None:
                 return
         try:
-            changed = SmoothedFamily(family.transform, laws, family.image_size, family.pixel_noise)
+            changed = replace(family, laws=laws)
         except UserError:
             continue
         kinds = {type(laws[name]).__name__ for name in group}

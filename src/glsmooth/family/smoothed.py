@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,19 +12,22 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from glsmooth.errors import UserError, did_you_mean
+from glsmooth.family.grid import ALLOWANCE, Grid
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.laws import LAWS, Law, open_uniform
 from glsmooth.laws.checks import own_check
 from glsmooth.laws.from_torch import from_torch
 from glsmooth.laws.immutable import FrozenMapping
 from glsmooth.transforms.base import ResolvableTransform
-from glsmooth.transforms.factors import FACTORS, Shift
+from glsmooth.transforms.factors import FACTORS, Scale, Shift
 
-__all__ = ["SmoothedFamily"]
+__all__ = ["DRAWS", "SmoothedFamily"]
 
 #: Parameters of a region may not be larger than this (nor positive ones smaller than its inverse): their squares
 #: and exponentials must stay far from overflow.
 LARGEST = 1e9
+#: How smoothing parameters are drawn.
+DRAWS = ("continuous", "grid")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +45,19 @@ class SmoothedFamily:
             on the plane, whose values stay valid for images of any size.
         pixel_noise: standard deviation of normal noise added to each pixel after φ. It is post-processing, so it
             does not enter the bounds.
+        draws: ``continuous``, or ``grid`` for draws whose probabilities are exactly known
+            (:mod:`glsmooth.family.grid`); certificates then speak of the β on that grid.
 
     Raises:
-        UserError: missing or stray laws, a law that leaves the parameter's domain, an impossible size.
+        UserError: missing or stray laws, a law that leaves the parameter's domain, an impossible size, a grid for
+            parameters that are not shifted or rescaled each by itself.
     """
 
     transform: ResolvableTransform
     laws: Mapping[str, Law]
     image_size: tuple[int, int] | None = None
     pixel_noise: float = 0.0
+    draws: str = "continuous"
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # Votes would be drawn as the subclass says, and bounded as this class does.
@@ -122,6 +129,10 @@ class SmoothedFamily:
             raise UserError(f"pixel_noise={self.pixel_noise!r} must be a finite number >= 0") from None
         if not (math.isfinite(self.pixel_noise) and self.pixel_noise >= 0):
             raise UserError(f"pixel_noise={self.pixel_noise} must be a finite number >= 0")
+        if self.draws not in DRAWS:
+            raise UserError(f"draws={self.draws!r} is unknown{did_you_mean(str(self.draws), DRAWS)}")
+        if self.draws == "grid":
+            _ = self.grids  # refuses what has none
 
     def __eq__(self, other: object) -> bool:
         """Families of the same transformation, the object itself, are equal when their numbers are."""
@@ -132,7 +143,7 @@ class SmoothedFamily:
 
     @property
     def _numbers(self) -> tuple[object, ...]:
-        return self.laws, self.image_size, self.pixel_noise
+        return self.laws, self.image_size, self.pixel_noise, self.draws
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -161,12 +172,54 @@ class SmoothedFamily:
             columns.append(torch.floor(u[:, i] * self.torus[name]) if law.cyclic else law.icdf(u[:, i]))
         return torch.stack(columns, dim=-1)
 
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The grid of each parameter, where draws lie on one."""
+        if self.draws != "grid":
+            return {}
+        factors = self.transform.factors or ()
+        alone = {factor.name: factor for factor in factors if isinstance(factor, (Shift, Scale))}
+        for name in self.parameters:
+            if name not in alone:
+                raise UserError(
+                    f"draws=grid: {name} of {self.transform.name} is not shifted or rescaled by itself alone, so that "
+                    "no grid stays one; use draws=continuous"
+                )
+        return {
+            name: Grid.of(
+                name,
+                self.laws[name],
+                isinstance(alone[name], Scale),
+                name in self.transform.integer_parameters,
+                self.torus.get(name),
+            )
+            for name in self.parameters
+        }
+
+    @property
+    def draws_error(self) -> float:
+        """What h_min grows by because draws lie on a grid; 0 for continuous draws."""
+        grids = self.grids
+        return max(ALLOWANCE, 3 * sum(grid.error for grid in grids.values())) if grids else 0.0
+
+    @property
+    def continuous(self) -> SmoothedFamily:
+        """The same with continuous draws."""
+        return replace(self, draws="continuous") if self.draws != "continuous" else self
+
+    def draw(self, u: Tensor) -> Tensor:
+        """The smoothing parameters of uniforms u (n, d) in (0, 1), float64: as votes draw them."""
+        grids = self.grids
+        if not grids:
+            return self.quantile(u)
+        return torch.stack([grids[name].values(u[:, i]) for i, name in enumerate(self.parameters)], dim=-1)
+
     def sample(
         self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """``n`` independent draws of α ~ P: float64, shape (n, d)."""
         u = torch.rand(n, len(self.parameters), dtype=torch.float64, generator=generator, device=device)
-        return self.quantile(open_uniform(u))
+        return self.draw(open_uniform(u))
 
     def check_region(self, region: Region) -> None:
         """Raise a UserError unless every β of ``region`` is one that the transformation can apply."""

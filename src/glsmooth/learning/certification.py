@@ -32,13 +32,13 @@ from glsmooth.learning.trainer import accelerator, device_name, progress_bar, qu
 from glsmooth.learning.wandb_log import Session
 from glsmooth.runs.figure import Draws
 from glsmooth.runs.files import write_text
-from glsmooth.runs.records import Columns, Records, RecordWriter, columns, part_path, read_records, row
+from glsmooth.runs.records import Columns, Records, RecordWriter, columns, older_columns, part_path, read_records, row
 from glsmooth.runs.speed import read_speed, write_speed
 from glsmooth.runs.summary import Numbers, Summary, robust_accuracy
 from glsmooth.smoothing import Verdict, certify, check_image
 from glsmooth.voting.classifier import BaseClassifier, can_compile
 from glsmooth.voting.engine import VoteEngine
-from glsmooth.voting.procedures import FixedSample, Procedure
+from glsmooth.voting.procedures import FixedSample, Procedure, Sequential
 from glsmooth.voting.speed import AUTO, Speed
 from glsmooth.voting.tuning import Chosen, arrange, choose_speed
 
@@ -159,7 +159,8 @@ class CertificationModule(LightningModule):
     def columns(self) -> list[str]:
         """Columns of this run's records.csv."""
         randomised = isinstance(self.procedure, FixedSample) and self.procedure.randomised
-        return columns(list(self.outcomes), coin=randomised)
+        names = columns(list(self.outcomes), coin=randomised, look=isinstance(self.procedure, Sequential))
+        return older_columns(self.directory, names)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return DataLoader(cast("Dataset[int]", [0]), batch_size=None)  # one step: images share batches of votes
@@ -444,6 +445,7 @@ def summarise(
         numbers=Numbers.of(records, most=monte_carlo["n"]),
         image_size=module.family.image_size,
         pixel_noise=module.family.pixel_noise,
+        draws=module.family.draws,
         stochastic=module.options.stochastic,
         seed=module.options.seed,
         precision=module.options.precision,

@@ -18,7 +18,7 @@ class Head(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            return F.linear(features.float(), self.weight, self.bias)
+            return F.linear(features.to(self.weight.dtype), self.weight, self.bias)
 
 
 def _conv_bn(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:

@@ -421,6 +421,9 @@ def settings(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[
         rows.append(("left at the identity", wording.join(wording.parameter(name) for name in left_out)))
     if run.family.pixel_noise:
         rows.append(("pixel noise", f"Normal, standard deviation {wording.number(run.family.pixel_noise)}"))
+    if run.family.grids:
+        grid = ", ".join(f"{wording.parameter(name)} {grid}" for name, grid in run.family.grids.items())
+        rows.append(("draws", f"on a grid; certificates speak of the parameters on it: {grid}"))
     rows.append(
         (
             "Monte Carlo",

@@ -35,6 +35,7 @@ from glsmooth.voting.procedures import ABSTAIN
 
 __all__ = [
     "COLUMNS",
+    "LOOK",
     "Columns",
     "Images",
     "RecordWriter",
@@ -42,13 +43,15 @@ __all__ = [
     "Table",
     "columns",
     "holding",
+    "older_columns",
     "part_path",
     "read_records",
     "read_table",
     "row",
 ]
 
-#: Columns of records.csv; ``coin`` where the bound is randomised, and ``certified_<method>`` for each method follow.
+#: Columns of records.csv; ``coin`` where the bound is randomised, :data:`LOOK` where there are many looks, and
+#: ``certified_<method>`` for each method follow.
 COLUMNS = (
     "index",
     "label",
@@ -62,6 +65,8 @@ COLUMNS = (
     "nonfinite_votes",
     "near_ties",
 )
+#: The votes at the look on which p_lower rests: those at the end, or earlier ones that had shown more.
+LOOK = ("look_count", "look_n")
 
 
 _COUNT = whole(0, 100, most=10**12)
@@ -82,6 +87,7 @@ _RULES = {
     "nonfinite_votes": _COUNT,
     "near_ties": _COUNT,
     "coin": number("in (0, 1]", "0.5", lambda v: 0 < v <= 1),
+    **dict.fromkeys(LOOK, _COUNT),
     **{f"certified_{method}": whole(0, 1, most=1) for method in METHODS},
 }
 
@@ -178,14 +184,25 @@ def part_path(directory: Path, rank: int, ranks: int) -> Path:
     return directory / (RECORDS if ranks == 1 else f"records.rank{rank}.csv")
 
 
-def columns(methods: Sequence[str], coin: bool = False) -> list[str]:
-    """Columns of records.csv for these methods; ``coin`` where the bound is randomised."""
-    return [*COLUMNS, *(["coin"] if coin else []), *(f"certified_{method}" for method in methods)]
+def columns(methods: Sequence[str], coin: bool = False, look: bool = False) -> list[str]:
+    """Columns of records.csv for these methods; ``coin`` where the bound is randomised, ``look`` with many looks."""
+    more = [*(["coin"] if coin else []), *(LOOK if look else [])]
+    return [*COLUMNS, *more, *(f"certified_{method}" for method in methods)]
+
+
+def older_columns(directory: Path, wanted: Sequence[str]) -> list[str]:
+    """``wanted`` columns, without :data:`LOOK` where an older version began records that have none."""
+    older = [name for name in wanted if name not in LOOK]
+    for path in (directory / RECORDS, *directory.glob("records.rank*.csv")):
+        if path.is_file() and path.open("rb").readline(4096) == (",".join(older) + "\n").encode():
+            return older
+    return list(wanted)
 
 
 def row(verdict: Verdict, label: int) -> dict[str, object]:
     """The row of an image of class ``label``; which of its values are written is up to :func:`columns`."""
     tally = verdict.tally
+    look = tally.seen if tally.p_seen == verdict.p_lower else (tally.count, tally.n)
     return {
         "index": tally.index,
         "label": label,
@@ -199,6 +216,7 @@ def row(verdict: Verdict, label: int) -> dict[str, object]:
         "nonfinite_votes": tally.nonfinite,
         "near_ties": tally.near_ties,
         "coin": float(tally.coin),
+        **dict(zip(LOOK, look, strict=True)),
         **{f"certified_{method}": certified for method, certified in verdict.certified.items()},
     }
 

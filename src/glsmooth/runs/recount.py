@@ -21,8 +21,8 @@ from glsmooth.configuration.fields import cut, is_number, shown
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.files import RECORDS, SUMMARY
-from glsmooth.runs.records import Columns
-from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, build_procedure
+from glsmooth.runs.records import LOOK, Columns
+from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, build_procedure
 
 __all__ = ["agree", "recount", "recount_h_min"]
 
@@ -59,7 +59,8 @@ def recount(
     procedure = _procedure(directory / SUMMARY, monte_carlo, outcomes, family)
     stored = columns["p_lower"]
     decisive = stored.copy()
-    known: dict[tuple[int, int, float], tuple[float, float]] = {}
+    known: dict[tuple[float, ...], tuple[float, float]] = {}
+    looks = isinstance(procedure, Sequential) and all(name in columns for name in LOOK)
     coins = columns["coin"] if isinstance(procedure, FixedSample) and procedure.randomised else np.ones(len(stored))
     for row in range(len(stored)):
         prediction, n0, n, count = (int(columns[name][row]) for name in ("prediction", "n0", "n", "count"))
@@ -68,9 +69,17 @@ def recount(
         _check_doubtful(where, {name: int(columns[name][row]) for name in _DOUBTFUL if name in columns}, n0 + n, count)
         if prediction == ABSTAIN and count:
             raise UserError(f"{where}: count={count}, but no draw voted (prediction={ABSTAIN}); {_FIX}")
+        if looks:
+            seen, look = (int(columns[name][row]) for name in LOOK)
+            if not (0 <= seen <= count and seen <= look <= n and look - seen <= n - count):
+                raise UserError(
+                    f"{where}: {LOOK[0]}={seen} of {LOOK[1]}={look} is no part of count={count} of n={n}; {_FIX}"
+                )
+            # What any look has shown holds.
+            count, n = seen, look
         votes = (count, n, float(coins[row]))
         if votes not in known:
-            known[votes] = procedure.bound_range(*votes)
+            known[votes] = procedure.bound_range(*votes) if not looks else (procedure.bound_range(*votes)[0],) * 2
         least, most = known[votes]
         if not least * (1 - _P_LOWER) <= stored[row] <= most * (1 + _P_LOWER):
             gives = f"{most:.6g}" if least == most else f"{least:.6g} to {most:.6g}"

@@ -82,7 +82,9 @@ class Run:
         summary = self.summary
         check_target(summary.transform, str(self.path / SUMMARY), self.transform_target)
         check_law_targets(summary.smoothing, str(self.path / SUMMARY), self.law_targets)
-        return build_family(summary.transform, summary.smoothing, summary.image_size, summary.pixel_noise)
+        return build_family(
+            *(summary.transform, summary.smoothing, summary.image_size, summary.pixel_noise, summary.draws)
+        )
 
     @cached_property
     def region(self) -> Region:

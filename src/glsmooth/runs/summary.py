@@ -114,6 +114,7 @@ class Summary:
         image_size: (height, width).
         shard: ``i/n``, where the run is one of n shares of a certification.
         pixel_noise: standard deviation.
+        draws: how smoothing parameters were drawn, as :class:`glsmooth.family.SmoothedFamily` has it.
         approximate: residual, identity, alpha and beta of a transformation that is only approximately resolvable.
         stochastic: whether a random network was accepted.
         classes: their names.
@@ -138,6 +139,7 @@ class Summary:
     image_size: tuple[int, int] | None = None
     shard: str | None = None
     pixel_noise: float = 0.0
+    draws: str = "continuous"
     approximate: dict[str, Any] | None = None
     stochastic: bool = False
     classes: list[str] | None = None
@@ -159,6 +161,7 @@ class Summary:
             "smoothing": self.smoothing,
             "monte_carlo": self.monte_carlo,
             "pixel_noise": self.pixel_noise,
+            "draws": self.draws,
             "dataset": self.dataset,
             "model": self.model,
             "precision": self.precision,
@@ -234,7 +237,7 @@ _REAL = number("a finite number")
 _RULES = {
     # As in the configuration.
     **rules_under("transform", "smoothing", "region", "dataset", "model"),
-    **{key: RULES[key].or_null() for key in ("seed", "pixel_noise", "stochastic")},
+    **{key: RULES[key].or_null() for key in ("seed", "pixel_noise", "draws", "stochastic")},
     "precision": choice(*PRECISIONS).or_null(),
     # On a larger torus bounds take minutes and gigabytes.
     "image_size": list_of(whole(1, 32, most=4096), "a size [height,width] in whole pixels", "[32,32]", 2).or_null(),

@@ -1060,6 +1060,10 @@ def _read(file: Path) -> Any:
 #: Columns of records.csv that are read, and whether they are whole numbers.
 _COLUMNS = {"index": int, "label": int, "prediction": int, "n0": int, "n": int, "count": int, "p_lower": float}
 _COLUMNS |= {"base_prediction": int}
+#: Those that a run may have: the coin of a randomised bound, the counts at the look that a sequential one rests on.
+_MORE = {"coin": float, "look_count": int, "look_n": int}
+#: What draws on a grid of exactly known probabilities cost: 3ε, where ε is how far they may be from the laws.
+_GRID = 1e-7
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
@@ -1076,7 +1080,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
         if None in row:  # values beyond the last column
             raise Wrong(f"{file}: line {line} has more values than there are columns")
         for name, value in row.items():
-            number = float if name == "coin" else int if str(name).startswith("certified_") else _COLUMNS.get(name)
+            number = int if str(name).startswith("certified_") else (_COLUMNS | _MORE).get(name)
             if number is None:
                 continue
             try:
@@ -1143,9 +1147,23 @@ class _Votes:
                 raise Wrong(f"image {row['index']}: {name}={row[name]}, but the run was to draw {most}")
         if not 0 <= row["count"] <= row["n"]:
             raise Wrong(f"image {row['index']}: count={row['count']} of n={row['n']}")
+        if self.looks(row):
+            count, n = row["look_count"], row["look_n"]
+            if not (0 <= count <= row["count"] and 0 <= n - count <= row["n"] - row["count"]):
+                raise Wrong(f"image {row['index']}: {count} of {n} votes were no part of {row['count']} of {row['n']}")
+
+    def looks(self, row: Mapping[str, Any]) -> bool:
+        """Does the row say on which votes, the last or earlier ones, its p_lower rests?"""
+        return self.name == "sequential" and {"look_count", "look_n"} <= row.keys()
+
+    def judge(self, row: Mapping[str, Any]) -> bool | None:
+        """Does a row's p_lower follow from its counts? None where earlier counts, which are not kept, may say so."""
+        if self.looks(row):
+            return self.follows(row["look_count"], row["look_n"], row["p_lower"], 1.0) or False
+        return self.follows(row["count"], row["n"], row["p_lower"], row.get("coin", 1.0))
 
     def _follows(self, count: int, n: int, p: float, coin: float) -> bool | None:
-        """Is ``p`` a lower bound by these counts? None where earlier counts, which are not kept, may say so."""
+        """Is ``p`` a lower bound by these counts? None where earlier counts may say so."""
         if p <= 0:
             return True
         at = arb(p)
@@ -1191,6 +1209,18 @@ def _check_required(
     )
 
 
+def _check_grid(result: Checked, summary: Mapping[str, Any], family: Family) -> None:
+    """Add what it costs that draws lie on a grid, where they do. A grid stays one where each parameter moves alone."""
+    draws = summary.get("draws", "continuous")
+    if draws == "grid" and any(len(names) > 1 for _, names in family.factors):
+        raise Wrong(f"draws={draws!r}, but a parameter that moves another leaves no grid")
+    if draws == "grid" and result.required_probability is not None:
+        result.required_probability += _GRID
+        result.lines.append(f"draws on a grid cost {_GRID:g} more; of the parameters on it")
+    elif draws != "continuous":
+        raise Unverifiable(f"draws={draws!r} are not known here")
+
+
 def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
     """Check a certification run: its votes, its required probability, its certificates and its shares.
 
@@ -1207,6 +1237,7 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
             if not (path / "proof.json").is_file():
                 raise Unverifiable("there is no proof.json; glsmooth verify writes it, where there is a proof")
             _check_required(result, summary, family, _read(path / "proof.json"), progress)
+            _check_grid(result, summary, family)
         except Unverifiable as error:
             result.open.append(f"required probability: {error}")
         _check_votes(result, rows, _Votes(summary["monte_carlo"], family))
@@ -1218,7 +1249,7 @@ def _check_votes(result: Checked, rows: list[dict[str, Any]], votes: _Votes) -> 
     earlier, unknown = 0, []
     for row in rows:
         votes.check_draws(row)
-        follows = votes.follows(row["count"], row["n"], row["p_lower"], row.get("coin", 1.0))
+        follows = votes.judge(row)
         if follows is None:
             earlier += 1
             if any(mark for name, mark in row.items() if name.startswith("certified_")):

@@ -25,11 +25,11 @@ from glsmooth.voting.draws import Stream, coin, pixel_normals, uniforms
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule
 
-__all__ = ["BaseClassifier", "VoteEngine", "cast_votes", "check_random", "largest_batch"]
+__all__ = ["NEAR_TIE_EPSILONS", "BaseClassifier", "VoteEngine", "cast_votes", "check_random", "largest_batch"]
 
-# Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
-# could have ordered them the other way.
-_NEAR_TIE_EPSILONS = 16.0
+#: Two logits closer than this many machine epsilons of the largest one: another batch size or another kernel
+#: could have ordered them the other way.
+NEAR_TIE_EPSILONS = 16.0
 
 
 def cast_votes(logits: Tensor, rule: VoteRule, epsilon: float) -> Tensor:
@@ -152,7 +152,7 @@ class VoteEngine:
         self._on_smaller = on_smaller
         #: Network evaluations so far, padding included.
         self.evaluations = 0
-        self._epsilon = _NEAR_TIE_EPSILONS * torch.finfo(classifier.computes_in).eps
+        self._epsilon = NEAR_TIE_EPSILONS * torch.finfo(classifier.computes_in).eps
         # Batches that may be under way before the host waits for the oldest. A CPU runs each at once.
         self._lag = 3 if classifier.device.type == "cuda" else 1
         #: Images on the device at once, at most: enough to fill the batches under way even when each asks for a few
@@ -303,7 +303,7 @@ class VoteEngine:
                     self.seed, part.job.tally.index, part.stream, part.first, part.stop - part.start, d
                 )
                 noisy[rows] = True
-        theta = self.family.quantile(torch.from_numpy(u)).numpy()
+        theta = self.family.draw(torch.from_numpy(u)).numpy()
         theta[~noisy] = self._identity
         for part in parts:
             if part.stream == Stream.VISITING:
@@ -404,7 +404,7 @@ class VoteEngine:
             none.
         """
         u, keys = uniforms(self.seed, index, Stream.COUNTING, 0, n, len(self._identity))
-        theta = self.family.quantile(torch.from_numpy(u))
+        theta = self.family.draw(torch.from_numpy(u))
         if self.law is not None:
             theta = torch.from_numpy(self.law.points[:n])
             n, keys = len(theta), keys[: len(theta)]

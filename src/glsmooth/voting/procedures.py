@@ -62,6 +62,7 @@ class Tally:
         near_ties: draws decided by less than rounding could change.
         clean: vote at the image itself (ABSTAIN until asked for).
         p_seen: what an anytime-valid bound of the selected class's probability has reached so far.
+        seen: (count, n) when it did.
         coin: the image's uniform in (0, 1] for a randomised bound.
     """
 
@@ -74,6 +75,7 @@ class Tally:
         self.n0 = self.n = self.abstained = self.nonfinite = self.near_ties = 0
         self.clean = ABSTAIN
         self.p_seen = 0.0
+        self.seen = (0, 0)
 
     @property
     def prediction(self) -> int:
@@ -273,7 +275,9 @@ class Sequential:
         goal = -math.log(self.alpha)
         # Whether >= or > decides nothing: log_evidence is rounded down, and p_A is what certifies.
         if n and any(h >= tally.p_seen and log_evidence(count, n, h, self.mixture) >= goal for h in rates):
-            tally.p_seen = max(tally.p_seen, self._bound(count, n))
+            bound = self._bound(count, n)
+            if bound > tally.p_seen:
+                tally.p_seen, tally.seen = bound, (count, n)
         # P(p >= rate) given all votes for the class, under a uniform prior.
         successes = count + int(tally.selection[tally.prediction])
         failures = n + tally.n0 - successes
