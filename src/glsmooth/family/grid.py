@@ -82,9 +82,8 @@ class Grid:
 
     def __str__(self) -> str:
         """The parameters that a certificate speaks of."""
-        if self.log:
-            return f"1 times powers of 2^(1/{1 / self.width:.0f})" if self.width < 1 else f"powers of 2^{self.width:g}"
-        return f"multiples of {self.width:g}"
+        width = f"{self.width:.0f}" if self.width >= 1 else f"1/{1 / self.width:.0f}"
+        return f"powers of 2^({width})" if self.log else f"multiples of {width}"
 
 
 @lru_cache(maxsize=256)

@@ -381,6 +381,8 @@ def assumptions(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
             "A random network was accepted: each vote draws its randomness afresh, and the statement is about the "
             "classifier smoothed over that randomness, too."
         )
+    if run.family.grids:
+        sentences.append("It speaks of the parameters on the grid of the draws, and of no others.")
     own = own_laws(run.family)
     if own:
         sentences.append(f"What {wording.join(own)} says of its own shape is so: it was tried, and not proved.")
