@@ -207,6 +207,7 @@ def tradeoff(family: SmoothedFamily, beta: Mapping[str, float]) -> Tradeoff:
     """Exact trade-off curve of one parameter: a callable p ↦ the smallest possible h(β) given h(β₀) >= p.
 
     It is the trade-off function of f-differential privacy of the pair (μ_β₀, μ_β): convex, continuous, at most p.
+    Of draws on a grid it is that of the continuous laws, which :func:`required_probability` makes amends for.
     """
     return neyman_pearson.tradeoff(family, beta)
 
