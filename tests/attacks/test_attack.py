@@ -9,10 +9,10 @@ from scipy.stats import norm
 from torch import nn
 
 import glsmooth as gs
-from glsmooth.attacks import Effort, Violation, attack_images
+from glsmooth.attacks import Effort, Violation, attack_images, core
 from glsmooth.attacks.core import Attacker, Claim, Item
 from glsmooth.attacks.objective import Objective
-from glsmooth.attacks.search import STAGES
+from glsmooth.attacks.search import STAGES, Best
 from glsmooth.attacks.space import Space
 from glsmooth.errors import UserError
 from glsmooth.voting.classifier import BaseClassifier
@@ -236,6 +236,36 @@ def test_gradients_are_those_of_the_score():
         assert torch.allclose(slopes[:, i], (ahead - behind) / 2e-3, atol=2e-3)
 
 
+def test_blur_has_a_gradient_after_votes_were_taken():
+    """What the first vote makes and keeps must be fit for derivatives."""
+    family = gs.SmoothedFamily(gs.transforms.GaussianBlur(), {"blur": gs.Exponential(1.0)}, (6, 6))
+    network = Network(lambda images: images.amax((1, 2, 3)) - 0.7)
+    images = pictures(1, size=6)
+    gs.SmoothedClassifier(network, family, 2, batch_size=64).certify_many(images, gs.Box(blur=(0, 1)), n=20)
+    objective = Objective(BaseClassifier(network, 2), family, images, [0], [0], 0, 64)
+    space = Space(family, gs.Box(blur=(0, 4)))
+    _, slopes = objective.gradient(torch.tensor([0]), torch.tensor([[0.3]]), space.parameters, 1, 4)
+    assert slopes.abs().item() > 0
+
+
+def test_a_network_that_keeps_tensors_of_its_first_votes_is_attacked_without_gradients():
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kept = None
+
+        def forward(self, images):
+            if self.kept is None:
+                self.kept = 2 * torch.ones(1)
+            margin = 0.6 - images.mean((1, 2, 3)) * self.kept / 2
+            return torch.stack([margin, -margin], dim=1)
+
+    classifier, images = gs.SmoothedClassifier(Keeps(), brightness(), 2, batch_size=64), pictures(1)
+    certificates = classifier.certify_many(images, REGION)
+    found = attack_images(classifier, images, [0], REGION, certificates=certificates, effort=QUICK)
+    assert found.findings[0].base_broken
+
+
 def test_what_no_certificate_speaks_of_is_told_apart():
     """A network that sees the range of an image: brightness never changes it, and clipping does."""
     classifier = smoothed(lambda images: images.amax((1, 2, 3)) - images.amin((1, 2, 3)) - 0.4)
@@ -279,8 +309,118 @@ def test_a_given_parameter_is_the_only_one_that_is_tried():
     assert one.beta == (0.39,)
     assert STAGES[one.found_by] == "given"
     assert one.refuted
+    # To settle scales, a second look, fresh votes there, and at the identity again.
+    assert one.passes == (8 + 1) + 64 + 1000 + 10_000
     with pytest.raises(UserError, match=r"at=\{'brightness': 0.5\} is not in the region"):
         Attacker(classifier, REGION, 1, QUICK, given={"brightness": 0.5})
+
+
+class Split(nn.Module):
+    """Class 0 where the image is darker than a threshold on average, else 1 or 2 by a fine grid."""
+
+    def __init__(self, threshold):
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, images):
+        mean = images.mean((1, 2, 3))
+        label = torch.where(mean < self.threshold, 0, 1 + torch.floor(mean * 1e4).long() % 2)
+        return nn.functional.one_hot(label, 3).to(images)
+
+
+def test_a_certificate_against_the_runner_up_is_tested_for_its_lead():
+    """A class with 0.42 leads two that have 0.29 each; after a shift of 0.4 it has 0.06, and they 0.47."""
+    classifier = gs.SmoothedClassifier(
+        Split(0.5 + SIGMA * norm.ppf(0.42)), brightness(), 3, batch_size=512, compile=False, threads=1
+    )
+    images, near = pictures(2), gs.Box(brightness=(-0.01, 0.01))
+    certificates = classifier.certify_many(images, near, n=10_000, runner_up=True)
+    assert all(one.certified and one.p_lower < 0.5 for one in certificates)
+    found = attack_images(classifier, images, [0, 0], near, certificates=certificates, effort=QUICK)
+    assert found.cra == found.era == 1.0
+    assert not found.beaten  # with less than half of the votes
+    # The same certificates, said to be of a region for which they are not true.
+    found = attack_images(classifier, images, [0, 0], REGION, certificates=certificates, effort=QUICK)
+    assert len(found.beaten) == 2
+    assert not found.refuted  # the bound itself certifies no such thing
+    with pytest.raises(Violation, match="promises that it leads"):
+        found.require()
+
+
+def test_a_bound_that_claims_a_lead_wrongly_is_refuted(monkeypatch):
+    classifier = gs.SmoothedClassifier(
+        Split(0.5 + SIGMA * norm.ppf(0.42)), brightness(), 3, batch_size=512, compile=False, threads=1
+    )
+    asked = []
+    monkeypatch.setattr(core, "certifies_runner_up", lambda family, region, *p: asked.append(p) or True)
+    attacker = Attacker(classifier, REGION, 1, QUICK, given={"brightness": 0.4})
+    (one,) = attacker.run([Item(0, pictures(1)[0], 0, Claim(0, 0.4, 0.9, leads=True))])
+    assert one.beaten
+    assert one.refuted
+    ((p_lower, p_upper),) = asked
+    assert 0.37 < p_lower < 0.42
+    assert 0.29 < p_upper < 0.34
+
+
+def test_what_is_lost_inside_the_region_on_the_way_to_the_nearest_is_a_broken_certificate():
+    """The search before it found nothing: its best is the identity."""
+    classifier = half_line(0.5 + SIGMA * norm.ppf(0.83))
+    attacker, image = Attacker(classifier, REGION, 1, QUICK), pictures(1)
+    item = Item(0, image[0], 0, Claim(0, 0.8, 0.7))
+    objective = Objective(classifier.classifier, classifier.family, image, [0], [0], 0, 512)
+    tested = {}
+    found = attacker._nearest([item], objective, [Best([(0.9, (0.0,), 0)])], [0], tested)
+    assert tested[0].beaten
+    assert tested[0].beta == found[0][1]
+    assert abs(tested[0].beta[0]) <= 0.4
+    assert found[0][0] == pytest.approx(abs(tested[0].beta[0]) / 0.4)
+
+
+def test_equal_logits_are_no_failure_of_the_class_that_is_answered():
+    classifier = smoothed(lambda images: 0 * images.mean((1, 2, 3)))
+    found = attack_images(classifier, pictures(1), [0], REGION, effort=Effort(passes=200, draws=4, votes=100))
+    assert found.base_accuracy == found.base_era == 1.0
+
+
+def test_regions_beside_the_identity_have_no_sizes(printed):
+    classifier, images, _ = printed
+    beside = gs.Box(brightness=(0.05, 0.1))
+    certificates = classifier.certify_many(images[:1], beside)
+    (one,) = attack_images(classifier, images[:1], [0], beside, certificates=certificates, effort=QUICK).findings
+    assert one.certified
+    assert np.isnan([one.certified_size, one.broken_size, one.gap]).all()
+
+
+def test_a_network_without_numbers_is_right_nowhere():
+    """NaN beyond some brightness: those votes are for no class, and the attack finds the place."""
+
+    def margin(images):
+        mean = images.mean((1, 2, 3))
+        return torch.where(mean > 0.52, torch.full_like(mean, torch.nan), torch.ones_like(mean))
+
+    found = attack_images(smoothed(margin), pictures(1), [0], REGION, effort=QUICK)
+    (one,) = found.findings
+    assert one.base_broken
+    assert one.base_beta[0] > 0.015
+    assert not one.broken  # no other class ever leads
+
+
+def test_many_corners_cost_no_more_than_the_search():
+    names = ("contrast", "brightness", "tx", "ty", "blur")
+    family = gs.SmoothedFamily(
+        gs.transforms.TranslationBlurBrightnessContrast(),
+        {"contrast": gs.LogNormal(0, 0.3), "brightness": gs.Normal(0, 0.3), "blur": gs.Exponential(1.0)}
+        | {name: gs.Normal(0, 2) for name in ("tx", "ty")},
+        (4, 4),
+    )
+    region = gs.Box(contrast=(0.9, 1.1), brightness=(-0.1, 0.1), tx=(-1, 1), ty=(-1, 1), blur=(0, 1))
+    assert set(family.parameters) == set(names)
+    effort = Effort(passes=200, draws=4, votes=20, tries=1)
+    attacker = Attacker(smoothed(lambda images: images.mean((1, 2, 3)) - 9, family), region, 1, effort)
+    objective = Objective(attacker.classifier, family, pictures(1), [0], [1], 0, 512)
+    identity = tuple(attacker.space.identity.tolist())
+    attacker._first_lost(objective, [Best([(0.9, identity, 0)])], [0], torch.linspace(1 / 3, 4, 12))
+    assert objective.passes[0] <= 200
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from glsmooth.attacks.decide import Levels, beaten, certified_again, chance, fails
+from glsmooth.attacks.decide import Levels, beaten, certified_again, chance, fails, leaders
+from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.errors import UserError
 
 N, LEVEL = 400, 0.01
@@ -26,11 +27,25 @@ def test_a_class_at_the_threshold_is_rarely_certified_again():
 
 def test_a_classifier_that_is_right_rarely_fails():
     called = np.array([fails(np.array([count, N - count]), 0, LEVEL) for count in COUNTS])
-    assert binom.pmf(COUNTS, N, 0.5)[called].sum() <= LEVEL / 2  # of two sides
+    assert LEVEL / 3 < binom.pmf(COUNTS, N, 0.5)[called].sum() <= LEVEL
     assert fails(np.array([100, 300, 0]), 0, LEVEL)
+    # Two others that are as good as each other are both ahead.
+    assert fails(np.array([60, 170, 170]), 0, LEVEL)
+    assert not fails(np.array([0, 0, 0]), 0, LEVEL)
     assert not fails(np.array([100, 300, 0]), 1, LEVEL)
+    # The largest of many others is ahead by chance more often than one of them.
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(N, np.full(10, 0.1), size=20_000)
+    assert np.mean([fails(votes, 0, 0.1) for votes in draws]) <= 0.1
     # Many classes: less than half, and still ahead.
     assert not fails(np.array([160, 80, 80, 80]), 0, LEVEL)
+
+
+def test_votes_for_no_class_count_against_the_lead():
+    """Of 400 votes 100 are for none."""
+    p_lower, p_upper = leaders(np.array([60, 150, 90]), N, 1, LEVEL)
+    assert p_lower == clopper_pearson_lower(150, N, LEVEL / 2)
+    assert p_upper == clopper_pearson_upper(90, N, LEVEL / 4)
 
 
 def test_the_error_is_shared_by_every_test():

@@ -65,8 +65,9 @@ def attack_images(
         labels: the true class of each.
         region: a Box, a Ball or Points.
         certificates: of these images for this region, from :meth:`SmoothedClassifier.certify_many`, to be tested. Each
-            is taken to claim its class where ``p_lower > h_min``, even if its method is not sound; one of a
-            transformation that is only approximately resolvable claims nothing.
+            is taken to claim its class where ``p_lower > h_min``, even if its method is not sound, and where it is
+            certified against the runner-up; one of a transformation that is only approximately resolvable claims
+            nothing.
         alpha: of the certificates' votes, as they were taken with it.
         effort: what it may cost, and how sure it must be.
         outside: whether certified images are attacked under what no certificate speaks of, too: clipped, rounded to 8
@@ -110,6 +111,7 @@ def attack_images(
         delta=effort.delta,
         tested=certificates is not None,
         outside={condition.name: condition.title for condition in conditions},
+        leads=frozenset(item.index for item in items if item.claim is not None and item.claim.leads),
     )
 
 
@@ -126,5 +128,6 @@ def _claims(
     p_lower = [0.0 if one.residual is not None else one.p_lower for one in certificates]
     sizes = certified_sizes(smoothed, region, method, p_lower, effort.reach, example)
     return [
-        Claim(one.prediction, p, one.h_min, size) for one, p, size in zip(certificates, p_lower, sizes, strict=True)
+        Claim(one.prediction, p, one.h_min, size, leads=one.certified and not p > one.h_min)
+        for one, p, size in zip(certificates, p_lower, sizes, strict=True)
     ]

@@ -19,7 +19,7 @@ from glsmooth.attacks.objective import Change, Objective
 from glsmooth.attacks.outside import Condition
 from glsmooth.attacks.search import STAGES, Best, Plan, search
 from glsmooth.attacks.space import Space
-from glsmooth.bounds import certify_region
+from glsmooth.bounds import certifies_runner_up, certify_region
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Region
@@ -99,16 +99,18 @@ class Claim:
         p_lower: p_A.
         h_min: of the region. The claim is made where ``p_lower > h_min``, whether or not the method is sound.
         size: the largest size of the region for which it is made; NaN where regions have no sizes.
+        leads: the claim is made against the runner-up: the class leads, maybe with less than half.
     """
 
     prediction: int
     p_lower: float
     h_min: float
     size: float = math.nan
+    leads: bool = False
 
     @property
     def certified(self) -> bool:
-        return self.prediction != ABSTAIN and self.p_lower > self.h_min
+        return self.prediction != ABSTAIN and (self.leads or self.p_lower > self.h_min)
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,15 @@ class Finding:
         base_beta, beta: the worst parameters, in the order of the family's; NaN where no attack was made.
         broken: is the smoothed classifier right at the identity, and another class ahead at ``beta``, by fresh votes?
         count, n: fresh votes at ``beta`` for the class that was attacked, and all of them.
-        beaten: certified, and its class has at most half of the probability at ``beta``.
+        beaten: certified, and its class has at most half of the probability at ``beta`` (or does not lead there, if no
+            more than that is claimed).
         again_count, again_n: of a beaten one, fresh votes for the class at the identity.
         refuted: beaten, and certified again by these: the bound is wrong.
         certified_size: size of the region up to which the image is certified.
         broken_size, nearest: the smallest size, and the parameter, at which the smoothed classifier was found to fail;
             NaN where none was.
         outside: by name of the condition, whether it fails (1) under what no certificate speaks of; -1: not tried.
-        passes: network evaluations.
+        passes: network evaluations, of searches and votes.
     """
 
     index: int
@@ -189,6 +192,7 @@ class Attacked:
         delta: the attack's own.
         tested: were certificates tested?
         outside: titles of what else was tried, by name.
+        leads: indices of images whose certificates promise no more than that the class leads.
     """
 
     parameters: tuple[str, ...]
@@ -199,6 +203,7 @@ class Attacked:
     delta: float
     tested: bool
     outside: Mapping[str, str] = field(default_factory=dict)
+    leads: frozenset[int] = frozenset()
 
     def _share(self, holds: Callable[[Finding], bool]) -> float:
         return sum(map(holds, self.findings)) / len(self.findings) if self.findings else math.nan
@@ -263,7 +268,7 @@ class Attacked:
         lines = [
             f"image {worst.index} is certified for class {worst.prediction}, and is broken: at "
             f"{self.words(worst.beta)} only {worst.count} of {worst.n} fresh votes are for it, and a certificate "
-            "promises more than half"
+            f"promises {'that it leads' if worst.index in self.leads else 'more than half'}"
         ]
         if worst.refuted:
             lines.append(
@@ -290,11 +295,12 @@ def certified_sizes(
 ) -> list[float]:
     """The largest size of a region up to which each image is certified, a multiple of 1/16 up to ``reach``.
 
-    Each size is one that the bound itself was asked for; 0 where none is certified.
+    Each size is one that the bound itself was asked for; 0 where none is certified, NaN where regions have no sizes.
     """
     family = smoothed.family
-    if not isinstance(region, Box | Ball) or family.transform.factors is None:
+    if family.transform.factors is None or not Space(family, region).has_sizes:
         return [math.nan] * len(p_lower)
+    assert isinstance(region, Box | Ball)
     sizes = [_SIZE_STEP * i for i in range(1, int(reach / _SIZE_STEP) + 1)]
     known: dict[int, float] = {}
 
@@ -351,7 +357,7 @@ class Attacker:
         self.tick = tick
         self.smoothed, self.family, self.classifier = smoothed, smoothed.family, smoothed.classifier
         self.family.check_region(region)
-        self.space = Space(self.family, region)
+        self.region, self.space = region, Space(self.family, region)
         self.effort, self.seed, self.conditions = effort or Effort(), seed, list(conditions)
         self.given = None if given is None else self.family.transform.vector(given)
         if self.given is not None and not self.space.contains(self.given):
@@ -359,6 +365,7 @@ class Attacker:
         tests = self.effort.tries + _SIZE_TESTS + len(self.conditions)
         self.levels = decide.Levels(self.effort.delta, images, tests)
         self._tests = tests + 2  # and those that decide nothing: at the identity, before and again
+        self._spent: dict[int, int] = {}  # fresh votes of each image of the block
         self._procedure = FixedSample(n0=1, n=self.effort.votes - 1, rule=rule)
         self._batch: int | None = None
 
@@ -381,6 +388,8 @@ class Attacker:
         if not images:
             return {}
         by_number = {FIRST_INDEX + index * self._tests + test: index for index in images}
+        for index in images:
+            self._spent[index] = self._spent.get(index, 0) + times * self.effort.votes
         procedure = FixedSample(n0=1, n=times * self.effort.votes - 1, rule=self._procedure.rule)
         engine = VoteEngine(
             self.classifier,
@@ -416,9 +425,10 @@ class Attacker:
         device = self.classifier.device
         images = torch.stack([item.image for item in items]).to(device, torch.float32)
         indices = [item.index for item in items]
-        batch = self._settle(items[0].image)
+        self._spent = {}
+        self._settle(items[0].image)
         with self.classifier.ready(items[0].image):
-            base = self._base_classes(images, batch)
+            base = self._base_classes(images)
         unknown = {item.index: item.image for item in items if item.claim is None}
         at_identity = self._votes(unknown, self._tests - 2)
         predictions = [
@@ -433,10 +443,13 @@ class Attacker:
         def rngs(stream: int) -> list[np.random.Generator]:
             return [np.random.default_rng([self.seed, index, stream]) for index in indices]
 
+        searched: list[Objective] = []
+
         def objective(targets: Sequence[int], change: Change | None = None) -> Objective:
-            return Objective(
-                self.classifier, self.family, images, indices, targets, self.seed, self._batch or batch, change
-            )
+            batch = self._settle(items[0].image)
+            made = Objective(self.classifier, self.family, images, indices, targets, self.seed, batch, change)
+            searched.append(made)
+            return made
 
         of_smoothed, of_base = objective(targets), objective([item.label for item in items])
         effort, identity = self.effort, self.space.identity.expand(len(items), -1)
@@ -454,11 +467,11 @@ class Attacker:
                 best_base = search(of_base, self.space, base_plan, rngs(2), _BASE_STAGE, active_base)
             self._look_again(of_smoothed, best, active)
             self.tick(len(items))
-            base_lost = self._base_lost(of_base, best_base, active_base)
-        tested = self._test(items, images, targets, certified, best, active)
-        again = self._again(items, tested)
+            base_lost = self._base_lost(images, items, best_base, active_base)
+        tested = self._test(items, images, targets, best, active)
         self.tick(len(items))
         nearest = self._nearest(items, of_smoothed, best, active, tested) if self.given is None else {}
+        again = self._again(items, tested)
         self.tick(len(items))
         outside = self._outside(items, images, objective, targets, certified, predictions, best, rngs(3), tested)
         self.tick(len(items))
@@ -491,14 +504,14 @@ class Attacker:
                     broken_size=math.nan if size is None else size[0],
                     nearest=none if size is None else size[1],
                     outside={condition.name: outside.get((i, condition.name), -1) for condition in self.conditions},
-                    passes=of_smoothed.passes[i] + of_base.passes[i] + (0 if of is None else of.spent),
+                    passes=sum(made.passes[i] for made in searched) + self._spent.get(item.index, 0),
                 )
             )
         return findings
 
-    def _base_classes(self, images: Tensor, batch: int) -> list[int]:
+    def _base_classes(self, images: Tensor) -> list[int]:
         with torch.inference_mode():
-            logits = torch.cat([self.classifier(part).float() for part in images.split(batch)])
+            logits = torch.cat([self.classifier(part).float() for part in images.split(self._settle(images[0]))])
         finite = logits.isfinite().all(dim=1)
         found: list[int] = torch.where(finite, logits.nan_to_num().argmax(dim=1), ABSTAIN).tolist()
         return found
@@ -524,21 +537,20 @@ class Attacker:
         for i in active:
             best[i].found.sort(key=lambda one: one[0])
 
-    def _base_lost(self, objective: Objective, best: list[Best], active: Sequence[int]) -> set[int]:
-        """Images that the base classifier loses at their worst parameter, looked at once more."""
+    def _base_lost(self, images: Tensor, items: Sequence[Item], best: list[Best], active: Sequence[int]) -> set[int]:
+        """Images that the base classifier loses at their worst parameter: by its answer, for a margin of 0 is none."""
         rows = [i for i in active if best[i].found]
         if not rows:
             return set()
         beta = torch.tensor([best[i].found[0][1] for i in rows], dtype=torch.float64)
-        margins = objective.margins(torch.tensor(rows, dtype=torch.int64), beta, _LOOK_STAGE, 0)[:, 0]
-        return {i for i, margin in zip(rows, margins.tolist(), strict=True) if margin <= 0}
+        classes = self._base_classes(self._attacked(images, rows, beta))
+        return {i for i, found in zip(rows, classes, strict=True) if found != items[i].label}
 
     def _test(
         self,
         items: Sequence[Item],
         images: Tensor,
         targets: Sequence[int],
-        certified: Sequence[bool],
         best: list[Best],
         active: Sequence[int],
     ) -> dict[int, _Tested]:
@@ -559,30 +571,18 @@ class Attacker:
             votes = self._votes({items[i].index: attacked[row] for row, i in enumerate(going)}, attempt)
             for i in going:
                 _, values, stage = best[i].found[attempt]
-                of = self._tested(votes[items[i].index], targets[i], certified[i], values, stage)
-                spent = of.n + (tested[i].spent if i in tested else 0)
+                of = self._tested(items[i], votes[items[i].index], targets[i], values, stage)
                 if i not in tested or of.lost or of.count < tested[i].count:
                     tested[i] = of
-                tested[i].spent = spent
         return tested
 
     def _tested(
-        self,
-        votes: NDArray[np.int64],
-        target: int,
-        certified: bool,
-        beta: tuple[float, ...],
-        stage: int,
+        self, item: Item, votes: NDArray[np.int64], target: int, beta: tuple[float, ...], stage: int
     ) -> _Tested:
         count, n, level = int(votes[target]), self.effort.votes, self.levels.test
-        return _Tested(
-            beta,
-            stage,
-            count,
-            n,
-            fails=decide.fails(votes, target, level),
-            beaten=certified and decide.beaten(count, n, level),
-        )
+        fails, claim = decide.fails(votes, target, level), item.claim
+        beaten = claim is not None and claim.certified and (fails if claim.leads else decide.beaten(count, n, level))
+        return _Tested(beta, stage, count, n, fails, beaten)
 
     def _again(self, items: Sequence[Item], tested: Mapping[int, _Tested]) -> dict[int, tuple[int, int, bool]]:
         """Certify beaten images a second time: (votes for the class, of how many, certified again)."""
@@ -592,8 +592,15 @@ class Attacker:
         for i in beaten:
             claim = items[i].claim
             assert claim is not None
-            count, n = int(votes[items[i].index][claim.prediction]), _AGAIN * self.effort.votes
-            found[i] = count, n, decide.certified_again(count, n, claim.h_min, self.levels.again)
+            there, n, level = votes[items[i].index], _AGAIN * self.effort.votes, self.levels.again
+            count = int(there[claim.prediction])
+            if claim.leads:
+                again = certifies_runner_up(
+                    self.family, self.region, *decide.leaders(there, n, claim.prediction, level)
+                )
+            else:
+                again = decide.certified_again(count, n, claim.h_min, level)
+            found[i] = count, n, again
         return found
 
     def _nearest(
@@ -602,12 +609,12 @@ class Attacker:
         objective: Objective,
         best: list[Best],
         active: Sequence[int],
-        tested: Mapping[int, _Tested],
+        tested: dict[int, _Tested],
     ) -> dict[int, tuple[float, tuple[float, ...]]]:
         """The smallest size of the region, and the parameter, at which the smoothed classifier was found to fail.
 
         Along straight ways from the identity through corners and the worst parameter of the image: up a ladder of
-        sizes, then by halving; fresh votes decide.
+        sizes, then by halving; fresh votes decide. What is lost inside the region is entered in ``tested``, too.
         """
         if self.effort.reach <= 0 or not self.space.has_sizes or not active:
             return {}
@@ -637,10 +644,13 @@ class Attacker:
                 {items[going[row]].index: attacked[k] for k, row in enumerate(left)}, self.effort.tries + attempt
             )
             for k, row in enumerate(left):
-                i, size = going[row], self.space.size(beta[k])
-                lost = decide.fails(votes[items[i].index], int(objective.targets[i]), self.levels.test)
-                if lost and (i not in found or size < found[i][0]):
-                    found[i] = size, tuple(beta[k].tolist())
+                i, size, values = going[row], self.space.size(beta[k]), tuple(beta[k].tolist())
+                target = int(objective.targets[i])
+                of = self._tested(items[i], votes[items[i].index], target, values, best[i].found[0][2])
+                if of.fails and (i not in found or size < found[i][0]):
+                    found[i] = size, values
+                if of.lost and not (i in tested and tested[i].lost) and self.space.contains(beta[k]):
+                    tested[i] = of
         return found
 
     @property
@@ -653,6 +663,10 @@ class Attacker:
     ) -> dict[int, tuple[float, Tensor]]:
         """Of each image the way that seems lost at the smallest size of the ladder, by few draws: (size, way)."""
         corners = [way for way in self.space.corners() if 0 < self.space.size(way) < math.inf]
+        # Of many parameters there are more corners than the passes of an image are worth.
+        most = max(1, self.effort.passes // (_LADDER * _LADDER_DRAWS))
+        if len(corners) > most:
+            corners = [corners[i] for i in np.unique(np.linspace(0, len(corners) - 1, most).round().astype(int))]
         rows: list[tuple[int, Tensor]] = []
         for i in active:
             own = torch.tensor(best[i].found[0][1], dtype=torch.float64)
@@ -755,7 +769,6 @@ class _Tested:
     n: int
     fails: bool
     beaten: bool
-    spent: int = 0
 
     @property
     def lost(self) -> bool:

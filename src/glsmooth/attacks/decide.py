@@ -10,8 +10,10 @@ all tests which the attack may make at most: δ in all, δ / M each, M fixed bef
 an image). A later candidate may depend on earlier votes in any way: given these, each test still errs with probability
 at most δ / M, and so any of them errs with probability at most δ. A certified class is *beaten* at β if the upper bound
 of its probability is at or below 1/2: a certificate (p_A > h_min) promises more than 1/2 at every β, though another
-class need not lead. A classifier *fails* at β if another class than its own leads by the two-sided binomial test of the
-two leaders (PREDICT of Cohen et al. 2019) at that level.
+class need not lead. A class *fails* at β if some other one is ahead of it, by the one-sided binomial test of the two at
+that level divided by the number of others: whichever of them is ahead, and though two others be as good as each other.
+A certificate against the runner-up promises the lead alone, and is beaten where its class fails. What fails by these
+votes has at most half by them, too, so both statements share one error.
 
 *The failure is the bound's.* A certificate that is beaten is false, and there are two ways to be false: its votes were
 lucky (p_A above the true probability p, which has probability at most α), or p is above h_min and the bound is wrong.
@@ -42,9 +44,8 @@ from numpy.typing import NDArray
 from glsmooth.bounds.base import exceeds
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.errors import UserError
-from glsmooth.smoothing import ABSTAIN, class_of
 
-__all__ = ["Levels", "beaten", "certified_again", "chance", "fails"]
+__all__ = ["Levels", "beaten", "certified_again", "chance", "fails", "leaders"]
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,25 @@ def beaten(count: int, n: int, level: float) -> bool:
 
 
 def fails(votes: NDArray[np.int64], label: int, level: float) -> bool:
-    """Does another class than ``label`` lead, by fresh ``votes`` (classes,)? An error of at most ``level``."""
-    return class_of(votes, level) not in (label, ABSTAIN)
+    """Is another class ahead of ``label``, by fresh ``votes`` (classes,)? An error of at most ``level``."""
+    own, others = int(votes[label]), np.delete(votes, label)
+    rival = int(others.max())
+    return rival > own and clopper_pearson_upper(own, own + rival, level / len(others)) <= 0.5
 
 
 def certified_again(count: int, n: int, h_min: float, level: float) -> bool:
     """Do ``count`` of ``n`` fresh votes at the identity show a probability above ``h_min``, at ``level``?"""
     return exceeds(clopper_pearson_lower(count, n, level), h_min)
+
+
+def leaders(votes: NDArray[np.int64], n: int, label: int, level: float) -> tuple[float, float]:
+    """(p_A, p_B): of a class from below, of every other from above, by fresh ``votes`` (classes,) among ``n`` draws.
+
+    Both hold at once except with probability at most ``level``.
+    """
+    others = np.delete(votes, label)
+    p_upper = clopper_pearson_upper(int(others.max()), n, level / 2 / len(others))
+    return clopper_pearson_lower(int(votes[label]), n, level / 2), p_upper
 
 
 def chance(false: int, images: int, alpha: float, bound: float = 0.0) -> float:

@@ -153,7 +153,8 @@ class Objective:
         """Scores (R,) and their gradients (R, k) at points u (R, k), through the transformation and the network.
 
         The expectation over the smoothing laws is that over the draws (EOT: Athalye et al. 2018). Zeros where the
-        transformation has no derivative, as whole shifts have none.
+        transformation has no derivative, as whole shifts have none, or where it or the network keeps tensors that were
+        made as votes were taken, of which torch has none.
         """
         values, slopes = torch.empty(len(which), dtype=torch.float64), torch.zeros_like(u)
         for row in which.tolist():
@@ -161,7 +162,13 @@ class Objective:
 
         def evaluate(part: slice) -> None:
             point = u[part].clone().requires_grad_(True)
-            margins = self._margins(which[part], parameters(point), stage, number)
+            try:
+                margins = self._margins(which[part], parameters(point), stage, number)
+            except RuntimeError as error:
+                if "Inference tensors" not in str(error):
+                    raise
+                with torch.no_grad():
+                    margins = self._margins(which[part], parameters(point), stage, number)
             score = torch.tanh(margins / self._scale[which[part].to(margins.device)][:, None]).mean(dim=1)
             if score.requires_grad:
                 (slope,) = torch.autograd.grad(score.sum(), point, allow_unused=True)

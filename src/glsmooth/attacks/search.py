@@ -126,7 +126,8 @@ class _Search:
 
     @property
     def _enough(self) -> float:
-        return _ENOUGH if self.plan.draws else 0.0
+        # Two equal logits, a margin of 0, may still be the right answer.
+        return _ENOUGH if self.plan.draws else -1e-9
 
     def _keep(self, which: Tensor, beta: Tensor, scores: Tensor, kind: str, u: Tensor | None = None) -> None:
         number = STAGES.index(kind)

@@ -361,7 +361,8 @@ def _attack(job: _Job, held: Records, table: Sequence[str]) -> dict[str, Any]:
         )
         sizes = _sizes(job, left)
         for i in range(0, len(left), BLOCK):
-            if minutes is not None and time.monotonic() - start > 60 * minutes:
+            # One block at least, or what comes before the first could take all of the time, each time.
+            if done and minutes is not None and time.monotonic() - start > 60 * minutes:
                 break
             block = left[i : i + BLOCK]
             findings = attacker.run(_items(job, block, sizes))

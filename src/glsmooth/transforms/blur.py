@@ -18,6 +18,7 @@ BORDERS = ("reflect", "cyclic")
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # kept for those who want derivatives, too
 def _basis(size: int, border: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Orthonormal real eigenvectors of the heat kernel as rows (size, size), and squared frequencies (size,)."""
     position = torch.arange(size, dtype=torch.float64)
