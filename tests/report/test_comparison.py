@@ -12,10 +12,13 @@ from omegaconf import OmegaConf
 from scipy.stats import norm
 
 import glsmooth.commands.report as command
+from glsmooth.attacks import Finding
+from glsmooth.configuration.identity import certificates_digest
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box
 from glsmooth.report import comparison_figures, tables, wording
 from glsmooth.report.comparison import write_comparison
+from glsmooth.runs.attacks import Era, columns, row
 from glsmooth.runs.failures import Failure
 from glsmooth.runs.run import load_run
 from tests.report.test_page import make_run, rows_of
@@ -403,6 +406,104 @@ def report(out, *runs):
         "dataset": {"root": None},
     }
     command.run(OmegaConf.create({**base, "runs": [str(run) for run in runs], "run_dir": str(out)}))
+
+
+def make_attack(path, run, images, broken, chosen=None, region=None, shifted=0):
+    """An attack of the first ``images`` images of a run, by hand, which broke ``broken`` of them."""
+    path.mkdir(parents=True)
+    of = load_run(run)
+    summary = {
+        "command": "attack",
+        "region": region or of.region.to_config(),
+        "attack": {"images": images, "index": chosen, "at": None},
+        "outside": {"clipped": {"broken": 0, "tried": 1}},
+    }
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "identity.json").write_text(json.dumps({"run": certificates_digest(run)}))
+    with (path / "attacks.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns(["brightness"], ["clipped"]))
+        writer.writeheader()
+        for i in range(images):
+            label = (i + shifted) % 3
+            found = Finding(i, label, False, label, label, broken=i < broken, outside={"clipped": -1})
+            cells = row(found, ["brightness"]).items()
+            writer.writerow({name: int(value) if isinstance(value, bool) else value for name, value in cells})
+    return path
+
+
+@pytest.fixture
+def attacked(tmp_path):
+    """Two runs as certify lays them down, and attacks of both: 8 of 10 images and 9 of 10 withstood."""
+    runs = [
+        make(tmp_path / "certify" / name, scale=scale, robust=robust) for name, scale, robust in
+        (("a", 0.4, 8), ("b", 0.2, 5))
+    ]  # fmt: skip
+    attacks = tmp_path / "attack"
+    return runs, [make_attack(attacks / run.name, run, 10, broken) for run, broken in zip(runs, (2, 1), strict=True)]
+
+
+def test_era_stands_beside_cra_where_runs_were_attacked(attacked, tmp_path, capsys, seen):
+    runs, _ = attacked
+    report(tmp_path / "out", *runs)
+    header, _, *rows = rows_of(capsys.readouterr().out)
+    at = header.index("ERA (images)")
+    assert header[at - 1].startswith("CRA")
+    assert [line[at] for line in rows] == ["90.0 % (10)", "80.0 % (10)"]  # by scale
+    with (tmp_path / "out" / "table.csv").open() as file:
+        found = {line["run"]: (line["attacked"], line["withstood"], line["era"]) for line in csv.DictReader(file)}
+    assert found == {"a": ("10", "8", "0.8"), "b": ("10", "9", "0.9")}
+    assert json.loads((tmp_path / "out" / "table.json").read_text())[0]["era"] == 0.9
+    assert "ERA (images)" in (tmp_path / "out" / "table.tex").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert len(re.findall(r"90\.0(?:\s|&nbsp;)%(?:\s|&nbsp;)\(10\)", page)) == 2  # the table, and every run
+    assert "It is an upper estimate" in page
+    ((name, given),) = seen
+    curves = given[1] if name == "lines" else given[1].values()
+    assert [dot.mean for curve in curves if getattr(curve, "kind", "") == "era" for dot in curve.dots] == [0.9, 0.8]
+
+
+def test_the_attack_that_tried_most_counts_and_only_of_these_votes_and_this_region(attacked, tmp_path, capsys):
+    runs, _ = attacked
+    folder = tmp_path / "elsewhere"
+    make_attack(folder / "0", runs[0], 15, 6)
+    make_attack(folder / "1", runs[0], 15, 7)
+    make_attack(folder / "2", runs[0], 20, 9, chosen=3)  # an image that was named
+    make_attack(folder / "3", runs[0], 20, 9, region={"brightness": [-0.1, 0.2]})
+    report(tmp_path / "out", *runs, folder)
+    header, _, *rows = rows_of(capsys.readouterr().out)
+    assert [line[header.index("ERA (images)")] for line in rows] == ["90.0 % (10)", "53.3 % (15)"]
+    # What is named must be readable, and of the same images; what only lies beside is left out.
+    for damage in ("summary.json", "attacks.csv"):
+        make_attack(tmp_path / "bad" / damage, runs[0], 20, 9, shifted=int(damage == "attacks.csv"))
+        if damage == "summary.json":
+            (tmp_path / "bad" / damage / damage).write_text("{}")
+        with pytest.raises(UserError, match=damage):
+            report(tmp_path / f"out of {damage}", *runs, tmp_path / "bad" / damage)
+    (tmp_path / "attack" / "b" / "summary.json").write_text("{}")
+    report(tmp_path / "last", *runs)
+    printed = capsys.readouterr()
+    assert "is left out: " in printed.err
+    header, _, *rows = rows_of(printed.out)
+    assert [line[header.index("ERA (images)")] for line in rows] == ["–", "80.0 % (10)"]
+
+
+def test_means_of_era_are_over_seeds_that_were_all_attacked(tmp_path):
+    runs = [
+        make(tmp_path / name, scale=scale, training={"seed": seed, "optimizer.epochs": 20})
+        for name, scale, seed in (("a", 0.3, 0), ("b", 0.3, 1), ("c", 0.4, 0), ("d", 0.4, 1))
+    ]
+    results = [(run, run.region, run.outcomes) for run in map(load_run, runs)]
+    table = write_comparison(results, tmp_path / "out", (), [Era(8, 10), Era(6, 10), Era(9, 10), None])
+    header, _, *rows = rows_of(table)
+    assert [line[header.index("ERA (images)")] for line in rows] == ["70.0 % [60.0 %, 80.0 %] (10)", "–"]
+
+
+def test_an_attack_is_no_run(attacked, tmp_path):
+    runs, attacks = attacked
+    with pytest.raises(UserError, match="name the runs of certify"):
+        report(tmp_path / "out", *attacks)
+    with pytest.raises(UserError, match="a report of its own"):
+        report(tmp_path / "alone", runs[0], attacks[0])
 
 
 def test_command_takes_a_sweep(tmp_path, capsys):

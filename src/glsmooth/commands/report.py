@@ -17,9 +17,11 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Region
 from glsmooth.report import page, published
 from glsmooth.report.comparison import write_comparison
+from glsmooth.report.differences import Result
 from glsmooth.report.formats import check_format, printed
 from glsmooth.report.paper.files import write_figures
 from glsmooth.report.radii import radii
+from glsmooth.runs.attacks import Era, beside, empirical, find_attacks, read_attack
 from glsmooth.runs.failures import Failure, find_runs
 from glsmooth.runs.files import SWEEP, write_text
 from glsmooth.runs.run import Run, load_run
@@ -73,6 +75,9 @@ def run(cfg: DictConfig) -> None:
         "dataset_root": root,
         "dataset_target": settings["dataset"].get("_target_"),
     }
+    paths, attacked = find_attacks(paths)
+    if not paths:
+        raise UserError(f"runs: {attacked[0]} is an attack; name the runs of certify that were attacked beside it")
     sweeps = [sweep for path in paths if (sweep := Sweep.read(Path(path))) is not None]
     found, unfinished = find_runs([path for path in paths if not (Path(path) / SWEEP).is_file()])
     runs, incomplete = _read([*found, *(run for sweep in sweeps for run in sweep.runs)], out, loading)
@@ -87,6 +92,8 @@ def run(cfg: DictConfig) -> None:
         raise UserError("figures=paper: draws one run; give the directory of one, or leave it out")
     if settings["radii"] and not alone:
         raise UserError("radii=true: is about one run; give the directory of one, or leave it out")
+    if alone and attacked:
+        raise UserError(f"runs: {attacked[0]} is an attack, which has a report of its own; leave it out")
     if alone and not overrides and methods is None:
         found_radii = radii(runs[0]) if settings["radii"] else None
         page.write_run_report(runs[0], runs[0].path, runs[0].region, runs[0].outcomes, found=found_radii)
@@ -104,7 +111,7 @@ def run(cfg: DictConfig) -> None:
         if for_paper:
             write_figures(stored, region, out / "paper")
     else:
-        write_comparison(results, out, unfinished)
+        write_comparison(results, out, unfinished, _eras(results, attacked))
     sys.stdout.write(printed(out, form))
 
 
@@ -119,7 +126,18 @@ def report_sweep(
     """
     runs, incomplete = _read(sweep.runs, out, {"transform_target": transform_target, "law_targets": law_targets})
     results = [decide(run, region, None) for run in runs for region in sweep.regions or [{}]]
-    return write_comparison(results, out, [*sweep.failures, *incomplete]) if results else ""
+    return write_comparison(results, out, [*sweep.failures, *incomplete], _eras(results)) if results else ""
+
+
+def _eras(results: Sequence[Result], named: Sequence[str] = ()) -> list[Era | None]:
+    """Empirical robust accuracy of each result, where an attack of it was named or lies beside its run."""
+    attacks = {Path(path).resolve(): read_attack(Path(path)) for path in named}
+    for path in sorted({path for run, _, _ in results for path in beside(run.path)} - attacks.keys()):
+        try:
+            attacks[path] = read_attack(path)
+        except UserError as error:  # nobody asked for it
+            print(f"{path} is left out: {error}", file=sys.stderr)
+    return [empirical(run, region, list(attacks.values())) for run, region, _ in results]
 
 
 def _read(paths: Sequence[str | Path], out: Path, loading: Mapping[str, Any]) -> tuple[list[Run], list[Failure]]:

@@ -20,6 +20,7 @@ from glsmooth.report.comparison_figures import Cell, Curve, Dot
 from glsmooth.report.differences import SEEDS, Axis, Best, Comparison, Result, Setting, Tally, compare, sound
 from glsmooth.report.formats import write_tables
 from glsmooth.report.page import recertified_note, save_picture
+from glsmooth.runs.attacks import Era
 from glsmooth.runs.failures import Failure
 from glsmooth.runs.files import write_text
 from glsmooth.runs.run import Run
@@ -34,18 +35,24 @@ _COLUMNS, _LINES, _DRAWN, _LISTED, _NAMES = 12, 6, 40, 500, 3
 _TEXT = 300
 
 
-def write_comparison(results: Sequence[Result], out: Path, failures: Sequence[Failure] = ()) -> str:
+def write_comparison(
+    results: Sequence[Result],
+    out: Path,
+    failures: Sequence[Failure] = (),
+    eras: Sequence[Era | None] | None = None,
+) -> str:
     """Write table.md, .csv, .json and .tex, report.html and comparison.svg/png of several results to ``out``.
 
     Args:
         results: runs with a region and what the bounds say of it; a run may occur with several regions.
         failures: jobs of the same sweep without a result.
+        eras: empirical robust accuracy of each result; None where it was not attacked.
 
     Returns:
         The content of table.md.
     """
     out.mkdir(parents=True, exist_ok=True)
-    comparison = compare(results)
+    comparison = compare(results, eras)
     bests = comparison.best()
     headline = _headline(comparison, bests)
     common, trained = _common(comparison)
@@ -210,6 +217,12 @@ def _sure(comparison: Comparison, bests: Sequence[Best]) -> list[str]:
         sentences.append(
             f"Runs that differ in {names} only are averaged; brackets hold the least and the largest of them."
         )
+    if any(comparison.eras):
+        sentences.append(
+            "ERA, empirical robust accuracy, is the share of the attacked images, whose number is in brackets, that "
+            "are right and for which no parameter was found at which the smoothed classifier is wrong. It is an upper "
+            "estimate, of fewer images than CRA where the attack took some of them; a better attack may find more."
+        )
     for best in bests[:_NAMES]:
         sentences += _margin(comparison, best, len(bests) > 1)
     if bests:
@@ -306,6 +319,8 @@ def _table(
     header = ["run", *(_title(axis.name) for axis in columns), *(["region"] if regions else [])]
     numeric_from = len(header)
     header += [f"CRA {wording.METHODS.get(name, name)} (h_min)" for name in methods]
+    attacked = any(comparison.eras)
+    header += ["ERA (images)"] if attacked else []
     header += ["smoothed", "base", "images"]
     header += [f"{wording.METHODS.get(name, name)}: unsound, not counted" for name in unsound]
     sets = _image_words(comparison)
@@ -316,6 +331,7 @@ def _table(
         row += [axis.words[setting.levels[comparison.axes.index(axis)]] for axis in columns]
         row += [wording.region(region)] if regions else []
         row += [_cell(comparison, setting, name) for name in methods]
+        row += [_era(comparison.era(setting))] if attacked else []
         row += [comparison.smoothed(setting).words(), comparison.base(setting).words(), sets[setting.members[0]]]
         row += [_cell(comparison, setting, name) for name in unsound]
         rows.append(row)
@@ -360,6 +376,10 @@ def _cell(comparison: Comparison, setting: Setting, method: str) -> str:
     return f"{tally.words()} ({wording.ceil(h_min, 5)})"
 
 
+def _era(tally: Tally | None) -> str:
+    return "–" if tally is None else f"{tally.words()} ({tally.images})"
+
+
 def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     """Every result on its own, with every key that varies, in full precision."""
     keys = [key for axis in comparison.axes for key in axis.keys if key.name not in ("images", "region")]
@@ -374,6 +394,8 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
     header += ["images", "base_correct", "base_accuracy", "smoothed_correct", "smoothed_accuracy"]
     for name in comparison.methods:
         header += [f"certified_{name}", f"cra_{name}", f"h_min_{name}"]
+    attacked = any(comparison.eras)
+    header += ["attacked", "withstood", "era"] if attacked else []
     rows = []
     for i in _ordered(comparison):
         run, _, outcomes = comparison.results[i]
@@ -391,6 +413,9 @@ def _every_run(comparison: Comparison) -> tuple[list[str], list[list[Any]]]:
             else:
                 robust = tables.robust_count(run, outcome)
                 row += [robust, robust / run.images, outcome.h_min]
+        if attacked:
+            era = comparison.eras[i]
+            row += [None, None, None] if era is None else [era.images, era.robust, era.robust / era.images]
         rows.append(row)
     return header, rows
 
@@ -455,6 +480,7 @@ def _listing(comparison: Comparison) -> str:
     header = ["run", *(_title(axis.name) for axis in axes), *(key.name for key in comparison.seeds)]
     numeric_from = len(header)
     header += [] if method is None else [f"CRA {wording.METHODS.get(method, method)}"]
+    header += ["ERA (images)"] if any(comparison.eras) else []
     header += ["smoothed", "base", "images"]
     rows = []
     for i in _ordered(comparison)[:_LISTED]:
@@ -464,6 +490,9 @@ def _listing(comparison: Comparison) -> str:
         if method is not None:
             outcome = sound(outcomes, method)
             row.append("–" if outcome is None else wording.percent(tables.robust_count(run, outcome), run.images))
+        if any(comparison.eras):
+            era = comparison.eras[i]
+            row.append(_era(None if era is None else Tally((era.robust,), era.images)))
         base, smoothed = (share for _, _, share in tables.accuracy_rows(run)[:2])
         row += [smoothed, base, str(run.images)]
         rows.append(row)
@@ -555,6 +584,8 @@ def _lines(
             )
             for name in comparison.methods
         ]
+        if any(comparison.eras):
+            curves.append(curve("ERA", "era", {i: comparison.era(setting) for i, setting in settings.items()}))
         curves.append(curve("smoothed accuracy", "smoothed", {i: comparison.smoothed(s) for i, s in settings.items()}))
         curves.append(curve("base accuracy", "base", {i: comparison.base(s) for i, s in settings.items()}))
         other, words = "", f"Certified robust accuracy by every sound method against {_axis_label(x)}."
@@ -633,6 +664,9 @@ def _points(comparison: Comparison, marked: set[int], out: Path) -> html.Picture
             best = method == comparison.method and i in marked
             series.append(None if tally is None else _dot(tally, best=best))
         values[f"CRA {wording.METHODS.get(method, method)}", method] = series
+    if any(comparison.eras):
+        eras = [comparison.era(setting) for _, setting in drawn]
+        values["ERA", "era"] = [None if era is None else _dot(era) for era in eras]
     names = [_point_name(comparison, setting) for _, setting in drawn]
     caption = "Accuracies are those of the untransformed images; CRA is that of the region in the table."
     caption += _mark_words(marked, comparison, "The ring")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Cell", "Curve", "Dot", "heat_map", "lines", "points"]
 
 _MARKERS = "osD^vP"
+#: What is no CRA, by kind, and how its line is broken.
+_MUTED = {"era": (0, (6, 2, 1, 2)), "smoothed": (0, (4, 2)), "base": (0, (1, 2))}
 #: The mark of the best setting.
 _RING: dict[str, Any] = {
     **{"marker": "o", "linestyle": "none", "fillstyle": "none", "markersize": 13},
@@ -40,7 +42,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line: CRA (``kind`` is a method, or "" for one of several values of a key), or "smoothed" or "base"."""
+    """A line: CRA (``kind`` is a method, or "" for one of several values of a key), or "era", "smoothed" or "base"."""
 
     title: str
     kind: str
@@ -121,9 +123,8 @@ def _means(curve: Curve) -> tuple[list[float], list[float]]:
 def _draw_curve(axes: Axes, theme: Theme, curve: Curve, number: int) -> None:
     x, mean = _means(curve)
     style: dict[str, Any]
-    if curve.kind in ("smoothed", "base"):
-        dash = (0, (4, 2)) if curve.kind == "smoothed" else (0, (1, 2))
-        style = {"color": theme.muted, "linestyle": dash, "linewidth": 1.3, "marker": "."}
+    if curve.kind in _MUTED:
+        style = {"color": theme.muted, "linestyle": _MUTED[curve.kind], "linewidth": 1.3, "marker": "."}
     elif curve.kind:
         style = {"color": theme.line(curve.kind), "linestyle": DASHES.get(curve.kind, "-")}
         style |= {"linewidth": 1.8 + number, "marker": _MARKERS[number % 6], "markersize": 5 + 2 * number}
@@ -252,7 +253,7 @@ def points(theme: Theme, names: Sequence[str], values: Mapping[tuple[str, str], 
         shown = [(dot, row) for dot, row in zip(series, rows, strict=True) if dot is not None]
         # One below the other, so that equal values do not hide each other.
         heights = [float(row + 0.4 - step * (i + 0.5)) for _, row in shown]
-        colour = theme.muted if kind in ("smoothed", "base") else theme.line(kind)
+        colour = theme.muted if kind in _MUTED else theme.line(kind)
         axes.plot(
             [dot.mean for dot, _ in shown],
             heights,

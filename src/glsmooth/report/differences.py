@@ -22,6 +22,7 @@ from glsmooth.configuration.identity import BY_ROOT, USUAL
 from glsmooth.family.regions import Ball, Box, Region
 from glsmooth.family.sizes import multiplicative
 from glsmooth.report import wording
+from glsmooth.runs.attacks import Era
 from glsmooth.runs.run import Run
 from glsmooth.transforms import ResolvableTransform
 
@@ -159,6 +160,7 @@ class Comparison:
         seeds: the seeds that vary.
         same: the keys that do not vary.
         method: the method that the picture and the best setting are of; None without a sound one.
+        eras: empirical robust accuracy of each result, where it was attacked.
     """
 
     results: Sequence[Result]
@@ -167,6 +169,7 @@ class Comparison:
     seeds: tuple[Key, ...]
     same: tuple[Key, ...]
     method: str | None
+    eras: Sequence[Era | None] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -189,6 +192,14 @@ class Comparison:
                 return None
             counts.append(int(np.count_nonzero(run.robust(outcome))))
         return Tally(tuple(counts), self.results[setting.members[0]][0].images)
+
+    def era(self, setting: Setting) -> Tally | None:
+        """Images that withstood the attack; None unless as many were attacked in every one of its runs."""
+        found = [self.eras[i] for i in setting.members]
+        known = [era for era in found if era is not None]
+        if len(known) < len(found) or len({era.images for era in known}) != 1:
+            return None
+        return Tally(tuple(era.robust for era in known), known[0].images)
 
     def smoothed(self, setting: Setting) -> Tally:
         return self._tally(setting, "prediction")
@@ -261,7 +272,7 @@ def sound(outcomes: Mapping[str, Outcome], method: str) -> Outcome | None:
     return outcome if outcome is not None and outcome.sound and outcome.h_min is not None else None
 
 
-def compare(results: Sequence[Result]) -> Comparison:
+def compare(results: Sequence[Result], eras: Sequence[Era | None] | None = None) -> Comparison:
     """What differs between results, by every key that decides them, and what follows from that."""
     keys = _keys(results)
     seeds = [key for key in keys if key.name in SEEDS]
@@ -287,6 +298,7 @@ def compare(results: Sequence[Result]) -> Comparison:
         tuple(key for key in seeds if key.varies),
         tuple(key for key in keys if not key.varies),
         _method(results),
+        [None] * len(results) if eras is None else eras,
     )
 
 

@@ -1,21 +1,31 @@
-"""The records of an attack: attacks.csv, a row an image, appended as blocks of images finish."""
+"""The records of an attack: attacks.csv, a row an image, appended as blocks finish; and ERA, read back from them."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import fields
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from glsmooth.attacks import Finding
+from glsmooth.attacks.outside import CONDITIONS
 from glsmooth.attacks.search import STAGES
 from glsmooth.configuration.fields import Rule, is_number, whole
-from glsmooth.runs.files import ATTACKS
+from glsmooth.configuration.identity import certificates_digest
+from glsmooth.errors import UserError
+from glsmooth.family.regions import Region
+from glsmooth.runs.files import ATTACKS, IDENTITY, RECORDS, SUMMARY, read_json
 from glsmooth.runs.records import Table, read_table
+from glsmooth.runs.run import Run
 from glsmooth.voting.procedures import ABSTAIN
 
-__all__ = ["columns", "read_findings", "row"]
+__all__ = ["Era", "Stored", "beside", "columns", "empirical", "find_attacks", "read_attack", "read_findings", "row"]
+
+#: Entries of a folder of attacks that are looked at.
+_MOST_ENTRIES = 10_000
 
 #: Attributes of a finding that are a parameter, and what their columns begin with.
 _BETAS = {"base_beta": "base", "beta": "worst", "nearest": "nearest"}
@@ -79,3 +89,125 @@ def read_findings(directory: Path, parameters: Sequence[str], outside: Sequence[
         conditions = {name: int(found[f"{_OUTSIDE}{name}"][i]) for name in outside}
         findings.append(Finding(**plain, **of, outside=conditions))
     return findings
+
+
+# Beside the certification that was attacked
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What an attack left in its directory.
+
+    Attributes:
+        path: the directory.
+        certificates: digest of the records of the certification that was attacked; None where it was of none.
+        region: as a configuration has it.
+        chosen: one image or one parameter was named, so its images are not those of a fair sample.
+        outside: names of conditions outside the theorem.
+    """
+
+    path: Path
+    certificates: str | None
+    region: Any
+    chosen: bool
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Era:
+    """Empirical robust accuracy: of ``images``, those that are right and for which the attack found no failure."""
+
+    robust: int
+    images: int
+
+
+def find_attacks(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Paths that are no attacks, and directories of attacks: those among ``paths``, and those in folders of them."""
+    rest, found = [], []
+    for path in paths:
+        folder = Path(path)
+        inside = [] if _is_attack(folder) or (folder / RECORDS).is_file() else _attacks_in(folder)
+        if _is_attack(folder):
+            found.append(path)
+        elif inside:
+            found += map(str, inside)
+        else:
+            rest.append(path)
+    return rest, found
+
+
+def beside(run: Path) -> list[Path]:
+    """Attacks where the attack command puts them beside certifications: ``../../attack/<id>`` or ``../attack``."""
+    folder = run.resolve().parent
+    return [one for one in (folder / "attack",) if _is_attack(one)] + _attacks_in(folder.parent / "attack")
+
+
+def _is_attack(directory: Path) -> bool:
+    return (directory / ATTACKS).is_file() and (directory / SUMMARY).is_file()
+
+
+def _attacks_in(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for _, entry in zip(range(_MOST_ENTRIES), entries, strict=False)
+                     if entry.is_dir(follow_symlinks=False)]  # fmt: skip
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names) if _is_attack(folder / name)]
+
+
+def read_attack(directory: Path) -> Stored:
+    """What an attack says of itself; its findings are read where they are needed.
+
+    Raises:
+        UserError: a file is missing, unreadable, or not of an attack.
+    """
+    fix = "run the same attack command again"
+    summary, identity = (read_json(directory / name, fix, as_it_is=True) for name in (SUMMARY, IDENTITY))
+    parts = {name: summary.get(name) if isinstance(summary, dict) else None for name in ("attack", "outside", "region")}
+    if not all(isinstance(part, dict) for part in (*parts.values(), identity)) or not parts["outside"].keys() <= {
+        *CONDITIONS
+    }:
+        raise UserError(f"{directory / SUMMARY}: is not the summary of an attack; {fix}")
+    chosen = any(parts["attack"].get(name) is not None for name in ("index", "at"))
+    certificates = identity.get("run")
+    return Stored(
+        directory,
+        certificates if isinstance(certificates, str) else None,
+        parts["region"],
+        chosen,
+        tuple(parts["outside"]),
+    )
+
+
+def empirical(run: Run, region: Region, attacks: Sequence[Stored]) -> Era | None:
+    """ERA of a certification in a region, by the attack of it that tried most images; None without one.
+
+    Raises:
+        UserError: records that are not readable, or of other images.
+    """
+    attacked = json.loads(json.dumps(region.to_config()))
+    digest = certificates_digest(run.path) if attacks else None
+    found = []
+    for attack in attacks:
+        if attack.certificates == digest and attack.region == attacked and not attack.chosen:
+            findings = read_findings(attack.path, run.family.parameters, attack.outside)
+            _check_findings(run, attack, findings)
+            robust = sum(one.prediction == one.label and not one.broken for one in findings)
+            found.append(Era(robust, len(findings)))
+    # Of attacks of as many images the one that found most.
+    return max((one for one in found if one.images), key=lambda one: (one.images, -one.robust), default=None)
+
+
+def _check_findings(run: Run, attack: Stored, findings: Sequence[Finding]) -> None:
+    known: Mapping[int, tuple[int, int]] = {
+        index: (label, prediction)
+        for index, label, prediction in zip(
+            *(run.columns[name].tolist() for name in ("index", "label", "prediction")), strict=True
+        )
+    }
+    for one in findings:
+        if known.get(one.index) != (one.label, one.prediction):
+            raise UserError(
+                f"{attack.path / ATTACKS}: index {one.index} is not as {run.path} has it; run the attack again"
+            )
