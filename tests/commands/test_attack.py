@@ -129,6 +129,17 @@ def test_a_run_is_attacked_and_told_of(call, certified):
     assert np.allclose([one.gap for one in findings], [float(one["gap"]) for one in found], equal_nan=True)
 
 
+def test_a_comparison_finds_the_attack_beside_the_run(call, certified):
+    directory, _ = attacked(call, f"run={certified}", "attack.outside=false", "attack.reach=0")
+    era = json.loads((directory / "summary.json").read_text())["empirical_robust_accuracy"]
+    shutil.copytree(certified, certified.parent / "copy")
+    status, printed = call("report", str(certified), str(certified.parent / "copy"), "format=json")
+    assert status == 0, printed.err
+    found = json.loads(printed.out)
+    assert [one["attacked"] for one in found] == [6, 6]
+    assert [one["era"] for one in found] == [era, era]
+
+
 def test_the_usual_run_is_found_and_only_that(call, certified, trained):
     words = [f"ckpt={trained}", *CERTIFY[len(SETTLED) :]]
     _, printed = attacked(call, *words)

@@ -164,19 +164,20 @@ def read_attack(directory: Path) -> Stored:
     """
     fix = "run the same attack command again"
     summary, identity = (read_json(directory / name, fix, as_it_is=True) for name in (SUMMARY, IDENTITY))
-    parts = {name: summary.get(name) if isinstance(summary, dict) else None for name in ("attack", "outside", "region")}
-    if not all(isinstance(part, dict) for part in (*parts.values(), identity)) or not parts["outside"].keys() <= {
-        *CONDITIONS
-    }:
+    if not isinstance(summary, dict) or not isinstance(identity, dict):
+        raise UserError(f"{directory}: summary.json and identity.json are not those of an attack; {fix}")
+    asked, outside, region = (summary.get(name) for name in ("attack", "outside", "region"))
+    if not (isinstance(asked, dict) and isinstance(outside, dict) and isinstance(region, dict)) or not (
+        outside.keys() <= CONDITIONS.keys()
+    ):
         raise UserError(f"{directory / SUMMARY}: is not the summary of an attack; {fix}")
-    chosen = any(parts["attack"].get(name) is not None for name in ("index", "at"))
     certificates = identity.get("run")
     return Stored(
         directory,
         certificates if isinstance(certificates, str) else None,
-        parts["region"],
-        chosen,
-        tuple(parts["outside"]),
+        region,
+        any(asked.get(name) is not None for name in ("index", "at")),
+        tuple(outside),
     )
 
 
