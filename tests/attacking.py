@@ -56,7 +56,7 @@ class Count:
     """What came of the rounds with one kind of classifier.
 
     Attributes:
-        least: the smallest share of fresh votes for a certified class.
+        least: the smallest share of fresh votes for a class of which more than half is certified.
     """
 
     rounds: int = 0
@@ -72,7 +72,8 @@ class Count:
         self.certified += sum(one.certified for one in found.findings)
         self.broken += len(found.beaten)
         self.refuted += len(found.refuted)
-        self.least = min([self.least, *(one.count / one.n for one in found.findings if one.certified and one.n)])
+        sure = [one for one in found.findings if one.certified and one.n and one.index not in found.leads]
+        self.least = min([self.least, *(one.count / one.n for one in sure)])
 
 
 @dataclass

@@ -50,6 +50,16 @@ def test_draws_are_pinned(seed, index):
     assert normals == pytest.approx(noise, abs=2e-6)
 
 
+@pytest.mark.parametrize("d", range(1, 10))
+def test_a_draw_takes_whole_blocks_of_four_words(d):
+    """As many as hold its parameters and the key of its noise: where each draw begins decides all after it."""
+    words = np.random.Philox(key=np.array([5, 2], np.uint64), counter=[0, 1, 0, 0]).random_raw(36)
+    u, keys = uniforms(5, 2, Stream.COUNTING, 0, 2, d)
+    for draw, start in enumerate((0, 4 * math.ceil((d + 1) / 4))):
+        assert u[draw].tolist() == [(int(word >> np.uint64(12)) + 0.5) * 2.0**-52 for word in words[start : start + d]]
+        assert keys[draw] == words[start + d].astype(np.int64)
+
+
 def test_draws_of_two_parameters_are_pinned():
     u, keys = uniforms(0, 0, Stream.COUNTING, 0, 2, 2)
     assert u.tolist() == [

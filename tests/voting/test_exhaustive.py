@@ -408,3 +408,10 @@ def test_arguments_that_do_not_go_together():
 def test_a_torus_of_too_many_shifts_is_refused():
     with pytest.raises(UserError, match=r"image_size=\[4096, 2048\] has 8388608 shifts, more than the 4194304"):
         FiniteLaw.of(shifts(laws.Normal(0, 2), laws.Normal(0, 2), size=(4096, 2048)))
+
+
+def test_a_description_is_what_decides():
+    law = FiniteLaw.of(FAMILIES["wide"])
+    assert Exhaustive(law, {"a": 0.6}, "majority").describe() == {
+        "name": "exhaustive", "n0": 0, "n": 30, "alpha": 0.0, "vote": "majority", "stopped_for": {"a": 0.6},
+    }  # fmt: skip
