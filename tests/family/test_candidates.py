@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import glsmooth as gs
-from glsmooth.family.candidates import candidates, spread
+from glsmooth.family.candidates import _multipliers, candidates, spread
 from glsmooth.laws import LAWS
 
 T = gs.transforms
@@ -163,3 +163,13 @@ def test_extreme_regions_have_candidates(ends):
     tried = found(start, {"brightness": ends})
     assert sum(one.own for one in tried) == 1
     assert len(tried) >= 6
+
+
+def test_scales_are_as_dense_below_the_law_as_above():
+    of = FAMILIES["brightness"][0]
+    unit = spread(of, "brightness")
+    found = _multipliers(of, gs.Box(brightness=(-unit, unit)), ("brightness",), 5)
+    assert found == pytest.approx([2.0**i for i in (-1, -0.5, 0, 0.5, 1)])
+    # From half of what the law is, to twice the region: a small part of the way is below it.
+    found = _multipliers(of, gs.Box(brightness=(-16 * unit, 16 * unit)), ("brightness",), 7)
+    assert found == pytest.approx([2.0**i for i in (-1, 0, 1, 2, 3, 4, 5)])

@@ -3,6 +3,7 @@ import pytest
 import glsmooth as gs
 from glsmooth.errors import UserError
 from glsmooth.family.regions import region_of
+from glsmooth.family.sizes import multiplicative, scaled
 
 
 def test_box():
@@ -77,3 +78,16 @@ def test_the_smallest_box_around_a_region():
     assert points.box(identity) == gs.Box(tx=(-1, 1), ty=(0, 2))
     # What a point leaves out is at its identity, which is inside then.
     assert gs.Points([{"contrast": 2.0}, {"tx": 3}]).box(identity) == gs.Box(contrast=(1, 2), tx=(0, 3))
+
+
+def test_regions_are_scaled_around_the_identity():
+    """By powers where a parameter multiplies, from the identity where it adds, to the end of its domain."""
+    contrast_brightness, blur = gs.transforms.ContrastBrightness(), gs.transforms.GaussianBlur()
+    box = gs.Box(contrast=(0.5, 4.0), brightness=(-0.1, 0.2))
+    assert scaled(contrast_brightness, box, 2.0) == gs.Box(contrast=(0.25, 16.0), brightness=(-0.2, 0.4))
+    assert scaled(contrast_brightness, box, 0.0) == gs.Box(contrast=(1.0, 1.0), brightness=(0.0, 0.0))
+    assert scaled(blur, gs.Box(blur=(0.0, 3.0)), 2.0) == gs.Box(blur=(0.0, 6.0))
+    ball = gs.Ball(3.0, tx=1.0, ty=0.0)
+    assert scaled(gs.transforms.Translation(), ball, 2.0) == gs.Ball(6.0, tx=2.0, ty=0.0)
+    assert [multiplicative(contrast_brightness, name) for name in ("contrast", "brightness")] == [True, False]
+    assert not multiplicative(blur, "blur")

@@ -280,6 +280,11 @@ def test_the_randomised_bound_uses_the_coin_of_the_tally():
     assert "randomised" not in FixedSample(10, 100).describe()
 
 
+def test_without_its_coin_a_randomised_bound_is_the_plain_one():
+    plain = clopper_pearson_lower(95, 100, 1e-3)
+    assert FixedSample(10, 100, randomised=True).bound_range(95, 100) == pytest.approx((plain, plain), rel=1e-9)
+
+
 def test_nothing_within_reach_draws_next_to_nothing():
     tally = simulate(Sequential({"a": 0.9999}, n=1000), [1.0, 0], np.random.default_rng(0))
     assert (tally.n, tally.p_lower) == (0, 0.0)
