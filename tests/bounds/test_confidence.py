@@ -110,6 +110,8 @@ def test_the_randomised_bound_of_all_successes_is_a_root(n, u):
     assert bound <= (1e-3 / u) ** (1 / n)
     # With the coins' alpha-part the error probability is spent: nothing is excluded but p < 1.
     assert randomised_lower(n, n, 1e-3, 1e-3) == pytest.approx(1, abs=2e-11)
+    # Just above it, where the search for the root must not look beyond 1.
+    assert randomised_lower(n, n, 1e-3, math.nextafter(1e-3, 1)) == pytest.approx(1, abs=2e-11)
 
 
 def test_a_lucky_coin_without_any_success():

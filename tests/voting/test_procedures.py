@@ -254,6 +254,12 @@ def test_a_bound_equal_to_the_target_leaves_it_open():
     assert tally.p_seen > 0.6
 
 
+def test_without_numbers_both_procedures_take_those_of_the_commands():
+    fixed, sequential = FixedSample(), Sequential({})
+    assert (fixed.n0, fixed.n, fixed.alpha) == (200, 1000, 1e-3)
+    assert (sequential.n0, sequential.n, sequential.alpha) == (200, 2000, 1e-3)
+
+
 def test_draws_range():
     assert FixedSample(20, 100).draws_range() == (120, 120)
     assert Sequential({"a": 0.6}, n0=50, n=300).draws_range() == (5, 350)
