@@ -229,15 +229,34 @@ def test_the_speed_of_a_ramp_is_exact():
     assert exact <= float(found.speed) < 1.05 * exact
 
 
-def test_a_box_without_its_margin_would_be_violated():
-    """An arc leaves the box of its ends: the pixel that it reaches there must be seen."""
-    image = spike(33, 0, 16)  # the top of the circle
+RAMP = (torch.arange(33, dtype=torch.float64) / 33).expand(1, 1, 33, 33)
+
+
+@pytest.mark.parametrize(
+    ("image", "place"),
+    [
+        (spike(33, 7, 16), (0.0, -10.001)),  # at its highest it is in a cell without a slope; before and after not
+        (spike(33, 16, 25), (10.001, 0.0)),
+        (RAMP, (10.0, 0.0)),  # in the middle of the arc it moves along y alone, of which the ramp knows nothing
+        (RAMP.mT, (0.0, 10.0)),
+    ],
+    ids=["arc beyond its box, y", "arc beyond its box, x", "turning to x", "turning to y"],
+)
+def test_arcs_are_no_straight_lines(image, place):
     threat = gs.threats.Rotation()
     paths = Paths(image, threat.motion, threat.kept(33, 33))
-    paths.places, paths.bend = paths.places[16:17], paths.bend[16:17]
-    # Between two angles with the same height, below the top: 16 (1 - cos δ) pixels higher in the middle.
-    bound = paths.speeds(torch.zeros(1, dtype=torch.long), torch.tensor([-0.03]), torch.tensor([0.03]))
-    assert float(bound.speed) >= 15.9
+    paths.places = torch.tensor([place], dtype=torch.float64)
+    paths.bend = threat.motion.bend(paths.places)
+    half = 0.03
+    bounds = paths.speeds(torch.zeros(1, dtype=torch.long), torch.tensor([-half]), torch.tensor([half]))
+    values = paths.at(torch.zeros(601, dtype=torch.long), torch.linspace(-half, half, 601, dtype=torch.float64))[
+        :, 0, 0
+    ]
+    speed = values.diff().abs().max() / (2 * half / 600)
+    assert float(speed) > 1e-3
+    assert float(speed) <= float(bounds.speed)
+    assert float((values - values[0]).abs().max()) > 0  # the ends agree: the chord does not move
+    assert float((values - values[0]).abs().max()) <= float(bounds.sag) * 2 * half
 
 
 def test_a_bound_holds_when_the_work_is_cut_short():
