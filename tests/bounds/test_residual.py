@@ -3,6 +3,7 @@ sampled ones; and what would make them false.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.special import ndtr, ndtri
 
 import glsmooth as gs
 from glsmooth.bounds import certify_near, fewest_passes, residual_alone, samples_needed
+from glsmooth.bounds.tradeoffs import Atoms
 from glsmooth.errors import UserError
 
 T = gs.transforms
@@ -197,6 +199,52 @@ def test_no_classifier_of_small_images_breaks_it(far):
         assert reached >= h - margin
     else:
         assert reached < h - 0.03
+
+
+def floors(seed, far):
+    """A semigroup of nonlinear actions with a discrete law: no pixel of v stays below a level; γ = max.
+
+    Returns:
+        The sampled worst case, and the joint experiment's atoms, one for each draw α.
+    """
+    rng = np.random.default_rng(seed)
+    pixels, sigma, b = int(rng.integers(1, 4)), 0.4, int(rng.integers(1, 3))
+    levels = far * np.sort(rng.uniform(-1, 1, 4))
+    p = rng.dirichlet(np.ones(4))
+    v = rng.normal(size=pixels) - far
+    attacked = np.maximum(v, levels[b]) + 0.3 * rng.normal(size=pixels)
+    means = [np.maximum(v, levels[:, None]), np.maximum(attacked, levels[:, None])]
+    size = np.linalg.norm(means[1] - np.maximum(v, levels[np.maximum(np.arange(4), b)][:, None]), axis=1) / sigma
+
+    def draw(point, n, rng):
+        return means[point][rng.choice(4, size=n, p=p)] + sigma * rng.standard_normal((n, pixels))
+
+    def log_density(point, x):
+        exponent = -((x[:, None] - means[point]) ** 2).sum(2) / (2 * sigma**2)
+        top = exponent.max(1, keepdims=True)
+        return top[:, 0] + np.log(np.exp(exponent - top) @ p)
+
+    theta = np.maximum(np.arange(4), b)
+    moved = np.bincount(theta, p, minlength=4)
+    given = p / moved[theta]  # of α, given θ
+    atoms = Atoms(
+        np.log(moved[theta] / p[theta]), p[theta] * given, p, np.maximum(size, 1e-9), only_0=float(p[:b].sum())
+    )
+    return worst_by_sampling(draw, log_density), atoms
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("far", [1.0, 20.0])
+def test_no_classifier_of_floored_images_breaks_it(seed, far):
+    reached, atoms = floors(seed, far)
+    assert reached <= atoms.inverse(0.5) + 4.5 / math.sqrt(200_000)
+
+
+def test_without_the_mass_that_only_the_reference_has_it_would_be_false():
+    reached, atoms = floors(1, 20.0)
+    assert atoms.only_0 > 0.1
+    dropped = replace(atoms, only_0=0.0)
+    assert dropped.inverse(0.5) < reached - 0.05 < atoms.inverse(0.5)
 
 
 def seen_contrast(c, size, told=(), n=200_000):
