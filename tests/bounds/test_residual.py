@@ -377,6 +377,10 @@ def test_mistakes_are_named():
     family = gs.SmoothedFamily(T.Brightness(), {"brightness": gs.Normal(0, 0.3)})
     with pytest.raises(UserError, match=r"sigma=0\.0 must be"):
         certify_near(family, gs.Box(brightness=(0, 0.1)), 0.1)
+    with pytest.raises(UserError, match="length=-1"):
+        fewest_passes(-1, 0.5, 0.001)
+    with pytest.raises(UserError, match="alpha=0 "):
+        fewest_passes(1, 0.5, 0)
     with pytest.raises(UserError, match="residual=-1"):
         residual_alone(-1, 0.5)
     laplace = gs.SmoothedFamily(T.ContrastBrightness(), {**BOTH, "brightness": gs.Laplace(0, 1)}, pixel_noise=0.5)

@@ -69,9 +69,9 @@ def residual_alone(residual: float, sigma: float) -> float:
     return max(0.5, Gaussian(_size(residual, sigma)).inverse(0.5))
 
 
-def _size(residual: float, sigma: float) -> float:
+def _size(residual: float, sigma: float, name: str = RESIDUAL) -> float:
     if not (math.isfinite(residual) and residual >= 0):
-        raise UserError(f"residual={residual} must be a finite number >= 0")
+        raise UserError(f"{name}={residual} must be a finite number >= 0")
     if not (math.isfinite(sigma) and sigma > 0):
         raise UserError(f"sigma={sigma} must be a finite number above 0; a residual is covered by pixel noise alone")
     return residual / sigma * (1 + 1e-15)
@@ -104,7 +104,8 @@ def fewest_passes(length: float, sigma: float, alpha: float) -> Passes:
         alpha: failure probability of an image's certificate. Every slice may use all of it, where the one claim is of
             all slices together.
     """
-    size = _size(length, sigma) / 2
+    samples_needed(0.5, alpha)  # refuses what is no failure probability
+    size = _size(length, sigma, "length") / 2
     if not size < 1e6:
         raise UserError(f"length={length:g} is more than 2e6 sigma; give more noise, sigma={length / 1e5:g} say")
     likely = size / 0.68

@@ -164,6 +164,10 @@ class Threat(Immutable, ABC):
         self._check_images(images)
         if references.shape != images.shape:
             raise UserError(f"references: {tuple(references.shape)} must have the images' shape {tuple(images.shape)}")
+        if not bool(references.isfinite().all()):
+            raise UserError("references must be finite numbers; some are not")
+        if not tolerance > 0:
+            raise UserError(f"tolerance={tolerance} must be above 0; give for example tolerance=0.01")
         intervals = self._intervals(low, high, n)
         group = max(1, _MEMORY // (16 * (height + 3) * (width + 3) * 4 * 8))
         found = [
@@ -184,6 +188,8 @@ class Threat(Immutable, ABC):
     def _check_images(self, images: Tensor) -> None:
         if images.dtype not in (torch.float32, torch.float64):
             raise UserError(f"images are {images.dtype}; bounds are of float32 and float64 images, give one of these")
+        if not bool(images.isfinite().all()):
+            raise UserError("images must be finite numbers; some are not")
         if self.round8 and images.numel() and not bool(((images >= 0) & (images <= 1)).all()):
             raise UserError("images must lie in [0, 1] where round8=True; rescale them, or leave round8 out")
 
@@ -228,10 +234,11 @@ class Threat(Immutable, ABC):
             return bounds.speed.numpy(), bounds.sag.numpy()
 
         found = supremum(edges, distance, speeds, tolerance, evaluations)
-        # Sums and roots are good to some 2^-40 of themselves, whatever their order.
-        upper = torch.from_numpy(found.upper) * (1 + 2.0**-40) + self.l2
+        # A sum of d squares is good to d 2^-53 of itself, in whatever order.
+        upper = torch.from_numpy(found.upper) * (1 + 2.0**-30) + self.l2 * (1 + 2.0**-20)
         upper = upper + self._allowance(paths, dtype, which, edges)
-        return upper, torch.from_numpy(found.attained), self.motion.beta(torch.from_numpy(found.where))
+        worst = self.motion.beta(torch.from_numpy(found.where)).clamp(intervals[:, 0], intervals[:, 1])
+        return upper, torch.from_numpy(found.attained), worst
 
     def _allowance(self, paths: Paths, dtype: torch.dtype, which: Tensor, edges: list[np.ndarray]) -> Tensor:
         """What rounding changes at most: of numbers, and to 8 bits where the attacker does that."""
