@@ -395,6 +395,9 @@ def test_threats_are_values():
         (lambda t, x: t.residual(x, x * math.nan, 0, 1), "finite"),
         (lambda t, x: t.residual(x, x, 0, 1, tolerance=0), "tolerance=0"),
         (lambda t, x: gs.threats.Scaling().warp(x, 0.0), "scale=0"),
+        (lambda t, x: t.residual(x, x, torch.zeros(3), 1), r"low has the shape \(3,\)"),
+        (lambda t, x: t.warp(x, torch.zeros(1, 2)), r"beta has the shape \(1, 2\)"),
+        (lambda t, x: SCALING.slices(x[0].float(), 1, 1.1, 2e-6), "residual=2e-06"),
         (lambda t, x: t.slices(x[0], 0, 1, 0.001), "residual=0.001 must be above"),
     ],
 )

@@ -15,15 +15,21 @@ from torch import Tensor
 from glsmooth.errors import UserError
 from glsmooth.laws.immutable import Immutable
 from glsmooth.threats.motions import Motion, pixels
-from glsmooth.threats.paths import Paths
+from glsmooth.threats.paths import NUMBERS, WINDOW, Paths
 from glsmooth.threats.supremum import supremum
 
 __all__ = ["Residual", "Slices", "Threat"]
 
 #: Bytes of tables that are kept at once, by which images are worked on in groups.
 _MEMORY = 1 << 27
-#: Parameters whose images a centre is found for.
-_POINTS = 33
+
+
+def _numbers(name: str, value: Tensor | float, n: int) -> Tensor:
+    """``value`` for each of n images, float64."""
+    numbers = torch.as_tensor(value, dtype=torch.float64)
+    if numbers.ndim > 1 or (numbers.ndim == 1 and len(numbers) not in (1, n)):
+        raise UserError(f"{name} has the shape {tuple(numbers.shape)}; give one number, or one for each of {n} images")
+    return numbers.expand(n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +82,7 @@ class Threat(Immutable, ABC):
     #: The parameter β, and its value at which the warp is the identity.
     parameter: ClassVar[str]
     identity: ClassVar[float]
+    #: Where the pixels of the warped image come from.
     motion: ClassVar[Motion]
 
     round8: bool
@@ -111,7 +118,7 @@ class Threat(Immutable, ABC):
             (N, C, H, W), same dtype and device; differentiable in both arguments where bilinear interpolation is.
         """
         n, _, height, width = images.shape
-        beta = torch.as_tensor(beta, dtype=torch.float64).expand(n)
+        beta = _numbers("beta", beta, n)
         self.check(beta)
         u, _ = self.motion.sources(self.motion.time(beta), pixels(height, width, beta.device))
         grid = u * u.new_tensor([2 / width, 2 / height])
@@ -169,7 +176,7 @@ class Threat(Immutable, ABC):
         if not tolerance > 0:
             raise UserError(f"tolerance={tolerance} must be above 0; give for example tolerance=0.01")
         intervals = self._intervals(low, high, n)
-        group = max(1, _MEMORY // (16 * (height + 3) * (width + 3) * 4 * 8))
+        group = max(1, _MEMORY // (8 * WINDOW**2 * NUMBERS * (height + 3) * (width + 3)))
         found = [
             self._residual(
                 self._paths(images[part]),
@@ -194,7 +201,7 @@ class Threat(Immutable, ABC):
             raise UserError("images must lie in [0, 1] where round8=True; rescale them, or leave round8 out")
 
     def _intervals(self, low: Tensor | float, high: Tensor | float, n: int) -> Tensor:
-        ends = [torch.as_tensor(end, dtype=torch.float64).detach().cpu().expand(n) for end in (low, high)]
+        ends = [_numbers(name, end, n).detach().cpu() for name, end in (("low", low), ("high", high))]
         if bool((ends[0] > ends[1]).any()):
             raise UserError(f"low={low} is above high={high}; exchange the two")
         intervals = torch.stack(ends, dim=1)
@@ -370,13 +377,16 @@ class Threat(Immutable, ABC):
             reached = np.concatenate(([0.0], np.cumsum(np.maximum(costs, 1e-3 * room))))
             if costs.max() <= room:
                 best = slices
-        while best is None:  # halve what is too far
+        if best is not None:
+            return best
+        for _ in range(30):  # halve what is too far
             wide = np.flatnonzero(costs > room)
             cuts = np.sort(np.concatenate((cuts, (cuts[wide] + cuts[wide + 1]) / 2)))
             slices = self._sliced(paths, image.dtype, interval, cuts, room, points)
             costs = slices.residual.numpy() - alone
-            best = slices if costs.max() <= room else None
-        return best
+            if costs.max() <= room:
+                return slices
+        raise UserError(f"residual={residual:g} is too small for images of {image.dtype}; give a larger one")
 
     def _sliced(
         self, paths: Paths, dtype: torch.dtype, interval: Tensor, cuts: np.ndarray, room: float, points: int

@@ -30,10 +30,12 @@ from torch import Tensor
 
 from glsmooth.threats.motions import Motion, pixels
 
-__all__ = ["Paths", "Speeds"]
+__all__ = ["NUMBERS", "WINDOW", "Paths", "Speeds"]
 
 #: Bounding boxes have at most so many cells a side.
 WINDOW = 4
+#: What is known of each box, see ``Paths.table``.
+NUMBERS = 6
 #: Pixels that are worked on at once, of all times together: what is computed of so many stays near the processor.
 _CHUNK = 1 << 17
 
@@ -126,7 +128,7 @@ class Paths:
         shape = (rows * WINDOW + columns) * (height + 3) + first_row
         index = (which[:, None] * (WINDOW**2 * (height + 3)) + shape) * (width + 3) + first_column
         a, c, most, least, range_x, range_y = (
-            self.table.index_select(0, index.flatten()).view(*index.shape, 6).unbind(-1)
+            self.table.index_select(0, index.flatten()).view(*index.shape, NUMBERS).unbind(-1)
         )
         cross = w[..., 0] * w[..., 1]
         spread = change * (size_x + size_y + change)
@@ -169,7 +171,7 @@ def _table(images: Tensor) -> Tensor:
     b = torch.stack([(x * y).sum(1) for x, y in corners])
     cells = torch.stack((a, c, b.amax(0), -b.amin(0)), dim=1)  # (N, 4, H + 3, W + 3)
     n, _, height, width = cells.shape
-    table = cells.new_empty(n, WINDOW, WINDOW, height, width, 6)
+    table = cells.new_empty(n, WINDOW, WINDOW, height, width, NUMBERS)
     for i in range(WINDOW):
         for j in range(WINDOW):
             window = table[:, i, j]
@@ -179,7 +181,7 @@ def _table(images: Tensor) -> Tensor:
                 ranges = _largest(values, down, right) + _largest(-values, down, right)
                 window[..., 4 + k] = ranges[..., :height, :width].square().sum(1).sqrt()
     table[..., 3].neg_()
-    return table.view(-1, 6)
+    return table.view(-1, NUMBERS)
 
 
 def _largest(values: Tensor, down: int, right: int) -> Tensor:
