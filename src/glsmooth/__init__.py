@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from glsmooth import bounds, transforms
+    from glsmooth import bounds, threats, transforms
     from glsmooth.attacks import attack_images
     from glsmooth.bounds import NotApplicable, required_probability, tradeoff
     from glsmooth.commands.dataset import certify_dataset
@@ -55,6 +55,7 @@ __all__ = [
     "check_transform",
     "figures",
     "required_probability",
+    "threats",
     "tradeoff",
     "transforms",
 ]
@@ -83,7 +84,7 @@ _HOMES = {
     "smoothing": ("SmoothedClassifier",),
     "transforms": ("ResolvableTransform",),
 }
-_ROOMS = ("errors", "laws", "transforms", "family", "bounds", "voting", "smoothing", "attacks")
+_ROOMS = ("errors", "laws", "transforms", "threats", "family", "bounds", "voting", "smoothing", "attacks")
 
 if not TYPE_CHECKING:  # to which the names above are all that there are
 

@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled, tss
 from glsmooth.bounds.base import NotApplicable, Outcome, exceeds
 from glsmooth.bounds.confidence import samples_needed
+from glsmooth.bounds.residual import Passes, fewest_passes, joint, residual_alone
 from glsmooth.bounds.tradeoffs import CLOSED, Tradeoff
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Points, Region
@@ -27,13 +28,17 @@ __all__ = [
     "Method",
     "NotApplicable",
     "Outcome",
+    "Passes",
     "certifies_runner_up",
+    "certify_near",
     "certify_region",
     "cohen_radius",
     "evaluate",
     "exceeds",
+    "fewest_passes",
     "on_plane",
     "required_probability",
+    "residual_alone",
     "samples_needed",
     "tradeoff",
 ]
@@ -183,6 +188,28 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
         grid = f"{bound.argument}; for β on the grid of the draws, which costs {family.draws_error:.0e}"
         bound = replace(bound, h_min=min(1.0, bound.h_min + family.draws_error), argument=grid)
     return bound
+
+
+def certify_near(family: SmoothedFamily, region: Region, residual: float) -> Outcome:
+    """Required probability for attacks that end within a residual of φ(v, β), for every β of a region.
+
+    Votes are counted at one reference v, and pixel noise covers the residual (:mod:`glsmooth.bounds.residual`).
+
+    Args:
+        family: with ``pixel_noise`` above 0. Its transformation is exactly resolvable, and one of those whose effect on
+            distances is known.
+        region: as :func:`certify_region`; a ball is covered by its smallest box.
+        residual: an upper bound of ||v′ - φ(v, β)||_2 for attacked images v′, in the units of a pixel.
+
+    Raises:
+        NotApplicable: nothing is known of the transformation, its laws or its region beside a residual.
+        UserError: no pixel noise; a region that does not fit the transformation.
+    """
+    family.check_region(region)
+    problem = joint(family, region, residual)
+    outcome = certify_region(problem.family, problem.region)
+    worst = None if outcome.worst is None else problem.original(outcome.worst)
+    return replace(outcome, worst=worst, argument=f"with a residual of {residual:g}: {outcome.argument}")
 
 
 def own_laws(family: SmoothedFamily) -> list[str]:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.cells import Moved, Observed, cyclic_pair, scalar_pair
@@ -26,6 +27,9 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Law
 from glsmooth.laws.checks import cdf_error, is_own
 from glsmooth.transforms.factors import (
+    POSITIVE,
+    REAL,
+    Domain,
     Factor,
     PowerThenScale,
     Scale,
@@ -34,7 +38,38 @@ from glsmooth.transforms.factors import (
     ShiftThenScale,
 )
 
-__all__ = ["cyclic_error", "cyclic_masses", "tradeoff"]
+__all__ = ["ShiftThenScaleBeside", "cyclic_error", "cyclic_masses", "tradeoff"]
+
+
+@dataclass(frozen=True)
+class ShiftThenScaleBeside(Factor):
+    """c·(x + b) with a third coordinate, which moves by its parameter times the draw of the contrast.
+
+    No action on images: what a residual adds to c·(x + b) (:mod:`glsmooth.bounds.residual`).
+    """
+
+    scale: str
+    shift: str
+    beside: str
+
+    @property
+    def parameters(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.scale, self.shift, self.beside)
+
+    @property
+    def identity(self) -> tuple[float, ...]:  # type: ignore[override]
+        return (1.0, 0.0, 0.0)
+
+    def domain(self, name: str) -> Domain:
+        return POSITIVE if name == self.scale else REAL
+
+    def resolve(self, alpha: Tensor, beta: Tensor) -> Tensor:
+        two = ShiftThenScale(self.scale, self.shift).resolve(alpha[..., :2], beta[..., :2])
+        return torch.cat((two, (alpha[..., :1] * beta[..., 2:] + alpha[..., 2:])), dim=-1)
+
+    def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
+        two = ShiftThenScale(self.scale, self.shift).inverse(theta[..., :2], beta[:2])
+        return torch.cat((two, theta[..., 2:] - two[..., :1] * beta[2]), dim=-1)
 
 
 @lru_cache(maxsize=64)
@@ -153,6 +188,10 @@ def _add(parts: _Parts, factor: Factor, family: SmoothedFamily, beta: Mapping[st
     elif isinstance(factor, ShiftThenScale):
         c, b = beta[factor.scale], beta[factor.shift]
         parts.pair(laws[factor.scale], 0.0, c)
+        parts.pair(laws[factor.shift], b, 1.0 / c)
+    elif isinstance(factor, ShiftThenScaleBeside):
+        c, b = beta[factor.scale], beta[factor.shift]
+        parts.observed(laws[factor.scale], c, laws[factor.beside], beta[factor.beside], inner_scales=False)
         parts.pair(laws[factor.shift], b, 1.0 / c)
     else:
         raise NotApplicable(f"{factor!r} is not a factor with known densities")

@@ -27,7 +27,7 @@ import torch
 
 from glsmooth.bounds.base import NotApplicable
 from glsmooth.bounds.cells import cyclic_pair
-from glsmooth.bounds.neyman_pearson import cyclic_masses
+from glsmooth.bounds.neyman_pearson import ShiftThenScaleBeside, cyclic_masses
 from glsmooth.bounds.tradeoffs import Monotone
 from glsmooth.family.regions import Box
 from glsmooth.family.smoothed import SmoothedFamily
@@ -117,6 +117,8 @@ def axes_of(factor: Factor, family: SmoothedFamily, box: dict[str, Interval]) ->
         return _affine_axes(factor.power, factor.scale, family, box, inner_scales=True)
     if isinstance(factor, ShiftThenScale):
         return _shift_then_scale_axes(factor, family, box)
+    if isinstance(factor, ShiftThenScaleBeside):
+        return _beside_axes(factor, family, box)
     raise NotApplicable(f"{factor!r} is not a factor with known densities")
 
 
@@ -230,6 +232,20 @@ def _shift_then_scale_axes(factor: ShiftThenScale, family: SmoothedFamily, box: 
         return 0.5 * (smooth_c.second + 2 * smooth_c.first * 0.968 + 1.833)
 
     return Axes(fixed, search, step, curvature if centred and smooth_c is not None else None)
+
+
+def _beside_axes(factor: ShiftThenScaleBeside, family: SmoothedFamily, box: dict[str, Interval]) -> Axes:
+    """Axes of c·(x + b) with a residual, of which only single contrasts are covered."""
+    c, b = factor.scale, factor.shift
+    if box[c][0] != box[c][1]:
+        raise NotApplicable(
+            f"with a residual nothing is known between the ends of {c}={list(box[c])} in c·(x + b); "
+            "use the order contrast_first, or give Points([...])"
+        )
+    axes = _shift_then_scale_axes(ShiftThenScale(c, b), family, {c: box[c], b: box[b]})
+    if axes.search:
+        raise NotApplicable(f"with a residual {b}={list(box[b])} is covered under a normal law around 0 alone")
+    return Axes([{**fixed, factor.beside: box[factor.beside][1]} for fixed in axes.fixed], {})
 
 
 def _ends(interval: Interval, identity: float, symmetric: bool = False, log: bool = False) -> list[float]:
