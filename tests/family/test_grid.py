@@ -143,6 +143,13 @@ def test_a_cycle_is_visited_evenly():
     assert drawn.amax(0).tolist() == [29, 27]
 
 
+def test_a_residual_costs_what_it_costs_and_the_grid_comes_on_top():
+    family = family_of("brightness, normal", pixel_noise=0.5)
+    region = gs.Box(brightness=(-0.2, 0.2))
+    near = gs.bounds.certify_near(family, region, residual=0.25)
+    assert near.h_min == gs.bounds.certify_near(family.continuous, region, residual=0.25).h_min + ALLOWANCE
+
+
 def test_independent_parameters_share_the_cost():
     laws = {"brightness": gs.Normal(0.0, 0.3), "tx": gs.Normal(0.0, 3.0), "ty": gs.Normal(0.0, 3.0)}
     family = gs.SmoothedFamily(T.BrightnessTranslation(), laws, image_size=(32, 32), draws="grid")

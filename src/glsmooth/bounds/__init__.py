@@ -184,10 +184,15 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
     own = own_laws(family)
     if own:
         bound = replace(bound, argument=f"{bound.argument}; by what {', '.join(own)} says of its own shape")
-    if bound.h_min is not None and family.draws_error:
-        grid = f"{bound.argument}; for β on the grid of the draws, which costs {family.draws_error:.0e}"
-        bound = replace(bound, h_min=min(1.0, bound.h_min + family.draws_error), argument=grid)
-    return bound
+    return _by_draws(family, bound)
+
+
+def _by_draws(family: SmoothedFamily, bound: Outcome) -> Outcome:
+    """What a bound for continuous draws becomes by those of the family (:mod:`glsmooth.family.grid`)."""
+    if bound.h_min is None or not family.draws_error:
+        return bound
+    argument = f"{bound.argument}; for β on the grid of the draws, which costs {family.draws_error:.0e}"
+    return replace(bound, h_min=min(1.0, bound.h_min + family.draws_error), argument=argument)
 
 
 def certify_near(family: SmoothedFamily, region: Region, residual: float) -> Outcome:
@@ -209,7 +214,8 @@ def certify_near(family: SmoothedFamily, region: Region, residual: float) -> Out
     problem = joint(family, region, residual)
     outcome = certify_region(problem.family, problem.region)
     worst = None if outcome.worst is None else problem.original(outcome.worst)
-    return replace(outcome, worst=worst, argument=f"with a residual of {residual:g}: {outcome.argument}")
+    outcome = replace(outcome, worst=worst, argument=f"with a residual of {residual:g}: {outcome.argument}")
+    return _by_draws(family, outcome)
 
 
 def own_laws(family: SmoothedFamily) -> list[str]:
