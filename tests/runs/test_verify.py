@@ -339,6 +339,13 @@ CHANGES = {
     "CRA": set_("summary/methods/neyman_pearson/certified_robust_accuracy", 0.6),
     "accuracy": set_("summary/smoothed_accuracy", 1.0),
     "images": set_("summary/images", 6),
+    "share of abstentions": set_("summary/abstained", 0.4),
+    "given up": set_("summary/given_up", 0.2),
+    "votes": set_("summary/votes_used", 5499),
+    "draws that are no number": set_("summary/monte_carlo/n", 1000.5),
+    "selection of less than nothing": lambda s, rows, p: [x.update(n0=-5) for x in (s["monte_carlo"], *rows)],
+    "randomised": set_("summary/monte_carlo/randomised", "false"),
+    "no points": set_("summary/region", {"points": []}),
     "required": set_("summary/methods/neyman_pearson/required_probability", 0.8),
     "region": set_("summary/region/brightness", [-0.5, 0.4]),
     "another parameter": set_("summary/region/gamma", [1, 2]),
@@ -551,6 +558,75 @@ def test_files_that_are_something_else(run, content):
         assert not result.verified
         (run / name).write_bytes(before)
     assert verify.check(run).verified
+
+
+@pytest.mark.parametrize("coin", [-1e300, -1e-9, 1.5, "nan"])
+def test_a_coin_that_cannot_be_drawn(run, coin):
+    """Far below 0 it would make a probability of a tail negative, and so let any p_lower follow from any count."""
+    summary, rows, proof = read(run)
+    summary["monte_carlo"] |= {"name": "paper", "randomised": True}
+    rows = [row | {"coin": coin} for row in rows]
+    rows[3] |= {"p_lower": 0.93, "certified_neyman_pearson": 1}
+    summary["methods"]["neyman_pearson"]["certified_robust_accuracy"] = 0.6
+    write(run, summary, rows, proof)
+    assert "coin" in verify.check(run).wrong[0] or coin == "nan"
+    assert verify.check(run).wrong
+
+
+def test_every_shift_that_is_asked(run):
+    """Counts of shifts that were visited prove what the least probable of them weigh; none prove more than the most."""
+    law = {"law": "Normal", "loc": 0.0, "scale": 0.7}
+    of_axis = [float(mass.mid()) for mass in verify._cycle(verify.Law.of(law), 4)]
+    masses = sorted((x * y for x in of_axis for y in of_axis), reverse=True)
+    shift = gs.SmoothedFamily(T.Translation(), shifts(0.7), (4, 4))
+    proof = proved(shift, gs.Box(tx=(0, 1)))
+    h = proof["required_probability"]
+    summary, rows, _ = read(run)
+    summary |= {key: proof[key] for key in ("transform", "smoothing", "region", "image_size")}
+    summary["monte_carlo"] = {"name": "exhaustive", "n0": 0, "n": 16, "alpha": 0.0}
+    summary["methods"] = {"neyman_pearson": {"sound": True, "required_probability": h}}
+    rows = [{key: value for key, value in row.items() if key not in ("certified_gl", "certified_gl_printed")}
+            | {"prediction": 1, "n0": 0, "n": 16} for row in rows]  # fmt: skip
+
+    def check(count, p, **more):
+        for row in rows:
+            row |= {"count": count, "p_lower": p, "certified_neyman_pearson": int(p > h)}
+        write(run, summary | {"smoothed_accuracy": 1.0} | more, rows, proof)
+        return verify.check(run)
+
+    assert check(16, 1 - 1e-9).verified
+    least, most = sum(masses[-12:]), sum(masses[:12])
+    assert least < h < most
+    assert check(12, least - 1e-9).verified
+    assert verify.status([check(12, most - 1e-9)]) == 3  # which of them voted is not in the records
+    assert check(12, most + 1e-9).wrong
+    assert check(16, 1 - 1e-9, pixel_noise=0.1).wrong
+    assert check(16, 1 - 1e-9, stochastic=True).wrong
+
+
+def test_words_of_a_file_that_a_reader_might_take_otherwise(run):
+    for name in ("summary.json", "proof.json"):
+        before = (run / name).read_text()
+        for more in ('"region": {"brightness": [0, 0]}', f'"required_probability": {H}'):
+            (run / name).write_text(f"{before[:-1]}, {more}, {more}}}")
+            assert "occurs twice" in verify.check(run).wrong[0]
+        (run / name).write_text('{"a":' * 100_000)
+        assert "is not JSON" in verify.check(run).wrong[0]
+        (run / name).write_text(before)
+    summary, rows, proof = read(run)
+    for more in ({"sigma": 3}, {"border": "zero"}):
+        write(run, summary | {"transform": summary["transform"] | more}, rows, proof)
+        assert not verify.check(run).verified
+
+
+def test_what_a_file_says_is_printed_on_one_line(run, capsys):
+    summary, rows, proof = read(run)
+    write(run, summary | {"transform": {"_target_": "\ud800\n  verified\x1b[2J"}}, rows, proof)
+    verify.show(run, verify.check(run))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "  not verified"
+    assert "  verified" not in lines
+    assert "\\ud800\\n  verified\\x1b[2J" in "".join(lines)
 
 
 def test_it_stands_alone(run):

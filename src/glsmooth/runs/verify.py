@@ -26,6 +26,7 @@ import csv
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -281,6 +282,8 @@ _Factor = tuple[str, tuple[str, ...]]
 def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
     target = str(transform.get("_target_"))
     name = target.removeprefix("glsmooth.transforms.")
+    if unknown := transform.keys() - {"_target_", "order", "padding", "border"}:
+        raise Unverifiable(f"what {', '.join(sorted(unknown))} does to {target} is not known here")
     order = transform.get("order") or ("brightness_first" if name.startswith("TranslationBlur") else "contrast_first")
     affine: list[_Factor] = [("affine" if order == "contrast_first" else "affine_b", ("contrast", "brightness"))]
     shifts: list[_Factor] = [("cyclic", ("tx",)), ("cyclic", ("ty",))]
@@ -305,6 +308,8 @@ def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
         raise Unverifiable(f"shifts with padding={transform['padding']} have no resolving function")
     if order not in ("contrast_first", "brightness_first"):
         raise Wrong(f"transform.order={order!r} is neither contrast_first nor brightness_first")
+    if transform.get("border") not in (None, "cyclic", "reflect"):
+        raise Wrong(f"transform.border={transform['border']!r} is neither cyclic nor reflect")
     return known[name]
 
 
@@ -708,7 +713,7 @@ class Family:
             raise Wrong(f"laws of {sorted(smoothing)}, but the transformation has {names}")
         self.laws = {name: Law.of(smoothing[name]) for name in names}
         if image_size is not None and not (
-            len(image_size) == 2 and all(isinstance(size, int) and 1 <= size <= _LARGEST for size in image_size)
+            len(image_size) == 2 and all(_whole(size) and 1 <= size <= _LARGEST for size in image_size)
         ):
             raise Unverifiable(f"image_size={image_size} is not two numbers of at most {_LARGEST} pixels")
         self.sizes = dict(zip(("ty", "tx"), image_size or (), strict=False))
@@ -875,6 +880,8 @@ def needed(family: Family, region: Mapping[str, Any]) -> list[Need]:
     names = list(family.identity)
     if region.keys() == {"points"}:
         points = [_named(point, names) for point in region["points"]]
+        if not points:
+            raise Wrong("region.points is empty")
         for point in points:
             _in_domain(point)
             for name in point.keys() & {"tx", "ty"}:
@@ -951,7 +958,13 @@ def _named(point: Any, names: Sequence[str]) -> dict[str, float]:
 
 
 def _finite(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):  # which a float has to hold
+        return not isinstance(value, bool) and abs(value) <= 2**53
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and _finite(value) and value >= 0
 
 
 def _interval(value: Any) -> bool:
@@ -1049,11 +1062,16 @@ def _read(file: Path) -> Any:
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not a number")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):  # a reader might take either
+            raise ValueError(f"a name occurs twice among {', '.join(key for key, _ in pairs[:9])}")
+        return found
+
     try:
-        return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse, object_pairs_hook=once)
     except OSError as error:
         raise Wrong(f"{file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Wrong(f"{file} is not JSON ({error})") from error
 
 
@@ -1088,7 +1106,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
             except (TypeError, ValueError):
                 raise Wrong(f"{file}: line {line}: {name} is {value!r}") from None
         missing = _COLUMNS.keys() - row.keys()
-        if missing or not all(math.isfinite(row[name]) for name in _COLUMNS):
+        if missing or not all(_finite(row[name]) for name in _COLUMNS):
             raise Wrong(f"{file}: line {line} has no {', '.join(sorted(missing)) or 'finite numbers'}")
     if not rows or len({row["index"] for row in rows}) < len(rows):
         raise Wrong(f"{file}: {'an image occurs twice' if rows else 'there is no image'}")
@@ -1119,20 +1137,24 @@ def evidence(count: int, n: int, h: arb, mixture: str) -> arb:
 class _Votes:
     """What the counts of an image say of its probability, by the procedure of a run."""
 
-    def __init__(self, monte_carlo: Mapping[str, Any], family: Family | None) -> None:
-        self.name, self.n0, self.n = str(monte_carlo["name"]), int(monte_carlo["n0"]), int(monte_carlo["n"])
-        self.alpha = float(monte_carlo["alpha"])
+    def __init__(self, summary: Mapping[str, Any], family: Family | None) -> None:
+        monte_carlo = summary["monte_carlo"]
+        self.name, self.n0, self.n = monte_carlo["name"], monte_carlo["n0"], monte_carlo["n"]
+        self.alpha, self.randomised = monte_carlo["alpha"], monte_carlo.get("randomised") or False
         if self.name not in ("paper", "paper_literal", "sequential", "exhaustive"):
             raise Unverifiable(f"monte_carlo.name={self.name} is not a procedure that is known here")
+        if not (_whole(self.n0) and _whole(self.n) and isinstance(self.randomised, bool)):
+            raise Wrong("monte_carlo.n0 and n are not numbers of draws, or randomised not true or false")
         exact = self.name == "exhaustive"
         if not (_finite(self.alpha) and (self.alpha == 0 if exact else 0 < self.alpha < 1)):
             raise Wrong(f"monte_carlo.alpha={self.alpha!r} is not a failure probability")
         self.mixture = monte_carlo.get("mixture") or "uniform"
         if self.name == "sequential" and self.mixture not in _MIXTURES:
             raise Unverifiable(f"monte_carlo.mixture={self.mixture!r} is not a test that is known here")
-        self.randomised = bool(monte_carlo.get("randomised"))
         self.masses: list[arb] = []
         if exact:
+            if summary.get("pixel_noise") or summary.get("stochastic"):
+                raise Wrong("monte_carlo.name=exhaustive asks once about each shift, but the answers are random")
             if family is None or not family.sizes or set(family.laws) != {"tx", "ty"}:
                 raise Unverifiable("monte_carlo.name=exhaustive of a family whose law is not finite")
             of_x, of_y = (_cycle(family.laws[name], family.sizes[name]) for name in ("tx", "ty"))
@@ -1147,6 +1169,8 @@ class _Votes:
                 raise Wrong(f"image {row['index']}: {name}={row[name]}, but the run was to draw {most}")
         if not 0 <= row["count"] <= row["n"]:
             raise Wrong(f"image {row['index']}: count={row['count']} of n={row['n']}")
+        if not 0 <= row.get("coin", 1.0) <= 1:
+            raise Wrong(f"image {row['index']}: coin={row['coin']} is not in [0, 1]")
         if self.looks(row):
             count, n = row["look_count"], row["look_n"]
             if not (0 <= count <= row["count"] and 0 <= n - count <= row["n"] - row["count"]):
@@ -1168,8 +1192,11 @@ class _Votes:
             return True
         at = arb(p)
         if self.name == "exhaustive":
-            # The first n shifts were visited, most probable first; at worst the most probable of them failed.
-            return bool(self.masses[n] - self.masses[n - count] >= at) or None
+            # The first n shifts were visited, most probable first; at worst the most probable of them failed, at best
+            # the least probable ones.
+            if self.masses[n] - self.masses[n - count] >= at:
+                return True
+            return False if self.masses[count] < at else None
         if self.name == "sequential":
             if p < 1 and evidence(count, n, at, self.mixture) >= 1 / arb(self.alpha):
                 return True
@@ -1179,6 +1206,8 @@ class _Votes:
         tail = binomial_tail(count, n, at)
         if self.randomised:
             tail = (1 - arb(coin)) * binomial_tail(count + 1, n, at) + arb(coin) * tail
+        if not (tail <= alpha or tail > alpha):
+            raise Unverifiable(f"{count} of {n} draws are beyond what can be computed with here")
         return bool(tail <= alpha)
 
 
@@ -1240,7 +1269,7 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
             _check_grid(result, summary, family)
         except Unverifiable as error:
             result.open.append(f"required probability: {error}")
-        _check_votes(result, rows, _Votes(summary["monte_carlo"], family))
+        _check_votes(result, rows, _Votes(summary, family))
         _check_methods(result, rows, summary)
     return result
 
@@ -1294,21 +1323,32 @@ def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping
                 )
         certified[name] = sum(said)
         right = sum(mark and row["prediction"] == row["label"] for row, mark in zip(rows, said, strict=True))
-        _check_share(f"methods.{name}.certified_robust_accuracy", method, "certified_robust_accuracy", right, len(rows))
+        _check_number(f"methods.{name}.certified_robust_accuracy", method, right / len(rows))
         if required is not None and sound and h is not None and h - required > 1e-4:
             result.open.append(f"methods.{name}.required_probability={required!r} is below the {h!r} that is proved")
-    for name, column in (("base_accuracy", "base_prediction"), ("smoothed_accuracy", "prediction")):
-        _check_share(name, summary, name, sum(row[column] == row["label"] for row in rows), len(rows))
+    most = summary["monte_carlo"]["n"]
+    low = [row for row in rows if row["p_lower"] <= 0.5]
+    given_up = sum(row["n"] < most and row["prediction"] >= 0 for row in low)
+    shares = {
+        "base_accuracy": sum(row["base_prediction"] == row["label"] for row in rows),
+        "smoothed_accuracy": sum(row["prediction"] == row["label"] for row in rows),
+        "given_up": given_up,
+        "abstained": len(low) - given_up,
+    }
+    votes = sum(row["n0"] + row["n"] for row in rows)
+    numbers = {name: count / len(rows) for name, count in shares.items()}
+    for name, number in {**numbers, "votes_used": votes, "votes_per_image": votes / len(rows)}.items():
+        _check_number(name, summary, number)
     if summary.get("images") != len(rows):
         raise Wrong(f"summary.json has images={summary.get('images')}, records.csv {len(rows)}")
     counts = ", ".join(f"{count} by {name}" for name, count in certified.items() if count)
     result.lines.append(f"certified of {len(rows)} images: {counts or 'none'}; shares follow from the records")
 
 
-def _check_share(name: str, where: Mapping[str, Any], key: str, count: int, of: int) -> None:
-    stated = where.get(key)
-    if stated is not None and not (_finite(stated) and abs(stated - count / of) < 1e-9):
-        raise Wrong(f"summary.json has {name}={stated!r}, but the records give {count} of {of}")
+def _check_number(name: str, where: Mapping[str, Any], number: float) -> None:
+    stated = where.get(name.rpartition(".")[2])
+    if stated is not None and not (_finite(stated) and abs(stated - number) <= 1e-9 * max(1, number)):
+        raise Wrong(f"summary.json has {name}={stated!r}, but the records give {number!r}")
 
 
 def check_file(file: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
@@ -1325,18 +1365,23 @@ def check_file(file: Path, progress: Callable[[int, int], None] = lambda done, o
 
 def check(path: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
     """:func:`check_run` of a directory, :func:`check_file` of a file."""
-    return (check_run if path.is_dir() else check_file)(path, progress)
+    return (check_run if os.path.isdir(path) else check_file)(path, progress)
 
 
 def show(path: Path, result: Checked) -> None:
     """Print what became of a run or of a proof."""
-    print(path)
+    print(_visible(str(path)))
     for mark, lines in (("ok", result.lines), ("OPEN", result.open), ("WRONG", result.wrong)):
         for line in lines[:20]:
-            print(f"  {mark:<5}  {line}")
+            print(f"  {mark:<5}  {_visible(line)}")
         if len(lines) > 20:
             print(f"  {mark:<5}  and {len(lines) - 20} more")
     print(f"  {'verified' if result.verified else 'not verified'}", flush=True)
+
+
+def _visible(text: str) -> str:
+    """On one line, and without what moves a cursor or cannot be printed: files may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def status(results: Sequence[Checked]) -> int:
