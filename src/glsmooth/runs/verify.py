@@ -61,6 +61,7 @@ _IN_FULL = arb(-1000)
 _NEGLIGIBLE = 1e-13  # mass of a cell that is not worth cutting: it counts in full, too
 _ROUGH = 1e-9  # mass times squared range of a cell that is not worth cutting: what it costs is of that size
 _LARGEST = 8192  # pixels of a cycle
+_FEW = 2**17  # places of a product of cycles that are taken one by one
 _SLACK = 1e-10  # by which curves on a cycle may miss each other
 
 
@@ -374,10 +375,15 @@ class Pair:
             return abs(self.scale.log()) / arb(self.law.b)
         return None
 
+    @property
+    def constant(self) -> bool:
+        """Is its likelihood ratio one number, wherever it is neither 0 nor infinite?"""
+        return self.law.kind == "Uniform" or (self.law.kind == "Exponential" and bool(self.scale == 1))
+
     def masses(self, step: float) -> Masses:
         """The pair by its likelihood ratio, in cells, or where that is constant by one number."""
         law, scale, shift = self.law, self.scale, self.shift
-        if law.kind != "Uniform" and not (law.kind == "Exponential" and scale == 1):
+        if not self.constant:
             return Masses.of(step, self._cells(step))
         low, high = (arb(end) if math.isfinite(end) else arb(law.reach()[1]) * 4 for end in law.support)
         low, high = low.max(scale * low + shift), high.min(scale * high + shift)
@@ -413,7 +419,8 @@ class Pair:
         while todo:
             a, b = todo.pop()
             p, (least, most), middle = self.law.mass(a, b), self._ratios(a, b), (a + b) / 2
-            if most - least < step or p * (most - least) ** 2 < _ROUGH:
+            far = most < -_FARTHEST or least > _FARTHEST
+            if far or most - least < step or p * (most - least) ** 2 < _ROUGH:
                 yield p, self.law.mass(*((arb(end) - self.shift) / self.scale for end in (a, b))), least, most
             elif p > _NEGLIGIBLE and a < middle < b:
                 todo += [(middle, b), (a, middle)]
@@ -457,6 +464,16 @@ def _shifted(law: Law, size: int, shift: int) -> list[tuple[arb, arb]]:
     """(P, Q) of each number of a cycle, Q the law moved by ``shift``."""
     p = _cycle(law, size)
     return [(mass, p[(n - shift) % size]) for n, mass in enumerate(p)]
+
+
+def _exactly(cycles: list[tuple[Law, int, int]]) -> tuple[list[tuple[arb, arb]], arb]:
+    """(log Q/P, P) of each place of a product of cycles, and what P has where Q has nothing."""
+    atoms = [(arb(1), arb(1))]
+    for cycle in cycles:
+        atoms = [(p * a, q * b) for p, q in atoms for a, b in _shifted(*cycle) if not a.is_zero()]
+    found = [((q / p).log(), p) for p, q in atoms]
+    alone = sum((p for ratio, p in found if not ratio.is_finite()), arb(0))
+    return [(ratio, p) for ratio, p in found if ratio.is_finite()], alone
 
 
 def _cyclic(law: Law, size: int, shift: int, step: float) -> Masses:
@@ -531,6 +548,8 @@ class Ordered:
 
     @classmethod
     def is_one(cls, pair: Pair) -> bool:
+        if pair.constant:  # one mass does
+            return False
         return (pair.scale == 1 and pair.law.log_concave) or (pair.shift == 0 and pair.law.log_concave_in_log)
 
     def __call__(self, log_kappa: arb) -> arb:
@@ -782,20 +801,21 @@ class Family:
             else:
                 core = partial(_normal_core, size)
         assert core is not None
-        if not pairs and not moving:  # what is left is finite
-            exact = [(arb(1), arb(1))]
-            for cycle in cycles:
-                exact = [(p * a, q * b) for p, q in exact for a, b in _shifted(*cycle) if not a.is_zero()]
-            finite = [(p, (q / p).log()) for p, q in exact]
-            alone = sum((p for p, ratio in finite if not ratio.is_finite()), arb(0))
-            return [(ratio, p) for p, ratio in finite if ratio.is_finite()], alone, core
+        exact, alone = [(arb(0), arb(1))], arb(0)
+        if moving is None and all(pair.constant for pair in pairs) and math.prod(size for _, size, _ in cycles) <= _FEW:
+            exact, alone = _exactly(cycles)  # what is left is finite
+            cycles = []
         step = _COARSE_STEP if moving else _STEP
-        for cycle in cycles:  # narrow ratios need narrow steps
-            step = min(step, 2.0 ** math.floor(math.log2(_widest(*cycle) / (64 if moving else 512))))
+        if cycles:  # narrow ratios need narrow steps, but no more of them than can be multiplied
+            widths = [_widest(*cycle) for cycle in cycles]
+            whole = sum(widths) + 2 * _FARTHEST * sum(not pair.constant for pair in pairs)
+            fine = max(min(widths) / (64 if moving else 512), whole / 2**16)
+            step = min(step, 2.0 ** math.floor(math.log2(fine)))
         masses = Masses(step)
         for part in (*(pair.masses(step) for pair in pairs), *(_cyclic(*cycle, step) for cycle in cycles)):
             masses *= part
-        return list(masses), masses.alone, core
+        found = [(ratio + more, p * mass) for ratio, p in exact for more, mass in masses]
+        return found, 1 - (1 - alone) * (1 - masses.alone), core
 
     def variation(self, beta: Mapping[str, float], name: str, interval: Sequence[float]) -> arb:
         """A bound of the total variation between μβ and μβ′, β′ with ``name`` anywhere in the interval.
