@@ -512,6 +512,56 @@ def test_a_ball_of_a_shift_on_a_cycle_and_another_one_is_no_normal_shift():
         checked(proof)
 
 
+def needs_on_a_cycle(region):
+    law = {"law": "Normal", "loc": 0.0, "scale": 3.0}
+    shift = verify.Family({"_target_": "glsmooth.transforms.Translation"}, {"tx": law, "ty": law}, [16, 16])
+    return [need.beta for need in verify.needed(shift, region)]
+
+
+def test_a_shift_on_the_edge_of_a_ball():
+    """2.1² - (2 + 0.1)² is 4e-16 in real numbers and 0 in floats: (0, -2) lies inside, by 1e-8."""
+    needs = needs_on_a_cycle({"ball": 2.1, "centre": {"ty": 0.1, "tx": 5e-9}})
+    assert {"tx": 0.0, "ty": 14.0} in needs
+
+
+@pytest.mark.parametrize(("radius", "centre"), [(1e9, 0.0), (1e300, 0.0), (3.0, 16e15), (3.0, -(2.0**200))])
+def test_balls_far_larger_or_further_than_a_cycle(radius, centre):
+    """There are no more rows than the cycle has, whatever the radius, and whole turns lead nowhere."""
+    near = {"tx": [0, 15], "ty": [0, 15]} if radius > 3 else {"ball": radius, "centre": {"tx": 0.0, "ty": 0.0}}
+    assert needs_on_a_cycle({"ball": radius, "centre": {"tx": centre, "ty": 0.0}}) == needs_on_a_cycle(near)
+
+
+def test_cycles_of_which_one_is_nearly_flat():
+    """Steps as narrow as its likelihood ratios would be more than a memory holds."""
+    laws = {
+        "contrast": ("LogNormal", 0.4),
+        "brightness": ("Normal", 0.4),
+        "tx": ("Normal", 20.0),
+        "ty": ("Normal", 2.0),
+    }
+    both = verify.Family(
+        {"_target_": "glsmooth.transforms.ContrastBrightnessTranslation"},
+        {name: {"law": kind, "loc": 0.0, "scale": scale} for name, (kind, scale) in laws.items()},
+        [16, 16],
+    )
+    beta = {"contrast": 0.8, "brightness": 0.1, "tx": 0.0, "ty": 1.0}
+    without, flat = both.u(beta, 2.0), both.u(beta | {"tx": 3.0}, 2.0)
+    assert abs(flat - without) < 1e-4
+
+
+def test_a_cycle_of_more_places_than_can_be_taken_one_by_one(monkeypatch):
+    shift = verify.Family(
+        {"_target_": "glsmooth.transforms.Translation"},
+        {name: {"law": "Normal", "loc": 0.0, "scale": 9.0} for name in ("tx", "ty")},
+        [32, 32],
+    )
+    exact = shift.u({"tx": 4.0, "ty": 7.0}, 1.5)
+    monkeypatch.setattr(verify, "_FEW", 1000)
+    monkeypatch.setattr(verify, "_exactly", None)  # it is not asked
+    shift._parts.cache_clear()
+    assert -1e-11 < shift.u({"tx": 4.0, "ty": 7.0}, 1.5) - exact < 1e-4
+
+
 @pytest.mark.parametrize("law", [gs.Uniform(1, 2), gs.Laplace(1, 0.5), gs.Rayleigh(1), gs.LogNormal(0, 1)], ids=str)
 def test_tails_of_a_ball_hold_those_of_its_numbers(law):
     """Around the ends of a support, and around a kink, too."""

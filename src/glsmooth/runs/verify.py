@@ -31,6 +31,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -936,17 +937,19 @@ def _in_ball(family: Family, radius: float, centre: dict[str, float]) -> list[Ne
     """Whole shifts row by row; normal shifts by their narrowest law; any other ball by the box around it."""
     kinds = {name: kind for kind, names in family.factors for name in names}
     *others, last = centre
-    if family.sizes and all(kinds[name] == "cyclic" for name in centre):
+    if all(kinds[name] == "cyclic" for name in centre) and radius < sum(family.sizes.get(name, 0) for name in centre):
+        middle = {name: Fraction(value) % family.sizes[name] for name, value in centre.items()}
         rows: list[dict[str, float]] = [{}]
         if others:
-            ends = centre[others[0]] - radius - 1e-9, centre[others[0]] + radius + 1e-9
-            rows = [{others[0]: float(v)} for v in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
+            ends = middle[others[0]] - Fraction(radius), middle[others[0]] + Fraction(radius)
+            rows = [{others[0]: v} for v in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
         found = []
         for row in rows:
-            left = math.sqrt(max(0.0, radius**2 - sum((v - centre[name]) ** 2 for name, v in row.items()))) + 1e-9
-            low, high = centre[last] - left, centre[last] + left
+            left = Fraction(radius) ** 2 - sum((v - middle[name]) ** 2 for name, v in row.items())
+            reach = math.sqrt(left) + 1e-9  # more than rounding can lose
+            low, high = middle[last] - reach, middle[last] + reach
             if math.ceil(low) <= math.floor(high):
-                fixed = {name: value % family.sizes[name] for name, value in row.items()}
+                fixed = {name: float(v % family.sizes[name]) for name, v in row.items()}
                 shifts = _worst_shifts(family.laws[last], family.sizes[last], low, high)
                 found += [Need({**family.identity, **fixed, last: float(n)}) for n in shifts]
         if not found:
