@@ -563,16 +563,8 @@ class Ordered:
         side = 0 if pair.shift > 0 or pair.scale > 1 else 1  # the ratio rises: S is what lies below its end
         inside, outside = (low, high) if side == 0 else (high, low)
         p, q = arb(1), arb(0)  # of a half-line that holds S, of one that S holds
-        enough, trial = 1e-13 * (high - low), 0
-        while abs(outside - inside) > enough:
-            middle, trial = (inside + outside) / 2, trial + 1
-            if trial % 4:  # where a straight line through the last two ratios says, and a little to its other side
-                ratios = [float((pair.log_ratio(arb(end)) - log_kappa).mid()) for end in (inside, outside)]
-                if all(map(math.isfinite, ratios)) and ratios[0] < 0 < ratios[1]:
-                    share = -ratios[0] / (ratios[1] - ratios[0])
-                    share = min(max(share + (1e-3 if trial % 2 else -1e-3) * min(share, 1 - share), 1e-9), 1 - 1e-9)
-                    middle = inside + share * (outside - inside)
-            below = None if middle in (inside, outside) else self._below(arb(middle), log_kappa)
+        while (middle := (inside + outside) / 2) not in (inside, outside):
+            below = self._below(arb(middle), log_kappa)
             if below is None:
                 break
             if below:
@@ -1016,6 +1008,7 @@ def check_proof(
         return 1.0  # which no probability exceeds
     wanted = {need.key: need for need in needed(family, region)}
     covered: dict[tuple[tuple[str, float], ...], list[tuple[float, float]]] = {key: [] for key in wanted}
+    progress(0, len(cells))
     for done, cell in enumerate(cells):
         beta, k, over, interval = _cell(cell, list(family.identity), done)
         need = wanted.get(_key(beta, over))
@@ -1412,11 +1405,16 @@ def status(results: Sequence[Checked]) -> int:
     return 1 if any(result.wrong for result in results) else 3 if any(result.open for result in results) else 0
 
 
+def _tell(done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"  cell {done} of {of}", end="\r", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Check the runs and proofs that ``sys.argv`` names, as they are."""
     results = []
     for path in map(Path, sys.argv[1:]):
-        results.append(check(path))
+        results.append(check(path, _tell))
         show(path, results[-1])
     sys.exit(status(results) if results else __doc__)
 
