@@ -652,6 +652,9 @@ def test_every_shift_that_is_asked(run):
     assert check(12, most + 1e-9).wrong
     assert check(16, 1 - 1e-9, pixel_noise=0.1).wrong
     assert check(16, 1 - 1e-9, stochastic=True).wrong
+    large = verify.Family(proof["transform"], proof["smoothing"], [8192, 8192])
+    with pytest.raises(verify.Unverifiable, match="more shifts than can be counted"):
+        verify._Votes(summary, large)
 
 
 def test_words_of_a_file_that_a_reader_might_take_otherwise(run):

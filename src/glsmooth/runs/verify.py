@@ -62,6 +62,7 @@ _IN_FULL = arb(-1000)
 _NEGLIGIBLE = 1e-13  # mass of a cell that is not worth cutting: it counts in full, too
 _ROUGH = 1e-9  # mass times squared range of a cell that is not worth cutting: what it costs is of that size
 _LARGEST = 8192  # pixels of a cycle
+_MOST = 2**22  # places of a product of cycles
 _FEW = 2**17  # places of a product of cycles that are taken one by one
 _SLACK = 1e-10  # by which curves on a cycle may miss each other
 
@@ -1173,6 +1174,8 @@ class _Votes:
                 raise Wrong("monte_carlo.name=exhaustive asks once about each shift, but the answers are random")
             if family is None or not family.sizes or set(family.laws) != {"tx", "ty"}:
                 raise Unverifiable("monte_carlo.name=exhaustive of a family whose law is not finite")
+            if math.prod(family.sizes.values()) > _MOST:
+                raise Unverifiable(f"image_size={family.sizes} has more shifts than can be counted here")
             of_x, of_y = (_cycle(family.laws[name], family.sizes[name]) for name in ("tx", "ty"))
             masses = sorted((x * y for x in of_x for y in of_y), key=lambda mass: -float(mass.mid()))
             self.masses = [arb(0), *itertools.accumulate(masses)]
@@ -1324,7 +1327,7 @@ def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping
     if marked != set(summary["methods"]):
         raise Wrong(f"records.csv has certificates by {sorted(marked)}, summary.json {sorted(summary['methods'])}")
     for name, method in summary["methods"].items():
-        required, sound = method["required_probability"], method["sound"] and not summary.get("approximate")
+        required, sound = method["required_probability"], method["sound"] and summary.get("approximate") is None
         said = [row[f"certified_{name}"] for row in rows]
         for row, mark in zip(rows, said, strict=True):
             meant = sound is True and required is not None and row["p_lower"] > required
