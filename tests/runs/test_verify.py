@@ -345,6 +345,7 @@ CHANGES = {
     "draws that are no number": set_("summary/monte_carlo/n", 1000.5),
     "selection of less than nothing": lambda s, rows, p: [x.update(n0=-5) for x in (s["monte_carlo"], *rows)],
     "randomised": set_("summary/monte_carlo/randomised", "false"),
+    "a cycle of another size": lambda s, r, p: s.update(image_size=[32, 32], dataset={"image_size": [28, 28]}),
     "no points": set_("summary/region", {"points": []}),
     "required": set_("summary/methods/neyman_pearson/required_probability", 0.8),
     "region": set_("summary/region/brightness", [-0.5, 0.4]),

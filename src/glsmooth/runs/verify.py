@@ -1279,6 +1279,9 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
     result = Checked()
     with _judging(result, f"{path}: these are not the files of a certification"):
         summary, rows = _read(path / "summary.json"), _records(path / "records.csv")
+        size, of_data = summary.get("image_size"), (summary.get("dataset") or {}).get("image_size")
+        if size is not None and of_data is not None and list(size) != list(of_data):
+            raise Wrong(f"image_size={size}, but the images have {of_data} pixels")
         family: Family | None = None
         try:
             family = Family(summary["transform"], summary["smoothing"], summary.get("image_size"))
