@@ -339,6 +339,14 @@ CHANGES = {
     "CRA": set_("summary/methods/neyman_pearson/certified_robust_accuracy", 0.6),
     "accuracy": set_("summary/smoothed_accuracy", 1.0),
     "images": set_("summary/images", 6),
+    "share of abstentions": set_("summary/abstained", 0.4),
+    "given up": set_("summary/given_up", 0.2),
+    "votes": set_("summary/votes_used", 5499),
+    "draws that are no number": set_("summary/monte_carlo/n", 1000.5),
+    "selection of less than nothing": lambda s, rows, p: [x.update(n0=-5) for x in (s["monte_carlo"], *rows)],
+    "randomised": set_("summary/monte_carlo/randomised", "false"),
+    "a cycle of another size": lambda s, r, p: s.update(image_size=[32, 32], dataset={"image_size": [28, 28]}),
+    "no points": set_("summary/region", {"points": []}),
     "required": set_("summary/methods/neyman_pearson/required_probability", 0.8),
     "region": set_("summary/region/brightness", [-0.5, 0.4]),
     "another parameter": set_("summary/region/gamma", [1, 2]),
@@ -505,6 +513,56 @@ def test_a_ball_of_a_shift_on_a_cycle_and_another_one_is_no_normal_shift():
         checked(proof)
 
 
+def needs_on_a_cycle(region):
+    law = {"law": "Normal", "loc": 0.0, "scale": 3.0}
+    shift = verify.Family({"_target_": "glsmooth.transforms.Translation"}, {"tx": law, "ty": law}, [16, 16])
+    return [need.beta for need in verify.needed(shift, region)]
+
+
+def test_a_shift_on_the_edge_of_a_ball():
+    """2.1² - (2 + 0.1)² is 4e-16 in real numbers and 0 in floats: (0, -2) lies inside, by 1e-8."""
+    needs = needs_on_a_cycle({"ball": 2.1, "centre": {"ty": 0.1, "tx": 5e-9}})
+    assert {"tx": 0.0, "ty": 14.0} in needs
+
+
+@pytest.mark.parametrize(("radius", "centre"), [(1e9, 0.0), (1e300, 0.0), (3.0, 16e15), (3.0, -(2.0**200))])
+def test_balls_far_larger_or_further_than_a_cycle(radius, centre):
+    """There are no more rows than the cycle has, whatever the radius, and whole turns lead nowhere."""
+    near = {"tx": [0, 15], "ty": [0, 15]} if radius > 3 else {"ball": radius, "centre": {"tx": 0.0, "ty": 0.0}}
+    assert needs_on_a_cycle({"ball": radius, "centre": {"tx": centre, "ty": 0.0}}) == needs_on_a_cycle(near)
+
+
+def test_cycles_of_which_one_is_nearly_flat():
+    """Steps as narrow as its likelihood ratios would be more than a memory holds."""
+    laws = {
+        "contrast": ("LogNormal", 0.4),
+        "brightness": ("Normal", 0.4),
+        "tx": ("Normal", 20.0),
+        "ty": ("Normal", 2.0),
+    }
+    both = verify.Family(
+        {"_target_": "glsmooth.transforms.ContrastBrightnessTranslation"},
+        {name: {"law": kind, "loc": 0.0, "scale": scale} for name, (kind, scale) in laws.items()},
+        [16, 16],
+    )
+    beta = {"contrast": 0.8, "brightness": 0.1, "tx": 0.0, "ty": 1.0}
+    without, flat = both.u(beta, 2.0), both.u(beta | {"tx": 3.0}, 2.0)
+    assert abs(flat - without) < 1e-4
+
+
+def test_a_cycle_of_more_places_than_can_be_taken_one_by_one(monkeypatch):
+    shift = verify.Family(
+        {"_target_": "glsmooth.transforms.Translation"},
+        {name: {"law": "Normal", "loc": 0.0, "scale": 9.0} for name in ("tx", "ty")},
+        [32, 32],
+    )
+    exact = shift.u({"tx": 4.0, "ty": 7.0}, 1.5)
+    monkeypatch.setattr(verify, "_FEW", 1000)
+    monkeypatch.setattr(verify, "_exactly", None)  # it is not asked
+    shift._parts.cache_clear()
+    assert -1e-11 < shift.u({"tx": 4.0, "ty": 7.0}, 1.5) - exact < 1e-4
+
+
 @pytest.mark.parametrize("law", [gs.Uniform(1, 2), gs.Laplace(1, 0.5), gs.Rayleigh(1), gs.LogNormal(0, 1)], ids=str)
 def test_tails_of_a_ball_hold_those_of_its_numbers(law):
     """Around the ends of a support, and around a kink, too."""
@@ -551,6 +609,78 @@ def test_files_that_are_something_else(run, content):
         assert not result.verified
         (run / name).write_bytes(before)
     assert verify.check(run).verified
+
+
+@pytest.mark.parametrize("coin", [-1e300, -1e-9, 1.5, "nan"])
+def test_a_coin_that_cannot_be_drawn(run, coin):
+    """Far below 0 it would make a probability of a tail negative, and so let any p_lower follow from any count."""
+    summary, rows, proof = read(run)
+    summary["monte_carlo"] |= {"name": "paper", "randomised": True}
+    rows = [row | {"coin": coin} for row in rows]
+    rows[3] |= {"p_lower": 0.93, "certified_neyman_pearson": 1}
+    summary["methods"]["neyman_pearson"]["certified_robust_accuracy"] = 0.6
+    write(run, summary, rows, proof)
+    assert "coin" in verify.check(run).wrong[0] or coin == "nan"
+    assert verify.check(run).wrong
+
+
+def test_every_shift_that_is_asked(run):
+    """Counts of shifts that were visited prove what the least probable of them weigh; none prove more than the most."""
+    law = {"law": "Normal", "loc": 0.0, "scale": 0.7}
+    of_axis = [float(mass.mid()) for mass in verify._cycle(verify.Law.of(law), 4)]
+    masses = sorted((x * y for x in of_axis for y in of_axis), reverse=True)
+    shift = gs.SmoothedFamily(T.Translation(), shifts(0.7), (4, 4))
+    proof = proved(shift, gs.Box(tx=(0, 1)))
+    h = proof["required_probability"]
+    summary, rows, _ = read(run)
+    summary |= {key: proof[key] for key in ("transform", "smoothing", "region", "image_size")}
+    summary["monte_carlo"] = {"name": "exhaustive", "n0": 0, "n": 16, "alpha": 0.0}
+    summary["methods"] = {"neyman_pearson": {"sound": True, "required_probability": h}}
+    rows = [{key: value for key, value in row.items() if key not in ("certified_gl", "certified_gl_printed")}
+            | {"prediction": 1, "n0": 0, "n": 16} for row in rows]  # fmt: skip
+
+    def check(count, p, **more):
+        for row in rows:
+            row |= {"count": count, "p_lower": p, "certified_neyman_pearson": int(p > h)}
+        write(run, summary | {"smoothed_accuracy": 1.0} | more, rows, proof)
+        return verify.check(run)
+
+    assert check(16, 1 - 1e-9).verified
+    least, most = sum(masses[-12:]), sum(masses[:12])
+    assert least < h < most
+    assert check(12, least - 1e-9).verified
+    assert verify.status([check(12, most - 1e-9)]) == 3  # which of them voted is not in the records
+    assert check(12, most + 1e-9).wrong
+    assert check(16, 1 - 1e-9, pixel_noise=0.1).wrong
+    assert check(16, 1 - 1e-9, stochastic=True).wrong
+    large = verify.Family(proof["transform"], proof["smoothing"], [8192, 8192])
+    with pytest.raises(verify.Unverifiable, match="more shifts than can be counted"):
+        verify._Votes(summary, large)
+
+
+def test_words_of_a_file_that_a_reader_might_take_otherwise(run):
+    for name in ("summary.json", "proof.json"):
+        before = (run / name).read_text()
+        for more in ('"region": {"brightness": [0, 0]}', f'"required_probability": {H}'):
+            (run / name).write_text(f"{before[:-1]}, {more}, {more}}}")
+            assert "occurs twice" in verify.check(run).wrong[0]
+        (run / name).write_text('{"a":' * 100_000)
+        assert "is not JSON" in verify.check(run).wrong[0]
+        (run / name).write_text(before)
+    summary, rows, proof = read(run)
+    for more in ({"sigma": 3}, {"border": "zero"}):
+        write(run, summary | {"transform": summary["transform"] | more}, rows, proof)
+        assert not verify.check(run).verified
+
+
+def test_what_a_file_says_is_printed_on_one_line(run, capsys):
+    summary, rows, proof = read(run)
+    write(run, summary | {"transform": {"_target_": "\ud800\n  verified\x1b[2J"}}, rows, proof)
+    verify.show(run, verify.check(run))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "  not verified"
+    assert "  verified" not in lines
+    assert "\\ud800\\n  verified\\x1b[2J" in "".join(lines)
 
 
 def test_it_stands_alone(run):

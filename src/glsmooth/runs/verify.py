@@ -26,10 +26,12 @@ import csv
 import itertools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -60,6 +62,8 @@ _IN_FULL = arb(-1000)
 _NEGLIGIBLE = 1e-13  # mass of a cell that is not worth cutting: it counts in full, too
 _ROUGH = 1e-9  # mass times squared range of a cell that is not worth cutting: what it costs is of that size
 _LARGEST = 8192  # pixels of a cycle
+_MOST = 2**22  # places of a product of cycles
+_FEW = 2**17  # places of a product of cycles that are taken one by one
 _SLACK = 1e-10  # by which curves on a cycle may miss each other
 
 
@@ -281,6 +285,8 @@ _Factor = tuple[str, tuple[str, ...]]
 def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
     target = str(transform.get("_target_"))
     name = target.removeprefix("glsmooth.transforms.")
+    if unknown := transform.keys() - {"_target_", "order", "padding", "border"}:
+        raise Unverifiable(f"what {', '.join(sorted(unknown))} does to {target} is not known here")
     order = transform.get("order") or ("brightness_first" if name.startswith("TranslationBlur") else "contrast_first")
     affine: list[_Factor] = [("affine" if order == "contrast_first" else "affine_b", ("contrast", "brightness"))]
     shifts: list[_Factor] = [("cyclic", ("tx",)), ("cyclic", ("ty",))]
@@ -305,6 +311,8 @@ def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
         raise Unverifiable(f"shifts with padding={transform['padding']} have no resolving function")
     if order not in ("contrast_first", "brightness_first"):
         raise Wrong(f"transform.order={order!r} is neither contrast_first nor brightness_first")
+    if transform.get("border") not in (None, "cyclic", "reflect"):
+        raise Wrong(f"transform.border={transform['border']!r} is neither cyclic nor reflect")
     return known[name]
 
 
@@ -369,10 +377,15 @@ class Pair:
             return abs(self.scale.log()) / arb(self.law.b)
         return None
 
+    @property
+    def constant(self) -> bool:
+        """Is its likelihood ratio one number, wherever it is neither 0 nor infinite?"""
+        return self.law.kind == "Uniform" or (self.law.kind == "Exponential" and bool(self.scale == 1))
+
     def masses(self, step: float) -> Masses:
         """The pair by its likelihood ratio, in cells, or where that is constant by one number."""
         law, scale, shift = self.law, self.scale, self.shift
-        if law.kind != "Uniform" and not (law.kind == "Exponential" and scale == 1):
+        if not self.constant:
             return Masses.of(step, self._cells(step))
         low, high = (arb(end) if math.isfinite(end) else arb(law.reach()[1]) * 4 for end in law.support)
         low, high = low.max(scale * low + shift), high.min(scale * high + shift)
@@ -408,7 +421,8 @@ class Pair:
         while todo:
             a, b = todo.pop()
             p, (least, most), middle = self.law.mass(a, b), self._ratios(a, b), (a + b) / 2
-            if most - least < step or p * (most - least) ** 2 < _ROUGH:
+            far = most < -_FARTHEST or least > _FARTHEST
+            if far or most - least < step or p * (most - least) ** 2 < _ROUGH:
                 yield p, self.law.mass(*((arb(end) - self.shift) / self.scale for end in (a, b))), least, most
             elif p > _NEGLIGIBLE and a < middle < b:
                 todo += [(middle, b), (a, middle)]
@@ -452,6 +466,16 @@ def _shifted(law: Law, size: int, shift: int) -> list[tuple[arb, arb]]:
     """(P, Q) of each number of a cycle, Q the law moved by ``shift``."""
     p = _cycle(law, size)
     return [(mass, p[(n - shift) % size]) for n, mass in enumerate(p)]
+
+
+def _exactly(cycles: list[tuple[Law, int, int]]) -> tuple[list[tuple[arb, arb]], arb]:
+    """(log Q/P, P) of each place of a product of cycles, and what P has where Q has nothing."""
+    atoms = [(arb(1), arb(1))]
+    for cycle in cycles:
+        atoms = [(p * a, q * b) for p, q in atoms for a, b in _shifted(*cycle) if not a.is_zero()]
+    found = [((q / p).log(), p) for p, q in atoms]
+    alone = sum((p for ratio, p in found if not ratio.is_finite()), arb(0))
+    return [(ratio, p) for ratio, p in found if ratio.is_finite()], alone
 
 
 def _cyclic(law: Law, size: int, shift: int, step: float) -> Masses:
@@ -526,6 +550,8 @@ class Ordered:
 
     @classmethod
     def is_one(cls, pair: Pair) -> bool:
+        if pair.constant:  # one mass does
+            return False
         return (pair.scale == 1 and pair.law.log_concave) or (pair.shift == 0 and pair.law.log_concave_in_log)
 
     def __call__(self, log_kappa: arb) -> arb:
@@ -538,16 +564,8 @@ class Ordered:
         side = 0 if pair.shift > 0 or pair.scale > 1 else 1  # the ratio rises: S is what lies below its end
         inside, outside = (low, high) if side == 0 else (high, low)
         p, q = arb(1), arb(0)  # of a half-line that holds S, of one that S holds
-        enough, trial = 1e-13 * (high - low), 0
-        while abs(outside - inside) > enough:
-            middle, trial = (inside + outside) / 2, trial + 1
-            if trial % 4:  # where a straight line through the last two ratios says, and a little to its other side
-                ratios = [float((pair.log_ratio(arb(end)) - log_kappa).mid()) for end in (inside, outside)]
-                if all(map(math.isfinite, ratios)) and ratios[0] < 0 < ratios[1]:
-                    share = -ratios[0] / (ratios[1] - ratios[0])
-                    share = min(max(share + (1e-3 if trial % 2 else -1e-3) * min(share, 1 - share), 1e-9), 1 - 1e-9)
-                    middle = inside + share * (outside - inside)
-            below = None if middle in (inside, outside) else self._below(arb(middle), log_kappa)
+        while (middle := (inside + outside) / 2) not in (inside, outside):
+            below = self._below(arb(middle), log_kappa)
             if below is None:
                 break
             if below:
@@ -708,7 +726,7 @@ class Family:
             raise Wrong(f"laws of {sorted(smoothing)}, but the transformation has {names}")
         self.laws = {name: Law.of(smoothing[name]) for name in names}
         if image_size is not None and not (
-            len(image_size) == 2 and all(isinstance(size, int) and 1 <= size <= _LARGEST for size in image_size)
+            len(image_size) == 2 and all(_whole(size) and 1 <= size <= _LARGEST for size in image_size)
         ):
             raise Unverifiable(f"image_size={image_size} is not two numbers of at most {_LARGEST} pixels")
         self.sizes = dict(zip(("ty", "tx"), image_size or (), strict=False))
@@ -777,20 +795,21 @@ class Family:
             else:
                 core = partial(_normal_core, size)
         assert core is not None
-        if not pairs and not moving:  # what is left is finite
-            exact = [(arb(1), arb(1))]
-            for cycle in cycles:
-                exact = [(p * a, q * b) for p, q in exact for a, b in _shifted(*cycle) if not a.is_zero()]
-            finite = [(p, (q / p).log()) for p, q in exact]
-            alone = sum((p for p, ratio in finite if not ratio.is_finite()), arb(0))
-            return [(ratio, p) for p, ratio in finite if ratio.is_finite()], alone, core
+        exact, alone = [(arb(0), arb(1))], arb(0)
+        if moving is None and all(pair.constant for pair in pairs) and math.prod(size for _, size, _ in cycles) <= _FEW:
+            exact, alone = _exactly(cycles)  # what is left is finite
+            cycles = []
         step = _COARSE_STEP if moving else _STEP
-        for cycle in cycles:  # narrow ratios need narrow steps
-            step = min(step, 2.0 ** math.floor(math.log2(_widest(*cycle) / (64 if moving else 512))))
+        if cycles:  # narrow ratios need narrow steps, but no more of them than can be multiplied
+            widths = [_widest(*cycle) for cycle in cycles]
+            whole = sum(widths) + 2 * _FARTHEST * sum(not pair.constant for pair in pairs)
+            fine = max(min(widths) / (64 if moving else 512), whole / 2**16)
+            step = min(step, 2.0 ** math.floor(math.log2(fine)))
         masses = Masses(step)
         for part in (*(pair.masses(step) for pair in pairs), *(_cyclic(*cycle, step) for cycle in cycles)):
             masses *= part
-        return list(masses), masses.alone, core
+        found = [(ratio + more, p * mass) for ratio, p in exact for more, mass in masses]
+        return found, 1 - (1 - alone) * (1 - masses.alone), core
 
     def variation(self, beta: Mapping[str, float], name: str, interval: Sequence[float]) -> arb:
         """A bound of the total variation between μβ and μβ′, β′ with ``name`` anywhere in the interval.
@@ -875,6 +894,8 @@ def needed(family: Family, region: Mapping[str, Any]) -> list[Need]:
     names = list(family.identity)
     if region.keys() == {"points"}:
         points = [_named(point, names) for point in region["points"]]
+        if not points:
+            raise Wrong("region.points is empty")
         for point in points:
             _in_domain(point)
             for name in point.keys() & {"tx", "ty"}:
@@ -909,17 +930,19 @@ def _in_ball(family: Family, radius: float, centre: dict[str, float]) -> list[Ne
     """Whole shifts row by row; normal shifts by their narrowest law; any other ball by the box around it."""
     kinds = {name: kind for kind, names in family.factors for name in names}
     *others, last = centre
-    if family.sizes and all(kinds[name] == "cyclic" for name in centre):
+    if all(kinds[name] == "cyclic" for name in centre) and radius < sum(family.sizes.get(name, 0) for name in centre):
+        middle = {name: Fraction(value) % family.sizes[name] for name, value in centre.items()}
         rows: list[dict[str, float]] = [{}]
         if others:
-            ends = centre[others[0]] - radius - 1e-9, centre[others[0]] + radius + 1e-9
-            rows = [{others[0]: float(v)} for v in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
+            ends = middle[others[0]] - Fraction(radius), middle[others[0]] + Fraction(radius)
+            rows = [{others[0]: v} for v in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
         found = []
         for row in rows:
-            left = math.sqrt(max(0.0, radius**2 - sum((v - centre[name]) ** 2 for name, v in row.items()))) + 1e-9
-            low, high = centre[last] - left, centre[last] + left
+            left = Fraction(radius) ** 2 - sum((v - middle[name]) ** 2 for name, v in row.items())
+            reach = math.sqrt(left) + 1e-9  # more than rounding can lose
+            low, high = middle[last] - reach, middle[last] + reach
             if math.ceil(low) <= math.floor(high):
-                fixed = {name: value % family.sizes[name] for name, value in row.items()}
+                fixed = {name: float(v % family.sizes[name]) for name, v in row.items()}
                 shifts = _worst_shifts(family.laws[last], family.sizes[last], low, high)
                 found += [Need({**family.identity, **fixed, last: float(n)}) for n in shifts]
         if not found:
@@ -951,7 +974,13 @@ def _named(point: Any, names: Sequence[str]) -> dict[str, float]:
 
 
 def _finite(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):  # which a float has to hold
+        return not isinstance(value, bool) and abs(value) <= 2**53
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and _finite(value) and value >= 0
 
 
 def _interval(value: Any) -> bool:
@@ -980,6 +1009,7 @@ def check_proof(
         return 1.0  # which no probability exceeds
     wanted = {need.key: need for need in needed(family, region)}
     covered: dict[tuple[tuple[str, float], ...], list[tuple[float, float]]] = {key: [] for key in wanted}
+    progress(0, len(cells))
     for done, cell in enumerate(cells):
         beta, k, over, interval = _cell(cell, list(family.identity), done)
         need = wanted.get(_key(beta, over))
@@ -1049,11 +1079,16 @@ def _read(file: Path) -> Any:
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is not a number")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):  # a reader might take either
+            raise ValueError(f"a name occurs twice among {', '.join(key for key, _ in pairs[:9])}")
+        return found
+
     try:
-        return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse)
+        return json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse, object_pairs_hook=once)
     except OSError as error:
         raise Wrong(f"{file} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Wrong(f"{file} is not JSON ({error})") from error
 
 
@@ -1088,7 +1123,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
             except (TypeError, ValueError):
                 raise Wrong(f"{file}: line {line}: {name} is {value!r}") from None
         missing = _COLUMNS.keys() - row.keys()
-        if missing or not all(math.isfinite(row[name]) for name in _COLUMNS):
+        if missing or not all(_finite(row[name]) for name in _COLUMNS):
             raise Wrong(f"{file}: line {line} has no {', '.join(sorted(missing)) or 'finite numbers'}")
     if not rows or len({row["index"] for row in rows}) < len(rows):
         raise Wrong(f"{file}: {'an image occurs twice' if rows else 'there is no image'}")
@@ -1119,22 +1154,28 @@ def evidence(count: int, n: int, h: arb, mixture: str) -> arb:
 class _Votes:
     """What the counts of an image say of its probability, by the procedure of a run."""
 
-    def __init__(self, monte_carlo: Mapping[str, Any], family: Family | None) -> None:
-        self.name, self.n0, self.n = str(monte_carlo["name"]), int(monte_carlo["n0"]), int(monte_carlo["n"])
-        self.alpha = float(monte_carlo["alpha"])
+    def __init__(self, summary: Mapping[str, Any], family: Family | None) -> None:
+        monte_carlo = summary["monte_carlo"]
+        self.name, self.n0, self.n = monte_carlo["name"], monte_carlo["n0"], monte_carlo["n"]
+        self.alpha, self.randomised = monte_carlo["alpha"], monte_carlo.get("randomised") or False
         if self.name not in ("paper", "paper_literal", "sequential", "exhaustive"):
             raise Unverifiable(f"monte_carlo.name={self.name} is not a procedure that is known here")
+        if not (_whole(self.n0) and _whole(self.n) and isinstance(self.randomised, bool)):
+            raise Wrong("monte_carlo.n0 and n are not numbers of draws, or randomised not true or false")
         exact = self.name == "exhaustive"
         if not (_finite(self.alpha) and (self.alpha == 0 if exact else 0 < self.alpha < 1)):
             raise Wrong(f"monte_carlo.alpha={self.alpha!r} is not a failure probability")
         self.mixture = monte_carlo.get("mixture") or "uniform"
         if self.name == "sequential" and self.mixture not in _MIXTURES:
             raise Unverifiable(f"monte_carlo.mixture={self.mixture!r} is not a test that is known here")
-        self.randomised = bool(monte_carlo.get("randomised"))
         self.masses: list[arb] = []
         if exact:
+            if summary.get("pixel_noise") or summary.get("stochastic"):
+                raise Wrong("monte_carlo.name=exhaustive asks once about each shift, but the answers are random")
             if family is None or not family.sizes or set(family.laws) != {"tx", "ty"}:
                 raise Unverifiable("monte_carlo.name=exhaustive of a family whose law is not finite")
+            if math.prod(family.sizes.values()) > _MOST:
+                raise Unverifiable(f"image_size={family.sizes} has more shifts than can be counted here")
             of_x, of_y = (_cycle(family.laws[name], family.sizes[name]) for name in ("tx", "ty"))
             masses = sorted((x * y for x in of_x for y in of_y), key=lambda mass: -float(mass.mid()))
             self.masses = [arb(0), *itertools.accumulate(masses)]
@@ -1147,6 +1188,8 @@ class _Votes:
                 raise Wrong(f"image {row['index']}: {name}={row[name]}, but the run was to draw {most}")
         if not 0 <= row["count"] <= row["n"]:
             raise Wrong(f"image {row['index']}: count={row['count']} of n={row['n']}")
+        if not 0 <= row.get("coin", 1.0) <= 1:
+            raise Wrong(f"image {row['index']}: coin={row['coin']} is not in [0, 1]")
         if self.looks(row):
             count, n = row["look_count"], row["look_n"]
             if not (0 <= count <= row["count"] and 0 <= n - count <= row["n"] - row["count"]):
@@ -1168,8 +1211,11 @@ class _Votes:
             return True
         at = arb(p)
         if self.name == "exhaustive":
-            # The first n shifts were visited, most probable first; at worst the most probable of them failed.
-            return bool(self.masses[n] - self.masses[n - count] >= at) or None
+            # The first n shifts were visited, most probable first; at worst the most probable of them failed, at best
+            # the least probable ones.
+            if self.masses[n] - self.masses[n - count] >= at:
+                return True
+            return False if self.masses[count] < at else None
         if self.name == "sequential":
             if p < 1 and evidence(count, n, at, self.mixture) >= 1 / arb(self.alpha):
                 return True
@@ -1179,6 +1225,8 @@ class _Votes:
         tail = binomial_tail(count, n, at)
         if self.randomised:
             tail = (1 - arb(coin)) * binomial_tail(count + 1, n, at) + arb(coin) * tail
+        if not (tail <= alpha or tail > alpha):
+            raise Unverifiable(f"{count} of {n} draws are beyond what can be computed with here")
         return bool(tail <= alpha)
 
 
@@ -1231,6 +1279,9 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
     result = Checked()
     with _judging(result, f"{path}: these are not the files of a certification"):
         summary, rows = _read(path / "summary.json"), _records(path / "records.csv")
+        size, of_data = summary.get("image_size"), (summary.get("dataset") or {}).get("image_size")
+        if size is not None and of_data is not None and list(size) != list(of_data):
+            raise Wrong(f"image_size={size}, but the images have {of_data} pixels")
         family: Family | None = None
         try:
             family = Family(summary["transform"], summary["smoothing"], summary.get("image_size"))
@@ -1240,7 +1291,7 @@ def check_run(path: Path, progress: Callable[[int, int], None] = lambda done, of
             _check_grid(result, summary, family)
         except Unverifiable as error:
             result.open.append(f"required probability: {error}")
-        _check_votes(result, rows, _Votes(summary["monte_carlo"], family))
+        _check_votes(result, rows, _Votes(summary, family))
         _check_methods(result, rows, summary)
     return result
 
@@ -1279,7 +1330,7 @@ def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping
     if marked != set(summary["methods"]):
         raise Wrong(f"records.csv has certificates by {sorted(marked)}, summary.json {sorted(summary['methods'])}")
     for name, method in summary["methods"].items():
-        required, sound = method["required_probability"], method["sound"] and not summary.get("approximate")
+        required, sound = method["required_probability"], method["sound"] and summary.get("approximate") is None
         said = [row[f"certified_{name}"] for row in rows]
         for row, mark in zip(rows, said, strict=True):
             meant = sound is True and required is not None and row["p_lower"] > required
@@ -1294,21 +1345,32 @@ def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping
                 )
         certified[name] = sum(said)
         right = sum(mark and row["prediction"] == row["label"] for row, mark in zip(rows, said, strict=True))
-        _check_share(f"methods.{name}.certified_robust_accuracy", method, "certified_robust_accuracy", right, len(rows))
+        _check_number(f"methods.{name}.certified_robust_accuracy", method, right / len(rows))
         if required is not None and sound and h is not None and h - required > 1e-4:
             result.open.append(f"methods.{name}.required_probability={required!r} is below the {h!r} that is proved")
-    for name, column in (("base_accuracy", "base_prediction"), ("smoothed_accuracy", "prediction")):
-        _check_share(name, summary, name, sum(row[column] == row["label"] for row in rows), len(rows))
+    most = summary["monte_carlo"]["n"]
+    low = [row for row in rows if row["p_lower"] <= 0.5]
+    given_up = sum(row["n"] < most and row["prediction"] >= 0 for row in low)
+    shares = {
+        "base_accuracy": sum(row["base_prediction"] == row["label"] for row in rows),
+        "smoothed_accuracy": sum(row["prediction"] == row["label"] for row in rows),
+        "given_up": given_up,
+        "abstained": len(low) - given_up,
+    }
+    votes = sum(row["n0"] + row["n"] for row in rows)
+    numbers = {name: count / len(rows) for name, count in shares.items()}
+    for name, number in {**numbers, "votes_used": votes, "votes_per_image": votes / len(rows)}.items():
+        _check_number(name, summary, number)
     if summary.get("images") != len(rows):
         raise Wrong(f"summary.json has images={summary.get('images')}, records.csv {len(rows)}")
     counts = ", ".join(f"{count} by {name}" for name, count in certified.items() if count)
     result.lines.append(f"certified of {len(rows)} images: {counts or 'none'}; shares follow from the records")
 
 
-def _check_share(name: str, where: Mapping[str, Any], key: str, count: int, of: int) -> None:
-    stated = where.get(key)
-    if stated is not None and not (_finite(stated) and abs(stated - count / of) < 1e-9):
-        raise Wrong(f"summary.json has {name}={stated!r}, but the records give {count} of {of}")
+def _check_number(name: str, where: Mapping[str, Any], number: float) -> None:
+    stated = where.get(name.rpartition(".")[2])
+    if stated is not None and not (_finite(stated) and abs(stated - number) <= 1e-9 * max(1, number)):
+        raise Wrong(f"summary.json has {name}={stated!r}, but the records give {number!r}")
 
 
 def check_file(file: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
@@ -1325,18 +1387,23 @@ def check_file(file: Path, progress: Callable[[int, int], None] = lambda done, o
 
 def check(path: Path, progress: Callable[[int, int], None] = lambda done, of: None) -> Checked:
     """:func:`check_run` of a directory, :func:`check_file` of a file."""
-    return (check_run if path.is_dir() else check_file)(path, progress)
+    return (check_run if os.path.isdir(path) else check_file)(path, progress)
 
 
 def show(path: Path, result: Checked) -> None:
     """Print what became of a run or of a proof."""
-    print(path)
+    print(_visible(str(path)))
     for mark, lines in (("ok", result.lines), ("OPEN", result.open), ("WRONG", result.wrong)):
         for line in lines[:20]:
-            print(f"  {mark:<5}  {line}")
+            print(f"  {mark:<5}  {_visible(line)}")
         if len(lines) > 20:
             print(f"  {mark:<5}  and {len(lines) - 20} more")
     print(f"  {'verified' if result.verified else 'not verified'}", flush=True)
+
+
+def _visible(text: str) -> str:
+    """On one line, and without what moves a cursor or cannot be printed: files may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def status(results: Sequence[Checked]) -> int:
@@ -1344,11 +1411,16 @@ def status(results: Sequence[Checked]) -> int:
     return 1 if any(result.wrong for result in results) else 3 if any(result.open for result in results) else 0
 
 
+def _tell(done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"  cell {done} of {of}", end="\r", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Check the runs and proofs that ``sys.argv`` names, as they are."""
     results = []
     for path in map(Path, sys.argv[1:]):
-        results.append(check(path))
+        results.append(check(path, _tell))
         show(path, results[-1])
     sys.exit(status(results) if results else __doc__)
 

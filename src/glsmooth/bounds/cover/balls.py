@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 
@@ -48,9 +49,10 @@ def slabs(ball: Ball, names: list[str]) -> Iterator[Box]:
     if not rest:
         yield Box(**{first: (centre - ball.radius, centre + ball.radius)})
         return
-    # Rounding of the two ends must not lose a shift on the boundary.
-    for v in range(math.ceil(centre - ball.radius - 1e-9), math.floor(centre + ball.radius + 1e-9) + 1):
-        left = math.sqrt(max(0.0, ball.radius**2 - (v - centre) ** 2)) + 1e-9
+    # In exact numbers: a difference of squares that floats round to 0 may be that of a shift near the boundary.
+    radius, middle = Fraction(ball.radius), Fraction(centre)
+    for v in range(math.ceil(middle - radius), math.floor(middle + radius) + 1):
+        left = math.sqrt(radius**2 - (v - middle) ** 2) + 1e-9
         for slab in slabs(Ball(left, **{name: ball.centre[name] for name in rest}), rest):
             if all(math.ceil(low) <= math.floor(high) for low, high in slab.intervals.values()):
                 yield Box(**{first: (v, v)}, **slab.intervals)
