@@ -85,7 +85,7 @@ def test_draws_on_a_grid_are_certified_and_checked(untrained, tmp_path, glsmooth
     assert "powers of 2^(1/" in (out / "table.md").read_text() + (out / "report.html").read_text()
     status, output, _ = glsmooth("verify", out)
     assert status == 0, output
-    assert "draws on a grid cost 1e-07 more" in output
+    assert "the grid of the draws, which cost 1e-07 more" in output
     assert "4 of 4 p_lower follow" in output
     # The report counts again, by the same look.
     lines = (out / "records.csv").read_text().splitlines()

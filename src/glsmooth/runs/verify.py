@@ -1264,7 +1264,9 @@ def _check_grid(result: Checked, summary: Mapping[str, Any], family: Family) -> 
         raise Wrong(f"draws={draws!r}, but a parameter that moves another leaves no grid")
     if draws == "grid" and result.required_probability is not None:
         result.required_probability += _GRID
-        result.lines.append(f"draws on a grid cost {_GRID:g} more; of the parameters on it")
+        result.lines.append(
+            f"of these the parameters on the grid of the draws, which cost {_GRID:g} more, and no others"
+        )
     elif draws != "continuous":
         raise Unverifiable(f"draws={draws!r} are not known here")
 
