@@ -12,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glsmooth.bounds import Outcome, certifies_runner_up, certify_region
+from glsmooth.bounds import NotApplicable, Outcome, certifies_runner_up, certify_near, certify_region, fewest_passes
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Region
+from glsmooth.family.regions import Box, Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
+from glsmooth.threats import Threat
+from glsmooth.transforms.factors import Shift
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine, check_random
 from glsmooth.voting.finite import FiniteLaw
@@ -26,7 +28,16 @@ from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedu
 from glsmooth.voting.speed import AUTO, Auto, Speed
 from glsmooth.voting.tuning import choose_speed
 
-__all__ = ["ABSTAIN", "Certificate", "SmoothedClassifier", "Verdict", "certify", "check_image"]
+__all__ = [
+    "ABSTAIN",
+    "Certificate",
+    "SmoothedClassifier",
+    "ThreatCertificate",
+    "Verdict",
+    "certify",
+    "certify_threat",
+    "check_image",
+]
 
 
 @dataclass(frozen=True)
@@ -388,4 +399,145 @@ def _certificate(verdict: Verdict, outcome: Outcome, alpha: float, coin: float |
         near_ties=tally.near_ties,
         residual=outcome.residual,
         coin=coin,
+    )
+
+
+@dataclass(frozen=True)
+class ThreatCertificate:
+    """What is proved about one image under a threat.
+
+    Attributes:
+        prediction: the class that the slices agree on; that of the first slice that was tried where they do not.
+        certified: every attacked image has that class.
+        slices: into which the interval was cut.
+        tried: slices of which votes were taken to the end; the first that fails ends the image.
+        failed: ends of the slice that failed; None where none did.
+        residual: the largest of a slice.
+        h_min: required probability at each slice's reference.
+        p_lower: the least p_A of the slices that were tried.
+        samples_used: votes of the slices that were tried.
+        failure_probability: alpha.
+    """
+
+    prediction: int
+    certified: bool
+    slices: int
+    tried: int
+    failed: tuple[float, float] | None
+    residual: float
+    h_min: float
+    p_lower: float
+    samples_used: int
+    failure_probability: float
+
+
+#: Votes at references are those of indices from here on, so many an image: no draws of a certification.
+_FIRST_SLICE, _MOST_SLICES = 2**61, 2**20
+
+
+def certify_threat(
+    smoothed: SmoothedClassifier,
+    x: Image,
+    threat: Threat,
+    low: float,
+    high: float,
+    region: Region | None = None,
+    *,
+    residual: float | None = None,
+    n0: int = 200,
+    n: int = 4000,
+    alpha: float = 1e-3,
+    seed: int = 0,
+    index: int = 0,
+) -> ThreatCertificate:
+    """Certify one image under what no resolving function describes: rotation, scaling, rounding, a perturbation.
+
+    The interval of the threat's parameter is cut into slices, and votes are counted at one reference in each, under
+    pixel noise that pays for the distance of all attacked images from it. Except with probability at most ``alpha``
+    over the draws, ``certified`` implies: the smoothed classifier predicts ``prediction`` on φ(threat(x, t), β) for
+    every t from ``low`` to ``high``, every perturbation, and every β in ``region``; so on x itself where some t leaves
+    it as it is.
+
+    The one claim is about all slices, each of which has to pass, by an anytime-valid test of fresh votes for the class
+    that selection draws of its own chose, the same in all. A false certificate needs one particular slice to pass whose
+    reference has too small a probability, which has probability at most ``alpha``: every slice uses all of it, and
+    neither the order nor the end after the first failure costs anything.
+
+    Args:
+        smoothed: with ``pixel_noise`` in its family, whose transformation is ``transforms.Identity()`` for noise alone,
+            or shifts each parameter (brightness, translation, blur).
+        x: image (C, H, W) with values in [0, 1].
+        threat: what the attacker does first.
+        low, high: ends of its parameter.
+        region: of the family's parameters, in what is done after that; None: nothing.
+        residual: largest distance of attacked images from their reference, in a slice; None: what needs the fewest
+            votes if all agree.
+        n0, n: draws that select and count at each reference, at most.
+        alpha: failure probability, in (0, 1).
+        seed, index: fix every draw.
+
+    Raises:
+        ValueError: an impossible argument; more votes needed than ``n``; a residual out of reach.
+        NotApplicable: a transformation that rescales a parameter, for a contrast enlarges residuals.
+    """
+    family, image = smoothed.family, as_image(x, "x")
+    if not isinstance(threat, Threat):
+        raise UserError(f"threat={threat!r} is not a threat; give one of glsmooth.threats, such as Rotation()")
+    if not 0 <= index < 2**40:
+        raise UserError(f"index={index} must be an integer in [0, 2^40)")
+    if not all(isinstance(factor, Shift) for factor in family.transform.factors or (None,) * bool(family.parameters)):
+        raise NotApplicable(
+            f"{family.transform.name} does more than to shift its parameters, so that distances may grow; use "
+            "Identity, Brightness, Translation, GaussianBlur or what is composed of them"
+        )
+    if not family.pixel_noise > 0:
+        raise UserError("pixel_noise=0: a threat is certified by noise alone; give the family pixel_noise=0.25, say")
+    single = image.to("cpu", torch.float32)
+    if residual is None:
+        least = threat.least_residual(single, low, high)
+        length = float(threat.length(single[None], low, high))
+        residual = fewest_passes(length, family.pixel_noise, alpha, least).residual
+    slices = threat.slices(single, low, high, residual)
+    if len(slices) > _MOST_SLICES:
+        raise UserError(f"residual={residual:g}: {len(slices)} slices are too many; give more, or narrow the interval")
+    furthest = float(slices.residual.max())
+    outcome = certify_near(family, Box() if region is None else region, furthest)
+    h_min = outcome.h_min
+    assert h_min is not None
+    procedure = Sequential({outcome.method: h_min} if h_min < 1 else {}, n0, n, alpha)
+    needed = procedure.draws_needed(h_min) if h_min < 1 else None
+    if needed is None or needed > n:
+        raise UserError(
+            f"n={n}: a residual of {furthest:.3g} requires {h_min:.6g}, "
+            + (f"which needs n={needed} votes at least" if needed else "which no votes can show")
+            + "; give more, a smaller residual or more noise"
+        )
+    # Far from the image first, where a slice is likeliest to fail.
+    distances = (slices.references - single).flatten(1).norm(dim=1)
+    order = distances.argsort(descending=True, stable=True).tolist()
+    first = _FIRST_SLICE + index * _MOST_SLICES
+    engine = smoothed._engine(procedure, seed, [slices.references[order[0]]] * len(order))
+    found: dict[int, Verdict] = {}
+    failed: int | None = None
+    verdicts = certify(engine, ((first + k, slices.references[k]) for k in order), {outcome.method: outcome})
+    for verdict in verdicts:
+        k = verdict.tally.index - first
+        found[k] = verdict
+        agree = len({one.prediction for one in found.values()}) == 1
+        if not (agree and verdict.certified[outcome.method]):
+            failed = k
+            break
+    verdicts.close()  # type: ignore[attr-defined]
+    leader = found.get(order[0], next(iter(found.values())))
+    return ThreatCertificate(
+        prediction=leader.prediction,
+        certified=failed is None,
+        slices=len(slices),
+        tried=len(found),
+        failed=None if failed is None else (float(slices.edges[failed]), float(slices.edges[failed + 1])),
+        residual=furthest,
+        h_min=h_min,
+        p_lower=min(one.p_lower for one in found.values()),
+        samples_used=sum(one.tally.n0 + one.tally.n for one in found.values()),
+        failure_probability=alpha,
     )

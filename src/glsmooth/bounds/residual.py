@@ -44,6 +44,7 @@ from glsmooth.transforms import (
     Contrast,
     ContrastBrightness,
     GaussianBlur,
+    Identity,
     ResolvableTransform,
     Translation,
 )
@@ -92,30 +93,34 @@ class Passes:
     passes: int
 
 
-def fewest_passes(length: float, sigma: float, alpha: float) -> Passes:
+def fewest_passes(length: float, sigma: float, alpha: float, least: float = 0.0) -> Passes:
     """How many slices of equal residual need the fewest votes, if all votes agree.
 
     A curve of length Λ that is cut in N has residuals of Λ/(2N) at best. Few slices need many votes each, since
-    Φ(Λ/(2Nσ)) is near 1; the best residual is about 0.68 σ, and the votes about 2.6 Λ/σ · ln(1/α).
+    Φ(Λ/(2Nσ)) is near 1; the best residual is about 0.68 σ, and the votes about 2.6 Λ/σ · ln(1/α), as long as ``least``
+    is small beside σ.
 
     Args:
         length: Λ (:meth:`glsmooth.threats.Threat.length`).
         sigma: standard deviation of the noise.
         alpha: failure probability of an image's certificate. Every slice may use all of it, where the one claim is of
             all slices together.
+        least: what comes on top of each slice's residual, however short it is
+            (:meth:`glsmooth.threats.Threat.least_residual`).
     """
     samples_needed(0.5, alpha)  # refuses what is no failure probability
-    size = _size(length, sigma, "length") / 2
+    size, rest = _size(length, sigma, "length") / 2, _size(least, sigma, "least")
     if not size < 1e6:
         raise UserError(f"length={length:g} is more than 2e6 sigma; give more noise, sigma={length / 1e5:g} say")
     likely = size / 0.68
     numbers = np.arange(max(1, math.floor(likely / 3)), math.ceil(3 * likely) + 2)
     with np.errstate(divide="ignore"):
-        votes = numbers * (np.floor(math.log(alpha) / np.log(np.minimum(ndtr(size / numbers), 1 - 1e-16))) + 1)
+        votes = numbers * (np.floor(math.log(alpha) / np.log(np.minimum(ndtr(size / numbers + rest), 1 - 1e-16))) + 1)
     slices = int(numbers[votes.argmin()])
-    residual = length / (2 * slices)
+    residual = length / (2 * slices) + least
     each = samples_needed(residual_alone(residual, sigma), alpha)
-    assert each is not None
+    if each is None:
+        raise UserError(f"least={least:g} is more than votes can show with sigma={sigma:g}; give more noise")
     return Passes(slices, residual, slices * each)
 
 
@@ -201,7 +206,7 @@ def _joint_transform(transform: ResolvableTransform) -> tuple[_Beside, bool]:
     factors: list[Factor] = []
     carried = merged = False
     for part in _parts(transform):
-        if type(part) not in (Brightness, Translation, GaussianBlur, Contrast, ContrastBrightness):
+        if type(part) not in (Identity, Brightness, Translation, GaussianBlur, Contrast, ContrastBrightness):
             raise NotApplicable(
                 f"nothing is known of how far {part!r} moves two images apart, so it is not certified with a residual; "
                 "brightness, contrast, translation, blur and their compositions are"

@@ -170,7 +170,7 @@ class SmoothedFamily:
         for i, name in enumerate(self.parameters):
             law = self.laws[name]
             columns.append(torch.floor(u[:, i] * self.torus[name]) if law.cyclic else law.icdf(u[:, i]))
-        return torch.stack(columns, dim=-1)
+        return torch.stack(columns, dim=-1) if columns else u
 
     @property
     def grids(self) -> dict[str, Grid]:

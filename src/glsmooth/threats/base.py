@@ -337,6 +337,19 @@ class Threat(Immutable, ABC):
             beta, lengths = beta[::-1], lengths[::-1]
         return beta, np.concatenate(([0.0], np.cumsum(lengths)))
 
+    def least_residual(self, image: Tensor, low: float, high: float) -> float:
+        """What rounding and perturbation alone may come to: part of every residual of :meth:`slices`, however short.
+
+        Args:
+            image, low, high: as :meth:`slices`.
+        """
+        self._check_images(image[None])
+        return self._alone(self._paths(image[None]), image.dtype, self._intervals(low, high, 1)[0])
+
+    def _alone(self, paths: Paths, dtype: torch.dtype, interval: Tensor) -> float:
+        edges = self._edges(paths, interval)
+        return self.l2 + float(self._allowance(paths, dtype, torch.zeros(1, dtype=torch.long), [edges]))
+
     def slices(self, image: Tensor, low: float, high: float, residual: float, *, points: int = 5) -> Slices:
         """Cut an interval into slices, each with a reference and a residual of at most ``residual``.
 
@@ -355,8 +368,7 @@ class Threat(Immutable, ABC):
         self._check_images(images)
         interval = self._intervals(low, high, 1)[0]
         paths = self._paths(images)
-        edges = self._edges(paths, interval)
-        alone = self.l2 + float(self._allowance(paths, image.dtype, torch.zeros(1, dtype=torch.long), [edges]))
+        alone = self._alone(paths, image.dtype, interval)
         room = residual - alone
         if not (math.isfinite(residual) and room > 0):
             raise UserError(

@@ -10,10 +10,11 @@ from glsmooth.transforms.compose import (
     TranslationBlurBrightnessContrast,
 )
 from glsmooth.transforms.factors import PowerThenScale, Scale, ScaleThenShift, Shift, ShiftThenScale
+from glsmooth.transforms.identity import Identity
 from glsmooth.transforms.intensity import Brightness, Contrast, ContrastBrightness, Gamma, GammaContrast
 from glsmooth.transforms.translation import Translation
 
-#: The built-in transformations by name.
+#: The built-in transformations by name. Identity, which has no parameters, is for Python alone.
 BUILTIN: dict[str, type[ResolvableTransform]] = {
     transform.name: transform
     for transform in (
@@ -43,6 +44,7 @@ __all__ = [
     "Gamma",
     "GammaContrast",
     "GaussianBlur",
+    "Identity",
     "PowerThenScale",
     "ResolvableTransform",
     "Scale",
