@@ -523,6 +523,15 @@ def test_a_shift_on_the_edge_of_a_ball():
     """2.1² - (2 + 0.1)² is 4e-16 in real numbers and 0 in floats: (0, -2) lies inside, by 1e-8."""
     needs = needs_on_a_cycle({"ball": 2.1, "centre": {"ty": 0.1, "tx": 5e-9}})
     assert {"tx": 0.0, "ty": 14.0} in needs
+    # -0.9 + 1.9 is 1 in decimal numbers, and less in binary ones.
+    wide = verify.Family(
+        {"_target_": "glsmooth.transforms.Translation"},
+        {name: {"law": "Exponential", "rate": 0.5} for name in ("tx", "ty")},
+        [16, 16],
+    )
+    assert {"tx": 1.0, "ty": 0.0} in [
+        need.beta for need in verify.needed(wide, {"ball": 1.9, "centre": {"tx": -0.9, "ty": 0.0}})
+    ]
 
 
 @pytest.mark.parametrize(("radius", "centre"), [(1e9, 0.0), (1e300, 0.0), (3.0, 16e15), (3.0, -(2.0**200))])

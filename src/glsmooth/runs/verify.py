@@ -932,13 +932,14 @@ def _in_ball(family: Family, radius: float, centre: dict[str, float]) -> list[Ne
     *others, last = centre
     if all(kinds[name] == "cyclic" for name in centre) and radius < sum(family.sizes.get(name, 0) for name in centre):
         middle = {name: Fraction(value) % family.sizes[name] for name, value in centre.items()}
+        size = Fraction(radius) + Fraction(1, 10**9)  # what lies on the edge in decimal numbers may not in binary ones
         rows: list[dict[str, float]] = [{}]
         if others:
-            ends = middle[others[0]] - Fraction(radius), middle[others[0]] + Fraction(radius)
+            ends = middle[others[0]] - size, middle[others[0]] + size
             rows = [{others[0]: v} for v in range(math.ceil(ends[0]), math.floor(ends[1]) + 1)]
         found = []
         for row in rows:
-            left = Fraction(radius) ** 2 - sum((v - middle[name]) ** 2 for name, v in row.items())
+            left = size**2 - sum((v - middle[name]) ** 2 for name, v in row.items())
             reach = math.sqrt(left) + 1e-9  # more than rounding can lose
             low, high = middle[last] - reach, middle[last] + reach
             if math.ceil(low) <= math.floor(high):

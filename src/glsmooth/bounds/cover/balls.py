@@ -43,16 +43,16 @@ def worst_in_ball(family: SmoothedFamily, ball: Ball, value: Value) -> Worst:
 
 
 def slabs(ball: Ball, names: list[str]) -> Iterator[Box]:
-    """Boxes over whole shifts whose union is the ball's whole shifts."""
+    """Boxes over whole shifts whose union is the ball's whole shifts, and those that are hardly outside of it."""
     first, rest = names[0], names[1:]
-    centre = ball.centre[first]
+    # In exact numbers: a difference of squares that floats round to 0 may be that of a shift near the boundary. And a
+    # little larger, for what lies on the boundary in decimal numbers may not in binary ones.
+    radius, middle = Fraction(ball.radius) + Fraction(1, 10**9), Fraction(ball.centre[first])
     if not rest:
-        yield Box(**{first: (centre - ball.radius, centre + ball.radius)})
+        yield Box(**{first: (float(middle - radius), float(middle + radius))})
         return
-    # In exact numbers: a difference of squares that floats round to 0 may be that of a shift near the boundary.
-    radius, middle = Fraction(ball.radius), Fraction(centre)
     for v in range(math.ceil(middle - radius), math.floor(middle + radius) + 1):
-        left = math.sqrt(radius**2 - (v - middle) ** 2) + 1e-9
+        left = math.sqrt(radius**2 - (v - middle) ** 2)
         for slab in slabs(Ball(left, **{name: ball.centre[name] for name in rest}), rest):
             if all(math.ceil(low) <= math.floor(high) for low, high in slab.intervals.values()):
                 yield Box(**{first: (v, v)}, **slab.intervals)
