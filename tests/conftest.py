@@ -3,6 +3,17 @@
 import pytest
 
 
+@pytest.fixture
+def one_thread():
+    """For many small tensors, for which threads would only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory):
     """Notes about runs are kept apart from the user's own."""

@@ -177,7 +177,15 @@ def test_the_fewest_passes_are_asked_for():
         assert other.samples_used > chosen.samples_used
 
 
+class OtherRotation(gs.threats.Rotation):
+    """Residuals would be those of a rotation."""
+
+    def warp(self, images, beta):
+        return 1 - super().warp(images, beta)
+
+
 MISTAKES = [
+    (T.Identity(), {}, SIGMA, {"threat": OtherRotation()}, "OtherRotation is none of"),
     (T.Identity(), {}, 0.0, {}, "pixel_noise=0"),
     (T.Contrast(), {"contrast": gs.LogNormal(0, 0.3)}, SIGMA, {}, "does more than to shift"),
     (T.Identity(), {}, SIGMA, {"threat": T.Brightness()}, "threat=Brightness.. is not a threat"),
@@ -203,3 +211,4 @@ def test_noise_alone_is_a_family():
     result = classifier.certify(photograph(8), gs.Box(), n=100)
     assert (result.prediction, result.certified, result.h_min) == (0, True, 0.5)
     assert classifier.family.sample(3).shape == (3, 0)
+    assert T.Composition(T.Identity(), T.Brightness()).parameters == ("brightness",)

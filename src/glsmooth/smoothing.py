@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glsmooth.bounds import NotApplicable, Outcome, certifies_runner_up, certify_near, certify_region, fewest_passes
-from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
+from glsmooth.bounds.confidence import leader_bounds
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.threats import Threat
+from glsmooth.threats import BUILTIN, Threat
 from glsmooth.transforms.factors import Shift
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine, check_random
@@ -352,10 +352,7 @@ class SmoothedClassifier:
         """The selected class compared with the strongest of the others, instead of with all the rest together."""
         if tally.prediction == ABSTAIN:
             return certificate
-        # Bonferroni over the selected class and the others: all bounds hold at once.
-        p_lower = clopper_pearson_lower(tally.count, tally.n, alpha / 2)
-        others = np.delete(tally.counting, tally.prediction)
-        p_upper = clopper_pearson_upper(int(others.max()), tally.n, alpha / 2 / len(others))
+        p_lower, p_upper = leader_bounds(tally.counting, tally.n, tally.prediction, alpha)
         certified = outcome.sound and certifies_runner_up(self.family, region, p_lower, p_upper)
         return replace(certificate, p_lower=p_lower, p_upper=p_upper, certified=certified)
 
@@ -483,9 +480,15 @@ def certify_threat(
     family, image = smoothed.family, as_image(x, "x")
     if not isinstance(threat, Threat):
         raise UserError(f"threat={threat!r} is not a threat; give one of glsmooth.threats, such as Rotation()")
+    if type(threat) not in BUILTIN.values():
+        raise UserError(
+            f"threat: {type(threat).__name__} is none of glsmooth.threats, whose residuals would not see what it "
+            "overrides; give one of these"
+        )
     if not 0 <= index < 2**40:
         raise UserError(f"index={index} must be an integer in [0, 2^40)")
-    if not all(isinstance(factor, Shift) for factor in family.transform.factors or (None,) * bool(family.parameters)):
+    factors = family.transform.factors
+    if factors is None or not all(isinstance(factor, Shift) for factor in factors):
         raise NotApplicable(
             f"{family.transform.name} does more than to shift its parameters, so that distances may grow; use "
             "Identity, Brightness, Translation, GaussianBlur or what is composed of them"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from glsmooth.attacks.decide import Levels, beaten, certified_again, chance, fails, leaders
-from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
+from glsmooth.attacks.decide import Levels, beaten, certified_again, chance, fails
+from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper, leader_bounds
 from glsmooth.errors import UserError
 
 N, LEVEL = 400, 0.01
@@ -43,7 +43,7 @@ def test_a_classifier_that_is_right_rarely_fails():
 
 def test_votes_for_no_class_count_against_the_lead():
     """Of 400 votes 100 are for none."""
-    p_lower, p_upper = leaders(np.array([60, 150, 90]), N, 1, LEVEL)
+    p_lower, p_upper = leader_bounds(np.array([60, 150, 90]), N, 1, LEVEL)
     assert p_lower == clopper_pearson_lower(150, N, LEVEL / 2)
     assert p_upper == clopper_pearson_upper(90, N, LEVEL / 4)
 

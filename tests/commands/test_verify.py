@@ -82,6 +82,7 @@ def test_draws_on_a_grid_are_certified_and_checked(untrained, tmp_path, glsmooth
     assert summary["draws"] == "grid"
     assert "on the grid" in summary["methods"]["neyman_pearson"]["argument"]
     assert "look_count,look_n" in (out / "records.csv").read_text().splitlines()[0]
+    assert " on the grid of the draws" in (out / "table.md").read_text()
     assert "powers of 2^(1/" in (out / "table.md").read_text() + (out / "report.html").read_text()
     status, output, _ = glsmooth("verify", out)
     assert status == 0, output

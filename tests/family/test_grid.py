@@ -163,6 +163,20 @@ def test_independent_parameters_share_the_cost():
         assert gs.bounds.certifies_runner_up(family, region, p, 1 - p) == (p > outcome.h_min)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_points_off_the_grid_are_refused_and_the_nearest_one_is_not(case):
+    """No certificate speaks of them."""
+    family = family_of(case)
+    ((name, end),) = CASES[case][2].items()
+    (grid,) = family.grids.values()
+    value = 1.0003 * end
+    with pytest.raises(UserError, match=rf"draws=grid: {name}={value} is no point of the grid; give ") as error:
+        gs.required_probability(family, gs.Points([{}, {name: value}]))
+    near = float(str(error.value).rpartition(" ")[2])
+    assert abs(near - value) < grid.width * max(1.0, value)
+    assert gs.required_probability(family, gs.Points([{name: near}])) > 0.5
+
+
 @pytest.mark.parametrize(
     ("transform", "laws", "said"),
     [

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import glsmooth as gs
 from glsmooth.bounds import Outcome
+from glsmooth.bounds.confidence import anytime_lower
 from glsmooth.errors import UserError
-from glsmooth.runs.recount import recount_h_min
+from glsmooth.runs.recount import recount, recount_h_min
+from glsmooth.voting.procedures import Sequential
 
 OURS = Outcome(0.8, {"b": 1.0}, "neyman_pearson", argument="ours")
 SAMPLED = replace(OURS, failure_probability=1e-4)
@@ -49,3 +53,27 @@ def test_words_are_ours(tmp_path):
     lowered = decisive(tmp_path, unsound, OURS)
     assert not lowered.sound
     assert "theirs" not in lowered.argument
+
+
+def test_the_look_that_a_record_names_decides(tmp_path):
+    """Of 90 votes in 100 without it, an earlier look may have shown more, up to a target."""
+    family = gs.SmoothedFamily(gs.transforms.Brightness(), {"brightness": gs.Normal(0.0, 0.3)})
+    monte_carlo = Sequential({"neyman_pearson": 0.8}, 50, 1000, 0.01).describe()
+    votes = {"index": 7, "prediction": 1, "n0": 20, "n": 100, "count": 90}
+
+    def again(p_lower, **look):
+        columns = {name: np.array([value]) for name, value in {**votes, "p_lower": p_lower, **look}.items()}
+        return recount(tmp_path, columns, monte_carlo, {"neyman_pearson": OURS}, family)
+
+    bound = anytime_lower(90, 100, 0.01)
+    assert bound < 0.79
+    assert again(0.79) == [0.79]
+    assert again(bound, look_count=90, look_n=100) == [bound]
+    for look in ((90, 100), (80, 89)):
+        with pytest.raises(UserError, match=rf"p_lower=0\.79, but count={look[0]} of n={look[1]}"):
+            again(0.79, look_count=look[0], look_n=look[1])
+    for look in ((91, 95), (70, 81), (5, 4), (-1, 3)):
+        with pytest.raises(
+            UserError, match=rf"look_count={look[0]} of look_n={look[1]} is no part of count=90 of n=100"
+        ):
+            again(bound, look_count=look[0], look_n=look[1])

@@ -19,12 +19,7 @@ ROTATIONS = (gs.threats.Rotation(), gs.threats.Rotation(mask="disk"))
 SCALING = gs.threats.Scaling()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def noise(*shape, seed=0):

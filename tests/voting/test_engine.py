@@ -19,14 +19,7 @@ from glsmooth.voting.engine import BaseClassifier, VoteEngine, cast_votes
 from glsmooth.voting.memory import keep_freed_memory
 from glsmooth.voting.procedures import ABSTAIN, FixedSample, Sequential
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny batches: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 EPSILON = 16 * torch.finfo(torch.float32).eps

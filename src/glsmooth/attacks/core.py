@@ -21,6 +21,7 @@ from glsmooth.attacks.search import STAGES, Best, Plan, search
 from glsmooth.attacks.space import Space
 from glsmooth.bounds import certifies_runner_up, certify_region
 from glsmooth.bounds.base import NotApplicable
+from glsmooth.bounds.confidence import leader_bounds
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Region
 from glsmooth.family.resolvability import holds
@@ -595,9 +596,8 @@ class Attacker:
             there, n, level = votes[items[i].index], _AGAIN * self.effort.votes, self.levels.again
             count = int(there[claim.prediction])
             if claim.leads:
-                again = certifies_runner_up(
-                    self.family, self.region, *decide.leaders(there, n, claim.prediction, level)
-                )
+                bounds = leader_bounds(there, n, claim.prediction, level)
+                again = certifies_runner_up(self.family, self.region, *bounds)
             else:
                 again = decide.certified_again(count, n, claim.h_min, level)
             found[i] = count, n, again

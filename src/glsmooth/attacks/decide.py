@@ -45,7 +45,7 @@ from glsmooth.bounds.base import exceeds
 from glsmooth.bounds.confidence import clopper_pearson_lower, clopper_pearson_upper
 from glsmooth.errors import UserError
 
-__all__ = ["Levels", "beaten", "certified_again", "chance", "fails", "leaders"]
+__all__ = ["Levels", "beaten", "certified_again", "chance", "fails"]
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,6 @@ def fails(votes: NDArray[np.int64], label: int, level: float) -> bool:
 def certified_again(count: int, n: int, h_min: float, level: float) -> bool:
     """Do ``count`` of ``n`` fresh votes at the identity show a probability above ``h_min``, at ``level``?"""
     return exceeds(clopper_pearson_lower(count, n, level), h_min)
-
-
-def leaders(votes: NDArray[np.int64], n: int, label: int, level: float) -> tuple[float, float]:
-    """(p_A, p_B): of a class from below, of every other from above, by fresh ``votes`` (classes,) among ``n`` draws.
-
-    Both hold at once except with probability at most ``level``.
-    """
-    others = np.delete(votes, label)
-    p_upper = clopper_pearson_upper(int(others.max()), n, level / 2 / len(others))
-    return clopper_pearson_lower(int(votes[label]), n, level / 2), p_upper
 
 
 def chance(false: int, images: int, alpha: float, bound: float = 0.0) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincc, betaincinv, betaln
 
@@ -26,6 +27,7 @@ __all__ = [
     "clopper_pearson_lower",
     "clopper_pearson_upper",
     "fewest_successes",
+    "leader_bounds",
     "log_evidence",
     "mean_upper",
     "randomised_lower",
@@ -64,6 +66,16 @@ def clopper_pearson_upper(count: int, n: int, alpha: float) -> float:
     """One-sided upper confidence bound of p: P(bound < p) <= alpha for every p."""
     # Near 1 the spacing of floats, not the inverse function, is what rounds.
     return min(1.0, math.nextafter(1.0 - clopper_pearson_lower(n - count, n, alpha), 2.0))
+
+
+def leader_bounds(votes: NDArray[np.int64], n: int, label: int, alpha: float) -> tuple[float, float]:
+    """(p_A, p_B): of a class from below, of every other one from above, by ``votes`` (classes,) among ``n`` draws.
+
+    Both hold at once except with probability at most ``alpha``: Bonferroni over the class and the others.
+    """
+    others = np.delete(votes, label)
+    p_upper = clopper_pearson_upper(int(others.max()), n, alpha / 2 / len(others))
+    return clopper_pearson_lower(int(votes[label]), n, alpha / 2), p_upper
 
 
 def mean_upper(mean: float, n: int, alpha: float) -> float:

@@ -80,6 +80,12 @@ class Grid:
         place = cell.to(torch.float64) * self.width if self.whole else (cell.to(torch.float64) + 0.5) * self.width
         return torch.exp2(place) if self.log else place
 
+    def nearest(self, beta: float) -> float:
+        """The parameter of a certificate that is nearest to ``beta``."""
+        steps = round((math.log2(beta) if self.log else beta) / self.width)
+        place = steps * self.width
+        return 2.0**place if self.log else place
+
     def __str__(self) -> str:
         """The parameters that a certificate speaks of."""
         width = f"{self.width:.0f}" if self.width >= 1 else f"1/{1 / self.width:.0f}"

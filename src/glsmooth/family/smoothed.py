@@ -225,6 +225,7 @@ class SmoothedFamily:
         """Raise a UserError unless every β of ``region`` is one that the transformation can apply."""
         if not isinstance(region, (Box, Ball, Points)):
             raise UserError(f"region={region!r} is not a Box, a Ball or Points")
+        grids = self.grids
         for name in region.parameters:
             if name not in self.parameters:
                 raise UserError(
@@ -251,6 +252,8 @@ class SmoothedFamily:
                         f"{name}={end:g} is a fractional point; translations move by whole "
                         f"pixels, give {math.floor(end + 0.5)}"
                     )
+                if isinstance(region, Points) and grids and (near := grids[name].nearest(end)) != end:
+                    raise UserError(f"draws=grid: {name}={end!r} is no point of the grid; give {near!r}")
 
 
 def _size(image_size: Any) -> tuple[int, int]:

@@ -331,8 +331,13 @@ def headline(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> str:
         return f"{nothing} {_why_none(run, best)}".rstrip()
     return (
         f"Of {run.images} {run.called}{part}, {robust} ({wording.percent(robust, run.images)}) provably keep their "
-        f"correct class under {where}, {wording.error(run.alpha, best.failure_probability)}."
+        f"correct class under {where}{_on_grid(run)}, {wording.error(run.alpha, best.failure_probability)}."
     )
+
+
+def _on_grid(run: Run) -> str:
+    """Of which parameters a certificate speaks, where draws lie on a grid."""
+    return " on the grid of the draws" if run.family.grids else ""
 
 
 def _why_none(run: Run, outcome: Outcome) -> str:

@@ -193,9 +193,12 @@ def columns(methods: Sequence[str], coin: bool = False, look: bool = False) -> l
 def older_columns(directory: Path, wanted: Sequence[str]) -> list[str]:
     """``wanted`` columns, without :data:`LOOK` where an older version began records that have none."""
     older = [name for name in wanted if name not in LOOK]
+    header = (",".join(older) + "\n").encode()
     for path in (directory / RECORDS, *directory.glob("records.rank*.csv")):
-        if path.is_file() and path.open("rb").readline(4096) == (",".join(older) + "\n").encode():
-            return older
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.readline(len(header)) == header:
+                    return older
     return list(wanted)
 
 

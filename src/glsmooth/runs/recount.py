@@ -79,7 +79,8 @@ def recount(
             count, n = seen, look
         votes = (count, n, float(coins[row]))
         if votes not in known:
-            known[votes] = procedure.bound_range(*votes) if not looks else (procedure.bound_range(*votes)[0],) * 2
+            least, most = procedure.bound_range(*votes)
+            known[votes] = (least, least if looks else most)
         least, most = known[votes]
         if not least * (1 - _P_LOWER) <= stored[row] <= most * (1 + _P_LOWER):
             gives = f"{most:.6g}" if least == most else f"{least:.6g} to {most:.6g}"

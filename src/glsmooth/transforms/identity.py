@@ -27,5 +27,8 @@ class Identity(ResolvableTransform):
     def inverse(self, theta: Tensor, beta: Tensor) -> Tensor:
         return theta
 
+    def random_parameters(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(n, 0, dtype=torch.float64)
+
     def canonical(self, images: Tensor) -> Tensor:
         return images
