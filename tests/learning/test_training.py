@@ -256,7 +256,7 @@ class Watching(Callback):
 def test_a_moving_average_is_what_is_validated_and_saved(stripes, tmp_path):
     module, watching = make(data=stripes, ema=0.5), Watching()
     mean = {name: value.clone() for name, value in module.model.state_dict().items()}
-    seen = []
+    seen, apart = [], []
     module._averaged[0].register_forward_hook(lambda *_: seen.append(module.training))
     trainer = fit(module, tmp_path, callbacks=[watching], num_sanity_val_steps=0)
     for step, (weights, saved) in enumerate(zip(watching.weights, watching.saved, strict=True)):
@@ -264,12 +264,12 @@ def test_a_moving_average_is_what_is_validated_and_saved(stripes, tmp_path):
         mean = {name: stays * value + (1 - stays) * weights[name] for name, value in mean.items()}
         torch.testing.assert_close(saved["state_dict"], {f"model.{name}": value for name, value in mean.items()})
         torch.testing.assert_close(saved["learning"], {f"model.{name}": value for name, value in weights.items()})
+        apart.append((mean["linear.weight"] - weights["linear.weight"]).abs().max().item())
     assert step == 7
     assert len(seen) == 2 * 8  # of each batch of validation, as it is and transformed
     assert not any(seen)
     assert "learning" not in trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
-    apart = (mean["linear.weight"] - weights["linear.weight"]).abs().max()
-    assert apart > 1e-4
+    assert max(apart) > 1e-3, "the mean never left the weights that learn: the comparisons above tell nothing"
 
 
 def test_a_moving_average_goes_on_where_it_stopped(stripes, tmp_path):
