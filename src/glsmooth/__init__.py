@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from glsmooth.laws import Exponential, HalfNormal, Laplace, Law, LogNormal, Normal, Rayleigh, Uniform, UniformCyclic
     from glsmooth.laws.checks import check_law
     from glsmooth.report.paper import figures
-    from glsmooth.smoothing import SmoothedClassifier, certify_threat
+    from glsmooth.smoothing import SmoothedClassifier
     from glsmooth.transforms import ResolvableTransform
 
 __version__ = "0.1.0"
@@ -51,7 +51,6 @@ __all__ = [
     "attack_images",
     "bounds",
     "certify_dataset",
-    "certify_threat",
     "check_law",
     "check_transform",
     "figures",
@@ -82,7 +81,7 @@ _HOMES = {
     ),
     "laws.checks": ("check_law",),
     "report.paper": ("figures",),
-    "smoothing": ("SmoothedClassifier", "certify_threat"),
+    "smoothing": ("SmoothedClassifier",),
     "transforms": ("ResolvableTransform",),
 }
 _ROOMS = ("errors", "laws", "transforms", "threats", "family", "bounds", "voting", "smoothing", "attacks")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,32 +12,59 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glsmooth.bounds import NotApplicable, Outcome, certifies_runner_up, certify_near, certify_region, fewest_passes
+from glsmooth.bounds import Outcome, certifies_runner_up, certify_region
 from glsmooth.bounds.confidence import leader_bounds
 from glsmooth.errors import UserError
-from glsmooth.family.regions import Box, Region
+from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import check_family, why_approximate
 from glsmooth.family.smoothed import SmoothedFamily
-from glsmooth.threats import BUILTIN, Threat
-from glsmooth.transforms.factors import Shift
+from glsmooth.threats import Nearby, Slices, Threat
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.engine import VoteEngine, check_random
 from glsmooth.voting.finite import FiniteLaw
 from glsmooth.voting.images import as_image, check_image, gather
-from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, Tally
+from glsmooth.voting.procedures import (
+    ABSTAIN,
+    MOST_REFERENCES,
+    Exhaustive,
+    FixedSample,
+    Procedure,
+    Sequential,
+    Tally,
+    image_of,
+    reference_index,
+)
 from glsmooth.voting.speed import AUTO, Auto, Speed
 from glsmooth.voting.tuning import choose_speed
 
 __all__ = [
     "ABSTAIN",
     "Certificate",
+    "Slicing",
     "SmoothedClassifier",
-    "ThreatCertificate",
     "Verdict",
     "certify",
-    "certify_threat",
     "check_image",
 ]
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How an image was certified over the interval of a threat's parameter, which is cut into slices.
+
+    Attributes:
+        slices: how many.
+        tried: of how many votes decided; the first that fails ends the image.
+        votes: in all of these and at the image itself.
+        residual: no attacked image is further away from the reference of its slice.
+        failed: ends of the slice that failed; None where none did.
+    """
+
+    slices: int
+    tried: int
+    votes: int
+    residual: float
+    failed: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -45,20 +72,25 @@ class Verdict:
     """What :func:`certify` finds for one image.
 
     Attributes:
-        tally: its votes.
+        tally: its votes; where it was cut into slices, those of the one that has shown least.
         prediction: the selected class; ABSTAIN (-1) when no draw voted.
         p_lower: lower confidence bound p_A of that class's probability.
         certified: by method, whether the region is certified.
+        slicing: where it was cut into slices, how.
     """
 
     tally: Tally
     prediction: int
     p_lower: float
     certified: dict[str, bool]
+    slicing: Slicing | None = None
 
 
 def certify(
-    engine: VoteEngine, images: Iterable[tuple[int, Tensor]], outcomes: Mapping[str, Outcome]
+    engine: VoteEngine,
+    images: Iterable[tuple[int, Tensor]],
+    outcomes: Mapping[str, Outcome],
+    region: Region | None = None,
 ) -> Iterator[Verdict]:
     """CERTIFY (Cohen et al. 2019; General Lipschitz, Figure 1) for a stream of images, by several bounds at once.
 
@@ -70,10 +102,18 @@ def certify(
         engine: draws the votes f(φ(x, α)), α from the smoothing laws, as its procedure asks.
         images: (index, image (C, H, W)) pairs; the index fixes an image's draws.
         outcomes: what each bound requires of the region. No image and no vote entered it.
+        region: that region, for a family whose threat cuts it into slices.
 
     Yields:
         A verdict an image, as soon as it is finished (not always in order).
     """
+    family = engine.family
+    if family.warps:
+        assert region is not None
+        yield from _certify_slices(engine, images, outcomes, *family.interval(region))
+        return
+    if isinstance(family.threat, Nearby):
+        images = _near_enough(family, images)
     for tally in engine.run(images):
         # Select: the class with the most votes among the first draws.
         prediction = tally.prediction
@@ -83,6 +123,140 @@ def certify(
         # Compare: p_A > h_min.
         certified = {method: bool(outcome.certifies(p_lower)) for method, outcome in outcomes.items()}
         yield Verdict(tally, prediction, p_lower, certified)
+
+
+def _near_enough(family: SmoothedFamily, images: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+    """The images, each checked for what the residual says of its size."""
+    assert isinstance(family.threat, Nearby)
+    for index, image in images:
+        needed = family.threat.residual(image.shape)
+        if family.residual is None or family.residual < needed:
+            raise UserError(
+                f"residual={family.residual}: {family.threat!r} leads images of shape {tuple(image.shape)} up to "
+                f"{needed:.6g} away; give residual=threat.residual({tuple(image.shape)})"
+            )
+        yield index, image
+
+
+@dataclass
+class _Image:
+    """An image whose slices are voted on, in an order that was fixed before."""
+
+    slices: Slices
+    order: list[int]
+    #: What came back, by place in the order, from 1 on; the image itself is at 0.
+    tallies: dict[int, Tally] = field(default_factory=dict)
+    #: Slices that passed, one after the other.
+    passed: int = 0
+    votes: int = 0
+    ended: bool = False
+    #: The bound and the tally of the slice that has shown least.
+    least: tuple[float, Tally] | None = None
+
+
+def _certify_slices(
+    engine: VoteEngine, images: Iterable[tuple[int, Tensor]], outcomes: Mapping[str, Outcome], low: float, high: float
+) -> Iterator[Verdict]:
+    """:func:`certify` under a threat that warps: each image is cut into slices with a reference each.
+
+    The one claim is about all slices, each of which has to pass, by an anytime-valid test of fresh votes for the class
+    that other votes, at the image itself, selected. A false certificate needs one particular slice to pass whose
+    reference has too small a probability, which has probability at most alpha: every slice uses all of it, and neither
+    the order nor the end after the first failure costs anything.
+
+    Which slices count does not depend on what else is under way: those up to the first that fails.
+    """
+    under_way: dict[int, _Image] = {}
+
+    def points() -> Iterator[tuple[int, Tensor]]:
+        for index, image in images:
+            first = reference_index(index, 0)
+            one, itself = _sliced(engine.family, index, image, low, high)
+            under_way[index] = one
+            yield index, itself
+            for place, k in enumerate(one.order, start=1):
+                if one.ended:
+                    break
+                yield first + place, one.slices.references[k]
+
+    for tally in engine.run(points()):
+        index, place = image_of(tally.index)
+        if index not in under_way:  # it failed while this slice was under way
+            continue
+        one = under_way[index]
+        one.tallies[place] = tally
+        _advance(one, engine.procedure, outcomes)
+        if one.ended:
+            yield _of_slices(one, index, outcomes)
+            del under_way[index]
+
+
+def _sliced(family: SmoothedFamily, index: int, image: Tensor, low: float, high: float) -> tuple[_Image, Tensor]:
+    """An image cut into slices, hardest first, and what the threat makes of it where it does least."""
+    threat = family.threat
+    assert isinstance(threat, Threat)
+    assert family.residual is not None
+    single = image.to("cpu", torch.float32)
+    try:
+        itself = threat.apply(single[None], min(max(threat.identity, low), high))[0]
+        slices = threat.slices(single, low, high, family.residual)
+    except UserError as error:
+        raise UserError(f"image {index}: {error}") from None
+    if len(slices) >= MOST_REFERENCES:
+        raise UserError(f"image {index}: residual={family.residual:g} takes {len(slices)} slices; give a larger one")
+    # Far from the image first, where a slice is likeliest to fail.
+    distances = (slices.references - itself).flatten(1).norm(dim=1)
+    return _Image(slices, distances.argsort(descending=True, stable=True).tolist()), itself
+
+
+def _advance(one: _Image, procedure: Procedure, outcomes: Mapping[str, Outcome]) -> None:
+    """Decide slices in their order, as far as their votes are in."""
+    if 0 not in one.tallies:
+        return
+    prediction = one.tallies[0].prediction
+    if prediction == ABSTAIN:
+        one.ended = True
+    while not one.ended and one.passed + 1 in one.tallies:
+        tally = _for_class(one.tallies.pop(one.passed + 1), prediction, one.tallies[0].clean)
+        bound = procedure.lower_bound(tally)
+        if one.least is None or bound < one.least[0]:
+            one.least = bound, tally
+        if any(outcome.certifies(bound) for outcome in outcomes.values()):
+            one.passed += 1
+            one.ended = one.passed == len(one.order)
+        else:
+            one.ended = True
+        one.votes += tally.n0 + tally.n
+
+
+def _for_class(tally: Tally, prediction: int, clean: int) -> Tally:
+    """A slice's votes for the class of its image, with the bound that they give in the end.
+
+    An earlier look may have been one at another class.
+    """
+    tally.index, _ = image_of(tally.index)
+    tally.selection[prediction] = 1
+    tally.p_seen, tally.seen, tally.clean = 0.0, (0, 0), clean
+    return tally
+
+
+def _of_slices(one: _Image, index: int, outcomes: Mapping[str, Outcome]) -> Verdict:
+    """What is known of an image that has ended."""
+    itself = one.tallies[0]
+    bound, tally = one.least if one.least is not None else (0.0, itself)
+    failed = one.order[one.passed] if one.passed < len(one.order) else None
+    tried = one.passed + (failed is not None and one.least is not None)
+    slicing = Slicing(
+        slices=len(one.slices),
+        tried=tried,
+        votes=itself.n0 + itself.n + one.votes,
+        residual=float(one.slices.residual.max()),
+        failed=None if failed is None else (float(one.slices.edges[failed]), float(one.slices.edges[failed + 1])),
+    )
+    certified = {method: bool(outcome.certifies(bound)) for method, outcome in outcomes.items()}
+    if failed is not None:
+        assert not any(certified.values())
+    return Verdict(tally, itself.prediction, bound, certified, slicing)
 
 
 @dataclass(frozen=True)
@@ -107,6 +281,8 @@ class Certificate:
         coin: the image's uniform draw in (0, 1] behind a randomised ``p_lower``; None unless asked for.
         residual: how far the transformation is from resolvable, for a run with ``approximate=True`` whose
             transformation failed its check (nothing is certified then); None otherwise.
+        slicing: under a threat that warps, how the image was cut into slices; the votes are then those of the slice
+            that has shown least, and ``samples_used`` counts them all. None otherwise.
     """
 
     prediction: int
@@ -124,6 +300,7 @@ class Certificate:
     p_upper: float | None = None
     residual: float | None = None
     coin: float | None = None
+    slicing: Slicing | None = None
 
 
 # Settings that were chosen for one call are chosen again for one that draws so many times more.
@@ -237,7 +414,8 @@ class SmoothedClassifier:
             seed: of the draws. With ``index`` it fixes every draw, on any batch size.
             method: bound that gives h_min, a name in ``glsmooth.bounds.METHODS``.
             sequential: stop as soon as the image is decided, by an anytime-valid test at the same ``alpha``;
-                ``n0`` and ``n`` are then the most that may be drawn.
+                ``n0`` and ``n`` are then the most that may be drawn. Under a threat that warps always so, with ``n0``
+                and ``n`` at each of the references.
             index: the image's number: images with different numbers get independent draws.
             runner_up: compare with the other classes' own upper bounds instead of with all the rest together
                 (:func:`glsmooth.bounds.certifies_runner_up`). Half of ``alpha`` pays for ``p_lower``, half for
@@ -319,11 +497,17 @@ class SmoothedClassifier:
                 f"randomised=True is a bound for a fixed number of draws; not with sequential={sequential}, "
                 f"exhaustive={exhaustive}, runner_up={runner_up}"
             )
+        warps = self.family.warps
+        if warps and (exhaustive or runner_up or randomised):
+            raise UserError(
+                f"{self.family.name} is certified at many references, by votes that stop when each is decided; not "
+                f"with exhaustive={exhaustive}, runner_up={runner_up}, randomised={randomised}"
+            )
         # These check their arguments before the bound takes time.
         procedure: Procedure = FixedSample(n0, n, alpha, randomised=randomised)
         law = FiniteLaw.of(self.family) if exhaustive else None
         self.family.check_region(region)
-        check = check_family(self.family, region, images) if images else None
+        check = check_family(self.family, self.family.rest(region), images) if images else None
         if check is not None:
             check.require(approximate)
         outcome = certify_region(self.family, region, method)
@@ -332,12 +516,13 @@ class SmoothedClassifier:
         targets = {method: outcome.h_min} if outcome.h_min is not None and outcome.h_min < 1 else {}
         if law is not None:
             procedure, alpha = Exhaustive(law, targets), 0.0
-        elif sequential:
-            procedure = Sequential(targets, n0, n, alpha)
+        elif sequential or warps:
+            procedure = Sequential(targets, n0, n, alpha, at_references=warps)
         if not images:
             return []
         engine = self._engine(procedure, seed, images)
-        verdicts = {v.tally.index: v for v in certify(engine, zip(indices, images, strict=True), {method: outcome})}
+        pairs = zip(indices, images, strict=True)
+        verdicts = {v.tally.index: v for v in certify(engine, pairs, {method: outcome}, region)}
         certificates = []
         for verdict in (verdicts[index] for index in indices):
             certificate = _certificate(verdict, outcome, alpha, coin=verdict.tally.coin if randomised else None)
@@ -385,7 +570,7 @@ def _certificate(verdict: Verdict, outcome: Outcome, alpha: float, coin: float |
         prediction=verdict.prediction,
         p_lower=verdict.p_lower,
         certified=verdict.certified[outcome.method],
-        samples_used=tally.n0 + tally.n,
+        samples_used=tally.n0 + tally.n if verdict.slicing is None else verdict.slicing.votes,
         h_min=outcome.h_min,
         method=outcome.method,
         failure_probability=alpha + outcome.failure_probability,
@@ -396,151 +581,5 @@ def _certificate(verdict: Verdict, outcome: Outcome, alpha: float, coin: float |
         near_ties=tally.near_ties,
         residual=outcome.residual,
         coin=coin,
-    )
-
-
-@dataclass(frozen=True)
-class ThreatCertificate:
-    """What is proved about one image under a threat.
-
-    Attributes:
-        prediction: the class that the slices agree on; that of the first slice that was tried where they do not.
-        certified: every attacked image has that class.
-        slices: into which the interval was cut.
-        tried: slices of which votes were taken to the end; the first that fails ends the image.
-        failed: ends of the slice that failed; None where none did.
-        residual: the largest of a slice.
-        h_min: required probability at each slice's reference.
-        p_lower: the least p_A of the slices that were tried.
-        samples_used: votes of the slices that were tried.
-        failure_probability: alpha.
-    """
-
-    prediction: int
-    certified: bool
-    slices: int
-    tried: int
-    failed: tuple[float, float] | None
-    residual: float
-    h_min: float
-    p_lower: float
-    samples_used: int
-    failure_probability: float
-
-
-#: Votes at references are those of indices from here on, so many an image: no draws of a certification.
-_FIRST_SLICE, _MOST_SLICES = 2**61, 2**20
-
-
-def certify_threat(
-    smoothed: SmoothedClassifier,
-    x: Image,
-    threat: Threat,
-    low: float,
-    high: float,
-    region: Region | None = None,
-    *,
-    residual: float | None = None,
-    n0: int = 200,
-    n: int = 4000,
-    alpha: float = 1e-3,
-    seed: int = 0,
-    index: int = 0,
-) -> ThreatCertificate:
-    """Certify one image under what no resolving function describes: rotation, scaling, rounding, a perturbation.
-
-    The interval of the threat's parameter is cut into slices, and votes are counted at one reference in each, under
-    pixel noise that pays for the distance of all attacked images from it. Except with probability at most ``alpha``
-    over the draws, ``certified`` implies: the smoothed classifier predicts ``prediction`` on φ(threat(x, t), β) for
-    every t from ``low`` to ``high``, every perturbation, and every β in ``region``; so on x itself where some t leaves
-    it as it is.
-
-    The one claim is about all slices, each of which has to pass, by an anytime-valid test of fresh votes for the class
-    that selection draws of its own chose, the same in all. A false certificate needs one particular slice to pass whose
-    reference has too small a probability, which has probability at most ``alpha``: every slice uses all of it, and
-    neither the order nor the end after the first failure costs anything.
-
-    Args:
-        smoothed: with ``pixel_noise`` in its family, whose transformation is ``transforms.Identity()`` for noise alone,
-            or shifts each parameter (brightness, translation, blur).
-        x: image (C, H, W) with values in [0, 1].
-        threat: what the attacker does first.
-        low, high: ends of its parameter.
-        region: of the family's parameters, in what is done after that; None: nothing.
-        residual: largest distance of attacked images from their reference, in a slice; None: what needs the fewest
-            votes if all agree.
-        n0, n: draws that select and count at each reference, at most.
-        alpha: failure probability, in (0, 1).
-        seed, index: fix every draw.
-
-    Raises:
-        ValueError: an impossible argument; more votes needed than ``n``; a residual out of reach.
-        NotApplicable: a transformation that rescales a parameter, for a contrast enlarges residuals.
-    """
-    family, image = smoothed.family, as_image(x, "x")
-    if not isinstance(threat, Threat):
-        raise UserError(f"threat={threat!r} is not a threat; give one of glsmooth.threats, such as Rotation()")
-    if type(threat) not in BUILTIN.values():
-        raise UserError(
-            f"threat: {type(threat).__name__} is none of glsmooth.threats, whose residuals would not see what it "
-            "overrides; give one of these"
-        )
-    if not 0 <= index < 2**40:
-        raise UserError(f"index={index} must be an integer in [0, 2^40)")
-    factors = family.transform.factors
-    if factors is None or not all(isinstance(factor, Shift) for factor in factors):
-        raise NotApplicable(
-            f"{family.transform.name} does more than to shift its parameters, so that distances may grow; use "
-            "Identity, Brightness, Translation, GaussianBlur or what is composed of them"
-        )
-    if not family.pixel_noise > 0:
-        raise UserError("pixel_noise=0: a threat is certified by noise alone; give the family pixel_noise=0.25, say")
-    single = image.to("cpu", torch.float32)
-    if residual is None:
-        least = threat.least_residual(single, low, high)
-        length = float(threat.length(single[None], low, high))
-        residual = fewest_passes(length, family.pixel_noise, alpha, least).residual
-    slices = threat.slices(single, low, high, residual)
-    if len(slices) > _MOST_SLICES:
-        raise UserError(f"residual={residual:g}: {len(slices)} slices are too many; give more, or narrow the interval")
-    furthest = float(slices.residual.max())
-    outcome = certify_near(family, Box() if region is None else region, furthest)
-    h_min = outcome.h_min
-    assert h_min is not None
-    procedure = Sequential({outcome.method: h_min} if h_min < 1 else {}, n0, n, alpha)
-    needed = procedure.draws_needed(h_min) if h_min < 1 else None
-    if needed is None or needed > n:
-        raise UserError(
-            f"n={n}: a residual of {furthest:.3g} requires {h_min:.6g}, "
-            + (f"which needs n={needed} votes at least" if needed else "which no votes can show")
-            + "; give more, a smaller residual or more noise"
-        )
-    # Far from the image first, where a slice is likeliest to fail.
-    distances = (slices.references - single).flatten(1).norm(dim=1)
-    order = distances.argsort(descending=True, stable=True).tolist()
-    first = _FIRST_SLICE + index * _MOST_SLICES
-    engine = smoothed._engine(procedure, seed, [slices.references[order[0]]] * len(order))
-    found: dict[int, Verdict] = {}
-    failed: int | None = None
-    verdicts = certify(engine, ((first + k, slices.references[k]) for k in order), {outcome.method: outcome})
-    for verdict in verdicts:
-        k = verdict.tally.index - first
-        found[k] = verdict
-        agree = len({one.prediction for one in found.values()}) == 1
-        if not (agree and verdict.certified[outcome.method]):
-            failed = k
-            break
-    verdicts.close()  # type: ignore[attr-defined]
-    leader = found.get(order[0], next(iter(found.values())))
-    return ThreatCertificate(
-        prediction=leader.prediction,
-        certified=failed is None,
-        slices=len(slices),
-        tried=len(found),
-        failed=None if failed is None else (float(slices.edges[failed]), float(slices.edges[failed + 1])),
-        residual=furthest,
-        h_min=h_min,
-        p_lower=min(one.p_lower for one in found.values()),
-        samples_used=sum(one.tally.n0 + one.tally.n for one in found.values()),
-        failure_probability=alpha,
+        slicing=verdict.slicing,
     )

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 import glsmooth as gs
-from glsmooth.bounds import certify_near, fewest_passes, residual_alone, samples_needed
+from glsmooth.bounds import best_residual, certify_near, residual_alone, samples_needed
 from glsmooth.bounds.tradeoffs import Atoms
 from glsmooth.errors import UserError
 
@@ -377,10 +377,12 @@ def test_mistakes_are_named():
     family = gs.SmoothedFamily(T.Brightness(), {"brightness": gs.Normal(0, 0.3)})
     with pytest.raises(UserError, match=r"sigma=0\.0 must be"):
         certify_near(family, gs.Box(brightness=(0, 0.1)), 0.1)
-    with pytest.raises(UserError, match="length=-1"):
-        fewest_passes(-1, 0.5, 0.001)
+    with pytest.raises(UserError, match="least=-1"):
+        best_residual(0.5, 0.001, -1)
     with pytest.raises(UserError, match="alpha=0 "):
-        fewest_passes(1, 0.5, 0)
+        best_residual(0.5, 0)
+    with pytest.raises(UserError, match=r"least=9 is more than votes can show with sigma=0\.1"):
+        best_residual(0.1, 0.001, 9)
     with pytest.raises(UserError, match="residual=-1"):
         residual_alone(-1, 0.5)
     laplace = gs.SmoothedFamily(T.ContrastBrightness(), {**BOTH, "brightness": gs.Laplace(0, 1)}, pixel_noise=0.5)
@@ -394,22 +396,21 @@ def test_mistakes_are_named():
 # --------------------------------------------------------------------------------------------------------------- slices
 
 
-@pytest.mark.parametrize("length", [45, 72])
-def test_the_fewest_passes(length):
-    best = fewest_passes(length, 0.25, 1e-3)
-    assert best.residual / 0.25 == pytest.approx(0.68, abs=0.02)
-    assert best.passes == pytest.approx(17.8 * length / 0.25, rel=0.01)
-    assert best.passes == best.slices * samples_needed(residual_alone(length / (2 * best.slices), 0.25), 1e-3)
-    for slices in range(1, 2000, 7):
-        each = samples_needed(residual_alone(length / (2 * slices), 0.25), 1e-3)
-        assert each is None or slices * each >= best.passes
+@pytest.mark.parametrize("least", [0.0, 0.05, 0.2])
+def test_the_best_residual_needs_the_fewest_votes(least):
+    """Of a curve of length 72, cut into slices that leave room for what each has to pay beside its own length."""
 
+    def passes(residual):
+        each = samples_needed(residual_alone(residual, 0.25), 1e-3)
+        return math.inf if each is None else 72 / (2 * (residual - least)) * each
 
-def test_short_curves_need_one_slice():
-    assert fewest_passes(0.0, 0.25, 1e-3).passes == 10  # Φ(0) = 1/2, like a coin
-    assert fewest_passes(0.1, 0.5, 1e-3).slices == 1
-    with pytest.raises(UserError, match="length="):
-        fewest_passes(1e9, 0.1, 1e-3)
+    best = best_residual(0.25, 1e-3, least)
+    assert best > least
+    for other in np.linspace(least + 1e-3, least + 1, 400):
+        assert passes(best) <= 1.001 * passes(other)
+    if least == 0:
+        assert best / 0.25 == pytest.approx(0.68, abs=0.02)
+        assert passes(best) == pytest.approx(17.8 * 72 / 0.25, rel=0.01)
 
 
 def test_half_a_level_is_where_the_joint_experiment_balances():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
+import glsmooth as gs
 from glsmooth.bounds import Outcome
 from glsmooth.bounds.confidence import (
     anytime_lower,
@@ -366,7 +367,8 @@ def test_runs_that_name_no_test_were_taken_with_the_uniform_mixture():
     """Numbers of the version before descriptions named it; ``sure`` gives others."""
     outcomes = {"a": Outcome(0.6, None, "a"), "b": Outcome(0.8, None, "b")}
     spec = {"name": "sequential", "n0": 50, "n": 1000, "alpha": 0.01}
-    old, new = (build_procedure(spec | more, outcomes, None) for more in ({}, {"mixture": "sure"}))
+    family = gs.SmoothedFamily(gs.transforms.Identity(), {}, pixel_noise=0.5)
+    old, new = (build_procedure(spec | more, outcomes, family) for more in ({}, {"mixture": "sure"}))
     assert (old.describe()["mixture"], new.describe()["mixture"]) == ("uniform", "sure")
     assert Sequential({"a": 0.6}).describe()["mixture"] == "sure"
     for votes, (least, most) in {

@@ -15,7 +15,7 @@ from scipy.special import ndtri
 from glsmooth.bounds import autograd_gl, cover, gl, mp, neyman_pearson, sampled, tss
 from glsmooth.bounds.base import NotApplicable, Outcome, exceeds
 from glsmooth.bounds.confidence import samples_needed
-from glsmooth.bounds.residual import Passes, fewest_passes, joint, residual_alone
+from glsmooth.bounds.residual import best_residual, joint, residual_alone, residual_of
 from glsmooth.bounds.tradeoffs import CLOSED, Tradeoff
 from glsmooth.errors import UserError, did_you_mean
 from glsmooth.family.regions import Points, Region
@@ -28,14 +28,13 @@ __all__ = [
     "Method",
     "NotApplicable",
     "Outcome",
-    "Passes",
+    "best_residual",
     "certifies_runner_up",
     "certify_near",
     "certify_region",
     "cohen_radius",
     "evaluate",
     "exceeds",
-    "fewest_passes",
     "on_plane",
     "required_probability",
     "residual_alone",
@@ -177,6 +176,8 @@ def certify_region(family: SmoothedFamily, region: Region, method: str = "neyman
     family.check_region(region)
     if METHODS[method].sound and not family.transform.resolvable:
         raise NotApplicable(f"{family.transform!r} is only approximately resolvable, so it is never certified")
+    if family.threat is not None:
+        return certify_near(family.exact, family.rest(region), residual_of(family), method)
     try:
         bound = METHODS[method].certify(family.continuous, region)
     except Undefined as missing:
@@ -195,16 +196,18 @@ def _by_draws(family: SmoothedFamily, bound: Outcome) -> Outcome:
     return replace(bound, h_min=min(1.0, bound.h_min + family.draws_error), argument=argument)
 
 
-def certify_near(family: SmoothedFamily, region: Region, residual: float) -> Outcome:
+def certify_near(family: SmoothedFamily, region: Region, residual: float, method: str = "neyman_pearson") -> Outcome:
     """Required probability for attacks that end within a residual of φ(v, β), for every β of a region.
 
-    Votes are counted at one reference v, and pixel noise covers the residual (:mod:`glsmooth.bounds.residual`).
+    Votes are counted at one reference v, and pixel noise covers the residual (:mod:`glsmooth.bounds.residual`). That of
+    a family with a threat is :func:`certify_region`'s, for the residual that the family states.
 
     Args:
         family: with ``pixel_noise`` above 0. Its transformation is exactly resolvable, and one of those whose effect on
             distances is known.
         region: as :func:`certify_region`; a ball is covered by its smallest box.
         residual: an upper bound of ||v′ - φ(v, β)||_2 for attacked images v′, in the units of a pixel.
+        method: a name in ``METHODS``.
 
     Raises:
         NotApplicable: nothing is known of the transformation, its laws or its region beside a residual.
@@ -212,7 +215,7 @@ def certify_near(family: SmoothedFamily, region: Region, residual: float) -> Out
     """
     family.check_region(region)
     problem = joint(family, region, residual)
-    outcome = certify_region(problem.family, problem.region)
+    outcome = certify_region(problem.family, problem.region, method)
     worst = None if outcome.worst is None else problem.original(outcome.worst)
     outcome = replace(outcome, worst=worst, argument=f"with a residual of {residual:g}: {outcome.argument}")
     return _by_draws(family, outcome)
@@ -263,6 +266,9 @@ def certifies_runner_up(family: SmoothedFamily, region: Region, p_lower: float, 
             raise UserError(f"{name}={p} is not a probability; give a number in [0, 1]")
     # Draws on a grid may be off by a third of what they cost: before the move, and after it for each class.
     off, family = family.draws_error / 3, family.continuous
+    if family.threat is not None:
+        problem = joint(family.exact, family.rest(region), residual_of(family))
+        family, region = problem.family, problem.region
     if exceeds(p_lower, cover.worst_case(family, region).value + 3 * off):
         return True
     p_lower, p_upper = p_lower - off, min(p_upper, 1.0 - p_lower) + off

@@ -37,6 +37,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import Law, Normal
+from glsmooth.threats import Nearby
 from glsmooth.transforms import (
     BUILTIN,
     Brightness,
@@ -50,7 +51,7 @@ from glsmooth.transforms import (
 )
 from glsmooth.transforms.factors import Factor, Scale, ScaleThenShift, Shift, ShiftThenScale
 
-__all__ = ["Joint", "Passes", "fewest_passes", "joint", "residual_alone"]
+__all__ = ["Joint", "best_residual", "joint", "residual_alone", "residual_of"]
 
 #: The parameter that stands for e/σ.
 RESIDUAL = "residual"
@@ -78,50 +79,45 @@ def _size(residual: float, sigma: float, name: str = RESIDUAL) -> float:
     return residual / sigma * (1 + 1e-15)
 
 
-@dataclass(frozen=True)
-class Passes:
-    """What an interval costs that is cut into slices.
+def residual_of(family: SmoothedFamily) -> float:
+    """What the pixel noise of a family with a threat has to pay for.
 
-    Attributes:
-        slices: how many.
-        residual: of each.
-        passes: votes of all slices together, each of them unanimous.
+    Raises:
+        UserError: it depends on the size of the images, and nobody has said it.
     """
+    if family.residual is None:
+        assert isinstance(family.threat, Nearby)
+        raise UserError(
+            f"residual is missing: what {family.threat!r} leads to depends on the size of images; give the threat's "
+            f"residual of their shape, {family.threat.residual((3, 32, 32)):.4g} for 3 x 32 x 32 numbers"
+        )
+    return family.residual
 
-    slices: int
-    residual: float
-    passes: int
 
+def best_residual(sigma: float, alpha: float, least: float = 0.0) -> float:
+    """The residual of slices for which a long curve needs the fewest votes, if all votes agree.
 
-def fewest_passes(length: float, sigma: float, alpha: float, least: float = 0.0) -> Passes:
-    """How many slices of equal residual need the fewest votes, if all votes agree.
-
-    A curve of length Λ that is cut in N has residuals of Λ/(2N) at best. Few slices need many votes each, since
-    Φ(Λ/(2Nσ)) is near 1; the best residual is about 0.68 σ, and the votes about 2.6 Λ/σ · ln(1/α), as long as ``least``
-    is small beside σ.
+    A curve of length Λ needs Λ/(2(e - ``least``)) slices with a residual of e, and each of them ln α / ln Φ(e/σ) votes.
+    Without ``least`` that is best at about 0.68 σ.
 
     Args:
-        length: Λ (:meth:`glsmooth.threats.Threat.length`).
-        sigma: standard deviation of the noise.
+        sigma: standard deviation of the noise, in the units of a pixel.
         alpha: failure probability of an image's certificate. Every slice may use all of it, where the one claim is of
             all slices together.
-        least: what comes on top of each slice's residual, however short it is
-            (:meth:`glsmooth.threats.Threat.least_residual`).
+        least: what comes on top of each slice's residual, however short it is: rounding, perturbation.
+
+    Raises:
+        UserError: no probability, no noise, or more to pay for than votes can show.
     """
     samples_needed(0.5, alpha)  # refuses what is no failure probability
-    size, rest = _size(length, sigma, "length") / 2, _size(least, sigma, "least")
-    if not size < 1e6:
-        raise UserError(f"length={length:g} is more than 2e6 sigma; give more noise, sigma={length / 1e5:g} say")
-    likely = size / 0.68
-    numbers = np.arange(max(1, math.floor(likely / 3)), math.ceil(3 * likely) + 2)
+    rest = _size(least, sigma, "least")
+    room = np.geomspace(1e-3, 4, 4000)
     with np.errstate(divide="ignore"):
-        votes = numbers * (np.floor(math.log(alpha) / np.log(np.minimum(ndtr(size / numbers + rest), 1 - 1e-16))) + 1)
-    slices = int(numbers[votes.argmin()])
-    residual = length / (2 * slices) + least
-    each = samples_needed(residual_alone(residual, sigma), alpha)
-    if each is None:
+        votes = np.floor(math.log(alpha) / np.log(np.minimum(ndtr(room + rest), 1 - 1e-16))) + 1
+    best = float(room[(votes / room).argmin()] + rest) * sigma
+    if samples_needed(residual_alone(best, sigma), alpha) is None:
         raise UserError(f"least={least:g} is more than votes can show with sigma={sigma:g}; give more noise")
-    return Passes(slices, residual, slices * each)
+    return best
 
 
 class _Beside(ResolvableTransform):

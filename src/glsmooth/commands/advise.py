@@ -126,8 +126,12 @@ def _prepare(cfg: DictConfig) -> _Job:
     data = load_dataset(settings["dataset"], in_memory=False)  # a few dozen of perhaps all of ImageNet
     check_dataset(data, checkpoint)
     family = build_family(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"])
-    region = build_region(settings["region"], family.transform)
+    region = build_region(settings["region"], family.transform, family.threat)
     family.check_region(region)
+    if family.warps:
+        raise UserError(
+            f"{family.name}: advise compares smoothing laws, and pixel noise alone covers this; nothing to advise"
+        )
     plan = _plan(settings["monte_carlo"], family)
     options = Options.of(settings)
     model = checkpoint.build_model(cfg.model.get("_target_"))
@@ -321,7 +325,7 @@ def _advice(cfg: DictConfig, job: _Job, trials: Sequence[Trial], images: int) ->
     best = max(trials, key=lambda trial: (round(trial.estimate, 3), trial.candidate.own, -trial.h_min))
     described = job.plan.describe()
     return Advice(
-        transform=job.family.transform.name,
+        transform=job.family.name,
         dataset=job.data.name,
         region=job.region,
         trials=trials,

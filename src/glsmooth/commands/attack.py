@@ -85,7 +85,7 @@ def run(cfg: DictConfig) -> None:
         identity["run"] = certificates_digest(job.run.path)
     names = [condition.name for condition in job.conditions]
     table = columns(job.of.family.parameters, names)
-    tags = [job.of.family.transform.name, settings["dataset"]["name"]]
+    tags = [job.of.family.name, settings["dataset"]["name"]]
     with (
         Records(directory, identity, table, Images(*digests(job.images)), ATTACKS) as held,
         session(settings, directory, "attack", tags) as logged,
@@ -126,6 +126,7 @@ def _prepare(cfg: DictConfig) -> _Job:
         if cfg.ckpt is None and not (cfg.model.weights or cfg.model.pretrained):
             cfg.ckpt = _checkpoint(found)
     job = prepare(cfg, told)
+    _check_attackable(job)
     if found is not None:
         _check_same(found, job)
     outcome = _outcome(job, found)
@@ -184,6 +185,15 @@ def _run(cfg: DictConfig) -> tuple[Run | None, str]:
         dataset_target=cfg.dataset.get("_target_"),
     )
     return found, ""
+
+
+def _check_attackable(job: Job) -> None:
+    """Refuse what no search here is for."""
+    if job.family.warps:
+        raise UserError(
+            f"{job.family.name}: attack searches parameters of transformations, and this has one of a threat; in "
+            "Python, search with glsmooth.threats.Rotation().warp, which is differentiable"
+        )
 
 
 def _told(cfg: DictConfig, found: Run) -> dict[str, Any]:
@@ -430,7 +440,7 @@ def _described(job: _Job, attacked: Attacked) -> Attack:
     (method,) = settings["bound"]["methods"]
     return Attack(
         attacked=attacked,
-        transform=job.of.family.transform.name,
+        transform=job.of.family.name,
         dataset=str(settings["dataset"]["name"]),
         region=job.of.region,
         method=method if job.run is not None else None,

@@ -16,8 +16,9 @@ from glsmooth.bounds.cover import covers_torus
 from glsmooth.commands.mains import bounds as main
 from glsmooth.configuration.build import build_family, build_law, build_region, law_config, law_words
 from glsmooth.configuration.fields import INTERVAL, OBJECT, RULES, check_file, number, rules_under, text, whole
-from glsmooth.configuration.settings import settled
-from glsmooth.errors import of_file
+from glsmooth.configuration.plain import plain
+from glsmooth.configuration.settings import settled, usual_noise
+from glsmooth.errors import keyed, of_file
 from glsmooth.family.regions import Ball, Box, Points, Region, region_of
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
@@ -57,7 +58,7 @@ def as_json(family: SmoothedFamily, region: Region, outcomes: Mapping[str, Outco
     """What the command prints as JSON: plain primitives only."""
     exact = outcomes.get("neyman_pearson")
     return {
-        "transform": family.transform.name,
+        "transform": family.name,
         "smoothing": {name: law_config(law) for name, law in family.laws.items()},
         "region": region.to_config(),
         "image_size": list(family.image_size) if family.image_size else None,
@@ -162,9 +163,11 @@ def _read(file: Path) -> dict[str, Any]:
 def run(cfg: DictConfig) -> None:
     """Evaluate the configured region and print it as a table or as JSON."""
     image_size = tuple(cfg.image_size) if cfg.image_size is not None else None
-    family = build_family(cfg.transform, cfg.smoothing, image_size=image_size)
-    region = build_region(settled(cfg)["region"], family.transform)
-    outcomes = evaluate(family, region, cfg.bound.methods)
+    noise = usual_noise(plain(cfg.transform)) if cfg.pixel_noise is None else cfg.pixel_noise
+    family = build_family(cfg.transform, cfg.smoothing, image_size, noise)
+    region = build_region(settled(cfg)["region"], family.transform, family.threat)
+    with keyed({"residual": "transform.residual"}):
+        outcomes = evaluate(family, region, cfg.bound.methods)
     result = as_json(family, region, outcomes, cfg.alpha)
     directory = Path(cfg.run_dir)
     write_text(directory / RESULT_FILE, json.dumps(result, indent=2) + "\n")

@@ -28,7 +28,7 @@ from glsmooth.commands.mains import certify as main
 from glsmooth.configuration.build import build_family, build_region, build_transform
 from glsmooth.configuration.fields import shown
 from glsmooth.configuration.identity import decisive
-from glsmooth.configuration.settings import merge_checkpoint, without_checkpoint
+from glsmooth.configuration.settings import merge_checkpoint, settle_residual, without_checkpoint
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Region
 from glsmooth.family.resolvability import why_approximate
@@ -123,6 +123,7 @@ def run(cfg: DictConfig) -> None:
         job.outcomes,
         job.options,
         directory,
+        region=job.region,
     )
     identity = decisive(settings, "certify") | {"ckpt": job.checkpoint.sha256}  # the one that was read
     if job.approximate is not None:
@@ -134,7 +135,7 @@ def run(cfg: DictConfig) -> None:
         trainer.predict(module, return_predictions=False)
         return
     # Held to the end, so that nobody who starts the same command takes files for leftovers that are being written.
-    tags = [job.family.transform.name, settings["dataset"]["name"]]
+    tags = [job.family.name, settings["dataset"]["name"]]
     with (
         Records(directory, identity, module.columns, Images(*digests(job.images))) as held,
         session(settings, directory, "certify", tags) as logged,
@@ -177,6 +178,7 @@ def prepare(cfg: DictConfig, told: Mapping[str, Any] | None = None) -> Job:
         settings["pixel_noise"] = checkpoint.loss["pixel_noise"]
     if cfg.ckpt is not None or settings["precision"] == "auto":
         settings["precision"] = meant_precision(settings["precision"], checkpoint)
+    settle_residual(settings, (data.channels, *data.image_size))
     images = images_asked(data, settings["dataset"])
     shard = parse(settings.get("shard"))
     if shard is not None:
@@ -185,10 +187,13 @@ def prepare(cfg: DictConfig, told: Mapping[str, Any] | None = None) -> Job:
         *(settings["transform"], settings["smoothing"], data.image_size, settings["pixel_noise"]),
         draws=settings["draws"] or "continuous",
     )
-    region = build_region(settings["region"], family.transform)
+    region = build_region(settings["region"], family.transform, family.threat)
     family.check_region(region)
     approximate = try_transformation(family, region, images, settings["approximate"])
     outcomes = evaluate(family, region, settings["bound"]["methods"])
+    if family.warps and settings["monte_carlo"]["name"] == "paper" and not settings["monte_carlo"].get("randomised"):
+        print(f"monte_carlo=sequential: {family.name} takes votes at many references of each image", file=sys.stderr)
+        settings["monte_carlo"] = {**settings["monte_carlo"], "name": "sequential"}
     procedure = build_procedure({**settings["monte_carlo"], "mixture": MIXTURE}, outcomes, family)
     if approximate is not None:
         # Nothing is certified; votes stop where they would for a certificate.

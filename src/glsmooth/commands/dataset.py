@@ -115,7 +115,7 @@ def certify_dataset(
     check_methods(methods, "methods")
     family.check_region(region)
     monte_carlo = {
-        "name": "sequential" if sequential else "paper",
+        "name": "sequential" if sequential or family.warps else "paper",
         "n0": n0,
         "n": n,
         "alpha": alpha,
@@ -144,6 +144,7 @@ def certify_dataset(
             options,
             directory,
             progress,
+            region,
         )
         network = classifier.digest()
         identity = _identity(family, region, procedure, methods, options, smoothed.num_classes) | {"network": network}

@@ -160,7 +160,7 @@ def decide(
     """A run with a region and what the bounds say of it: its own, or anew where a region or methods are asked for."""
     if not overrides and methods is None:
         return stored, stored.region, stored.outcomes
-    region = build_region(merge_region(stored.summary.region, overrides), stored.family.transform)
+    region = build_region(merge_region(stored.summary.region, overrides), stored.family.transform, stored.family.threat)
     return stored, region, stored.evaluate(region, methods or list(stored.outcomes))
 
 

@@ -106,8 +106,8 @@ def _run(settings: dict[str, Any]) -> None:
     family = build_family(
         settings["transform"], settings["smoothing"], data.image_size, settings["loss"]["pixel_noise"]
     )
-    region = build_region(settings["region"], family.transform)
-    check = check_family(family, region, shape=(data.channels, *data.image_size))
+    region = build_region(settings["region"], family.transform, family.threat)
+    check = check_family(family, family.rest(region), shape=(data.channels, *data.image_size))
     if check is not None:
         # What would not be certified is not trained unasked.
         check.require(settings["approximate"])
@@ -117,7 +117,9 @@ def _run(settings: dict[str, Any]) -> None:
     payload |= {"mean": list(mean), "std": list(std)}
     if begun is None and not settings["model"]["weights"]:
         fit_first_layer(model, data.train)
-    module = TrainingModule(model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload)
+    module = TrainingModule(
+        model, family, data, settings["loss"], settings["optimizer"], settings["seed"], payload, region
+    )
     if is_first_process():  # the others would write the same, and take for leftovers what is being written
         remove_leftovers(directory)
         if more:
@@ -134,7 +136,7 @@ def _run(settings: dict[str, Any]) -> None:
     if settings["optimizer"].get("_target_") and is_first_process():
         print(f"Optimizer: {described(settings['optimizer'])}", file=sys.stderr)
     start = time.monotonic()
-    tags = [family.transform.name, data.name]
+    tags = [family.name, data.name]
     targets = [settings[group].get("_target_") for group in ("loss", "optimizer", "dataset")]
     with session(settings, directory, "train", tags) as logged, spawned(family, model, targets):
         if begun is None:

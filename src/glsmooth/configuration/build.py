@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from glsmooth import threats
 from glsmooth.configuration.fields import INTERVAL, cut, shown
 from glsmooth.configuration.plain import plain
 from glsmooth.errors import UserError, did_you_mean, keyed
 from glsmooth.family.regions import Ball, Box, Points, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.laws import LAWS, Law
-from glsmooth.transforms import BUILTIN, ResolvableTransform
+from glsmooth.threats import Nearby, Threat
+from glsmooth.transforms import BUILTIN, Identity, ResolvableTransform
 
 __all__ = [
     "ONLY_IN_PYTHON",
+    "THREAT_FIELDS",
     "accepted",
     "both_regions",
     "build_canonical",
@@ -31,6 +34,7 @@ __all__ = [
     "build_law",
     "build_laws",
     "build_region",
+    "build_threat",
     "build_transform",
     "check_arguments",
     "check_law_targets",
@@ -44,6 +48,7 @@ __all__ = [
     "typed_again",
     "with_folder",
     "without_replaced",
+    "without_usual",
 ]
 
 #: How a name ends of what a file cannot say how to build.
@@ -54,9 +59,15 @@ _IN_PYTHON = (
 )
 
 #: By these names files may ask for a class of ours; no other is imported because a file says so.
-_BUILTIN_TARGETS = frozenset(
-    f"{module}.{cls.__name__}" for cls in BUILTIN.values() for module in ("glsmooth.transforms", cls.__module__)
-)
+_TRANSFORMS = {
+    f"{module}.{cls.__name__}": cls for cls in BUILTIN.values() for module in ("glsmooth.transforms", cls.__module__)
+}
+_IDENTITY = "glsmooth.transforms.Identity"
+_THREATS = {f"glsmooth.threats.{cls.__name__}": cls for cls in threats.BUILTIN.values()}
+_BUILTIN_TARGETS = frozenset((*_TRANSFORMS, *_THREATS))
+
+#: Fields of ``transform`` that are no arguments of a transformation's class, but say what else is done to images.
+THREAT_FIELDS = ("then", "round8", "l2", "residual")
 
 
 def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None, group: str = "transform") -> None:
@@ -139,6 +150,15 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
     """
     spec = plain(spec)
     target = spec.get("_target_")
+    if target in _THREATS:
+        then = spec.get("then") or _IDENTITY
+        if then != _IDENTITY and then not in _TRANSFORMS:
+            raise UserError(
+                f"transform.then={shown(then)} is not one of glsmooth.transforms; leave it out, or name one"
+            )
+        return Identity() if then == _IDENTITY else _TRANSFORMS[then]()
+    if target in _TRANSFORMS:  # a class of the user's own may have arguments of these names
+        spec = {key: value for key, value in spec.items() if key not in THREAT_FIELDS or key == "then"}
     if not target:
         raise UserError(
             "transform._target_ is missing; set transform._target_=my_module.Shear, or transform=NAME for a "
@@ -159,6 +179,37 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
             message = message.replace(repr(value), shown(value))  # a file may hold a megabyte
         named = message.partition("=")[0] in arguments
         raise UserError(f"transform{'.' if named else ': '}{message}") from error
+
+
+def without_usual(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``transform`` without the :data:`THREAT_FIELDS` that say nothing: older files have none."""
+    target = spec.get("_target_")
+    if target is not None and target not in _BUILTIN_TARGETS:  # arguments of a class of the user's own
+        return dict(spec)
+    usual = (None,) if target is None else (None, False, 0)
+    return {key: value for key, value in spec.items() if key not in (*THREAT_FIELDS, "mask") or value not in usual}
+
+
+def build_threat(spec: Mapping[str, Any]) -> Threat | Nearby | None:
+    """The threat that a ``transform`` describes: its ``_target_``, or what ``round8`` and ``l2`` say of another one.
+
+    Raises:
+        UserError: arguments that it does not take.
+    """
+    spec = plain(spec)
+    target = spec.get("_target_")
+    if target not in _BUILTIN_TARGETS:
+        return None
+    arguments = {key: value for key, value in spec.items() if key != "_target_" and value is not None}
+    done = {key: arguments.pop(key, usual) for key, usual in (("round8", False), ("l2", 0.0))}
+    if arguments.get("mask") == "none":
+        del arguments["mask"]
+    with keyed({key: f"transform.{key}" for key in (*done, *arguments)}):
+        if target not in _THREATS:
+            return Nearby(**done) if done["round8"] or done["l2"] else None
+        arguments = {key: value for key, value in arguments.items() if key not in THREAT_FIELDS}
+        check_arguments("transform", str(target), _THREATS[target], arguments)
+        return _THREATS[target](**arguments, **done)
 
 
 def accepted(make: Callable[..., Any], given: int = 0) -> dict[str, inspect.Parameter] | None:
@@ -318,7 +369,9 @@ def merge_region(stored: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[st
     return said if now or was else {**kept, **said}
 
 
-def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Region:
+def build_region(
+    spec: Mapping[str, Any], transform: ResolvableTransform, threat: Threat | Nearby | None = None
+) -> Region:
     """The box ``{parameter: [low, high]}``, the ball ``{ball: radius, over: [parameter], centre: {parameter: value}}``
     or the points ``{points: [{parameter: value}]}``. What is null counts as left out.
 
@@ -330,11 +383,17 @@ def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Reg
     """
     spec = {name: value for name, value in plain(spec).items() if value is not None}
     shapes = _shapes(spec)
-    names = transform.parameters
+    warped = isinstance(threat, Threat) and threat.parameter
+    names = (*((warped,) if warped else ()), *transform.parameters)
+    if warped and shapes:
+        raise UserError(
+            f"region: {warped} is cut into slices, so it needs an interval; set 'region.{warped}=[LOW,HIGH]'"
+        )
     for name in spec.keys() - shapes.keys():
         if name not in names:
+            owner = threat.name if threat is not None and warped else transform.name
             raise UserError(
-                f"region.{cut(name)}={shown(spec[name])} is stray: {transform.name} has the parameters "
+                f"region.{cut(name)}={shown(spec[name])} is stray: {owner} has the parameters "
                 f"{', '.join(names)}; remove it (region.{cut(name)}=null)"
             )
     if shapes:
@@ -356,7 +415,7 @@ def build_region(spec: Mapping[str, Any], transform: ResolvableTransform) -> Reg
     if not spec:
         example = f"+region.{names[0]}=[-1,1]"
         raise UserError(f"region is empty: nothing would be certified; set for example '{example}'")
-    with keyed(_under("region", transform)):
+    with keyed({name: f"region.{name}" for name in names}):
         return Box(**spec)
 
 
@@ -409,11 +468,12 @@ def build_family(
     Raises:
         UserError: whatever the parts or their combination refuse.
     """
-    built = build_transform(transform)
+    built, threat = build_transform(transform), build_threat(transform)
     size = None if image_size is None else (image_size[0], image_size[1])
     laws = build_laws(smoothing, built)
-    with keyed(_under("smoothing", built)):
-        return SmoothedFamily(built, laws, size, pixel_noise, draws)
+    residual = None if threat is None else transform.get("residual")
+    with keyed(_under("smoothing", built) | {"residual": "transform.residual"}):
+        return SmoothedFamily(built, laws, size, pixel_noise, draws, threat, residual)
 
 
 def _under(group: str, transform: ResolvableTransform) -> dict[str, str]:
@@ -436,6 +496,16 @@ def family_config(family: SmoothedFamily) -> tuple[dict[str, Any], dict[str, Any
     builtin = BUILTIN.get(transform.name) is cls
     spec = {"_target_": f"{'glsmooth.transforms' if builtin else cls.__module__}.{cls.__qualname__}"}
     spec |= {name: _argument(transform, name) for name in inspect.signature(cls).parameters}
+    threat = family.threat
+    if threat is not None:
+        said = {**vars(threat), "residual": family.residual}
+        if not isinstance(threat, Threat):
+            return {**spec, **said}, smoothing
+        then = None if type(transform) is Identity else spec["_target_"]
+        spec = {"_target_": f"glsmooth.threats.{type(threat).__name__}", **({"then": then} if then else {}), **said}
+        return (
+            spec if _is_made_by(spec, transform) else {"_target_": f"{cls.__qualname__}{ONLY_IN_PYTHON}"}
+        ), smoothing
     if not _is_made_by(spec, transform):
         spec = {"_target_": f"{cls.__qualname__}{ONLY_IN_PYTHON}"}
     return spec, smoothing

@@ -293,7 +293,7 @@ RULES: dict[str, Rule] = {
     "loss.copies": whole(1, 2),
     "loss.consistency": _NOT_NEGATIVE.or_null(),
     "loss.entropy": _NOT_NEGATIVE.or_null(),
-    "loss.pixel_noise": _NOT_NEGATIVE,
+    "loss.pixel_noise": _NOT_NEGATIVE.or_null(),
     "loss.label_smoothing": number("a number in [0, 1)", "0.2", lambda v: 0 <= v < 1).or_null(),
     "loss.transformed": FLAG,
     "loss.*": _ANY,  # arguments of the user's own, which checks them itself

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from glsmooth import transforms
+from glsmooth.bounds import best_residual
 from glsmooth.configuration import groups
 from glsmooth.configuration.build import (
     build_canonical,
     build_family,
     build_region,
+    build_threat,
     build_transform,
     check_law_targets,
     check_target,
     law_targets,
     merge_region,
     without_replaced,
+    without_usual,
 )
 from glsmooth.configuration.exported import exported_files
 from glsmooth.configuration.fields import RULES, check_fields
@@ -26,9 +29,13 @@ from glsmooth.configuration.parts import check_loss, check_optimizer
 from glsmooth.configuration.plain import plain
 from glsmooth.configuration.untrusted import read_names
 from glsmooth.errors import UserError, keyed
+from glsmooth.threats import Nearby, Threat
 from glsmooth.voting.speed import AUTO
 
-__all__ = ["merge_checkpoint", "settled", "validate", "without_checkpoint"]
+__all__ = ["merge_checkpoint", "settle_residual", "settled", "usual_noise", "validate", "without_checkpoint"]
+
+#: Standard deviation of the pixel noise that pays for what is done beside a transformation, where none is said.
+_NOISE = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +43,40 @@ log = logging.getLogger(__name__)
 def settled(cfg: Any) -> dict[str, Any]:
     """A composed configuration as plain dictionaries, in which a ball or points have replaced default intervals."""
     config: dict[str, Any] = plain(cfg)
-    return {**config, "region": without_replaced(config["region"])} if "region" in config else config
+    if "transform" in config:
+        config["transform"] = without_usual(config["transform"])
+    if "region" in config:
+        config["region"] = without_replaced(config["region"])
+    if "loss" in config and config["loss"].get("pixel_noise") is None:
+        config["loss"] = {**config["loss"], "pixel_noise": usual_noise(config["transform"])}
+    return config
+
+
+def usual_noise(transform: Mapping[str, Any]) -> float:
+    """The standard deviation of the pixel noise where none is said: none, unless something has to be paid for by it."""
+    return 0.0 if build_threat(transform) is None else _NOISE
+
+
+def settle_residual(settings: dict[str, Any], shape: Sequence[int]) -> None:
+    """Fill ``transform.residual`` where nobody has said it.
+
+    Args:
+        settings: of a certification, with its ``pixel_noise``.
+        shape: (C, H, W) of its images.
+    """
+    threat, transform = build_threat(settings["transform"]), settings["transform"]
+    if threat is None or transform.get("residual") is not None:
+        return
+    sigma = settings["pixel_noise"]
+    if not sigma > 0:
+        raise UserError(
+            f"pixel_noise={sigma}: {threat.name} is certified by noise alone; set for example pixel_noise={_NOISE}, as "
+            "the network was trained with"
+        )
+    least = Nearby(threat.round8, threat.l2).residual(shape) if threat.round8 or threat.l2 else 0.0
+    if isinstance(threat, Threat):
+        least = best_residual(sigma, settings["monte_carlo"]["alpha"], least)
+    settings["transform"] = {**transform, "residual": least}
 
 
 def validate(cfg: Any, command: str) -> dict[str, Any]:
@@ -79,8 +119,11 @@ def validate(cfg: Any, command: str) -> dict[str, Any]:
         raise UserError(RULES["bound.methods"].refusal("bound.methods", None))
     if command in ("train", "bounds"):
         size = config["dataset"]["image_size"] if command == "train" else config["image_size"]
-        family = build_family(config["transform"], config["smoothing"], size)
-        region = build_region(config["region"], family.transform)
+        noise = config["loss"]["pixel_noise"] if command == "train" else config["pixel_noise"]
+        if noise is None:
+            noise = usual_noise(config["transform"])
+        family = build_family(config["transform"], config["smoothing"], size, noise)
+        region = build_region(config["region"], family.transform, family.threat)
         with keyed({**{name: f"region.{name}" for name in region.parameters}, "radius": "region.ball"}):
             family.check_region(region)
     for key in ("ckpt", "votes"):
@@ -176,6 +219,7 @@ def merge_checkpoint(cfg: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
             typed["_target_"],
         )
         config["transform"] = typed
+    config["transform"] = without_usual(config["transform"])
     said_laws = config.get("smoothing", {})
     config["smoothing"] = _merge_laws(smoothing, said_laws)
     check_law_targets(config["smoothing"], f"ckpt={config.get('ckpt')}", law_targets(said_laws))

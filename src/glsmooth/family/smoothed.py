@@ -18,6 +18,7 @@ from glsmooth.laws import LAWS, Law, open_uniform
 from glsmooth.laws.checks import own_check
 from glsmooth.laws.from_torch import from_torch
 from glsmooth.laws.immutable import FrozenMapping
+from glsmooth.threats import BUILTIN, Nearby, Threat
 from glsmooth.transforms.base import ResolvableTransform
 from glsmooth.transforms.factors import FACTORS, Scale, Shift
 
@@ -28,6 +29,8 @@ __all__ = ["DRAWS", "SmoothedFamily"]
 LARGEST = 1e9
 #: How smoothing parameters are drawn.
 DRAWS = ("continuous", "grid")
+#: The residual of a slice for which long curves need the fewest votes, in standard deviations of the pixel noise.
+BEST_RESIDUAL = 0.68
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +50,17 @@ class SmoothedFamily:
             does not enter the bounds.
         draws: ``continuous``, or ``grid`` for draws whose probabilities are exactly known
             (:mod:`glsmooth.family.grid`); certificates then speak of the β on that grid.
+        threat: what else is done to the image, which nothing but the pixel noise covers: a rotation or scaling before
+            the transformation, whose parameter is then one of the region's (:mod:`glsmooth.threats`), or what leads no
+            further than a known distance after it (:class:`glsmooth.threats.Nearby`).
+        residual: how far the threat leads from a reference at most, which the noise is to pay for; images are cut into
+            as many slices as that takes. None: 0.68 standard deviations of the noise, for which long curves need the
+            fewest votes, and what the threat perturbs by.
 
     Raises:
         UserError: missing or stray laws, a law that leaves the parameter's domain, an impossible size, a grid for
-            parameters that are not shifted or rescaled each by itself.
+            parameters that are not shifted or rescaled each by itself; a threat without pixel noise, or one that warps
+            before a transformation that enlarges distances.
     """
 
     transform: ResolvableTransform
@@ -58,6 +68,8 @@ class SmoothedFamily:
     image_size: tuple[int, int] | None = None
     pixel_noise: float = 0.0
     draws: str = "continuous"
+    threat: Threat | Nearby | None = None
+    residual: float | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         # Votes would be drawn as the subclass says, and bounded as this class does.
@@ -133,6 +145,43 @@ class SmoothedFamily:
             raise UserError(f"draws={self.draws!r} is unknown{did_you_mean(str(self.draws), DRAWS)}")
         if self.draws == "grid":
             _ = self.grids  # refuses what has none
+        self._check_threat()
+
+    def _check_threat(self) -> None:
+        if self.threat is None:
+            if self.residual is not None:
+                raise UserError(f"residual={self.residual!r} without a threat; give the threat, too, or leave it out")
+            return
+        if type(self.threat) not in (*BUILTIN.values(), Nearby):
+            raise UserError(
+                f"threat={self.threat!r} is none of glsmooth.threats, whose residuals would not see what another "
+                "overrides; give one of these, such as Rotation()"
+            )
+        if self.pixel_noise == 0:
+            raise UserError(
+                f"pixel_noise=0: {self.threat.name} is certified by noise alone; give for example pixel_noise=0.25"
+            )
+        residual = self.residual
+        if residual is None and not (self.threat.round8 and not self.warps):
+            residual = self.threat.l2 + (BEST_RESIDUAL * self.pixel_noise if self.warps else 0.0)
+        if residual is not None:
+            try:
+                residual = float(residual)
+            except (TypeError, ValueError, OverflowError):
+                residual = math.nan
+            if not (math.isfinite(residual) and residual >= 0):
+                raise UserError(f"residual={self.residual!r} must be a finite number >= 0")
+        object.__setattr__(self, "residual", residual)
+        if not isinstance(self.threat, Threat):
+            return
+        if self.threat.parameter in self.parameters:
+            raise UserError(f"{self.threat.parameter!r} is a parameter of {self.transform.name} and of the threat")
+        factors = self.transform.factors
+        if factors is None or not all(isinstance(factor, Shift) for factor in factors):
+            raise UserError(
+                f"{self.transform.name} after {self.threat.name} does more than to shift its parameters, so that "
+                "distances may grow; use Identity, Brightness, Translation, GaussianBlur or what is composed of them"
+            )
 
     def __eq__(self, other: object) -> bool:
         """Families of the same transformation, the object itself, are equal when their numbers are."""
@@ -143,12 +192,49 @@ class SmoothedFamily:
 
     @property
     def _numbers(self) -> tuple[object, ...]:
-        return self.laws, self.image_size, self.pixel_noise, self.draws
+        return self.laws, self.image_size, self.pixel_noise, self.draws, self.threat, self.residual
+
+    @property
+    def name(self) -> str:
+        """What is done to images, in a word or two."""
+        if self.threat is None:
+            return self.transform.name
+        done = [self.threat.name, self.transform.name] if self.warps else [self.transform.name, self.threat.name]
+        return ", then ".join(name for name in done if name != "identity")
+
+    @property
+    def warps(self) -> bool:
+        """Does the threat have a parameter, over whose interval an image is certified slice by slice?"""
+        return isinstance(self.threat, Threat)
+
+    @property
+    def exact(self) -> SmoothedFamily:
+        """The same without the threat."""
+        return self if self.threat is None else replace(self, threat=None, residual=None)
+
+    def rest(self, region: Region) -> Region:
+        """A region without the threat's parameter."""
+        if not isinstance(self.threat, Threat) or self.threat.parameter not in region.parameters:
+            return region
+        assert isinstance(region, Box)
+        return Box(**{name: ends for name, ends in region.intervals.items() if name != self.threat.parameter})
+
+    def interval(self, region: Region) -> tuple[float, float]:
+        """The threat's parameter in a region."""
+        assert isinstance(self.threat, Threat)
+        if self.threat.parameter not in region.parameters:
+            return self.threat.identity, self.threat.identity
+        assert isinstance(region, Box)
+        return region.intervals[self.threat.parameter]
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters, in the order of the last axis of every tensor."""
         return self.transform.parameters
+
+    @property
+    def _regional(self) -> tuple[str, ...]:
+        return (*((self.threat.parameter,) if isinstance(self.threat, Threat) else ()), *self.parameters)
 
     @property
     def identity(self) -> dict[str, float]:
@@ -225,12 +311,16 @@ class SmoothedFamily:
         """Raise a UserError unless every β of ``region`` is one that the transformation can apply."""
         if not isinstance(region, (Box, Ball, Points)):
             raise UserError(f"region={region!r} is not a Box, a Ball or Points")
+        if isinstance(self.threat, Threat) and self.threat.parameter in region.parameters:
+            name = self.threat.parameter
+            if not isinstance(region, Box):
+                raise UserError(f"{name} is cut into slices, so it needs an interval; give a Box")
+            self.threat.check(torch.tensor(region.intervals[name], dtype=torch.float64))
+            region = self.rest(region)
         grids = self.grids
         for name in region.parameters:
             if name not in self.parameters:
-                raise UserError(
-                    f"{name!r} is not a parameter of {self.transform.name}{did_you_mean(name, self.parameters)}"
-                )
+                raise UserError(f"{name!r} is not a parameter of {self.name}{did_you_mean(name, self._regional)}")
             domain = self.transform.domain(name)
             if isinstance(region, Points):
                 ends: tuple[float, ...] = tuple(point[name] for point in region.points if name in point)

@@ -130,6 +130,7 @@ class CertificationModule(LightningModule):
         options: how votes are taken.
         directory: run directory.
         progress: show a bar, and say how votes are taken.
+        region: what is certified, where the family's threat cuts it into slices.
 
     Attributes:
         logged: where the first process tells the running CRA, beside the bar.
@@ -147,19 +148,22 @@ class CertificationModule(LightningModule):
         options: Options,
         directory: Path,
         progress: bool = True,
+        region: Region | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.family, self.procedure, self.num_classes = family, procedure, num_classes
         self.images, self.indices = images, list(indices)
         self.outcomes, self.options, self.directory, self.progress = dict(outcomes), options, directory, progress
+        self.region = region
         self.logged = Session()
 
     @property
     def columns(self) -> list[str]:
         """Columns of this run's records.csv."""
         randomised = isinstance(self.procedure, FixedSample) and self.procedure.randomised
-        names = columns(list(self.outcomes), coin=randomised, look=isinstance(self.procedure, Sequential))
+        look = isinstance(self.procedure, Sequential)
+        names = columns(list(self.outcomes), coin=randomised, look=look, slices=self.family.warps)
         return older_columns(self.directory, names)
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -213,7 +217,7 @@ class CertificationModule(LightningModule):
 
         written = time.monotonic()
         try:
-            for verdict in certify(engine, self._stream(share, labels), self.outcomes):
+            for verdict in certify(engine, self._stream(share, labels), self.outcomes, self.region):
                 finished[verdict.tally.index] = verdict
                 if time.monotonic() - written >= SECONDS_A_WRITE:
                     engine.classifier.check_unchanged()  # what is on disk counts, whatever happens next
@@ -373,7 +377,7 @@ def try_transformation(
         plain values. Else None.
     """
     count = min(_TRIED, len(images))  # type: ignore[arg-type]
-    check = check_family(family, region, [images[i][0] for i in range(count)])
+    check = check_family(family, family.rest(region), [images[i][0] for i in range(count)])
     if check is None:
         return None
     check.require(permitted)

@@ -361,7 +361,7 @@ _RULES = {
     "dataset.name": choice(*DATASETS),
     "dataset.class_names": CLASS_NAMES.or_null(),  # no file that is there by chance
     "model.name": text("the name of a network"),
-    "loss.pixel_noise": RULES["loss.pixel_noise"],
+    "loss.pixel_noise": number("a finite number, at least 0", within=lambda v: v >= 0),
     "seed": RULES["seed"],
     "precision": choice(*PRECISIONS),
     "classes": CLASS_NAMES,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from glsmooth.configuration.fields import OLDER_SCHEDULES, RULES, shown
 from glsmooth.configuration.parts import build_loss, build_optimizer, check_total, try_loss
 from glsmooth.errors import UserError
+from glsmooth.family.regions import Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.learning import stopping
 from glsmooth.learning.checkpoint import KEY
@@ -26,6 +27,7 @@ from glsmooth.learning.losses import LossTerms, training_loss
 from glsmooth.learning.pixels import unit
 from glsmooth.learning.trainer import progress_bar
 from glsmooth.runs.history import ACCURACIES, LOSSES, History, read_history, write_history
+from glsmooth.threats import Threat
 from glsmooth.voting.memory import keep_freed_memory
 
 #: Logged names. Under the law: of single transformed images, not of the smoothed classifier's majority vote.
@@ -66,6 +68,7 @@ class TrainingModule(LightningModule):
             weights that stays at each step (None: no average): the average is what is validated and saved.
         seed: fixes the order of images, the augmentation and the smoothing parameters of every epoch.
         payload: what checkpoints say about themselves (:func:`glsmooth.learning.checkpoint.make_payload`).
+        region: what will be certified, for a family whose threat warps images: its parameter is drawn evenly from it.
 
     Raises:
         UserError: one copy with a consistency weight, where the term would be zero; an unknown schedule; a loss of
@@ -81,6 +84,7 @@ class TrainingModule(LightningModule):
         optimizer: Mapping[str, Any],
         seed: int,
         payload: Mapping[str, Any],
+        region: Region | None = None,
     ) -> None:
         super().__init__()
         own = build_loss(loss)
@@ -100,6 +104,8 @@ class TrainingModule(LightningModule):
             raise UserError(RULES["optimizer.schedule"].refusal("schedule", optimizer["schedule"]))
         self.model, self.family, self.data = model.to(memory_format=torch.channels_last), family, data
         self.loss, self.optimizer, self.seed, self.payload = loss, optimizer, seed, payload
+        assert region is not None or not family.warps
+        self._interval = family.interval(region) if region is not None and family.warps else (0.0, 0.0)
         # In a tuple, for a module here would be a part of the network and of its checkpoint.
         self._own = (own,)
         # In a tuple, too: checkpoints have its weights in the place of the network's.
@@ -153,6 +159,10 @@ class TrainingModule(LightningModule):
         images = images.repeat(copies, 1, 1, 1)
         # Half precision is for the network: the transformation is what is certified, and stays exact.
         with torch.autocast(images.device.type, enabled=False):
+            if isinstance(self.family.threat, Threat):
+                low, high = self._interval
+                share = torch.rand(len(images), generator=self.draws, device=images.device, dtype=torch.float64)
+                images = self.family.threat.warp(images, low + (high - low) * share)
             theta = self.family.sample(len(images), generator=self.draws, device=images.device)
             images = self.family.transform.apply(images, theta)
             if self.family.pixel_noise > 0:

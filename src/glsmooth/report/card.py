@@ -49,7 +49,7 @@ def model_card(
         licence: its name at Hugging Face; None: that is left to whoever publishes the network.
         versions: of the programs that the network was exported with.
     """
-    transform, dataset = family.transform.name, checkpoint.dataset["name"]
+    transform, dataset = family.name, checkpoint.dataset["name"]
     title = f"{checkpoint.model['name']} on {dataset}, for certified robustness under {transform}"
     front = yaml.safe_dump(
         _front_matter(checkpoint, runs, licence, title), sort_keys=False, allow_unicode=True, width=math.inf
@@ -105,7 +105,7 @@ def _searchable(run: Run) -> dict[str, Any] | None:
 
 
 def _lead(checkpoint: Checkpoint, family: SmoothedFamily) -> str:
-    where = wording.region(build_region(checkpoint.region, family.transform))
+    where = wording.region(build_region(checkpoint.region, family.transform, family.threat))
     sentences = (
         f"A classifier of images into {len(checkpoint.classes)} classes, trained under smoothing laws: noise in the "
         "parameters of a transformation. By itself it is an ordinary network. Smoothed, that is by majority vote over "
@@ -121,7 +121,7 @@ def _result(run: Run, number: int, of: int) -> list[str]:
     region, outcomes = run.region, run.outcomes
     kept = ("seed", "precision", "hardware", "versions")  # what is about this machine alone is nobody's business
     rows = [*tables.settings(run, region, outcomes), *(row for row in tables.provenance(run) if row[0] in kept)]
-    heading = f"{run.family.transform.name} on {run.name}" + (f" ({number} of {of})" if of > 1 else "")
+    heading = f"{run.family.name} on {run.name}" + (f" ({number} of {of})" if of > 1 else "")
     notes = tables.method_notes(run, outcomes)
     return [
         f"### {tables.escaped(heading)}\n",
@@ -147,10 +147,10 @@ def _network(checkpoint: Checkpoint, family: SmoothedFamily, versions: Mapping[s
         ("images", f"{len(checkpoint.mean)} × {height} × {width} (channels, height, width), pixels in [0, 1]"),
         (
             "transformation",
-            ", ".join(filter(None, (family.transform.name, _in_words(_said(checkpoint.transform, "_target_"))))),
+            ", ".join(filter(None, (family.name, _in_words(_said(checkpoint.transform, "_target_"))))),
         ),
         ("smoothing laws", wording.laws(checkpoint.smoothing)),
-        ("region", wording.region(build_region(checkpoint.region, family.transform))),
+        ("region", wording.region(build_region(checkpoint.region, family.transform, family.threat))),
         ("architecture", tables.network({**model, "mean": None, "std": None}) + _library(model)),
         ("parameters and buffers", f"{sum(tensor.numel() for tensor in checkpoint.state_dict.values()):,}"),
         ("normalisation", f"{tables.normalisation(checkpoint.mean, checkpoint.std)}: the first layer of the network"),

@@ -685,6 +685,6 @@ def _point_name(comparison: Comparison, setting: Setting) -> str:
     run, _, _ = comparison.results[setting.members[0]]
     label = run.label if len(setting.members) == 1 else f"{len(setting.members)} seeds"
     if not comparison.axes:
-        return f"{wording.shortened(run.family.transform.name, 28)}\n{wording.shortened(f'{run.name}, {label}', 28)}"
+        return f"{wording.shortened(run.family.name, 28)}\n{wording.shortened(f'{run.name}, {label}', 28)}"
     words = ", ".join(axis.words[level] for axis, level in zip(comparison.axes, setting.levels, strict=True))
     return f"{wording.shortened(words, 28)}\n{wording.shortened(label, 28)}"

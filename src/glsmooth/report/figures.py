@@ -321,7 +321,7 @@ def required_probability_plane(family: SmoothedFamily, region: Region, path: Pat
             "that vary, set plot=false or another region"
         )
     plane = sweeps.required_probability_plane(family, region, axes, "neyman_pearson")
-    title = f"{wording.literal(family.transform.name)}: required probability at the point"
+    title = f"{wording.literal(family.name)}: required probability at the point"
     levels = [0.6, 0.7, 0.8, 0.9, 0.99]
     with defaults():
         figure = _plane(LIGHT, plane, title, "required probability", (0.5, 1.0), levels)

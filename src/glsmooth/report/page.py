@@ -145,7 +145,7 @@ def write_run_report(
         html.section("Every image", _images(run, outcomes)),
         html.section("This run", html.pairs(tables.provenance(run))),
     ]
-    title = f"Certified robustness: {run.family.transform.name} on {run.name}"
+    title = f"Certified robustness: {run.family.name} on {run.name}"
     file = out / "report.html"
     write_text(file, html.page(title, tables.headline(run, region, outcomes), note, sections))
     log.info("report: wrote %s", file)
@@ -228,8 +228,8 @@ def _curves(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[f
     """CRA of each sound method over regions of many sizes; a list of points has no size."""
     sound = _sound(outcomes)
     series: list[figures.Series] = []
-    if not sound or not isinstance(region, (Box, Ball)):
-        return series
+    if not sound or not isinstance(region, (Box, Ball)) or run.family.warps:
+        return series  # votes at references tell of their own interval alone
     with _progress("CRA against region size", len(sound) * len(sweeps.SIZES)) as tick:
         for name, outcome in sound.items():
             sizes, cra = sweeps.region_curve(
@@ -276,7 +276,7 @@ def _stopped(run: Run) -> str:
 def _accuracy_plane(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> sweeps.Plane | None:
     """CRA at every single point of a two-parameter plane, by the headline's method."""
     best = primary(outcomes)
-    if best is None:
+    if best is None or run.family.warps:
         return None
     axes = sweeps.affordable_axes(run.family, region, best.method, PLANE_SECONDS)
     if axes is None:

@@ -87,6 +87,9 @@ class Radii:
     without: Mapping[str, str]
 
 
+_SLICED = "votes were taken at references for the whole interval, and tell of no other"
+
+
 def axis_of(family: SmoothedFamily, name: str) -> Axis | str:
     """The regions along a parameter: [-r, r] where it adds, [1/k, k] where it multiplies, [0, r] where it only grows.
 
@@ -123,6 +126,8 @@ def radii(run: Run, outcomes: Mapping[str, Outcome] | None = None) -> Radii:
         outcomes: methods from which to take the best sound one; by default the run's.
     """
     best = primary(run.outcomes if outcomes is None else outcomes)
+    if run.family.warps:
+        return Radii(None, (), dict.fromkeys(run.region.parameters, _SLICED))
     if best is None:
         return Radii(None, (), dict.fromkeys(run.family.parameters, "no sound method applies"))
     levels, position = np.unique(run.p_lower, return_inverse=True)

@@ -17,9 +17,11 @@ from glsmooth import bounds
 from glsmooth.bounds import Outcome, own_laws
 from glsmooth.bounds.sampled import OWN_CLAIM
 from glsmooth.family.regions import Ball, Box, Points, Region
+from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import wording
 from glsmooth.runs.proof import verified
 from glsmooth.runs.run import Run
+from glsmooth.threats import Threat
 
 #: What would be a command to whoever renders Markdown: a backslash before a sign, cells, code, formulas, emphasis
 #: (between letters, as in h_min, a _ is none), tags, entities, links, bare addresses, and at the beginning what makes a
@@ -266,7 +268,7 @@ def every_method(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> t
     header += ["method", "standing", "h_min", "certified", "certified_correct", "cra"]
     header += ["votes_failure_probability", "bound_failure_probability"]
     header += ["images", "base_correct", "base_accuracy", "smoothed_correct", "smoothed_accuracy", "abstained"]
-    common: list[Any] = [run.label, run.family.transform.name, *where.values()]
+    common: list[Any] = [run.label, run.family.name, *where.values()]
     base, smoothed = count(run.columns["base_prediction"] == run.columns["label"]), count(run.correct)
     abstained = count((run.p_lower <= 0.5) & ~run.given_up)
     accuracies = [run.images, base, base / run.images, smoothed, smoothed / run.images, abstained]
@@ -376,7 +378,7 @@ def assumptions(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
             votes += " It depends on a coin of each image, which records.csv keeps; drawing it again would void it."
     sentences = [
         votes,
-        "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the classifier.",
+        *_done(run.family),
         "Arithmetic is treated as exact: rounding of the transformation and of the network is not covered.",
         "The statement is about the smoothed classifier, the majority vote over the smoothing laws, not "
         "about the base classifier alone.",
@@ -411,12 +413,36 @@ def assumptions(run: Run, outcomes: Mapping[str, Outcome]) -> list[str]:
     return sentences
 
 
+def _done(family: SmoothedFamily) -> list[str]:
+    """What is done to images, beside the transformation, and what is not."""
+    threat, round8 = family.threat, family.threat is not None and family.threat.round8
+    sentences = []
+    if isinstance(threat, Threat):
+        kept = "; the inscribed disk is kept, zeros take the place of the rest" if getattr(threat, "mask", None) else ""
+        sentences.append(
+            f"{threat.name.capitalize()} is about the centre of the image and bilinear, with zeros outside of it{kept}. "
+            "Another interpolation is another attack."
+        )
+    if round8:
+        sentences.append(
+            "Images are rounded to 8 bits before they reach the classifier, and not clipped by that, for they lie in "
+            "[0, 1]."
+        )
+    else:
+        sentences.append(
+            "Transformed images are not clipped to [0, 1] and not rounded to 8 bits before they reach the classifier."
+        )
+    if threat is not None and threat.l2:
+        sentences.append(f"A perturbation is added to each, of l2 norm {wording.number(threat.l2)} at most.")
+    return sentences
+
+
 def settings(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[tuple[str, str]]:
     """The settings in words: (what, value)."""
     transform = run.family.transform
     order = run.summary.transform.get("order")
     rows = [
-        ("transformation", transform.name + (f" ({str(order).replace('_', ' ')})" if order else "")),
+        ("transformation", run.family.name + (f" ({str(order).replace('_', ' ')})" if order else "")),
         ("smoothing laws", wording.laws(run.summary.smoothing)),
         ("certified region", wording.region(region)),
     ]
@@ -428,6 +454,8 @@ def settings(run: Run, region: Region, outcomes: Mapping[str, Outcome]) -> list[
         rows.append(("left at the identity", wording.join(wording.parameter(name) for name in left_out)))
     if run.family.pixel_noise:
         rows.append(("pixel noise", f"Normal, standard deviation {wording.number(run.family.pixel_noise)}"))
+    if run.family.threat is not None:
+        rows.append(("what noise pays for", _residual(run)))
     if run.family.grids:
         grid = ", ".join(f"{wording.parameter(name)} {grid}" for name, grid in run.family.grids.items())
         rows.append(("draws", f"on a grid; certificates speak of the parameters on it: {grid}"))
@@ -504,9 +532,26 @@ def _draws(run: Run) -> str:
     return words
 
 
+def _residual(run: Run) -> str:
+    """How far attacked images are from their references."""
+    assert run.family.residual is not None
+    words = f"a distance of {wording.ceil(run.family.residual, 4)}, in the units of a pixel (l2)"
+    if not run.family.warps:
+        return words
+    slices = run.columns["slices"]
+    return (
+        f"{words}, from the reference of one of {int(slices.min())} to {int(slices.max())} slices of the interval "
+        f"({int(np.median(slices))} for an image in the middle); the largest of an image is "
+        f"{wording.ceil(float(np.median(run.columns['residual'])), 4)} in the middle, "
+        f"{wording.ceil(float(run.columns['residual'].max()), 4)} at most"
+    )
+
+
 def _votes(run: Run) -> str:
     """How many votes there were, and how many of them are doubtful."""
-    words = f"{int((run.columns['n0'] + run.columns['n']).sum()):,} in all"
+    words = f"{int(run.votes.sum()):,} in all"
+    if run.family.warps:
+        words += f", {int(np.median(run.votes)):,} for an image in the middle, {int(run.votes.max()):,} for one at most"
     for column, meaning in (
         ("abstain_votes", "for no class (exact ties, non-finite logits)"),
         ("nonfinite_votes", "with a non-finite logit"),
@@ -556,7 +601,7 @@ def run_latex(run: Run, region: Region, outcomes: Mapping[str, Outcome], note: s
 def run_table(run: Run, region: Region, outcomes: Mapping[str, Outcome], note: str = "", more: str = "") -> str:
     """table.md of one run; ``more`` is Markdown that follows the numbers."""
     parts = [
-        f"# Certified robust accuracy: {escaped(f'{run.family.transform.name} on {run.name}')}\n",
+        f"# Certified robust accuracy: {escaped(f'{run.family.name} on {run.name}')}\n",
         escaped(headline(run, region, outcomes)) + "\n",
     ]
     if note:

@@ -19,6 +19,8 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "tx": ("horizontal shift", "pixels"),
     "ty": ("vertical shift", "pixels"),
     "blur": ("blur", "kernel variance, pixels²"),
+    "angle": ("angle", "degrees"),
+    "scale": ("scale", "factor"),
 }
 METHODS = {
     "neyman_pearson": "NP",
@@ -30,6 +32,7 @@ METHODS = {
 }
 #: Parameters in pixels.
 SHIFTS = {"tx", "ty"}
+_UNITS = {"tx": " pixels", "ty": " pixels", "angle": " degrees"}
 #: Points of a list that are written out.
 _POINTS = 4
 SYMBOLS = {"brightness": "b", "contrast": "c", "gamma": "γ", "tx": "tx", "ty": "ty", "blur": "r"}
@@ -109,8 +112,7 @@ def region(where: Region) -> str:
         return f"the points {join([*first, f'{more} more'] if more else first)}"
     assert isinstance(where, Box)
     return join(
-        f"{parameter(name)} in {interval(bounds)}{' pixels' if name in SHIFTS else ''}"
-        for name, bounds in where.intervals.items()
+        f"{parameter(name)} in {interval(bounds)}{_UNITS.get(name, '')}" for name, bounds in where.intervals.items()
     )
 
 

@@ -30,12 +30,13 @@ from glsmooth.configuration.identity import difference
 from glsmooth.configuration.untrusted import read_bytes
 from glsmooth.errors import UserError, visible
 from glsmooth.runs.files import IDENTITY, IMAGES, RECORDS, read_json, remove_leftovers, sync, write_text
-from glsmooth.smoothing import Verdict
+from glsmooth.smoothing import Slicing, Verdict
 from glsmooth.voting.procedures import ABSTAIN
 
 __all__ = [
     "COLUMNS",
     "LOOK",
+    "SLICES",
     "Columns",
     "Images",
     "RecordWriter",
@@ -50,7 +51,8 @@ __all__ = [
     "row",
 ]
 
-#: Columns of records.csv; ``coin`` where the bound is randomised, :data:`LOOK` where there are many looks, and
+#: Columns of records.csv; ``coin`` where the bound is randomised, :data:`LOOK` where there are many looks,
+#: :data:`SLICES` where images are cut into slices, and
 #: ``certified_<method>`` for each method follow.
 COLUMNS = (
     "index",
@@ -67,6 +69,9 @@ COLUMNS = (
 )
 #: The votes at the look on which p_lower rests: those at the end, or earlier ones that had shown more.
 LOOK = ("look_count", "look_n")
+#: Of an image that was cut into slices: their number, how many votes decided, all votes of the image, and how far it is
+#: from its references at most. The other columns of votes are those of the slice that has shown least.
+SLICES = ("slices", "slices_tried", "votes", "residual")
 
 
 _COUNT = whole(0, 100, most=10**12)
@@ -87,7 +92,8 @@ _RULES = {
     "nonfinite_votes": _COUNT,
     "near_ties": _COUNT,
     "coin": number("in (0, 1]", "0.5", lambda v: 0 < v <= 1),
-    **dict.fromkeys(LOOK, _COUNT),
+    **dict.fromkeys((*LOOK, *SLICES), _COUNT),
+    "residual": number("at least 0", "0.2", lambda v: v >= 0),
     **{f"certified_{method}": whole(0, 1, most=1) for method in METHODS},
 }
 
@@ -113,7 +119,7 @@ _CERTIFIED = Table(
     "certify",
     _RULES,
     ("index", "label", "prediction", "n0", "n", "count", "p_lower", "base_prediction"),
-    frozenset(("p_lower", "coin")),
+    frozenset(("p_lower", "coin", "residual")),
 )
 
 #: Column name -> (images,) array.
@@ -184,9 +190,15 @@ def part_path(directory: Path, rank: int, ranks: int) -> Path:
     return directory / (RECORDS if ranks == 1 else f"records.rank{rank}.csv")
 
 
-def columns(methods: Sequence[str], coin: bool = False, look: bool = False) -> list[str]:
-    """Columns of records.csv for these methods; ``coin`` where the bound is randomised, ``look`` with many looks."""
-    more = [*(["coin"] if coin else []), *(LOOK if look else [])]
+def columns(methods: Sequence[str], coin: bool = False, look: bool = False, slices: bool = False) -> list[str]:
+    """Columns of records.csv for these methods.
+
+    Args:
+        coin: the bound is randomised.
+        look: there are many looks.
+        slices: images are cut into slices.
+    """
+    more = [*(["coin"] if coin else []), *(LOOK if look else []), *(SLICES if slices else [])]
     return [*COLUMNS, *more, *(f"certified_{method}" for method in methods)]
 
 
@@ -220,8 +232,13 @@ def row(verdict: Verdict, label: int) -> dict[str, object]:
         "near_ties": tally.near_ties,
         "coin": float(tally.coin),
         **dict(zip(LOOK, look, strict=True)),
+        **({} if verdict.slicing is None else dict(zip(SLICES, _slices(verdict.slicing), strict=True))),
         **{f"certified_{method}": certified for method, certified in verdict.certified.items()},
     }
+
+
+def _slices(slicing: Slicing) -> tuple[float, ...]:
+    return slicing.slices, slicing.tried, slicing.votes, slicing.residual
 
 
 def read_records(directory: Path) -> Columns:

@@ -21,7 +21,7 @@ from glsmooth.configuration.fields import cut, is_number, shown
 from glsmooth.errors import UserError
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.runs.files import RECORDS, SUMMARY
-from glsmooth.runs.records import LOOK, Columns
+from glsmooth.runs.records import LOOK, SLICES, Columns
 from glsmooth.voting.procedures import ABSTAIN, Exhaustive, FixedSample, Procedure, Sequential, build_procedure
 
 __all__ = ["agree", "recount", "recount_h_min"]
@@ -69,6 +69,8 @@ def recount(
         _check_doubtful(where, {name: int(columns[name][row]) for name in _DOUBTFUL if name in columns}, n0 + n, count)
         if prediction == ABSTAIN and count:
             raise UserError(f"{where}: count={count}, but no draw voted (prediction={ABSTAIN}); {_FIX}")
+        if family.warps:
+            _check_slices(where, family, {name: columns[name][row] for name in SLICES if name in columns}, n0 + n)
         if looks:
             seen, look = (int(columns[name][row]) for name in LOOK)
             if not (0 <= seen <= count and seen <= look <= n and look - seen <= n - count):
@@ -89,6 +91,8 @@ def recount(
                 f"gives {gives}; {_FIX}"
             )
         decisive[row] = min(stored[row], most)
+        if family.warps and columns["slices_tried"][row] < columns["slices"][row]:
+            decisive[row] = 0.0  # nobody knows what the others would have shown
     return decisive
 
 
@@ -168,6 +172,21 @@ def _check_draws(where: str, procedure: Procedure, n0: int, n: int, count: int) 
             )
     if not 0 <= count <= n:
         raise UserError(f"{where}: count={count} of n={n}; {_FIX}")
+
+
+def _check_slices(where: str, family: SmoothedFamily, said: Mapping[str, Any], votes: int) -> None:
+    """What the records say of an image's slices; of a certified one all were tried (the least of them decides)."""
+    for name in SLICES:
+        if name not in said:
+            raise UserError(f"{where}: no column {name!r}, but {family.name} cuts images into slices; {_FIX}")
+    if not 0 <= said["slices_tried"] <= said["slices"] or said["slices"] < 1:
+        raise UserError(f"{where}: slices_tried={said['slices_tried']} of slices={said['slices']}; {_FIX}")
+    if family.residual is None or said["residual"] > family.residual:
+        raise UserError(
+            f"{where}: residual={said['residual']:g} is more than transform.residual={family.residual}; {_FIX}"
+        )
+    if said["votes"] < votes:
+        raise UserError(f"{where}: votes={said['votes']}, but one slice took {votes}; {_FIX}")
 
 
 def _check_doubtful(where: str, doubtful: Mapping[str, int], draws: int, count: int) -> None:

@@ -30,6 +30,7 @@ from glsmooth.runs.own import is_own, run_files
 from glsmooth.runs.records import Columns, read_records
 from glsmooth.runs.recount import agree, recount, recount_h_min
 from glsmooth.runs.summary import SPLIT_IMAGES, Numbers, Summary, robust_accuracy
+from glsmooth.threats import Nearby
 from glsmooth.voting.draws import coin
 from glsmooth.voting.procedures import given_up
 
@@ -70,6 +71,11 @@ class Run:
     def p_lower(self) -> NDArray[np.float64]:
         return self.columns["p_lower"]
 
+    @property
+    def votes(self) -> NDArray[np.int64]:
+        """(images,) votes in all: selection and counting draws, at each reference where there are several."""
+        return np.asarray(self.columns.get("votes", self.columns["n0"] + self.columns["n"]))
+
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """(images,) whether the selected class is the true one."""
@@ -88,7 +94,7 @@ class Run:
 
     @cached_property
     def region(self) -> Region:
-        return build_region(self.summary.region, self.family.transform)
+        return build_region(self.summary.region, self.family.transform, self.family.threat)
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:
@@ -174,15 +180,27 @@ class Run:
         sequential votes because their p_A holds at any stopping time, and for exhaustive ones because the shifts
         that were not visited count against the class, though more votes could have given a larger p_A.
         """
+        if self.family.warps:
+            self._check_voted(region)
         outcomes = evaluate(self.family, region, methods)
         found = self.summary.approximate
         if found is None:
-            check = check_family(self.family, region, self.example)
+            check = check_family(self.family, self.family.rest(region), self.example)
             found = None if check is None or check.passed else check.found
         if found is None:
             return outcomes
         why = why_approximate(found)
         return {name: outcome.approximate(float(found["residual"]), why) for name, outcome in outcomes.items()}
+
+    def _check_voted(self, region: Region) -> None:
+        """Refuse what no votes were taken for: slices covered the run's own interval alone."""
+        assert self.family.threat is not None
+        (low, high), (least, most) = self.family.interval(region), self.family.interval(self.region)
+        if not least <= low <= high <= most:
+            name = self.family.threat.parameter  # type: ignore[union-attr]
+            raise UserError(
+                f"region.{name}=[{low:g},{high:g}]: votes were taken for [{least:g},{most:g}] alone; certify again"
+            )
 
     @cached_property
     def draws(self) -> Draws | None:
@@ -254,6 +272,7 @@ def load_run(
     run = Run(path, *read, transform_target, family, dataset_root, test_images, law_targets, dataset_target)
     with of_file(path / SUMMARY):
         _check_approximate(run)
+        _check_nearby(run)
         _check_together(run)
         run.draws  # noqa: B018 - refuses those of another run
         outcomes = recount_h_min(path, run.outcomes, run.evaluate(run.region, list(run.outcomes)))
@@ -264,6 +283,20 @@ def load_run(
         columns={**run.columns, "p_lower": p_lower},
         known_family=run.family,
     )
+
+
+def _check_nearby(run: Run) -> None:
+    """Refuse a residual that is too small for images of the size that the files have."""
+    threat, size = run.family.threat, run.summary.image_size
+    if not isinstance(threat, Nearby) or size is None:
+        return
+    channels = len((run.summary.model or {}).get("mean") or [0])
+    needed = threat.residual((channels, *size))
+    if run.family.residual is None or run.family.residual < needed * (1 - 1e-9):
+        raise UserError(
+            f"{run.path / SUMMARY}: transform.residual is {run.family.residual}, but {threat!r} leads images of this "
+            f"size {needed:.6g} away; run certify again"
+        )
 
 
 def _check_together(run: Run) -> None:
@@ -285,7 +318,10 @@ def _check_together(run: Run) -> None:
         column = f"certified_{name}"
         if column not in run.columns:
             raise UserError(f"{file}: no column {column!r}; these are not the records of this run's summary.json")
-        wrong = np.flatnonzero((run.columns[column] != 0) != outcome.certifies(run.p_lower))
+        certifies = outcome.certifies(run.p_lower)
+        if run.family.warps:
+            certifies = certifies & (run.columns["slices_tried"] == run.columns["slices"])
+        wrong = np.flatnonzero((run.columns[column] != 0) != certifies)
         if len(wrong):
             row = wrong[0]
             raise UserError(

@@ -77,7 +77,7 @@ class Numbers:
     def of(cls, records: Columns, most: int) -> Numbers:
         """The numbers of finished records; ``most`` is the number of counting draws that an image can take."""
         correct = records["prediction"] == records["label"]
-        votes = records["n0"] + records["n"]
+        votes = records["votes"] if "votes" in records else records["n0"] + records["n"]
         early = given_up(records["p_lower"], records["n"], records["prediction"], most)
         return cls(
             images=len(votes),

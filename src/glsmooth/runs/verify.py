@@ -285,7 +285,9 @@ _Factor = tuple[str, tuple[str, ...]]
 def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
     target = str(transform.get("_target_"))
     name = target.removeprefix("glsmooth.transforms.")
-    if unknown := transform.keys() - {"_target_", "order", "padding", "border"}:
+    if any(transform.get(field) for field in ("round8", "l2")):
+        raise Unverifiable("what pixel noise pays for (round8, l2) is not known here")
+    if unknown := transform.keys() - {"_target_", "order", "padding", "border", "round8", "l2", "residual"}:
         raise Unverifiable(f"what {', '.join(sorted(unknown))} does to {target} is not known here")
     order = transform.get("order") or ("brightness_first" if name.startswith("TranslationBlur") else "contrast_first")
     affine: list[_Factor] = [("affine" if order == "contrast_first" else "affine_b", ("contrast", "brightness"))]

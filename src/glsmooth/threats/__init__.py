@@ -6,9 +6,10 @@ image (:func:`glsmooth.bounds.residual_alone`).
 """
 
 from glsmooth.threats.base import Residual, Slices, Threat
+from glsmooth.threats.nearby import Nearby
 from glsmooth.threats.warps import Rotation, Scaling
 
-#: The threats by name.
+#: Those that warp images, by name.
 BUILTIN: dict[str, type[Threat]] = {threat.name: threat for threat in (Rotation, Scaling)}
 
-__all__ = ["BUILTIN", "Residual", "Rotation", "Scaling", "Slices", "Threat"]
+__all__ = ["BUILTIN", "Nearby", "Residual", "Rotation", "Scaling", "Slices", "Threat"]

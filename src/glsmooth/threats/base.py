@@ -88,17 +88,6 @@ class Threat(Immutable, ABC):
     round8: bool
     l2: float
 
-    def _options(self, round8: bool, l2: float) -> dict[str, object]:
-        if not isinstance(round8, bool):
-            raise UserError(f"round8={round8!r} must be True or False")
-        try:
-            radius = float(l2)
-        except (TypeError, ValueError):
-            radius = math.nan
-        if not (math.isfinite(radius) and radius >= 0):
-            raise UserError(f"l2={l2!r} must be a finite number >= 0; give for example l2=0.05")
-        return {"round8": round8, "l2": radius}
-
     @abstractmethod
     def check(self, beta: Tensor) -> None:
         """Raise a UserError unless every parameter is one that the threat has."""

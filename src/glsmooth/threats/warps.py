@@ -7,6 +7,7 @@ from torch import Tensor
 from glsmooth.errors import UserError
 from glsmooth.threats.base import Threat
 from glsmooth.threats.motions import Turn, Zoom, pixels
+from glsmooth.threats.nearby import allowances
 
 __all__ = ["Rotation", "Scaling"]
 
@@ -30,7 +31,7 @@ class Rotation(Threat):
     def __init__(self, mask: str | None = None, round8: bool = False, l2: float = 0.0) -> None:
         if mask not in (None, "disk"):
             raise UserError(f"mask={mask!r} is unknown; give 'disk' or None")
-        self._fill(mask=mask, **self._options(round8, l2))
+        self._fill(mask=mask, **allowances(round8, l2))
 
     def check(self, beta: Tensor) -> None:
         wrong = ~(beta.abs() <= 360)
@@ -60,7 +61,7 @@ class Scaling(Threat):
     motion = Zoom()
 
     def __init__(self, round8: bool = False, l2: float = 0.0) -> None:
-        self._fill(**self._options(round8, l2))
+        self._fill(**allowances(round8, l2))
 
     def check(self, beta: Tensor) -> None:
         wrong = ~((beta >= 0.01) & (beta <= 100))

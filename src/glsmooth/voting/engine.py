@@ -23,7 +23,7 @@ from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.voting.classifier import BaseClassifier
 from glsmooth.voting.draws import Stream, coin, pixel_normals, uniforms
 from glsmooth.voting.finite import FiniteLaw
-from glsmooth.voting.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule
+from glsmooth.voting.procedures import ABSTAIN, Exhaustive, Procedure, Tally, VoteRule, is_reference
 
 __all__ = ["NEAR_TIE_EPSILONS", "BaseClassifier", "VoteEngine", "cast_votes", "check_random", "largest_batch"]
 
@@ -119,7 +119,7 @@ class VoteEngine:
         procedure: what to draw next, image by image.
         seed: of the draws, a non-negative integer.
         batch_size: evaluations in a batch; the last batch is padded, so that all have one shape.
-        clean: also classify the image itself (one more evaluation).
+        clean: also classify the image itself (one more evaluation; not at references).
         images: how many will come, where that is known; batches are no larger than these can fill.
         on_smaller: called with the new batch size when a batch did not fit into memory and was halved. Without it
             such a batch is an error.
@@ -228,7 +228,7 @@ class VoteEngine:
             image = image.pin_memory()
         self._slots[job.slot].copy_(image, non_blocking=True)
         self._jobs[index] = job
-        if self.clean:
+        if self.clean and not is_reference(index):
             self._request(job, Stream.CLEAN, 0, 1)
         for stream, n in self.procedure.advance(job.tally).items():
             self._request(job, stream, 0, n)

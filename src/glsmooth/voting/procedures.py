@@ -28,6 +28,7 @@ from glsmooth.voting.finite import FiniteLaw
 
 __all__ = [
     "ABSTAIN",
+    "MOST_REFERENCES",
     "PROCEDURES",
     "Exhaustive",
     "FixedSample",
@@ -37,6 +38,9 @@ __all__ = [
     "build_procedure",
     "fewest_visits",
     "given_up",
+    "image_of",
+    "is_reference",
+    "reference_index",
 ]
 
 #: Stands for "no class".
@@ -47,6 +51,31 @@ PROCEDURES = ("paper", "paper_literal", "sequential", "exhaustive")
 
 #: ``argmax``: a vote goes to the class with the largest logit. ``majority``: to the class whose softmax exceeds 1/2.
 VoteRule = Literal["argmax", "majority"]
+
+
+#: Indices from here on are those of references, so many of each image.
+_FIRST_REFERENCE, MOST_REFERENCES = 2**61, 2**20
+
+
+def reference_index(index: int, number: int) -> int:
+    """The index that stands for one of the references of an image: it fixes the draws there.
+
+    Raises:
+        UserError: an index too large to have any.
+    """
+    if not 0 <= index < 2**40:
+        raise UserError(f"index={index} must be an integer in [0, 2^40)")
+    return _FIRST_REFERENCE + index * MOST_REFERENCES + number
+
+
+def is_reference(index: int) -> bool:
+    """Does an index stand for a point near an image, rather than for the image?"""
+    return index >= _FIRST_REFERENCE
+
+
+def image_of(index: int) -> tuple[int, int]:
+    """The image that an index belongs to, and the number of its reference; 0 for the image itself."""
+    return divmod(index - _FIRST_REFERENCE, MOST_REFERENCES) if is_reference(index) else (index, 0)
 
 
 class Tally:
@@ -79,8 +108,12 @@ class Tally:
 
     @property
     def prediction(self) -> int:
-        """Class with the most selection votes, or mass (the first of equals); ABSTAIN when no draw voted."""
-        votes = self.selection + self.mass  # one of them is zero
+        """Class with the most selection votes, or mass (the first of equals); ABSTAIN when no draw voted.
+
+        At a reference, that of the counting votes, which only says for how long to go on.
+        """
+        # One of the three counts: no selection precedes the test at a reference, whose class is that of its image.
+        votes = self.counting if is_reference(self.index) else self.selection + self.mass
         return int(votes.argmax()) if votes.any() else ABSTAIN
 
     @property
@@ -221,6 +254,8 @@ class Sequential:
         n: counting draws, at most.
         alpha: failure probability.
         mixture: the test, a name of :data:`glsmooth.bounds.confidence.MIXTURES`.
+        at_references: only votes at references (:func:`is_reference`) are to reach a target; those of an image itself
+            select its class.
     """
 
     targets: Mapping[str, float]
@@ -229,6 +264,7 @@ class Sequential:
     alpha: float = 1e-3
     mixture: str = MIXTURE
     rule: VoteRule = "argmax"
+    at_references: bool = False
 
     def __post_init__(self) -> None:
         _check(self.n0, self.n, self.alpha)
@@ -239,7 +275,7 @@ class Sequential:
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
         open_targets = self._open(tally)
-        if tally.n == 0 and tally.n0 < self.n0:
+        if tally.n == 0 and tally.n0 < self.n0 and not is_reference(tally.index):
             more = _until_selected(tally)
             if more and (open_targets or tally.n0 < _SETTLED):
                 return {Stream.SELECTION: min(more, self.n0 - tally.n0)}
@@ -268,7 +304,10 @@ class Sequential:
 
     def _open(self, tally: Tally) -> list[float]:
         """Targets that are neither certified nor hopeless, ascending; certified ones raise ``tally.p_seen``."""
-        if tally.prediction == ABSTAIN:
+        reference = is_reference(tally.index)
+        if self.at_references and not reference:
+            return []
+        if tally.prediction == ABSTAIN and (tally.n or not reference):
             return []
         rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
         count, n = tally.count, tally.n
@@ -427,11 +466,17 @@ def build_procedure(spec: Mapping[str, Any], outcomes: Mapping[str, Outcome], fa
     """
     targets = {m: o.h_min for m, o in outcomes.items() if o.sound and o.h_min is not None and o.h_min < 1}
     name = spec["name"]
-    if name == "exhaustive":
+    if name == "exhaustive" and not family.warps:
         return Exhaustive(FiniteLaw.of(family), targets)
     n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
     if name == "sequential":
-        return Sequential(targets, n0, n, alpha, spec.get("mixture") or "uniform")
+        mixture = spec.get("mixture") or "uniform"
+        return Sequential(targets, n0, n, alpha, mixture, at_references=family.warps)
+    if family.warps:
+        raise UserError(
+            f"monte_carlo.name={name!r}: {family.name} is certified at many references of each image, most of which a "
+            "few votes decide; use sequential"
+        )
     randomised = bool(spec.get("randomised", False))
     if name == "paper":
         return FixedSample(n0, n, alpha, randomised=randomised)

@@ -126,6 +126,7 @@ class Votes:
             raise UserError(f"labels: {len(truth)} for {len(certificates)} certificates; give each its own")
         if any(one.residual is not None for one in certificates):
             raise UserError("certificates: their transformation is only approximate, so nothing is certified")
+        _check_regional(family)
         family.check_region(region)
         p_lower = np.array([one.p_lower for one in certificates])
         correct = np.array([one.prediction == label for one, label in zip(certificates, truth, strict=True)])
@@ -147,12 +148,20 @@ class Votes:
 
 def _votes(source: Votes | Run | str | Path) -> Votes:
     if isinstance(source, Votes):
+        _check_regional(source.family)
         return source
     if not isinstance(source, Run):
         if not isinstance(source, (str, Path)):
             raise UserError(f"votes={source!r}: give the directory of a run, or Votes.of(certificates, labels, …)")
         source = load_run(source, "votes")
+    _check_regional(source.family)
     return Votes(source.family, source.region, source.p_lower, source.correct, source)
+
+
+def _check_regional(family: SmoothedFamily) -> None:
+    """Refuse votes at references, which tell of their own interval alone."""
+    if family.warps:
+        raise UserError(f"votes: of {family.name} they tell of their own interval alone; there are no other regions")
 
 
 def _check_method(method: str) -> None:

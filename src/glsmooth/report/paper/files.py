@@ -41,6 +41,11 @@ def write_figures(run: Run, region: Region, folder: Path) -> list[Path]:
     Returns:
         The files.
     """
+    if run.family.warps:
+        raise UserError(
+            f"figures=paper: of {run.family.name} votes tell of the run's own interval alone, so there is nothing to "
+            "draw over regions; leave figures out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, draw in _figures(run, region):
