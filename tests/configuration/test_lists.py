@@ -2,7 +2,7 @@
 
 import pytest
 
-from glsmooth import bounds, transforms
+from glsmooth import bounds, threats, transforms
 from glsmooth.configuration import fields
 from glsmooth.configuration.fields import RULES
 from glsmooth.configuration.folder import conf_dir, members
@@ -70,12 +70,15 @@ def test_procedures():
 
 @pytest.mark.parametrize("group", ["transform", "smoothing", "region"])
 def test_transformations(group):
-    assert set(members(group)) == {*transforms.BUILTIN, "custom"}
+    warps = {f"{name}{then}" for name in threats.BUILTIN for then in ("", "_brightness")}
+    assert set(members(group)) == {*transforms.BUILTIN, *warps, "custom"}
+    assert all(threat.name == name for name, threat in threats.BUILTIN.items())
     assert all(transform.name == name for name, transform in transforms.BUILTIN.items())
 
 
 def test_the_report_has_a_word_for_everything():
     parameters = {name for transform in transforms.BUILTIN.values() for name in transform().parameters}
+    parameters |= {threat.parameter for threat in threats.BUILTIN.values()}
     assert wording.METHODS.keys() == bounds.METHODS.keys()
     assert wording.PARAMETERS.keys() == parameters
     assert wording.SYMBOLS.keys() == parameters

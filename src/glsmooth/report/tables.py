@@ -420,7 +420,7 @@ def _done(family: SmoothedFamily) -> list[str]:
     if isinstance(threat, Threat):
         kept = "; the inscribed disk is kept, zeros take the place of the rest" if getattr(threat, "mask", None) else ""
         sentences.append(
-            f"{threat.name.capitalize()} is about the centre of the image and bilinear, with zeros outside of it{kept}. "
+            f"{threat.name.capitalize()} is about the centre of the image and bilinear, zeros outside of it{kept}. "
             "Another interpolation is another attack."
         )
     if round8:
