@@ -108,7 +108,8 @@ def run(cfg: DictConfig) -> None:
     if settings["dry_run"]:
         device = one_device(settings, "dry_run")
         print(_accuracy(job, device), file=sys.stderr)
-        print(estimate(job.model, len(job.classes), job.family, job.procedure, job.images, job.options, device))
+        told = job.model, len(job.classes), job.family, job.procedure, job.images, job.options, device
+        print(estimate(*told, job.outcomes, job.region))
         return
     trainer = _trainer(settings)
     if is_first_process() and not (directory / RECORDS).is_file():

@@ -36,6 +36,8 @@ __all__ = ["merge_checkpoint", "settle_residual", "settled", "usual_noise", "val
 
 #: Standard deviation of the pixel noise that pays for what is done beside a transformation, where none is said.
 _NOISE = 0.25
+#: By which a residual is chosen where votes have no probability of error (and slices are refused).
+_ALPHA = 1e-3
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def settle_residual(settings: dict[str, Any], shape: Sequence[int]) -> None:
         )
     least = Nearby(threat.round8, threat.l2).residual(shape) if threat.round8 or threat.l2 else 0.0
     if isinstance(threat, Threat):
-        least = best_residual(sigma, settings["monte_carlo"]["alpha"], least)
+        least = best_residual(sigma, settings["monte_carlo"].get("alpha", _ALPHA), least)
     settings["transform"] = {**transform, "residual": least}
 
 

@@ -35,7 +35,16 @@ SHIFTS = {"tx", "ty"}
 _UNITS = {"tx": " pixels", "ty": " pixels", "angle": " degrees"}
 #: Points of a list that are written out.
 _POINTS = 4
-SYMBOLS = {"brightness": "b", "contrast": "c", "gamma": "γ", "tx": "tx", "ty": "ty", "blur": "r", "angle": "θ", "scale": "s"}
+SYMBOLS = {
+    "brightness": "b",
+    "contrast": "c",
+    "gamma": "γ",
+    "tx": "tx",
+    "ty": "ty",
+    "blur": "r",
+    "angle": "θ",
+    "scale": "s",
+}
 
 
 def floor(value: float, digits: int) -> str:

@@ -285,6 +285,8 @@ _Factor = tuple[str, tuple[str, ...]]
 def _factors(transform: Mapping[str, Any]) -> list[_Factor]:
     target = str(transform.get("_target_"))
     name = target.removeprefix("glsmooth.transforms.")
+    if target.startswith("glsmooth.threats."):
+        raise Unverifiable(f"how far {target} leads from a reference is not known here")
     if any(transform.get(field) for field in ("round8", "l2")):
         raise Unverifiable("what pixel noise pays for (round8, l2) is not known here")
     if unknown := transform.keys() - {"_target_", "order", "padding", "border", "round8", "l2", "residual"}:
@@ -1098,8 +1100,9 @@ def _read(file: Path) -> Any:
 #: Columns of records.csv that are read, and whether they are whole numbers.
 _COLUMNS = {"index": int, "label": int, "prediction": int, "n0": int, "n": int, "count": int, "p_lower": float}
 _COLUMNS |= {"base_prediction": int}
-#: Those that a run may have: the coin of a randomised bound, the counts at the look that a sequential one rests on.
-_MORE = {"coin": float, "look_count": int, "look_n": int}
+#: Those that a run may have: the coin of a randomised bound, the counts at the look that a sequential one rests on, and
+#: of an image in slices their number, how many were decided, and the votes of all.
+_MORE = {"coin": float, "look_count": int, "look_n": int, "slices": int, "slices_tried": int, "votes": int}
 #: What draws on a grid of exactly known probabilities cost: 3ε, where ε is how far they may be from the laws.
 _GRID = 1e-7
 
@@ -1305,10 +1308,13 @@ def _check_votes(result: Checked, rows: list[dict[str, Any]], votes: _Votes) -> 
     earlier, unknown = 0, []
     for row in rows:
         votes.check_draws(row)
+        claimed = any(mark for name, mark in row.items() if name.startswith("certified_"))
+        if claimed and row.get("slices_tried") != row.get("slices"):
+            raise Wrong(f"image {row['index']} is certified, but not all of its slices were tried")
         follows = votes.judge(row)
         if follows is None:
             earlier += 1
-            if any(mark for name, mark in row.items() if name.startswith("certified_")):
+            if claimed:
                 unknown.append(row["index"])
         elif not follows:
             raise Wrong(
@@ -1362,7 +1368,7 @@ def _check_methods(result: Checked, rows: list[dict[str, Any]], summary: Mapping
         "given_up": given_up,
         "abstained": len(low) - given_up,
     }
-    votes = sum(row["n0"] + row["n"] for row in rows)
+    votes = sum(row.get("votes", row["n0"] + row["n"]) for row in rows)
     numbers = {name: count / len(rows) for name, count in shares.items()}
     for name, number in {**numbers, "votes_used": votes, "votes_per_image": votes / len(rows)}.items():
         _check_number(name, summary, number)

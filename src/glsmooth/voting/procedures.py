@@ -466,17 +466,17 @@ def build_procedure(spec: Mapping[str, Any], outcomes: Mapping[str, Outcome], fa
     """
     targets = {m: o.h_min for m, o in outcomes.items() if o.sound and o.h_min is not None and o.h_min < 1}
     name = spec["name"]
-    if name == "exhaustive" and not family.warps:
+    if family.warps and name != "sequential":
+        raise UserError(
+            f"monte_carlo.name={name!r}: {family.name} is certified at many references of each image, most of which a "
+            "few votes decide; use sequential"
+        )
+    if name == "exhaustive":
         return Exhaustive(FiniteLaw.of(family), targets)
     n0, n, alpha = spec["n0"], spec["n"], spec["alpha"]
     if name == "sequential":
         mixture = spec.get("mixture") or "uniform"
         return Sequential(targets, n0, n, alpha, mixture, at_references=family.warps)
-    if family.warps:
-        raise UserError(
-            f"monte_carlo.name={name!r}: {family.name} is certified at many references of each image, most of which a "
-            "few votes decide; use sequential"
-        )
     randomised = bool(spec.get("randomised", False))
     if name == "paper":
         return FixedSample(n0, n, alpha, randomised=randomised)
