@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -169,9 +172,8 @@ def _certify_slices(
     under_way: dict[int, _Image] = {}
 
     def points() -> Iterator[tuple[int, Tensor]]:
-        for index, image in images:
+        for index, one, itself in _ahead(engine, images, low, high):
             first = reference_index(index, 0)
-            one, itself = _sliced(engine.family, index, image, low, high)
             under_way[index] = one
             yield index, itself
             for place, k in enumerate(one.order, start=1):
@@ -189,6 +191,28 @@ def _certify_slices(
         if one.ended:
             yield _of_slices(one, index, outcomes)
             del under_way[index]
+
+
+def _ahead(
+    engine: VoteEngine, images: Iterable[tuple[int, Tensor]], low: float, high: float
+) -> Iterator[tuple[int, _Image, Tensor]]:
+    """Images cut into slices, in their order, by the processor while votes are taken of those before them."""
+    # Where votes are taken by the processor, too, one thread beside them is enough.
+    workers = 1 if engine.classifier.device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) - 1))
+    waiting: deque[tuple[int, Future[tuple[_Image, Tensor]]]] = deque()
+    with ThreadPoolExecutor(workers, "slices") as pool:
+        try:
+            for index, image in images:
+                waiting.append((index, pool.submit(_sliced, engine.family, index, image, low, high)))
+                if len(waiting) > workers:
+                    index, made = waiting.popleft()
+                    yield index, *made.result()
+            while waiting:
+                index, made = waiting.popleft()
+                yield index, *made.result()
+        finally:
+            for _, made in waiting:
+                made.cancel()
 
 
 def _sliced(family: SmoothedFamily, index: int, image: Tensor, low: float, high: float) -> tuple[_Image, Tensor]:
