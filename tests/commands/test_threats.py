@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import glsmooth as gs
+from glsmooth.commands.plan import plan_of
 from glsmooth.configuration.build import build_region
 from glsmooth.errors import UserError
 from glsmooth.learning.checkpoint import load_checkpoint
@@ -257,3 +258,11 @@ def test_python_writes_the_same_run(trained, tmp_path):
     assert again.family.threat == family.threat
     assert again.outcomes["neyman_pearson"].h_min == run.outcomes["neyman_pearson"].h_min
     assert write_report(tmp_path).is_file()
+
+
+def test_a_sweep_over_regions_is_refused_before_the_first_training():
+    words = ["transform=rotation", "dataset=digits", "region.angle=[-3,3],[-6,6]"]
+    with pytest.raises(UserError, match="votes for rotation are taken at references for one region, and 2"):
+        plan_of(words)
+    with pytest.raises(UserError, match="is inverted"):  # other mistakes are named as ever
+        plan_of([*words[:2], "region.angle=[3,-3]"])

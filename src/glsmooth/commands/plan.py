@@ -346,6 +346,14 @@ def _check_regions(steps: Sequence[Step], regions: Sequence[Sequence[str]]) -> N
     Raises:
         UserError: an interval that is none, or a parameter that the transformation of a training lacks.
     """
+    for step in steps if len(regions) > 1 else ():
+        if step.command == "train":
+            target = str(compose("train", step.overrides, lambda cfg: cfg.transform.get("_target_")))
+            if target.startswith("glsmooth.threats."):
+                raise UserError(
+                    f"region: votes for {target.rpartition('.')[2].lower()} are taken at references for one region, "
+                    f"and {len(regions)} are asked for; start a sweep for each"
+                )
     for region in regions:
         for name, interval in _region(region).items():
             if interval is None:
