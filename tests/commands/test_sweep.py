@@ -99,6 +99,15 @@ def test_a_sweep_from_elsewhere_names_no_directories(swept, tmp_path, monkeypatc
     assert "was not written by sweep on this machine" in said.err.splitlines()[-1]
 
 
+def _alive(group):
+    """Is any process of a group left?"""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_a_signal_ends_the_processes_too(tmp_path):
     process = subprocess.Popen(
         command(*WHAT[:1], *WHAT[5:], "optimizer.epochs=50", "hydra.run.dir=sweep"),
@@ -113,8 +122,10 @@ def test_a_signal_ends_the_processes_too(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(15) == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    end = time.monotonic() + 10  # the last of them may take a moment to go, on a machine that is busy
+    while _alive(process.pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _alive(process.pid)
     assert process.stderr.read().splitlines()[-1].endswith("the same command goes on from here")
 
 
