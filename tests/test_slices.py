@@ -295,3 +295,31 @@ def test_noise_alone_is_a_family():
     assert (result.prediction, result.certified, result.h_min) == (0, True, 0.5)
     assert family.sample(3).shape == (3, 0)
     assert T.Composition(T.Identity(), T.Brightness()).parameters == ("brightness",)
+
+
+def test_what_sees_parameters_alone_refuses_a_threat():
+    classifier = smoothed(Half(torch.ones(3, 8, 8), 1e6), ROTATION, None, T.Brightness(), brightness=gs.Normal(0, 0.3))
+    image, family, b = photograph(8), classifier.family, {"brightness": 0.1}
+    for refused in (
+        lambda: gs.tradeoff(family, b),
+        lambda: gs.figures.tradeoff_curves(family, [b]),
+        lambda: gs.figures.gl_functions(family, [b]),
+        lambda: gs.figures.certified_set(family, 0.9, image, nodes=7),
+        lambda: gs.attack_images(classifier, image[None], [0], gs.Box(angle=(-1, 1))),
+    ):
+        with pytest.raises(UserError, match="rotation"):
+            refused()
+    assert gs.tradeoff(family.exact, b)(0.9) < 0.9
+
+
+def test_any_index_is_an_image_where_nothing_is_sliced():
+    """Its class comes from selection draws alone, also where a threat would number its references."""
+    family = gs.SmoothedFamily(T.Identity(), {}, pixel_noise=SIGMA)
+    image = photograph(8)
+    classifier = gs.SmoothedClassifier(Half(torch.ones(3, 8, 8), float(image.sum())), family, 2)
+    for procedure in ({}, {"sequential": True}):
+        found = classifier.certify_many(
+            [image] * 40, gs.Box(), n0=1, n=99, indices=range(2**61, 2**61 + 40), **procedure
+        )
+        assert {one.n0 for one in found} == {1}
+        assert any(one.count < one.n / 2 for one in found)

@@ -198,7 +198,7 @@ def _ahead(
 ) -> Iterator[tuple[int, _Image, Tensor]]:
     """Images cut into slices, in their order, by the processor while votes are taken of those before them."""
     # Where votes are taken by the processor, too, one thread beside them is enough.
-    workers = 1 if engine.classifier.device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) - 1))
+    workers = 1 if engine.classifier.device.type == "cpu" else max(1, min(4, (os.cpu_count() or 1) - 1))
     waiting: deque[tuple[int, Future[tuple[_Image, Tensor]]]] = deque()
     with ThreadPoolExecutor(workers, "slices") as pool:
         try:
@@ -259,7 +259,7 @@ def _for_class(tally: Tally, prediction: int, clean: int) -> Tally:
     An earlier look may have been one at another class.
     """
     tally.index, _ = image_of(tally.index)
-    tally.selection[prediction] = 1
+    tally.at_reference, tally.selection[prediction] = False, 1
     tally.p_seen, tally.seen, tally.clean = 0.0, (0, 0), clean
     return tally
 

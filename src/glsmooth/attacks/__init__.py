@@ -92,6 +92,11 @@ def attack_images(
         raise UserError(f"indices={numbers}: give each of the {len(images)} images its own index")
     if certificates is not None and len(certificates) != len(images):
         raise UserError(f"certificates: {len(certificates)} for {len(images)} images; give that of each image")
+    if smoothed.family.warps:
+        raise UserError(
+            f"{smoothed.family.name} has a parameter of a threat, and attacks search those of transformations; search "
+            "with threat.warp, which is differentiable"
+        )
     effort = effort or Effort()
     conditions = conditions_of(smoothed.family.transform, images[0].shape[0]) if outside else []
     attacker = Attacker(smoothed, region, len(images), effort, seed, conditions=conditions)

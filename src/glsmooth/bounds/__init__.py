@@ -92,7 +92,13 @@ def _by_points(
 
 
 def on_plane(method: str, family: SmoothedFamily) -> SmoothedFamily:
-    """The family whose values stay valid on the torus, since wrapping is post-processing."""
+    """The family whose values stay valid on the torus, since wrapping is post-processing.
+
+    Raises:
+        NotApplicable: a law that has no form on the plane; a threat, which parameters alone do not describe.
+    """
+    if family.threat is not None:
+        raise NotApplicable(f"{family.name} is more than its parameters; family.exact has these")
     for name, law in family.laws.items():
         if law.cyclic:
             raise NotApplicable(f"{method} has no form on the torus, and {law!r} (for {name}) none on the plane")
@@ -244,7 +250,12 @@ def tradeoff(family: SmoothedFamily, beta: Mapping[str, float]) -> Tradeoff:
 
     It is the trade-off function of f-differential privacy of the pair (μ_β₀, μ_β): convex, continuous, at most p.
     Of draws on a grid it is that of the continuous laws, which :func:`required_probability` makes amends for.
+
+    Raises:
+        NotApplicable: a family with a threat, which β alone does not describe.
     """
+    if family.threat is not None:
+        raise NotApplicable(f"{family.name} is more than its parameters; family.exact has these")
     return neyman_pearson.tradeoff(family, beta)
 
 

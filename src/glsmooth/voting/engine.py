@@ -223,12 +223,14 @@ class VoteEngine:
             )
         if index in self._jobs:
             raise ValueError(f"image {index} was added twice; give each image its own index")
-        job = _Job(Tally(index, self.classifier.num_classes, coin(self.seed, index)), self._free.pop())
+        at_reference = self.family.warps and is_reference(index)
+        tally = Tally(index, self.classifier.num_classes, coin(self.seed, index), at_reference)
+        job = _Job(tally, self._free.pop())
         if self.classifier.device.type == "cuda" and image.device.type == "cpu":
             image = image.pin_memory()
         self._slots[job.slot].copy_(image, non_blocking=True)
         self._jobs[index] = job
-        if self.clean and not is_reference(index):
+        if self.clean and not at_reference:
             self._request(job, Stream.CLEAN, 0, 1)
         for stream, n in self.procedure.advance(job.tally).items():
             self._request(job, stream, 0, n)

@@ -93,10 +93,12 @@ class Tally:
         p_seen: what an anytime-valid bound of the selected class's probability has reached so far.
         seen: (count, n) when it did.
         coin: the image's uniform in (0, 1] for a randomised bound.
+        at_reference: whether they are votes at a reference, whose class is that of its image: none are for a selection.
     """
 
-    def __init__(self, index: int, num_classes: int, coin: float = 1.0) -> None:
+    def __init__(self, index: int, num_classes: int, coin: float = 1.0, at_reference: bool = False) -> None:
         self.index = index
+        self.at_reference = at_reference
         self.coin = coin
         self.selection = np.zeros(num_classes, dtype=np.int64)
         self.counting = np.zeros(num_classes, dtype=np.int64)
@@ -113,7 +115,7 @@ class Tally:
         At a reference, that of the counting votes, which only says for how long to go on.
         """
         # One of the three counts: no selection precedes the test at a reference, whose class is that of its image.
-        votes = self.counting if is_reference(self.index) else self.selection + self.mass
+        votes = self.counting if self.at_reference else self.selection + self.mass
         return int(votes.argmax()) if votes.any() else ABSTAIN
 
     @property
@@ -254,8 +256,7 @@ class Sequential:
         n: counting draws, at most.
         alpha: failure probability.
         mixture: the test, a name of :data:`glsmooth.bounds.confidence.MIXTURES`.
-        at_references: only votes at references (:func:`is_reference`) are to reach a target; those of an image itself
-            select its class.
+        at_references: only votes at references are to reach a target; those of an image itself select its class.
     """
 
     targets: Mapping[str, float]
@@ -275,7 +276,7 @@ class Sequential:
 
     def advance(self, tally: Tally) -> dict[Stream, int]:
         open_targets = self._open(tally)
-        if tally.n == 0 and tally.n0 < self.n0 and not is_reference(tally.index):
+        if tally.n == 0 and tally.n0 < self.n0 and not tally.at_reference:
             more = _until_selected(tally)
             if more and (open_targets or tally.n0 < _SETTLED):
                 return {Stream.SELECTION: min(more, self.n0 - tally.n0)}
@@ -304,10 +305,9 @@ class Sequential:
 
     def _open(self, tally: Tally) -> list[float]:
         """Targets that are neither certified nor hopeless, ascending; certified ones raise ``tally.p_seen``."""
-        reference = is_reference(tally.index)
-        if self.at_references and not reference:
+        if self.at_references and not tally.at_reference:
             return []
-        if tally.prediction == ABSTAIN and (tally.n or not reference):
+        if tally.prediction == ABSTAIN and (tally.n or not tally.at_reference):
             return []
         rates: dict[float, float] = self._rates  # type: ignore[attr-defined]
         count, n = tally.count, tally.n

@@ -490,6 +490,7 @@ def certified_set(
     """
     inches(width)
     family = family.family if isinstance(family, SmoothedClassifier) else family
+    _check_regional(family)
     if isinstance(p_lower, Certificate):
         if p_lower.residual is not None:
             raise UserError("p_lower: the certificate's transformation is only approximate, so nothing is certified")
