@@ -40,8 +40,6 @@ class Nearby(Immutable):
         UserError: no flag, no number, or neither of the two.
     """
 
-    name = "nearby"
-
     round8: bool
     l2: float
 
@@ -49,6 +47,11 @@ class Nearby(Immutable):
         self._fill(**allowances(round8, l2))
         if not (self.round8 or self.l2):
             raise UserError("round8=False, l2=0: nothing is done to the image; give one of the two")
+
+    @property
+    def name(self) -> str:
+        """What is done, in words."""
+        return " and ".join([*(["8 bits"] if self.round8 else []), *(["l2 perturbation"] if self.l2 else [])])
 
     def residual(self, shape: Sequence[int]) -> float:
         """How far images of a shape (C, H, W) are led at most: l2 + √d/510, in the units of a pixel. Rounded up."""
