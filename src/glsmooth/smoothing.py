@@ -223,7 +223,7 @@ def _sliced(family: SmoothedFamily, index: int, image: Tensor, low: float, high:
     single = image.to("cpu", torch.float32)
     try:
         itself = threat.apply(single[None], min(max(threat.identity, low), high))[0]
-        slices = threat.slices(single, low, high, family.residual)
+        slices = threat.slices(single, low, high, family.residual * (1 - 1e-12))  # what rounding adds stays below
     except UserError as error:
         raise UserError(f"image {index}: {error}") from None
     if len(slices) >= MOST_REFERENCES:
