@@ -981,8 +981,8 @@ def _draw_balls(width: str, attacked: Attacked) -> Figure:
     threat, slices, ball = attacked.threat, attacked.slices, attacked.centre
     shown = attacked.projection()
     ends = (attacked.low, attacked.high)
-    start = {threat.identity} if attacked.has_identity else set()
-    at = sorted({*ends, *start})
+    inside = attacked.low < threat.identity < attacked.high
+    at = [attacked.low, *([threat.identity] if inside else []), attacked.high]
     words = [*(_point({threat.parameter: beta}) for beta in at), "v of all", "v of a slice"]
     pictures = [*attacked.at(np.array(at)), ball.image, slices.references[len(slices) // 2]]
 
@@ -1006,9 +1006,9 @@ def _draw_balls(width: str, attacked: Attacked) -> Figure:
     axes.plot(*shown.curve.T, color=INK, linewidth=1.0, label="attacked images", zorder=4)
     for end, beta, form in zip(shown.curve[[0, -1]], ends, "^v", strict=True):
         axes.plot(*end[:, None], form, label=_point({threat.parameter: beta}), **mark)
-    if attacked.has_identity:
+    if inside:
         axes.plot(*shown.identity[:, None], "+", label=_point({threat.parameter: threat.identity}), **mark)
-    label = f"v of all: the centre, e ≤ {wording.ceil(ball.residual, 2)}"
+    label = f"v: the centre of all, e ≤ {wording.ceil(ball.residual, 2)}"
     axes.plot([0], [0], "x", label=label, **{**mark, **_CENTRE})
     axes.add_patch(Circle((0, 0), ball.residual, fill=False, zorder=2, **_CENTRE))
     label = f"v: {_of_slices(slices)}, e ≤ {wording.ceil(e, 2)}"

@@ -88,11 +88,6 @@ class Attacked:
         identity, centre = (Reference(v, e) for v, e in zip(references, both, strict=True))
         return cls(threat, image, low, high, identity, centre, slices)
 
-    @property
-    def has_identity(self) -> bool:
-        """Is the image, or what the mask leaves of it, one of the attacked ones?"""
-        return self.low <= self.threat.identity <= self.high
-
     def at(self, beta: Array) -> Tensor:
         """Attacked images (K, C, H, W) at the parameters (K,)."""
         return self.threat.apply(self.image.expand(len(beta), -1, -1, -1), torch.from_numpy(beta))
@@ -113,24 +108,21 @@ class Attacked:
 
     def projection(self) -> Projection:
         """Attacked images and references in the plane of the two directions in which most of the curve lies."""
-        beta = np.linspace(self.low, self.high, _ALONG + 1)
-        beta[-1] = self.high
         origin = self.centre.image.double().flatten()
-        curve = self.at(beta).double().flatten(1)
-        moved = curve - curve.mean(0)
+        curve = self.at(np.linspace(self.low, self.high, _ALONG + 1)).double()
+        moved = (curve - curve.mean(0)).flatten(1)
         _, sizes, directions = torch.linalg.svd(moved, full_matrices=False)
-        axes = torch.zeros(2, curve.shape[1], dtype=torch.float64)
+        axes = torch.zeros(2, moved.shape[1], dtype=torch.float64)
         axes[: len(directions[:2])] = directions[:2]  # an image of one pixel has one direction
         share = float(sizes[:2].square().sum() / sizes.square().sum())
 
         def placed(images: Tensor) -> Array:
             return np.asarray((images.double().flatten(1) - origin) @ axes.T)
 
-        points = placed(self.at(beta))
-        # A direction has no sign of its own: the interval leads to the right, and begins below.
+        points = placed(curve)
+        # A direction has no sign of its own: the interval leads to the right, and upwards.
         turn = np.where(points[-1] < points[0], -1.0, 1.0)
         return Projection(
-            beta,
             turn * points,
             turn * placed(self.identity.image[None])[0],
             turn * placed(self.slices.references),
@@ -143,12 +135,11 @@ class Projection:
     """Coordinates in the space of images, from the centre of the whole interval's ball; distances are shortened.
 
     Attributes:
-        beta: (K,) parameters; ``curve``: (K, 2), the images attacked there.
+        curve: (K, 2), images attacked at parameters that are evenly spread.
         identity: (2,), the image itself; ``references``: (slices, 2).
         share: of the curve's variance in the plane.
     """
 
-    beta: Array
     curve: Array
     identity: Array
     references: Array
