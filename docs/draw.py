@@ -25,10 +25,15 @@ def main() -> None:
         "cra_region": gs.figures.cra_against_region_size(votes),
     }
     for name, figure in figures.items():
-        file = IMAGES / f"{name}.png"
-        figure.savefig(file, dpi=200)
-        with Image.open(file) as picture:
-            picture.convert("RGB").quantize(64).save(file, optimize=True)
+        save(figure, name)
+
+
+def save(figure, name: str) -> None:
+    """A picture of docs/images, small."""
+    file = IMAGES / f"{name}.png"
+    figure.savefig(file, dpi=200)
+    with Image.open(file) as picture:
+        picture.convert("RGB").quantize(64).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from glsmooth.errors import UserError
 from glsmooth.report.figures import plain_ticks
 from glsmooth.report.paper import style
 from glsmooth.report.paper.files import write_figures, write_training_curves
+from glsmooth.report.paper.references import Attacked
 from glsmooth.runs import history
 from glsmooth.runs.run import load_run
 from tests.report.test_page import H_MIN, IMAGES, SIGMA, make_run, p_lower_of, plane_run
@@ -616,6 +617,8 @@ def every_figure(plane, trained, width):
         "tradeoff": figures.tradeoff_curves(AFFINE, [{"brightness": 0.2}, {"contrast": 1.4}], width=width),
         "gl": figures.gl_functions(AFFINE, [{"brightness": 0.2}, {"contrast": 1.4, "brightness": 0.1}], width=width),
         "training": figures.training_curves(trained, width=width),
+        "residuals": figures.residuals(IMAGE, gs.threats.Rotation(round8=True), -10, 10, 0.5, width=width),
+        "balls": figures.reference_balls(IMAGE, gs.threats.Scaling(), 0.8, 1.2, 0.5, width=width),
     }
 
 
@@ -666,7 +669,7 @@ def test_words_are_inside_the_figure_and_beside_each_other(drawn):
 
 def test_images_do_not_overlap(drawn):
     _, pictures = drawn
-    for name in ("set", "cells", "bars", "interval"):
+    for name in ("set", "cells", "bars", "interval", "residuals", "balls"):
         places = [axes.get_position() for axes in pictures[name].axes]
         for one, other in itertools.combinations(places, 2):
             wide, high = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
@@ -705,15 +708,188 @@ def test_settings_of_others_neither_change_nor_count(trained, monkeypatch):
 
 
 def test_units_stand_at_every_parameter():
-    assert {name: style.axis_label(name) for name in ("brightness", "contrast", "gamma", "tx", "ty", "blur")} == {
+    threats = (threat.parameter for threat in gs.threats.BUILTIN.values())
+    names = ("brightness", "contrast", "gamma", "tx", "ty", "blur", *threats)
+    assert {name: style.axis_label(name) for name in names} == {
         "brightness": "brightness $b$ (units of image range)",
         "contrast": "contrast $c$ (factor)",
         "gamma": r"gamma $\gamma$ (exponent, factor)",
         "tx": "horizontal shift $t_x$ (pixels)",
         "ty": "vertical shift $t_y$ (pixels)",
         "blur": "blur $r$ (variance, pixels²)",
+        "angle": r"angle $\beta$ (degrees)",
+        "scale": r"scale $\beta$ (factor)",
     }
     assert style.axis_label("my$tint") == r"my\$tint"
+
+
+# Residuals of threats
+
+ROTATION = gs.threats.Rotation(mask="disk", round8=True)
+THREATS = {ROTATION: (-10.0, 14.0), gs.threats.Scaling(l2=0.1): (0.9, 1.1)}
+
+
+@pytest.fixture(scope="module", params=THREATS, ids=repr)
+def threatened(request):
+    """A threat, its interval, slices of residual 0.5, and the picture of them."""
+    threat, (low, high) = request.param, THREATS[request.param]
+    slices = threat.slices(IMAGE, low, high, 0.5)
+    assert len(slices) > 3
+    return threat, low, high, slices, figures.residuals(IMAGE, threat, low, high, 0.5)
+
+
+def true_distances(threat, beta, reference):
+    attacked = threat.apply(IMAGE.expand(len(beta), -1, -1, -1), torch.from_numpy(beta))
+    return (attacked - reference).double().flatten(1).norm(dim=1).numpy()
+
+
+def test_residuals_are_the_distances_from_three_references(threatened):
+    threat, low, high, slices, figure = threatened
+    above, below = figure.axes[:2]
+    ends = [threat.warp(IMAGE[None], threat.identity), threat.centre(IMAGE[None], low, high)]
+    curves = [line for line in above.lines if len(line.get_xdata()) > 10]
+    assert len(curves) == 3
+    for line, reference in zip(curves, ends, strict=False):
+        beta = np.asarray(line.get_xdata())
+        assert (beta[0], beta[-1]) == (low, high)
+        assert (np.diff(beta) >= 0).all()
+        np.testing.assert_allclose(line.get_ydata(), true_distances(threat, beta, reference), atol=1e-6)
+    # The saw-tooth: each slice against its own reference, under its own step.
+    edges = slices.edges.numpy()
+    (step,) = (patch for patch in below.patches if hasattr(patch, "get_data"))
+    values, borders, _ = step.get_data()
+    np.testing.assert_array_equal(values, slices.residual.numpy())
+    np.testing.assert_array_equal(borders, edges)
+    (walls,) = below.collections
+    assert [segment[0][0] for segment in walls.get_segments()] == edges.tolist()
+    beta, own = (np.asarray(part).reshape(len(slices), -1) for part in curves[2].get_data())
+    np.testing.assert_array_equal(below.lines[0].get_ydata(), own.ravel())
+    for k, reference in enumerate(slices.references):
+        assert (beta[k, 0], beta[k, -1]) == pytest.approx((edges[k], edges[k + 1]))
+        np.testing.assert_allclose(own[k], true_distances(threat, beta[k], reference), atol=1e-6)
+        # What is proved is of perturbations, too.
+        assert 0 < values[k] - own[k].max() - threat.l2 < 0.05
+    whole = [float(threat.residual(IMAGE[None], reference, low, high).upper) for reference in ends]
+    e = [f"{math.ceil(100 * value) / 100:.2f}" for value in (*whole, float(slices.residual.max()))]
+    assert [text.rpartition("e ≤ ")[2] for text in legend_of(figure)[:3]] == e
+    assert legend_of(figure)[0].startswith(f"(a) v: the image at {threat.parameter} {threat.identity:g},")
+    assert f"each of {len(slices)} slices" in legend_of(figure)[2]
+    # Thin lines at what is proved.
+    assert [line.get_ydata()[0] for line in above.lines if len(line.get_xdata()) == 2][:3] == pytest.approx(
+        [*whole, float(slices.residual.max())]
+    )
+
+
+def test_pictures_of_residuals_are_attacked_images_and_references(threatened):
+    threat, low, high, slices, figure = threatened
+    shown = [np.asarray(axes.images[0].get_array()).transpose(2, 0, 1) for axes in figure.axes if axes.images]
+    references = [threat.warp(IMAGE[None], threat.identity)[0], threat.centre(IMAGE[None], low, high)[0]]
+    beta = low + (high - low) * (np.arange(5) + 0.5) / 5
+    attacked = threat.apply(IMAGE.expand(5, -1, -1, -1), torch.from_numpy(beta))
+    for picture, expected in zip(shown, [*references, slices.references[len(slices) // 2], *attacked], strict=True):
+        np.testing.assert_allclose(picture, np.asarray(expected).clip(0, 1), atol=1e-6)
+    assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["(a)", "(b)", "(c)"]
+    x = [line.get_xdata()[0] for line in figure.axes[0].lines if not line.get_clip_on()]
+    assert x == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+
+
+def test_balls_hold_what_they_are_proved_to_hold(threatened):
+    threat, low, high, slices, _ = threatened
+    figure = figures.reference_balls(IMAGE, threat, low, high, 0.5)
+    (axes,) = (one for one in figure.axes if one.patches)
+    whole, *circles = axes.patches
+    centre = threat.centre(IMAGE[None], low, high)
+    assert whole.center == (0, 0)
+    assert whole.radius == float(threat.residual(IMAGE[None], centre, low, high).upper)
+    assert [circle.radius for circle in circles] == slices.residual.tolist()
+    shown = drawn_lines(axes)
+    curve = np.stack(shown["attacked images"], axis=1)
+    assert (np.hypot(*curve.T) <= whole.radius).all()
+    beta = np.linspace(low, high, len(curve))
+    for k, circle in enumerate(circles):
+        inside = (beta >= float(slices.edges[k])) & (beta <= float(slices.edges[k + 1]))
+        assert inside.sum() > 10
+        assert (np.linalg.norm(curve[inside] - circle.center, axis=1) <= circle.radius).all()
+    # It is a projection, and the one that keeps most.
+    attacked = threat.apply(IMAGE.expand(len(beta), -1, -1, -1), torch.from_numpy(beta)).double().flatten(1).numpy()
+    _, sizes, directions = np.linalg.svd(attacked - attacked.mean(0), full_matrices=False)
+    placed = (attacked - centre.double().flatten().numpy()) @ directions[:2].T
+    np.testing.assert_allclose(np.abs(curve), np.abs(placed), atol=1e-5)
+    apart = [np.linalg.norm(points[1:] - points[:-1], axis=1) for points in (curve, attacked)]
+    assert (apart[0] <= apart[1] + 1e-9).all()
+    share = 100 * (sizes[:2] ** 2).sum() / (sizes**2).sum()
+    assert float(axes.get_title().split("\n")[1].split(" %")[0]) == pytest.approx(share, abs=0.1)
+    assert curve[-1, 0] > curve[0, 0]
+    references = [label for label in shown if f"each of {len(slices)} slices" in label]
+    assert np.stack(shown[references[0]], axis=1).tolist() == [list(circle.center) for circle in circles]
+
+
+def test_the_image_is_marked_where_it_is_one_of_the_attacked():
+    rotation = gs.threats.Rotation()
+    across = figures.reference_balls(IMAGE, rotation, -4, 5, 0.5)
+    aside = figures.reference_balls(IMAGE, rotation, 1, 5, 0.5)
+    assert [label for label in legend_of(across) if "°" in label] == [
+        "$\\beta$ = −4°",
+        "$\\beta$ = 5°",
+        "$\\beta$ = 0°",
+    ]
+    assert [label for label in legend_of(aside) if "°" in label] == ["$\\beta$ = 1°", "$\\beta$ = 5°"]
+    (axes,) = (one for one in across.axes if one.patches)
+    shown = drawn_lines(axes)
+    curve = np.stack(shown["attacked images"], axis=1)
+    image = np.ravel(shown["$\\beta$ = 0°"])
+    assert np.linalg.norm(curve - image, axis=1).argmin() == round(400 * 4 / 9)
+
+
+def test_one_pixel_and_one_slice():
+    """A pixel scaled: one direction, and nothing to cut."""
+    pixel = torch.full((1, 2, 1), 0.5)
+    figure = figures.reference_balls(pixel, gs.threats.Scaling(), 0.7, 1.0, 2.0)
+    assert any("the one slice" in label for label in legend_of(figure))
+    assert "100 % of the curve" in next(axes.get_title() for axes in figure.axes if axes.get_title())
+
+
+@pytest.mark.parametrize("draw", [figures.residuals, figures.reference_balls])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"image": IMAGE[0]}, r"image has shape \(8, 8\); give one image of shape \(C, H, W\), x\[None\]"),
+        ({"image": IMAGE[None]}, r"image has shape \(1, 3, 8, 8\)"),
+        ({"image": "3.png"}, "image"),
+        ({"image": 255 * IMAGE}, r"image has values in \[0"),
+        ({"image": IMAGE.half()}, "float16"),
+        ({"image": torch.zeros(1, 8, 8)}, "image: it is the same at every angle from -5 to 5; give one that changes"),
+        ({"threat": "rotation"}, r"threat='rotation': give one with its options, such as gs\.threats\.Rotation\("),
+        ({"threat": gs.threats.Rotation}, "threat=<class .*: give one with its options"),
+        ({"threat": gs.transforms.Brightness()}, "threat=Brightness.*: give one with its options"),
+        ({"low": 5, "high": -5}, "low=5.0 is above high=-5.0; exchange the two"),
+        ({"low": 5}, "low=5 and high=5 leave nothing to draw; give low < high"),
+        ({"low": "five"}, "low='five' must be a number"),
+        ({"high": torch.ones(2)}, "high=.* must be a number"),
+        ({"low": -400}, "angle=-400 must be within a turn"),
+        ({"high": math.nan}, "angle=nan must be within a turn"),
+        ({"residual": 0.001}, "residual=0.001 must be above 0.[0-9]*, which rounding and perturbation alone may reach"),
+        ({"residual": math.inf}, "residual=inf must be above"),
+        ({"residual": math.nan}, "residual=nan must be above"),
+        ({"residual": None}, "residual=None must be a number"),
+        (
+            {"residual": 0.03, "low": -60},
+            r"residual=0.03 makes about \d{3,} slices, too many to draw; give for example residual=0\.\d+$",
+        ),
+        ({"width": "wide"}, "width='wide' .*use 'column' or 'full'"),
+    ],
+)
+def test_mistakes_about_threats(draw, arguments, words):
+    given = {"image": IMAGE, "threat": ROTATION, "low": -5, "high": 5, "residual": 0.5, **arguments}
+    with pytest.raises(UserError, match=words) as refusal:
+        draw(**given)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_residual_that_is_proposed_is_drawn():
+    with pytest.raises(UserError, match="too many to draw") as refusal:
+        figures.residuals(IMAGE, ROTATION, -20, 20, 0.03)
+    assert len(Attacked.of(IMAGE, ROTATION, -20, 20, float(str(refusal.value).rpartition("=")[2])).slices) > 30
 
 
 # Files

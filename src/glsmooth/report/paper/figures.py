@@ -35,6 +35,7 @@ from glsmooth.report import wording
 from glsmooth.report.figures import P_A, percent_axis, show_image
 from glsmooth.report.paper import certified
 from glsmooth.report.paper.certified import Bound, Line
+from glsmooth.report.paper.references import Attacked
 from glsmooth.report.paper.style import (
     BOX,
     COLOUR_MAP,
@@ -59,6 +60,7 @@ from glsmooth.report.sweeps import Axis, Plane, circle, fits, plane_axes, robust
 from glsmooth.runs import history
 from glsmooth.runs.run import Run, load_run
 from glsmooth.smoothing import Certificate, SmoothedClassifier, check_image
+from glsmooth.threats import Slices, Threat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +73,8 @@ __all__ = [
     "cra_plane",
     "gl_functions",
     "h_min_plane",
+    "reference_balls",
+    "residuals",
     "tradeoff_curves",
     "training_curves",
 ]
@@ -90,7 +94,7 @@ _METHODS = {
     "tss": "TSS",
     "mp": "MP",
 }
-_AFTER = {"brightness": " of the range", "tx": " px", "ty": " px", "blur": " px²"}
+_AFTER = {"brightness": " of the range", "tx": " px", "ty": " px", "blur": " px²", "angle": "°"}
 _INSIDE, _RIM = "#a9cfe6", "#00406b"
 
 
@@ -549,57 +553,89 @@ def _set_parameters(family: SmoothedFamily, parameters: Sequence[str] | None) ->
 
 #: Inches around the axes of a certified set: left, right of the images, below, above, and between images and axes.
 _LEFT, _RIGHT, _BELOW, _ABOVE, _GAP = 0.57, 0.04, 0.62, 0.2, 0.07
+#: Inches between two pairs of axes, and of each row of a legend after the first.
+_BETWEEN, _ROW = 0.12, 0.14
+#: Frames of images.
+_IN_SET: dict[str, Any] = {"color": _RIM, "linewidth": 1.3, "linestyle": "-"}
+_OUT_OF_SET: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (2, 2))}
 
 
 class _Frame:
-    """A figure with one pair of axes, images above them, and to the right of them where there is a second parameter."""
+    """A figure with one pair of axes, images above them, and to the right of them where there is a second parameter.
 
-    def __init__(self, width: str, height: float, both: bool) -> None:
+    Args:
+        height, lower: inches of the axes, and of a second pair below them, if there is one.
+        both: whether there is room for images on the right.
+        rows: of the legend.
+    """
+
+    def __init__(self, width: str, height: float, both: bool, lower: float = 0.0, rows: int = 1) -> None:
         wide = inches(width)
         self.side = 0.4 if width == "column" else 0.72
         inner = wide - _LEFT - _RIGHT - (self.side + _GAP if both else 0.08)
-        total = _BELOW + height + _GAP + self.side + _ABOVE
+        foot = _BELOW + (rows - 1) * _ROW
+        base = foot + (lower + _BETWEEN if lower else 0.0)
+        total = base + height + _GAP + self.side + _ABOVE
         self.figure = new_figure(width, total, layout=False)
         self.size = (wide, total)
-        self.box = (_LEFT, _BELOW, inner, height)
+        self.box = (_LEFT, base, inner, height)
         self.axes = self.figure.add_axes(self._share(*self.box))
         plain(self.axes)
         for side in ("top", "right"):
-            self.axes.spines[side].set_visible(both)
+            self.axes.spines[side].set_visible(both and not lower)
+        if lower:
+            self.lower = self.figure.add_axes(self._share(_LEFT, foot, inner, lower))
+            plain(self.lower)
 
     def _share(self, x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
         return x / self.size[0], y / self.size[1], w / self.size[0], h / self.size[1]
 
-    def picture(self, image: NDArray[Any], along: str, at: float, certifies: bool) -> None:
+    def picture(self, image: NDArray[Any], along: str, at: float, rim: Mapping[str, Any]) -> None:
         """An image outside the axes at ``at`` in [0, 1] along the x or the y axis."""
+        _, _, w, h = self.box
+        self._image(image, along, at, rim)
+        ends = ((at, at), (1.0, 1.0 + 0.7 * _GAP / h)) if along == "x" else ((1.0, 1.0 + 0.7 * _GAP / w), (at, at))
+        self.axes.plot(*ends, color=GREY, linewidth=0.6, transform=self.axes.transAxes, clip_on=False)
+
+    def beside(self, image: NDArray[Any], at: float, rim: Mapping[str, Any], words: str) -> None:
+        """An image on the right, with words above, which is of no value of the y axis."""
+        self._image(image, "y", at, rim).set_title(words, fontsize=SMALL, pad=2)
+
+    def _image(self, image: NDArray[Any], along: str, at: float, rim: Mapping[str, Any]) -> Axes:
         x, y, w, h = self.box
         side = self.side
         place = (x + at * w - side / 2, y + h + _GAP) if along == "x" else (x + w + _GAP, y + at * h - side / 2)
         axes = self.figure.add_axes(self._share(*place, side, side))
         show_image(axes, image)
         for spine in axes.spines.values():
-            spine.set(visible=True, color=_RIM if certifies else GREY, linewidth=1.3 if certifies else 0.8)
-            spine.set_linestyle("-" if certifies else (0, (2, 2)))
-        ends = ((at, at), (1.0, 1.0 + 0.7 * _GAP / h)) if along == "x" else ((1.0, 1.0 + 0.7 * _GAP / w), (at, at))
-        self.axes.plot(*ends, color=GREY, linewidth=0.6, transform=self.axes.transAxes, clip_on=False)
+            spine.set(visible=True, **rim)
+        return axes
 
-    def title(self, bound: Bound) -> None:
-        words = f"{METHODS[bound.method].title}, {P_A} = {_rounded(bound.p_lower, ROUND_FLOOR)}"
+    def title(self, words: str) -> None:
         self.figure.text(0.5, 1 - 0.03 / self.size[1], words, ha="center", va="top", fontsize=LABEL, color=INK)
 
-    def legend(self, handles: Sequence[Any]) -> None:
+    def legend(self, handles: Sequence[Any], columns: int | None = None) -> None:
         self.figure.legend(
             handles=handles,
             loc="lower center",
             bbox_to_anchor=(0.5, 0.0),
-            ncols=len(handles),
+            ncols=columns or len(handles),
             fontsize=SMALL,
             frameon=False,
-            handlelength=1.6,
+            handlelength=2.6 if columns else 1.6,
             columnspacing=1.0,
             handletextpad=0.5,
             borderpad=0.1,
+            labelspacing=0.35,
         )
+
+
+def _bound_words(bound: Bound) -> str:
+    return f"{METHODS[bound.method].title}, {P_A} = {_rounded(bound.p_lower, ROUND_FLOOR)}"
+
+
+def _rim(certifies: bool) -> Mapping[str, Any]:
+    return _IN_SET if certifies else _OUT_OF_SET
 
 
 def _positions(line: Line, low: float, high: float, count: int) -> list[tuple[float, float]]:
@@ -671,11 +707,15 @@ def _draw_area(
     axes.set_ylabel(axis_label(y.name), labelpad=2)
     for share, u in _positions(x, left, right, _IMAGES):
         beta = {x.name: x.value(u)}
-        frame.picture(_transformed(bound.family, image, beta), "x", share, bound.certifies(x.value(u), y.identity))
+        frame.picture(
+            _transformed(bound.family, image, beta), "x", share, _rim(bound.certifies(x.value(u), y.identity))
+        )
     for share, u in _positions(y, bottom, top, _IMAGES):
         beta = {y.name: y.value(u)}
-        frame.picture(_transformed(bound.family, image, beta), "y", share, bound.certifies(x.identity, y.value(u)))
-    frame.title(bound)
+        frame.picture(
+            _transformed(bound.family, image, beta), "y", share, _rim(bound.certifies(x.identity, y.value(u)))
+        )
+    frame.title(_bound_words(bound))
     frame.legend(_handles(around is not None or (len(region) == 2 and ball is None)))
     return frame.figure
 
@@ -796,8 +836,8 @@ def _draw_interval(
     axes.set_ylabel(f"required probability {_H}", labelpad=2)
     for share, u in _positions(line, left, right, _IMAGES + 1):
         beta = {line.name: line.value(u)}
-        frame.picture(_transformed(bound.family, image, beta), "x", share, bound.certifies(line.value(u)))
-    frame.title(bound)
+        frame.picture(_transformed(bound.family, image, beta), "x", share, _rim(bound.certifies(line.value(u))))
+    frame.title(_bound_words(bound))
     handles = _handles(False, marker=False)
     # The set may go on beyond the window, unless no parameter does.
     cut = {end for end, last in ((float(nodes[0]), line.low), (float(nodes[-1]), line.high)) if end != last}
@@ -812,6 +852,181 @@ def _interval_words(line: Line, low: float, high: float) -> str:
     inwards = ((low, ROUND_CEILING), (high, ROUND_FLOOR))
     a, b = (_rounded(line.value(u), way).normalize() + 0 for u, way in inwards)  # -0 + 0 is 0
     return f"from {a:f} to {b:f}".replace("-", "−")
+
+
+# How rotation and scaling are certified
+
+#: The three references of an image: itself, the centre of the whole interval's ball, and the centres of slices.
+_ITSELF: dict[str, Any] = {"color": "#c24e00", "linestyle": (0, (5, 1.5)), "linewidth": 1.2}
+_CENTRE: dict[str, Any] = {"color": "#6b5600", "linestyle": (0, (5, 1, 1, 1)), "linewidth": 1.4}
+_SLICES: dict[str, Any] = {"color": _RIM, "linestyle": "-", "linewidth": 0.9}
+_PROVED: dict[str, Any] = {"color": INK, "linestyle": "-", "linewidth": 1.6}
+_PLAIN: dict[str, Any] = {"color": GREY, "linewidth": 0.6, "linestyle": "-"}
+_RANGE = "units of image range"
+
+
+def residuals(
+    image: Tensor | NDArray[Any],
+    threat: Threat,
+    low: float,
+    high: float,
+    residual: float,
+    *,
+    width: str = "column",
+) -> Figure:
+    """How far an attacked image is from its reference, over all parameters, for three choices of references.
+
+    (a) the image itself; (b) the centre of the smallest ball around all attacked images; (c) the centre of each slice,
+    which is the saw-tooth, larger in the lower part, with the slices' borders and the proved residual of each. Thin
+    lines and the legend have the proved residual e of the whole interval. Above, the attacked image; on the right, the
+    three references, (c) that of the slice in the middle. Curves are of the warped image, rounded if the threat says
+    so; a perturbation ``l2`` is in what is proved alone.
+
+    Args:
+        image: (C, H, W), values in [0, 1]; float32 or float64.
+        threat: such as ``gs.threats.Rotation(mask="disk")``.
+        low, high: ends of the interval of its parameter, degrees or a factor.
+        residual: largest residual of a slice, in the units of a pixel.
+        width: ``"column"`` or ``"full"``.
+
+    Raises:
+        UserError: what is no image, no threat or no interval; an image that the threat does not change; a residual that
+            rounding alone exceeds, or that takes more than 100 slices.
+    """
+    inches(width)
+    attacked = Attacked.of(image, threat, low, high, residual)
+    with style():
+        return _draw_residuals(width, attacked)
+
+
+def _draw_residuals(width: str, attacked: Attacked) -> Figure:
+    from matplotlib.lines import Line2D
+
+    column = width == "column"
+    frame = _Frame(width, 1.5 if column else 2.2, both=True, lower=0.95 if column else 1.3, rows=4 if column else 2)
+    above, below, slices = frame.axes, frame.lower, attacked.slices
+    edges, proved = slices.edges.numpy(), slices.residual.numpy()
+    beta, *distances = attacked.distances()
+    middle = len(slices) // 2
+    parameter, start = attacked.threat.parameter, wording.number(attacked.threat.identity)
+    curves = (
+        (_ITSELF, f"the image at {parameter} {start}", attacked.identity.residual, attacked.identity.image),
+        (_CENTRE, "the centre of all", attacked.centre.residual, attacked.centre.image),
+        (_SLICES, _of_slices(slices), float(proved.max()), slices.references[middle]),
+    )
+    handles = []
+    tops = (1 - frame.side / 2 / frame.box[3], 0.5 - 0.25 * frame.side / frame.box[3], -0.3)
+    for letter, distance, at, (look, words, e, reference) in zip("abc", distances, tops, curves, strict=True):
+        above.plot(beta.ravel(), distance.ravel(), zorder=3, **look)
+        above.axhline(e, zorder=2, **{**look, "linewidth": 0.5})
+        handles.append(Line2D([], [], label=f"({letter}) v: {words}, e ≤ {wording.ceil(e, 2)}", **look))
+        frame.beside(np.asarray(reference), at, look, f"({letter})")
+    below.vlines(edges, 0, 1, transform=below.get_xaxis_transform(), zorder=1, **_PLAIN)
+    below.plot(beta.ravel(), distances[2].ravel(), zorder=3, **_SLICES)
+    below.stairs(proved, edges, baseline=None, zorder=4, **_PROVED)
+    handles.append(Line2D([], [], label="proved residual of a slice", **_PROVED))
+    for axes, top in ((above, max(e for *_, e, _ in curves)), (below, float(proved.max()))):
+        set_scale(axes, "x", attacked.low, attacked.high, log=False)
+        set_scale(axes, "y", 0.0, 1.15 * top, log=False)
+    above.tick_params(labelbottom=False)
+    below.set_xlabel(axis_label(parameter))
+    x, y = 0.04 / frame.size[0], (frame.box[1] + frame.box[3] / 4) / frame.size[1]
+    words = rf"distance $\|\varphi(x, \beta) - v\|_2$ ({_RANGE})"
+    frame.figure.text(x, y, words, rotation=90, ha="left", va="center", fontsize=LABEL)
+    shares = [(i + 0.5) / _IMAGES for i in range(_IMAGES)]
+    pictures = attacked.at(attacked.low + (attacked.high - attacked.low) * np.array(shares))
+    for share, picture in zip(shares, pictures, strict=True):
+        frame.picture(np.asarray(picture), "x", share, _PLAIN)
+    frame.title(wording.literal(repr(attacked.threat)))
+    frame.legend(handles, columns=1 if column else 2)
+    return frame.figure
+
+
+def _of_slices(slices: Slices) -> str:
+    return "the centre of the one slice" if len(slices) == 1 else f"the centre of each of {len(slices)} slices"
+
+
+def reference_balls(
+    image: Tensor | NDArray[Any],
+    threat: Threat,
+    low: float,
+    high: float,
+    residual: float,
+    *,
+    width: str = "column",
+) -> Figure:
+    """The attacked images as a curve in the space of images, with its references and the balls around them.
+
+    The plane is that of the curve's two leading principal directions, with the centre of the smallest ball around the
+    whole curve at its origin. The dashed circle is that ball, of the proved residual; each slice has its own. Distances
+    are shortened in a plane, never lengthened: whatever is in a ball is in its circle, and what a circle holds may be
+    outside of the ball. Beside it the image attacked, and the references of all and of the slice in the middle.
+
+    Args:
+        image, threat, low, high, residual, width: as :func:`residuals`.
+
+    Raises:
+        UserError: as :func:`residuals`.
+    """
+    inches(width)
+    attacked = Attacked.of(image, threat, low, high, residual)
+    with style():
+        return _draw_balls(width, attacked)
+
+
+def _draw_balls(width: str, attacked: Attacked) -> Figure:
+    from matplotlib.patches import Circle
+
+    column = width == "column"
+    threat, slices, ball = attacked.threat, attacked.slices, attacked.centre
+    shown = attacked.projection()
+    ends = (attacked.low, attacked.high)
+    inside = attacked.low < threat.identity < attacked.high
+    at = [attacked.low, *([threat.identity] if inside else []), attacked.high]
+    words = [*(_point({threat.parameter: beta}) for beta in at), "v of all", "v of a slice"]
+    pictures = [*attacked.at(np.array(at)), ball.image, slices.references[len(slices) // 2]]
+
+    figure = new_figure(width, 4.8)
+    if column:  # pictures are above, on a page on the left
+        grid = figure.add_gridspec(2, len(pictures), height_ratios=(1, 5.6))
+        cells, place = [grid[0, i] for i in range(len(pictures))], grid[1, :]
+    else:
+        grid = figure.add_gridspec(len(pictures), 2, width_ratios=(1, 6))
+        cells, place = [grid[i, 0] for i in range(len(pictures))], grid[:, 1]
+    for cell, picture, name in zip(cells, pictures, words, strict=True):
+        small = figure.add_subplot(cell)
+        show_image(small, np.asarray(picture))
+        small.set_xlabel(name, fontsize=SMALL, labelpad=2)
+        for spine in small.spines.values():
+            spine.set(visible=True, **_PLAIN)
+
+    axes = new_axes(figure, place)
+    e = float(slices.residual.max())
+    mark: dict[str, Any] = {"linestyle": "none", "color": INK, "markersize": 5, "fillstyle": "none", "zorder": 6}
+    axes.plot(*shown.curve.T, color=INK, linewidth=1.0, label="attacked images", zorder=4)
+    for end, beta, form in zip(shown.curve[[0, -1]], ends, "^v", strict=True):
+        axes.plot(*end[:, None], form, label=_point({threat.parameter: beta}), **mark)
+    if inside:
+        axes.plot(*shown.identity[:, None], "+", label=_point({threat.parameter: threat.identity}), **mark)
+    label = f"v: the centre of all, e ≤ {wording.ceil(ball.residual, 2)}"
+    axes.plot([0], [0], "x", label=label, **{**mark, **_CENTRE})
+    axes.add_patch(Circle((0, 0), ball.residual, fill=False, zorder=2, **_CENTRE))
+    label = f"v: {_of_slices(slices)}, e ≤ {wording.ceil(e, 2)}"
+    axes.plot(*shown.references.T, ".", label=label, **{**mark, "color": _RIM, "markersize": 3, "fillstyle": "full"})
+    for centre, radius in zip(shown.references, slices.residual.tolist(), strict=True):
+        axes.add_patch(Circle(centre, radius, facecolor=f"{_INSIDE}80", edgecolor=_RIM, linewidth=0.5, zorder=3))
+    reach = 1.03 * (ball.residual + e)
+    axes.set_aspect("equal")
+    for which in "xy":
+        set_scale(axes, which, -reach, reach, log=False)
+    axes.set_xlabel(f"first principal direction ({_RANGE})")
+    axes.set_ylabel(f"second principal direction ({_RANGE})")
+    per_cent = f"{math.floor(1000 * shown.share) / 10:g} %"
+    axes.set_title(
+        f"{wording.literal(repr(threat))}\n{per_cent} of the curve's variance is in this plane", fontsize=LABEL
+    )
+    legend_below(figure, axes, 1 if column else 2)
+    return figure
 
 
 # Curves of a family

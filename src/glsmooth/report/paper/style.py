@@ -75,7 +75,16 @@ _SETTINGS: Any = {
     "legend.fontsize": SMALL,
     "mathtext.fontset": "dejavusans",
 }
-_SYMBOLS = {"brightness": "$b$", "contrast": "$c$", "gamma": r"$\gamma$", "tx": "$t_x$", "ty": "$t_y$", "blur": "$r$"}
+_SYMBOLS = {
+    "brightness": "$b$",
+    "contrast": "$c$",
+    "gamma": r"$\gamma$",
+    "tx": "$t_x$",
+    "ty": "$t_y$",
+    "blur": "$r$",
+    "angle": r"$\beta$",
+    "scale": r"$\beta$",
+}
 _UNITS = {
     "brightness": "units of image range",
     "contrast": "factor",
@@ -83,6 +92,8 @@ _UNITS = {
     "tx": "pixels",
     "ty": "pixels",
     "blur": "variance, pixels²",
+    "angle": "degrees",
+    "scale": "factor",
 }
 
 
