@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from glsmooth.commands import jobs, steps, sweep
 from glsmooth.commands.plan import plan_of
 from glsmooth.errors import UserError
+from tests.commands.conftest import run_main
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -34,6 +36,28 @@ def fresh(monkeypatch):
     monkeypatch.setattr(jobs, "failures", [])
     monkeypatch.setattr(sweep, "failures", jobs.failures)
     monkeypatch.setattr(steps, "failures", jobs.failures)
+
+
+class Ended:
+    """What is left of a process."""
+
+    def __init__(self, status):
+        self.returncode = status
+
+    def poll(self):
+        return self.returncode
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Steps are done in this process, which has imported what they need: ``test_sweep`` starts others."""
+
+    def start(step, log, *_):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as out, redirect_stdout(out), redirect_stderr(out):
+            return Ended(run_main(step.command, *step.arguments))
+
+    monkeypatch.setattr(steps, "_start", start)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +126,7 @@ def test_a_transformation_of_ones_own_is_trained_in_the_first_region(elsewhere, 
 
 
 @pytest.mark.parametrize("jobs_at_once", [1, 2])
-def test_a_trial_is_no_result(elsewhere, monkeypatch, fresh, jobs_at_once):
+def test_a_trial_is_no_result(elsewhere, monkeypatch, fresh, at_once, jobs_at_once):
     """The certification that would follow is not waited for."""
     monkeypatch.setattr(sys, "argv", ["sweep"])
     tiny = ("transform=brightness", "optimizer.batch_size=8", "trainer.fast_dev_run=true", "trainer.accelerator=cpu")
@@ -146,7 +170,7 @@ def test_only_a_job_of_this_sweep_is_waited_for(elsewhere, monkeypatch, number, 
         steps._waits_or_runs("6", Path("out/.submitit"))
 
 
-def test_a_run_that_was_damaged_leaves_the_others(elsewhere, monkeypatch, fresh, capsys):
+def test_a_run_that_was_damaged_leaves_the_others(elsewhere, monkeypatch, fresh, at_once, capsys):
     monkeypatch.setattr(sys, "argv", ["sweep"])
     typed = (
         *("transform=brightness", "optimizer.epochs=1", "optimizer.batch_size=8", "trainer.limit_train_batches=1"),
