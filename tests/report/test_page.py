@@ -5,6 +5,7 @@ import csv
 import json
 import re
 from dataclasses import asdict, replace
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -24,12 +25,14 @@ from glsmooth.laws import Normal
 from glsmooth.report import figures, page, sweeps, tables, wording
 from glsmooth.report.comparison import write_comparison
 from glsmooth.report.page import write_report
+from glsmooth.report.sweeps import SIZES, affordable_axes
 from glsmooth.runs.records import read_records
 from glsmooth.runs.run import Run, load_run
 from glsmooth.runs.summary import Numbers, Summary
 from glsmooth.transforms import ContrastBrightness, Translation
 
 from ..bounds.user_transforms import AFFINE
+from ..pictures import few_points
 
 COLUMNS = [
     "index",
@@ -140,6 +143,12 @@ def plane_run(path):
     bound = bounds.certify_region(stored.family, stored.region, "neyman_pearson")
     methods = {"neyman_pearson": {"required_probability": bound.h_min, "sound": True, "worst_parameter": bound.worst}}
     return make_run(path, **changes, methods=methods)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with few_points():
+        yield
 
 
 @pytest.fixture
@@ -291,7 +300,8 @@ def test_a_scaled_ball_stays_a_ball(written):
     assert scaled(family.transform, ball, 0.0) == Ball(0, contrast=1, brightness=0)
 
 
-def test_sizes_of_a_ball_that_leave_the_domain_are_left_out(written):
+def test_sizes_of_a_ball_that_leave_the_domain_are_left_out(written, monkeypatch):
+    monkeypatch.setattr(sweeps, "SIZES", SIZES)
     stored, _, _ = _stored(written)
     ball = Ball(0.8, contrast=1)
     h_min = bounds.required_probability(stored.family, ball)
@@ -301,7 +311,8 @@ def test_sizes_of_a_ball_that_leave_the_domain_are_left_out(written):
     assert (np.diff(cra) <= 0).all()
 
 
-def test_region_curve_falls_and_meets_the_table(written):
+def test_region_curve_falls_and_meets_the_table(written, monkeypatch):
+    monkeypatch.setattr(sweeps, "SIZES", SIZES)
     stored, region, outcomes = _stored(written)
     outcome = outcomes["neyman_pearson"]
     arguments = (stored.family, region, "neyman_pearson", stored.p_lower, stored.correct, outcome.h_min)
@@ -321,8 +332,8 @@ def test_region_curve_falls_and_meets_the_table(written):
 
 def test_plane_keeps_to_its_time(written):
     stored, region, _ = _stored(written)
-    assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 1000.0)[0].nodes.size == 41
-    assert sweeps.affordable_axes(stored.family, region, "neyman_pearson", 0.0) is None
+    assert affordable_axes(stored.family, region, "neyman_pearson", 1000.0)[0].nodes.size == 41
+    assert affordable_axes(stored.family, region, "neyman_pearson", 0.0) is None
     for image_size in ((224, 224), None):
         shifts = SmoothedFamily(Translation(), {"tx": Normal(0.0, 50.0), "ty": Normal(0.0, 50.0)}, image_size)
         x, y = sweeps.plane_axes(shifts, Box(tx=(-56, 56), ty=(-3, 3)))
@@ -334,7 +345,7 @@ def test_plane_keeps_to_its_time(written):
 
 def test_sampled_bounds_are_as_dear_as_they_are():
     """Their answers are kept, so asking twice for the same one tells nothing of the next."""
-    assert sweeps.affordable_axes(AFFINE, Box(c=(0.9, 1.1), b=(-0.1, 0.1)), "neyman_pearson", 1.0) is None
+    assert affordable_axes(AFFINE, Box(c=(0.9, 1.1), b=(-0.1, 0.1)), "neyman_pearson", 1.0) is None
 
 
 def test_parameter_plane_is_pointwise(written):
@@ -434,10 +445,11 @@ def test_plot_of_required_probabilities(written, tmp_path):
         figures.required_probability_plane(family, Box(contrast=(0.7, 1.4)), tmp_path / "no.png")
 
 
-def test_a_transformation_may_be_called_anything(written, tmp_path):
+def test_a_transformation_may_be_called_anything(written, tmp_path, monkeypatch):
     class Odd(ContrastBrightness):
         name = "$x^$"
 
+    monkeypatch.setattr(sweeps, "plane_axes", partial(sweeps.plane_axes, nodes=3))
     stored = load_run(written)
     family = SmoothedFamily(Odd(), stored.family.laws)
     figures.required_probability_plane(family, Box(contrast=(0.7, 1.4), brightness=(0.0, 0.2)), tmp_path / "h.svg")
@@ -504,6 +516,21 @@ def test_pictures_leave_matplotlib_as_it_was(run_dir):
     write_report(run_dir)
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.get_backend(auto_select=False) == backend
+
+
+def test_a_picture_is_laid_out_once_for_all_its_files(monkeypatch):
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    engine, times = ConstrainedLayoutEngine.execute, []
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *given: (times.append(1), engine(*given)))
+    figure = figures.new_figure(figures.LIGHT, 2.0)
+    axes = figure.add_subplot(ylabel="left of the ticks")
+    places = [axes.get_position().bounds]
+    for kind, begin in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+        assert figures.rendered(figure, kind).startswith(begin)
+        places.append(axes.get_position().bounds)
+    assert places[0] != places[1] == places[2]
+    assert times == [1]
 
 
 def test_pictures_are_drawn_with_the_defaults(run_dir, monkeypatch):

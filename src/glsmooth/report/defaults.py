@@ -12,8 +12,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-__all__ = ["defaults", "import_matplotlib"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["defaults", "import_matplotlib", "lay_out"]
 
 
 def import_matplotlib() -> None:
@@ -40,3 +44,11 @@ def defaults() -> Iterator[None]:
     own = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     with matplotlib.rc_context(own):
         yield
+
+
+def lay_out(figure: Figure) -> None:
+    """Place the parts of a finished figure for good; for every file that is saved matplotlib would do so again."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")

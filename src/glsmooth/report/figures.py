@@ -22,7 +22,7 @@ from glsmooth.errors import UserError
 from glsmooth.family.regions import Box, Region
 from glsmooth.family.smoothed import SmoothedFamily
 from glsmooth.report import sweeps, wording
-from glsmooth.report.defaults import defaults
+from glsmooth.report.defaults import defaults, lay_out
 from glsmooth.report.sweeps import Axis, Plane
 from glsmooth.runs.files import write_bytes
 
@@ -88,6 +88,7 @@ DARK = Theme(
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """The picture as the content of a file: ``png`` or ``svg``."""
+    lay_out(figure)
     buffer = io.BytesIO()
     figure.savefig(
         buffer, format=kind, dpi=200 if kind == "png" else 150, metadata={"Date": None} if kind == "svg" else {}

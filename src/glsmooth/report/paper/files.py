@@ -16,8 +16,10 @@ import numpy as np
 from glsmooth.bounds import certify_region
 from glsmooth.errors import UserError
 from glsmooth.family.regions import Ball, Box, Region
+from glsmooth.report.defaults import lay_out
 from glsmooth.report.paper import figures
 from glsmooth.report.paper.figures import Votes
+from glsmooth.report.paper.style import style
 from glsmooth.runs.files import write_bytes
 from glsmooth.runs.run import Run
 
@@ -69,6 +71,8 @@ def write_training_curves(directory: Path) -> list[Path]:
 def _write(figure: Figure, folder: Path, name: str) -> list[Path]:
     # It tells of every table of the fonts that go into a PDF.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
+    with style():
+        lay_out(figure)
     files = []
     for kind in ("png", "pdf"):
         content = io.BytesIO()
