@@ -10,11 +10,26 @@ from glsmooth.commands import advise, attack, bounds, certify, export, predict, 
 from glsmooth.learning.checkpoint import KEY, make_payload
 from glsmooth.learning.data import load_dataset
 from glsmooth.learning.models import build_model
+from tests.pictures import blank, few_points, rendered
 
 MAIN = {
     command.__name__.rpartition(".")[2]: command.main
     for command in (advise, attack, bounds, certify, export, predict, report, train, verify)
 }
+
+
+@pytest.fixture(scope="package", autouse=True)
+def quick_reports():
+    """Pictures would take most of the time. ``tests/report`` renders them, and so does what asks for ``rendering``."""
+    with few_points(), blank():
+        yield
+
+
+@pytest.fixture
+def rendering():
+    """Pictures as users have them."""
+    with rendered():
+        yield
 
 
 @pytest.fixture

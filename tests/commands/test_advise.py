@@ -71,7 +71,7 @@ def laws(trial):
     return {name: build_law(law) for name, law in trial["smoothing"].items()}
 
 
-def test_it_tries_every_law_and_says_what_it_found(told, untrained, elsewhere):
+def test_it_tries_every_law_and_says_what_it_found(told, untrained, elsewhere, rendering):
     found, printed, written = told(untrained[0], WIDE)
     trials = found["trials"]
     assert {next(iter(laws(trial).values())).__class__.__name__ for trial in trials} == {
@@ -247,7 +247,7 @@ class Clamped(Tint):
 """
 
 
-def test_a_transformation_of_ones_own(told, refused, changed, call, elsewhere):
+def test_a_transformation_of_ones_own(told, refused, changed, call, elsewhere, rendering):
     (elsewhere / "my_tint.py").write_text(OWN)
     laws_and_region = {
         "smoothing": {"tint": {"law": "Normal", "loc": 0.0, "scale": 0.1}},
@@ -270,7 +270,7 @@ def test_a_transformation_of_ones_own(told, refused, changed, call, elsewhere):
     assert "approximate=true" not in error
 
 
-def test_what_a_stranger_wrote_is_one_word_of_the_line(told, changed, untrained):
+def test_what_a_stranger_wrote_is_one_word_of_the_line(told, changed, untrained, rendering):
     model = torch.load(untrained[0], weights_only=True)[KEY]["model"]
     found, printed, written = told(changed(model=model | {"weights": "w'; echo \"no\x1b[31m\n"}))
     words = shlex.split(found["train"])

@@ -99,7 +99,7 @@ def rows(directory):
         return list(csv.DictReader(file))
 
 
-def test_a_run_is_attacked_and_told_of(call, certified):
+def test_a_run_is_attacked_and_told_of(call, certified, rendering):
     directory, printed = attacked(call, f"run={certified}")
     records = read_records(certified)
     known = {int(index): i for i, index in enumerate(records["index"])}

@@ -127,7 +127,7 @@ def check_stored(directory):
         assert stored.outcomes[name].h_min == entry["required_probability"]
 
 
-def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys):
+def test_a_run_from_start_to_report(checkpoint, tmp_path, capsys, rendering):
     run(checkpoint, tmp_path)
     rows, summary = read(tmp_path)
     check_stored(tmp_path)
@@ -393,7 +393,7 @@ def test_sequential(checkpoint, tmp_path):
 SHIFTS = ("transform=translation", "smoothing.tx.scale=2", "region.tx=[-1,1]", "bound.methods=[neyman_pearson]")
 
 
-def test_classes_and_images_may_be_called_anything(tmp_path, capsys):
+def test_classes_and_images_may_be_called_anything(tmp_path, capsys, rendering):
     """From the folder to the report: bytes that are no text, control characters, and signs of markup."""
     names = [b"caf\xe9", b"two\nlines", b"$x^$ a|b\\c"]
     for name in names:

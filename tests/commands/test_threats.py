@@ -20,6 +20,7 @@ from glsmooth.report.page import write_report
 from glsmooth.runs.own import remember
 from glsmooth.runs.run import load_run
 from tests.commands.conftest import run_main
+from tests.pictures import rendered
 
 CERTIFY = ("dataset.subset=8", "batch_size=64", "threads=1", "channels_last=false")
 
@@ -52,7 +53,8 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def certified(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("certified")
-    assert run_main("certify", f"ckpt={trained}", *CERTIFY, f"hydra.run.dir={folder}") == 0
+    with rendered():
+        assert run_main("certify", f"ckpt={trained}", *CERTIFY, f"hydra.run.dir={folder}") == 0
     return folder
 
 

@@ -26,6 +26,7 @@ from glsmooth.learning.checkpoint import load_checkpoint
 from glsmooth.learning.trainer import WholeCheckpoints
 from glsmooth.learning.training import UNDER_LAW, TrainingModule
 from glsmooth.runs.records import holding
+from tests.pictures import rendered
 from tests.runs.test_records import in_another_process
 
 SHORT = [
@@ -64,7 +65,8 @@ def weights_alone(directory: Path, name: str = "last.ckpt") -> torch.Tensor:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("finished")
-    run(directory)
+    with rendered():
+        run(directory)
     return directory
 
 

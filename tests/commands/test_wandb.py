@@ -62,8 +62,6 @@ def offline(tmp_path_factory):
         patch.setenv("WANDB_SILENT", "true")
         patch.setenv("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "0.1")  # a kill loses what came later; 15 s by default
         patch.setenv("WANDB_DATA_DIR", str(tmp_path_factory.mktemp("data")))
-        patch.setattr(page, "CURVE_SECONDS", 1.0)
-        patch.setattr(page, "PLANE_SECONDS", 2.0)
         yield
 
 
