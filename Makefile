@@ -21,9 +21,9 @@ demo: $(INSTALLED)
 	@echo "The report: $(CURDIR)/$(DEMO)/certify/report.html"
 
 # Two processes, each with one thread: with more, they would wait for each other. A file's tests stay together, for they
-# share what takes long to make.
+# share what takes long to make. Bytecode is kept, whatever the environment says, for they start many processes.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 # Sweeps as jobs of a real Slurm of one node, which it installs (Debian's packages, as root), starts and stops.
 test-slurm: $(INSTALLED)
