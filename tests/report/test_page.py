@@ -437,7 +437,8 @@ def test_regions_in_words(region, words):
     assert wording.region(region) == words
 
 
-def test_plot_of_required_probabilities(written, tmp_path):
+def test_plot_of_required_probabilities(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "plane_axes", partial(sweeps.plane_axes, nodes=5))
     family = load_run(written).family
     figures.required_probability_plane(family, Box(contrast=(0.7, 1.4), brightness=(0.0, 0.2)), tmp_path / "h.png")
     assert (tmp_path / "h.png").stat().st_size > 5000
