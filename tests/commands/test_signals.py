@@ -12,6 +12,7 @@ import torch
 from glsmooth.learning import stopping
 from glsmooth.learning.checkpoint import KEY, load_checkpoint
 from glsmooth.learning.training import BEGUN
+from tests.commands.conftest import run_main
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "heard")
 
@@ -54,10 +55,9 @@ def start(command, directory, *arguments):
     )
 
 
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out
+def finish(command, directory, *arguments):
+    """The whole command, or what is left of it; no signal comes, so it needs no process of its own."""
+    assert run_main(command, f"hydra.run.dir={directory}", *arguments, "trainer.accelerator=cpu") == 0
 
 
 def stop(process, number, has_come_further, group=False):
@@ -90,7 +90,7 @@ def test_certify(elsewhere, untrained):
     """Stopped by each signal in turn, alone and with its processes, it ends with the same bytes."""
     arguments = (f"ckpt={untrained[0]}", *VOTES)
     whole, stopped = elsewhere / "whole", elsewhere / "stopped"
-    finish(start("certify", whole, *arguments))
+    finish("certify", whole, *arguments)
     for number, group, option in (
         (signal.SIGTERM, True, "dataset.num_workers=2"),  # as schedulers send it
         (signal.SIGINT, True, "trainer.devices=2"),  # as a terminal does
@@ -103,7 +103,7 @@ def test_certify(elsewhere, untrained):
         name = signal.Signals(number).name
         assert line == f"Stopped by {name} after {done} of 16 images; the same command goes on from here"
         assert before < done < 16
-    finish(start("certify", stopped, *arguments))
+    finish("certify", stopped, *arguments)
     assert (stopped / "records.csv").read_bytes() == (whole / "records.csv").read_bytes()
 
 
@@ -124,10 +124,10 @@ def saved(directory):
     return f"after {content['metrics']['epoch']:.0f} of 9 epochs{f' and {steps} steps' if steps else ''}"
 
 
-def test_train(elsewhere):
+def test_train(elsewhere, capsys):
     """Stopped by each signal in turn, it ends with the same networks; no unfinished one passes for finished."""
     whole, stopped = elsewhere / "whole", elsewhere / "stopped"
-    finish(start("train", whole, *STEPS))
+    finish("train", whole, *STEPS)
     for number in stopping.SIGNALS:
         before = epoch(stopped)
         line = stop(start("train", stopped, *STEPS), number, lambda before=before: epoch(stopped) > before)
@@ -135,7 +135,8 @@ def test_train(elsewhere):
         assert line == f"Stopped by {name} {saved(stopped)}; the same command goes on from here"
         assert before < epoch(stopped) < 9
         assert not (stopped / "summary.json").exists()
-    assert "Best checkpoint" in finish(start("train", stopped, *STEPS))
+    finish("train", stopped, *STEPS)
+    assert "Best checkpoint" in capsys.readouterr().out.splitlines()[-2]
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.equal(weights(stopped / name), weights(whole / name))
 
@@ -144,7 +145,7 @@ def test_train_inside_an_epoch(elsewhere):
     """What was done of an epoch is not done again, and the epoch's numbers are those of all its steps."""
     whole, stopped = elsewhere / "whole", elsewhere / "stopped"
     long = ("optimizer.epochs=1", "optimizer.batch_size=8", "trainer.limit_val_batches=2", "dataset.image_size=[48,48]")
-    finish(start("train", whole, *long))
+    finish("train", whole, *long)
     done = []
     for number in (signal.SIGTERM, signal.SIGUSR1):
         process = start("train", stopped, *long)
@@ -157,7 +158,7 @@ def test_train_inside_an_epoch(elsewhere):
         done.append(torch.load(stopped / "last.ckpt", weights_only=True)[KEY][BEGUN]["steps"])
         assert not (stopped / "best.ckpt").exists()
     assert 0 < done[0] < done[1]
-    finish(start("train", stopped, *long))
+    finish("train", stopped, *long)
     for name in ("last.ckpt", "best.ckpt"):
         assert torch.equal(weights(stopped / name), weights(whole / name))
         assert load_checkpoint(stopped / name).metrics == load_checkpoint(whole / name).metrics
