@@ -72,7 +72,7 @@ def smoothed(model, classes):
     return gs.SmoothedClassifier(model, family, classes, batch_size=1024, threads=1, channels_last=False, compile=False)
 
 
-# ------------------------------------------------------------------------------------------------------------ the attack
+# ----------------------------------------------------------------------------------------------------------- the attack
 
 
 def votes(model, images, draws):

@@ -57,8 +57,8 @@ def holds(threat, image, low, high, reference=None):
     found = threat.residual(image, reference, low, high, tolerance=TOLERANCE)
     truth = furthest(threat, image, reference, low, high)
     assert truth <= float(found.upper)
-    # Rounding may move every pixel by half a level, and seldom moves them all away. Nor do perturbations reach as far as
-    # they may where what leaves [0, 1] is cut off.
+    # Rounding may move every pixel by half a level, and seldom moves them all away. Nor do perturbations reach as far
+    # as they may where what leaves [0, 1] is cut off.
     rounding = math.sqrt(image.numel()) / 510 if threat.round8 else 0.0
     slack = TOLERANCE + 1e-3 + 1e-4 * truth  # parameters are not everywhere, numbers are rounded
     assert float(found.upper) <= float(found.attained) + threat.l2 + rounding + slack
