@@ -67,10 +67,12 @@ class Told(nn.Module):
 
 
 def test_our_classifiers_are_told_nothing_but_images():
-    family = gs.SmoothedFamily(T.Brightness(), {"brightness": gs.Normal(0.0, 0.3)}, pixel_noise=0.25)
+    family = gs.SmoothedFamily(
+        T.Brightness(), {"brightness": gs.Normal(0.0, 0.3)}, pixel_noise=0.25, threat=gs.threats.Rotation()
+    )
     model = Told()
     smoothed = gs.SmoothedClassifier(model, family, 2, batch_size=64, threads=1, channels_last=False, compile=False)
-    gs.certify_threat(smoothed, torch.rand(1, 6, 6), gs.threats.Rotation(), -2, 2)
+    smoothed.certify(torch.rand(1, 6, 6), gs.Box(angle=(-2, 2)))
     assert model.calls
     for given, named in model.calls:
         assert not named
@@ -109,15 +111,15 @@ def test_a_classifier_that_depends_on_the_batch(together):
     spread = sigma / math.sqrt(copies) if together else sigma
     probability = [float(ndtr((end - x) / spread)) for x in (end - 0.12, attacked)]
     assert refuted(required, *probability) == together
-    family = gs.SmoothedFamily(T.Identity(), {}, pixel_noise=sigma)
+    family = gs.SmoothedFamily(T.Identity(), {}, pixel_noise=sigma, threat=threat, residual=0.9)
     smoothed = gs.SmoothedClassifier(
         ByTheBatch(away, end, together), family, 2, batch_size=copies, threads=1, channels_last=False, compile=False
     )
     if together:
         with pytest.raises(UserError, match="depend on the other images of its batch"):
-            gs.certify_threat(smoothed, image, threat, low, high, residual=0.9)
+            smoothed.certify(image, gs.Box(angle=(low, high)), n=100_000)
     else:
-        result = gs.certify_threat(smoothed, image, threat, low, high, residual=0.9)
+        result = smoothed.certify(image, gs.Box(angle=(low, high)), n=100_000)
         assert not result.certified
         assert result.prediction == 0
 

@@ -147,6 +147,20 @@ def test_values_of_any_size(dtype):
         holds(threat, (1e-3 * noise(1, 2, 8, 8)).to(dtype), *ends)
 
 
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+@pytest.mark.parametrize("still", [True, False])
+def test_rounding_may_move_every_pixel_away(still, l2):
+    """Grey between two levels, of pixels that never change or of those that all do, by next to nothing."""
+    image = (127.5 + (torch.zeros(1, 1, 8, 8) if still else 2e-4 * checkerboard(8) - 1e-4)) / 255
+    threat, plain = Rotation("disk", round8=True, l2=l2), Rotation("disk")
+    image = plain.warp(image.double(), 0.0)
+    found = threat.residual(image, image, 0.0, 1e-3, tolerance=1e-4)
+    attained = float((threat.apply(image, 1e-3) - image).norm())
+    kept = math.sqrt(int(threat.kept(8, 8).sum())) / 510
+    assert 0.999 * kept < attained <= float(found.upper)
+    assert float(found.upper) <= l2 + (math.sqrt(64) / 510 if l2 else kept) + 2e-4
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_slices_of_a_digit(options):
     """Every parameter is in a slice whose residual it keeps, the edges in both."""
