@@ -1,77 +1,22 @@
 """Residual bounds against the truth: attacked images at many parameters, by torch's own functions."""
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_sample_images
 
 import glsmooth as gs
 from glsmooth.errors import UserError
 from glsmooth.threats.paths import Paths
 from glsmooth.threats.supremum import supremum
 
+from .images import by_torch, checkerboard, largest, noise, photograph, spike
+
 ROTATIONS = (gs.threats.Rotation(), gs.threats.Rotation(mask="disk"))
 SCALING = gs.threats.Scaling()
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def noise(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def checkerboard(size):
-    return ((torch.arange(size)[:, None] + torch.arange(size)) % 2).double().expand(1, 1, size, size)
-
-
-def spike(size, row, column):
-    image = torch.zeros(1, 1, size, size, dtype=torch.float64)
-    image[..., row, column] = 1
-    return image
-
-
-def photograph(index):
-    """A photograph of 32×32 pixels: of CIFAR-10 where its folder of JPEG files is named, else of scikit-learn's two."""
-    files = sorted(Path(os.environ["CIFAR10_IMAGES"]).rglob("*.jpg")) if "CIFAR10_IMAGES" in os.environ else []
-    if files:
-        from PIL import Image
-
-        pixels = np.asarray(Image.open(files[3 + 5000 * index])) / 255
-    else:
-        pixels = load_sample_images().images[index][:416, :416] / 255
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-    return F.interpolate(image, size=(32, 32), mode="area")
-
-
-def by_torch(threat, images, beta):
-    """The warp by affine_grid and grid_sample, all of it in the images' dtype."""
-    if threat.name == "rotation":
-        angle = torch.deg2rad(beta)
-        cos, sin = angle.cos(), angle.sin()
-    else:
-        cos, sin = 1 / beta, torch.zeros_like(beta)
-    height, width = images.shape[2:]
-    rows = torch.stack((cos, -sin * height / width, 0 * cos, sin * width / height, cos, 0 * cos), dim=-1)
-    grid = F.affine_grid(rows.view(-1, 2, 3).to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False) * threat.kept(height, width)
-
-
-def largest(threat, image, reference, low, high, n, seed=0):
-    """Largest distance at ``n`` random parameters and both ends."""
-    beta = low + (high - low) * noise(n, seed=seed)
-    beta[:2] = torch.tensor([low, high])
-    found = [
-        (by_torch(threat, image.expand(len(part), -1, -1, -1), part) - reference).double().flatten(1).norm(dim=1).max()
-        for part in beta.split(500)
-    ]
-    return float(torch.stack(found).max())
-
 
 # ------------------------------------------------------------------------------------------------------------ warps
 
