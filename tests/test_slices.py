@@ -323,3 +323,11 @@ def test_any_index_is_an_image_where_nothing_is_sliced():
         )
         assert {one.n0 for one in found} == {1}
         assert any(one.count < one.n / 2 for one in found)
+
+
+@pytest.mark.parametrize("residual", [0.9, 2.5])
+def test_what_no_votes_can_show_is_not_certified(residual):
+    """4,000 votes cannot reach the required probability, or none can: a few at the first reference, and no more."""
+    result = certify(Half(torch.ones(3, 8, 8), 1e6), photograph(8), ROTATION, 0, 6, residual=residual)
+    assert not result.certified
+    assert (result.n, result.count, result.slicing.tried) == (8, 8, 1)

@@ -282,6 +282,8 @@ class Sequential:
                 return {Stream.SELECTION: min(more, self.n0 - tally.n0)}
         if open_targets and tally.n < self.n:
             return {Stream.COUNTING: self._block(tally, open_targets[-1])}
+        if tally.at_reference and tally.n == 0:  # out of reach for any votes; a few say how far
+            return {Stream.COUNTING: min(_FIRST_BLOCK, self.n)}
         return {}
 
     def lower_bound(self, tally: Tally) -> float:
