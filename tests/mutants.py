@@ -98,6 +98,12 @@ AREAS = {
         ("transforms/test_transforms.py", "bounds/test_gl.py", "bounds/test_neyman_pearson.py",
          "bounds/test_tradeoffs.py", "family/test_values.py", "bounds/test_soundness.py"),
     ),
+    "threats": Area(
+        ("threats/*.py", "bounds/residual.py"),
+        ("threats/test_threats.py", "threats/test_real_images.py", "bounds/test_residual.py",
+         "bounds/test_residual_theorem.py"),
+    ),
+    "slices": Area(("smoothing.py",), ("test_slices.py", "test_smoothing.py", "commands/test_threats.py")),
     "verify": Area(("runs/verify.py", "runs/proof.py"), ("runs/test_verify.py", "commands/test_verify.py")),
 }  # fmt: skip
 
