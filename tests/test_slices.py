@@ -331,3 +331,25 @@ def test_what_no_votes_can_show_is_not_certified(residual):
     result = certify(Half(torch.ones(3, 8, 8), 1e6), photograph(8), ROTATION, 0, 6, residual=residual)
     assert not result.certified
     assert (result.n, result.count, result.slicing.tried) == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("threat", "size", "residual"),
+    [
+        (gs.threats.Nearby(l2=0.3), None, 0.1),
+        (gs.threats.Nearby(round8=True), (8, 8), 0.9 * 8 / 510),
+        (gs.threats.Rotation(l2=0.3), None, 0.2),
+    ],
+)
+def test_a_residual_below_what_the_threat_says_is_refused_before_any_bound(threat, size, residual):
+    """Bounds see no image, so they would print what no image bears out."""
+    with pytest.raises(UserError, match=r"residual is .* alone leads images"):
+        gs.SmoothedFamily(T.Identity(), {}, size, pixel_noise=SIGMA, threat=threat, residual=residual)
+
+
+def test_a_perturbation_needs_no_residual_to_be_said():
+    family = gs.SmoothedFamily(T.Identity(), {}, pixel_noise=SIGMA, threat=gs.threats.Nearby(l2=0.1))
+    assert family.residual == 0.1
+    result = gs.SmoothedClassifier(Half(torch.ones(3, 8, 8), 1e6), family, 2).certify(photograph(8), gs.Box())
+    assert result.certified
+    assert result.h_min == pytest.approx(float(ndtr(0.1 / SIGMA)), abs=1e-9)

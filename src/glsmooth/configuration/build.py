@@ -26,7 +26,6 @@ from glsmooth.transforms import BUILTIN, Identity, ResolvableTransform
 
 __all__ = [
     "ONLY_IN_PYTHON",
-    "THREAT_FIELDS",
     "accepted",
     "both_regions",
     "build_canonical",
@@ -67,7 +66,7 @@ _THREATS = {f"glsmooth.threats.{cls.__name__}": cls for cls in threats.BUILTIN.v
 _BUILTIN_TARGETS = frozenset((*_TRANSFORMS, *_THREATS))
 
 #: Fields of ``transform`` that are no arguments of a transformation's class, but say what else is done to images.
-THREAT_FIELDS = ("then", "round8", "l2", "residual")
+_THREAT_FIELDS = ("then", "round8", "l2", "residual")
 
 
 def check_target(spec: Mapping[str, Any], source: str, typed: str | None = None, group: str = "transform") -> None:
@@ -158,7 +157,7 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
             )
         return Identity() if then == _IDENTITY else _TRANSFORMS[then]()
     if target in _TRANSFORMS:  # a class of the user's own may have arguments of these names
-        spec = {key: value for key, value in spec.items() if key not in THREAT_FIELDS or key == "then"}
+        spec = {key: value for key, value in spec.items() if key not in _THREAT_FIELDS or key == "then"}
     if not target:
         raise UserError(
             "transform._target_ is missing; set transform._target_=my_module.Shear, or transform=NAME for a "
@@ -182,12 +181,12 @@ def build_transform(spec: Mapping[str, Any]) -> ResolvableTransform:
 
 
 def without_usual(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``transform`` without the :data:`THREAT_FIELDS` that say nothing: older files have none."""
+    """A ``transform`` without the :data:`_THREAT_FIELDS` that say nothing: older files have none."""
     target = spec.get("_target_")
     if target is not None and target not in _BUILTIN_TARGETS:  # arguments of a class of the user's own
         return dict(spec)
     usual = (None,) if target is None else (None, False, 0)
-    return {key: value for key, value in spec.items() if key not in (*THREAT_FIELDS, "mask") or value not in usual}
+    return {key: value for key, value in spec.items() if key not in (*_THREAT_FIELDS, "mask") or value not in usual}
 
 
 def build_threat(spec: Mapping[str, Any]) -> Threat | Nearby | None:
@@ -207,7 +206,7 @@ def build_threat(spec: Mapping[str, Any]) -> Threat | Nearby | None:
     with keyed({key: f"transform.{key}" for key in (*done, *arguments)}):
         if target not in _THREATS:
             return Nearby(**done) if done["round8"] or done["l2"] else None
-        arguments = {key: value for key, value in arguments.items() if key not in THREAT_FIELDS}
+        arguments = {key: value for key, value in arguments.items() if key not in _THREAT_FIELDS}
         check_arguments("transform", str(target), _THREATS[target], arguments)
         return _THREATS[target](**arguments, **done)
 

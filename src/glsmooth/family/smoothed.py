@@ -171,6 +171,13 @@ class SmoothedFamily:
                 residual = math.nan
             if not (math.isfinite(residual) and residual >= 0):
                 raise UserError(f"residual={self.residual!r} must be a finite number >= 0")
+        # Whatever the image: a perturbation, and rounding of one channel.
+        size = self.image_size or (1, 1)
+        least = self.threat.l2 if isinstance(self.threat, Threat) else self.threat.residual((1, *size))
+        if residual is not None and residual < least:
+            raise UserError(
+                f"residual is {residual:g}, but {self.threat!r} alone leads images {least:.6g} away; give more"
+            )
         object.__setattr__(self, "residual", residual)
         if not isinstance(self.threat, Threat):
             return

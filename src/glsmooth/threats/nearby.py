@@ -55,7 +55,9 @@ class Nearby(Immutable):
 
     def residual(self, shape: Sequence[int]) -> float:
         """How far images of a shape (C, H, W) are led at most: l2 + √d/510, in the units of a pixel. Rounded up."""
-        return (self.l2 + (math.sqrt(math.prod(shape)) / 510 if self.round8 else 0.0)) * (1 + 1e-12)
+        if not self.round8:
+            return self.l2
+        return (self.l2 + math.sqrt(math.prod(shape)) / 510) * (1 + 1e-12)
 
     def __repr__(self) -> str:
         return f"Nearby(round8={self.round8}, l2={self.l2:g})"
